@@ -1,0 +1,42 @@
+# Everything a user or CI runs. `make demo` and `make test` need only Python 3.11, make and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONSAFEPATH := 1
+
+.PHONY: demo test test-slow check format clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/proxytune run listops-mini --storage build/demo
+	$(BIN)/proxytune export listops-mini --storage build/demo --out build/demo/winner
+	$(BIN)/proxytune ui --storage build/demo --print-command
+
+test: .venv/installed
+	$(BIN)/pytest
+
+test-slow: .venv/installed
+	$(BIN)/pytest -m "slow"
+
+# mypy resolves the package-dir mapping of pyproject.toml through these links.
+build/types/proxytune: .venv/installed
+	mkdir -p $@
+	ln -sfn ../../../datasets $@/datasets
+	ln -sfn ../../../models $@/models
+	ln -sfn ../../../tuning $@/tuning
+
+check: .venv/installed build/types/proxytune
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --package proxytune
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf build dist *.egg-info

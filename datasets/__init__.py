@@ -1,0 +1,1 @@
+"""Long Range Arena tasks: readers, generators, the memory-mapped store and its batches (numpy, pyarrow, torch)."""

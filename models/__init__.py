@@ -1,0 +1,1 @@
+"""Efficient transformers under one training protocol (torch only)."""

@@ -1,0 +1,1 @@
+"""The search: Ray runs it, Optuna proposes, MLflow mirrors (the only room that knows these three)."""
