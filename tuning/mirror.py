@@ -1,0 +1,396 @@
+"""The child process that ships an outbox to MLflow: `python -m proxytune.tuning.mirror FOLDER URI EXPERIMENT`.
+
+Everything it does may be done twice: a run is created under an intent in the acknowledgement and looked for
+by its tags before it is created again; metrics carry the step and time of their event, and MLflow keeps one of
+identical points; tags, statuses and artifacts are set. So it can be killed anywhere, and MLflow can be away.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tenacity
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from proxytune.tuning import run_page
+from proxytune.tuning.outbox import Event, read_events
+from proxytune.tuning.tally import Tally
+from proxytune.tuning.tracking import Acknowledgement, artifact_root
+
+BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
+POLL_SECONDS = 0.5
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
+"""Error codes by which MLflow refuses one call for good, however often it is repeated."""
+
+
+class Blocked(Exception):
+    """Nothing can be shipped until somebody acts; the message says what to do."""
+
+
+class Mirror:
+    """One journal's image in one MLflow experiment: a parent run for the study, a child run for each trial."""
+
+    def __init__(self, folder: Path, uri: str, experiment: str) -> None:
+        self.acknowledged = Acknowledgement.load(folder, uri, experiment)
+        self.notice: str | None = None  # what a reader should know although the shipping goes on
+        self._folder = folder
+        self._client = MlflowClient(tracking_uri=uri)
+        self._experiment_id: str | None = None
+        self._study: dict[str, Any] = {}  # the journal's id, and the newest study event
+        self._note_time = 0.0
+
+    def ship(self) -> bool:
+        """Ship the next portion of the journal and acknowledge it; False where none waits.
+
+        Raises:
+            Exception: whatever MLflow, the network or the disk throw; calling again repeats the portion.
+        """
+        events, behind = read_events(self._folder, self.acknowledged.offset, BATCH_BYTES)
+        if behind == self.acknowledged.offset:
+            return False
+        self._ship(events)
+        self.acknowledged.offset = behind
+        self.acknowledged.error = self.notice
+        self.acknowledged.save(self._folder)
+        return True
+
+    def _ship(self, events: list[Event]) -> None:
+        self._know_the_study(events)
+        trials: dict[str, list[Event]] = {}
+        for event in events:
+            if event["kind"] in ("trial", "report", "end"):
+                trials.setdefault(str(event["trial"]), []).append(event)
+        self._have_runs(trials)
+        tally = Tally(**self.acknowledged.tally)
+        known = set(tally.running)
+        points: list[Metric] = []
+        for event in events:
+            counters = tally.fold(event)
+            points += [
+                Metric(key, value, event["time_ms"], tally.num_ended) for key, value in counters.items()
+            ]
+        for number, its_events in trials.items():
+            self._ship_trial(number, its_events, tally, is_new=number not in known)
+        self._ship_study(events, points, tally)
+        for number in trials.keys() - tally.running.keys():
+            del self.acknowledged.trials[number]
+        self.acknowledged.creating = []
+        self.acknowledged.tally = asdict(tally)
+
+    # Runs: found or made
+
+    def _know_the_study(self, events: Iterable[Event]) -> None:
+        if not self._study and self.acknowledged.offset:
+            for event in read_events(self._folder, 0, max_bytes=1 << 18)[0]:
+                self._learn(event)
+        for event in events:
+            self._learn(event)
+
+    def _learn(self, event: Event) -> None:
+        if event["kind"] == "journal":
+            self._study["id"] = event["id"]
+        elif event["kind"] == "study":
+            self._study |= {"name": event["study"], "spec": event["spec"], "facts": event.get("facts", {})}
+            self._study.setdefault("start_ms", event["time_ms"])
+
+    def _have_runs(self, trials: Mapping[str, list[Event]]) -> None:
+        """Find or make the parent run and the runs of these trials."""
+        state = self.acknowledged
+        if state.creating or state.parent_run is None:
+            self._find_runs()
+        missing = [number for number in trials if number not in state.trials]
+        if state.parent_run is None and "name" in self._study:
+            missing.insert(0, "")
+        if not missing:
+            return
+        state.creating = missing
+        state.save(self._folder)
+        for number in missing:
+            if number == "":
+                state.parent_run = self._create_parent()
+            else:
+                state.trials[number] = {"run": self._create_child(number, trials[number])}
+
+    def _find_runs(self) -> None:
+        """Take over the runs of this journal that MLflow already has."""
+        state = self.acknowledged
+        for run in self._search(f"tags.study_id = '{self._study['id']}'"):
+            number = run.data.tags["trial_key"].rpartition("/")[2] if "trial_key" in run.data.tags else ""
+            if number == "":
+                state.parent_run = run.info.run_id
+            else:
+                state.trials.setdefault(number, {"run": run.info.run_id})
+        if state.parent_run is None and "name" in self._study:
+            others = f"tags.study_key = '{self._study['name']}'"
+            if any(True for _ in self._search(others)):
+                self.notice = (
+                    f"experiment {state.experiment} holds another study named {self._study['name']}; the runs of "
+                    f"this one have the tag study_id={self._study['id']}, or give it another name or experiment"
+                )
+
+    def _search(self, query: str) -> Iterable[Run]:
+        """All active runs of the experiment that match, oldest first."""
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment()], query, ViewType.ACTIVE_ONLY, 1000, ["attributes.start_time ASC"], token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _experiment(self) -> str:
+        """The experiment's id; made where it does not exist yet."""
+        if self._experiment_id is None:
+            name, uri = self.acknowledged.experiment, self.acknowledged.uri
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                root = artifact_root(uri, self._folder.parents[1])
+                self._experiment_id = self._client.create_experiment(name, root)
+            elif found.lifecycle_stage != "active":
+                raise Blocked(
+                    f"experiment {name} was deleted in MLflow; restore it with `mlflow experiments restore "
+                    f"--experiment-id {found.experiment_id}`, or name another in tracking.experiment"
+                )
+            else:
+                self._experiment_id = found.experiment_id
+        return str(self._experiment_id)
+
+    def _create_parent(self) -> str:
+        tags = {
+            **run_page.source_tags(),
+            "study_key": self._study["name"],
+            "study_id": self._study["id"],
+        }
+        run = self._client.create_run(self._experiment(), self._study["start_ms"], tags, self._study["name"])
+        return str(run.info.run_id)
+
+    def _create_child(self, number: str, events: list[Event]) -> str:
+        start = next((event for event in events if event["kind"] == "trial"), None)
+        tags = {
+            **run_page.source_tags(),
+            "trial_key": f"{self._study.get('name', '')}/{number}",
+            "study_id": self._study["id"],
+        }
+        if self.acknowledged.parent_run is not None:
+            tags["mlflow.parentRunId"] = self.acknowledged.parent_run
+        if start is not None:
+            tags |= run_page.start_tags(start) | {
+                "mlflow.note.content": run_page.trial_note(self._study["name"], start)
+            }
+        run = self._client.create_run(
+            self._experiment(),
+            start_time=events[0]["time_ms"],
+            tags=tags,
+            run_name=run_page.run_name(int(number), start["params"] if start else {}),
+        )
+        return str(run.info.run_id)
+
+    # What the runs show
+
+    def _ship_trial(self, number: str, events: list[Event], tally: Tally, is_new: bool) -> None:
+        run_id = self.acknowledged.trials[number]["run"]
+        points: list[Metric] = []
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
+        status, time_ms = None, None
+        try:
+            for event in events:
+                if event["kind"] == "trial":
+                    if is_new and not params:
+                        params = run_page.trial_params(event)
+                        self._client.log_dict(run_id, event["config"], "config.json")
+                    tags |= run_page.start_tags(event)
+                    status, time_ms = "RUNNING", None
+                else:
+                    metrics, texts = _numbers_and_texts(event["metrics"])
+                    points += [
+                        Metric(key, value, event["time_ms"], event["step"]) for key, value in metrics.items()
+                    ]
+                    tags |= texts
+                if event["kind"] == "end":
+                    tags |= run_page.end_tags(event, tally)
+                    status, time_ms = run_page.STATUS.get(event["outcome"], "FAILED"), event["time_ms"]
+            self._client.log_batch(run_id, points, _params(params), _tags(tags))
+            if status == "RUNNING" and not is_new:
+                self._client.update_run(run_id, status)
+            elif status is not None and status != "RUNNING":
+                self._client.set_terminated(run_id, status, time_ms)
+        except MlflowException as error:
+            self._pass_over(error, f"trial {number}")
+
+    def _pass_over(self, error: MlflowException, what: str) -> None:
+        """Leave out what MLflow refuses for good; raise everything else again."""
+        if error.error_code not in REFUSALS:
+            raise error
+        self._experiment_id = None
+        self._experiment()  # raises where the whole experiment is what MLflow refuses
+        self.notice = f"MLflow refuses {what}, which is left out: {_one_line(error)}"
+
+    def _ship_study(self, events: list[Event], points: list[Metric], tally: Tally) -> None:
+        run_id = self.acknowledged.parent_run
+        if run_id is None:
+            return
+        params: dict[str, str] = {}
+        status, time_ms = None, None
+        try:
+            for event in events:
+                if event["kind"] == "study":
+                    params = params or run_page.study_params(event["spec"])
+                    status = "RUNNING"
+                    self._client.log_dict(run_id, event["spec"], "spec.json")
+                    self._client.log_dict(run_id, event.get("facts", {}), "facts.json")
+                    if dataset := dataset_input(event):
+                        self._client.log_inputs(run_id, [dataset])
+                elif event["kind"] == "study_end":
+                    status = run_page.STUDY_STATUS.get(event["status"], "FAILED")
+                    time_ms = event["time_ms"]
+            now = time.monotonic()
+            tags = {}
+            if status is not None or now - self._note_time > 10:
+                self._note_time = now
+                note = run_page.study_note(
+                    self._study["name"], self._study["spec"], self._study["facts"], tally, status or "RUNNING"
+                )
+                tags = {"mlflow.note.content": note}
+            self._client.log_batch(run_id, points, _params(params), _tags(tags))
+            if status is not None and status != "RUNNING":
+                self._log_event_log(run_id)
+                self._client.set_terminated(run_id, status, time_ms)
+            elif status is not None:
+                self._client.update_run(run_id, status)
+        except MlflowException as error:
+            self._pass_over(error, "the study's own run")
+
+    def _log_event_log(self, run_id: str) -> None:
+        """The journal without its reports, as text for people."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "events.log")
+            with path.open("w") as log:
+                offset, behind = -1, 0
+                while behind != offset:
+                    offset = behind
+                    events, behind = read_events(self._folder, offset, BATCH_BYTES)
+                    for event in events:
+                        if event["kind"] not in ("journal", "report"):
+                            moment = datetime.fromtimestamp(event["time_ms"] / 1000, UTC)
+                            log.write(run_page.event_line(event, f"{moment:%Y-%m-%d %H:%M:%S}Z") + "\n")
+            self._client.log_artifact(run_id, str(path))
+
+
+def dataset_input(event: Event) -> DatasetInput | None:
+    """The study's data as an MLflow dataset; None where no fingerprint is known."""
+    facts, task = event.get("facts", {}), event["spec"].get("task", {})
+    fingerprint = facts.get("data_fingerprint")
+    if not fingerprint:
+        return None
+    root = task.get("root")
+    source = {"uri": str(root)} if root else {"generator": f"proxytune.datasets.{task.get('name')}"}
+    dataset = Dataset(
+        name=str(task.get("name")),
+        digest=str(fingerprint)[:36],  # MLflow's limit
+        source_type="local" if root else "code",
+        source=json.dumps(source),
+        profile=json.dumps(
+            {"task": task, "conventions": facts.get("conventions", {}), "fingerprint": fingerprint}
+        ),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _numbers_and_texts(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """A report's numbers, and what else it says (`memory_source`), which MLflow keeps as tags."""
+    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    texts = {key: value for key, value in metrics.items() if isinstance(value, str)}
+    return numbers, texts
+
+
+def _params(params: Mapping[str, str]) -> list[Param]:
+    return [Param(key, value) for key, value in params.items()]
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def ship_all(mirror: Mirror, closing: threading.Event, report: Any) -> None:
+    """Ship until `closing` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
+
+    def trouble(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        report(explain(error, mirror.acknowledged) if error else None)
+
+    def pause(seconds: float) -> None:
+        if closing.is_set():
+            time.sleep(min(seconds, 1))
+        else:
+            closing.wait(seconds)
+
+    retrying = tenacity.Retrying(
+        wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+        sleep=pause,
+        before_sleep=trouble,
+    )
+    while True:
+        last_look = closing.is_set()
+        while retrying(mirror.ship):
+            report(mirror.notice)
+        if last_look:
+            return
+        closing.wait(POLL_SECONDS)
+
+
+def explain(error: BaseException, destination: Acknowledgement) -> str:
+    """One line: what is wrong with the destination, and what to do about it."""
+    if isinstance(error, Blocked):
+        return str(error)
+    return f"MLflow at {destination.uri} takes no events: {_one_line(error)}; they wait in the outbox"
+
+
+def main(arguments: list[str]) -> None:
+    """Ship until standard input ends (the parent's word to finish) or the parent is gone."""
+    folder, uri, experiment = Path(arguments[0]), arguments[1], arguments[2]
+    closing = threading.Event()
+    parent = os.getppid()
+
+    def watch_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        closing.set()
+
+    for watch in (watch_parent, wait_for_the_end):
+        threading.Thread(target=watch, daemon=True).start()
+    destination = Acknowledgement(uri, experiment).path(folder)
+    with FileLock(f"{destination}.lock"):
+        mirror = Mirror(folder, uri, experiment)
+        ship_all(mirror, closing, lambda error: tell(mirror, error))
+
+
+def tell(mirror: Mirror, error: str | None) -> None:
+    """Tell the parent, by a line of JSON, how far the shipping is and what stands in its way."""
+    print(json.dumps({"offset": mirror.acknowledged.offset, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
