@@ -1,0 +1,225 @@
+"""Prepared splits on disk: one Arrow IPC file each, read by memory map so that all processes share one copy.
+
+Columns: tokens_0 (and tokens_1 for two documents) as list<uint8> or list<uint16>, label as int32. All record
+batches but the last hold ROWS_PER_BATCH rows, so a row is found without an index. The Arrow file format ends
+in a footer: a truncated file is refused at opening; SplitFile.verify finds any other damage.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from proxytune.datasets.errors import DataError
+from proxytune.datasets.sources import file_sha256
+from proxytune.datasets.task import Rows, TaskInfo
+
+ROWS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """What the manifest says of one split's file.
+
+    sha256 is of the file; content_sha256 of the ids, lengths and labels alone, whatever wrote them.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    content_sha256: str
+
+
+def _schema(info: TaskInfo) -> pa.Schema:
+    tokens = pa.list_(pa.field("item", pa.uint8() if info.vocab_size <= 256 else pa.uint16(), nullable=False))
+    fields = [
+        pa.field(f"tokens_{document}", tokens, nullable=False) for document in range(info.num_documents)
+    ]
+    return pa.schema([*fields, pa.field("label", pa.int32(), nullable=False)])
+
+
+class SplitWriter:
+    """Writes rows to path; a context manager, `record` is there after a clean exit."""
+
+    def __init__(self, path: Path, info: TaskInfo) -> None:
+        self.path = path
+        self.info = info
+        self.rows = 0
+        self.record: SplitRecord | None = None
+        self._schema = _schema(info)
+        self._dtype = np.uint8 if info.vocab_size <= 256 else np.uint16
+        self._pending: list[Rows] = []
+        self._digest = hashlib.sha256()
+        self._file = open(path, "wb")  # noqa: SIM115  # closed in __exit__
+        self._writer = pa.ipc.new_file(self._file, self._schema)
+
+    def add(self, rows: Rows) -> None:
+        """Append rows; raises DataError when an id, a label or a length does not fit the task."""
+        self._check(rows)
+        self.rows += len(rows)
+        self._pending.append(rows)
+        if sum(map(len, self._pending)) >= ROWS_PER_BATCH:
+            self._write(whole_batches_only=True)
+
+    def _check(self, rows: Rows) -> None:
+        info = self.info
+        for values, lengths in zip(rows.values, rows.lengths, strict=True):
+            if lengths.min(initial=1) < 1:
+                raise DataError(
+                    f"{info.name}: row {self.rows + int(lengths.argmin())} of {self.path.stem} is empty"
+                )
+            if lengths.max(initial=0) > info.max_length:
+                raise DataError(f"{info.name}: {lengths.max()} tokens, the task takes {info.max_length}")
+            if values.min(initial=0) < 0 or values.max(initial=0) >= info.vocab_size:
+                raise DataError(f"{info.name}: token id {values.max()}, ids are below {info.vocab_size}")
+        if rows.labels.min(initial=0) < 0 or rows.labels.max(initial=0) >= info.num_classes:
+            raise DataError(
+                f"{info.name}: labels {rows.labels.min()} to {rows.labels.max()}, it has {info.num_classes} classes"
+            )
+
+    def _write(self, *, whole_batches_only: bool) -> None:
+        rows = Rows.join(self._pending)
+        end = len(rows) - len(rows) % ROWS_PER_BATCH if whole_batches_only else len(rows)
+        for start in range(0, end, ROWS_PER_BATCH):
+            self._write_batch(rows[start : min(start + ROWS_PER_BATCH, end)])
+        self._pending = [rows[end : len(rows)]]
+
+    def _write_batch(self, rows: Rows) -> None:
+        columns: list[pa.Array] = []
+        for document, (values, lengths) in enumerate(zip(rows.values, rows.lengths, strict=True)):
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+            stored = np.ascontiguousarray(values, self._dtype)
+            self._digest.update(lengths.astype("<i8").tobytes())
+            self._digest.update(stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+            columns.append(
+                pa.ListArray.from_arrays(
+                    pa.array(offsets), pa.array(stored), type=self._schema.field(document).type
+                )
+            )
+        self._digest.update(rows.labels.astype("<i4").tobytes())
+        columns.append(pa.array(rows.labels.astype(np.int32)))
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._pending:
+                self._write(whole_batches_only=False)
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+        if kind is None:
+            self.record = SplitRecord(
+                self.path.name,
+                self.rows,
+                self.path.stat().st_size,
+                file_sha256(self.path),
+                self._digest.hexdigest(),
+            )
+
+
+class Split:
+    """One split, memory-mapped: `len(split)` rows, `split[i]` = (tuple of token arrays, label).
+
+    The arrays are views of the map: reading them touches pages that all processes share.
+    Opening costs the footer and a few pages, whatever the size. Raises DataError where the file is missing,
+    truncated or not what the record and the task say.
+    """
+
+    def __init__(self, path: Path, info: TaskInfo, record: SplitRecord) -> None:
+        self.path = path
+        self.info = info
+        self.record = record
+        if not path.is_file():
+            raise DataError(f"{path} is missing; prepare {info.name} again")
+        if path.stat().st_size != record.bytes:
+            raise self._damaged(f"{path.stat().st_size} bytes, the manifest says {record.bytes}")
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(str(error).splitlines()[0]) from None
+        if reader.schema != _schema(info):
+            raise self._damaged(f"columns {reader.schema.names} of another kind than the task's")
+        if sum(batch.num_rows for batch in batches) != record.rows:
+            raise self._damaged(
+                f"{sum(batch.num_rows for batch in batches)} rows, the manifest says {record.rows}"
+            )
+        if any(batch.num_rows != ROWS_PER_BATCH for batch in batches[:-1]):
+            raise self._damaged(f"record batches not of {ROWS_PER_BATCH} rows")
+        self._batches = batches
+        self._values = [
+            [
+                batch.column(document).values.to_numpy(zero_copy_only=True)
+                for document in range(info.num_documents)
+            ]
+            for batch in batches
+        ]
+        self._offsets = [
+            [
+                batch.column(document).offsets.to_numpy(zero_copy_only=True)
+                for document in range(info.num_documents)
+            ]
+            for batch in batches
+        ]
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(
+            f"{self.path} is damaged: {why}; delete {self.path.parent} and prepare {self.info.name} again"
+        )
+
+    def __len__(self) -> int:
+        return self.record.rows
+
+    def __getitem__(self, row: int) -> tuple[tuple[NDArray[np.integer], ...], int]:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        batch, index = divmod(row, ROWS_PER_BATCH)
+        documents = tuple(
+            values[offsets[index] : offsets[index + 1]]
+            for values, offsets in zip(self._values[batch], self._offsets[batch], strict=True)
+        )
+        return documents, int(self.labels[row])
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of every row."""
+        columns = [batch.column("label").to_numpy(zero_copy_only=True) for batch in self._batches]
+        return np.concatenate([np.zeros(0, np.int32), *columns])
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of every row, of the longer document where there are two."""
+        columns = [np.max([np.diff(offsets) for offsets in documents], axis=0) for documents in self._offsets]
+        return np.concatenate([np.zeros(0, np.int32), *columns])
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Read the whole file: raises DataError with both sha256 where a byte differs, or when Arrow's own
+        validation or the task's ranges fail."""
+        actual = file_sha256(self.path)
+        if actual != self.record.sha256:
+            raise self._damaged(f"sha256 {actual}, the manifest says {self.record.sha256}")
+        for index, batch in enumerate(self._batches):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowException as error:
+                raise self._damaged(str(error).splitlines()[0]) from None
+            for values in self._values[index]:
+                if values.max(initial=0) >= self.info.vocab_size:
+                    raise self._damaged(f"token id {values.max()}, ids are below {self.info.vocab_size}")
+            if progress is not None:
+                progress(min((index + 1) * ROWS_PER_BATCH, len(self)), len(self))

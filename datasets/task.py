@@ -1,0 +1,137 @@
+"""What a task is to a model (TaskInfo), and rows of examples on their way into the store (Rows)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxytune.datasets.errors import DataError
+from proxytune.datasets.parallel import Mapper
+from proxytune.datasets.sources import Source
+
+SPLITS = ("train", "validation", "test")
+PADDING_ID = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo:
+    """One task under one set of conventions; two runs are comparable only when these are equal.
+
+    max_length is the padded length that the model is built for (a power of two); conventions names every
+    choice that changes scores: order of ids, where examples are cut, where the validation split comes from.
+    """
+
+    name: str
+    vocab_size: int
+    max_length: int
+    num_classes: int
+    num_documents: int = 1
+    splits: tuple[str, ...] = SPLITS
+    conventions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive examples of one split.
+
+    values[d] holds the token ids of document d of all rows end to end, lengths[d] (rows,) how many each row
+    has; labels (rows,) are class indices. Most tasks have one document a row, retrieval has two.
+    """
+
+    values: tuple[NDArray[np.integer], ...]
+    lengths: tuple[NDArray[np.int64], ...]
+    labels: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, documents: Sequence[tuple[NDArray[np.integer], ...]], labels: Sequence[int]) -> "Rows":
+        """Rows from one tuple of token arrays (one array a document) and one label each."""
+        columns = list(zip(*documents, strict=True))
+        return cls(
+            tuple(np.concatenate(column) for column in columns),
+            tuple(np.array([len(document) for document in column], np.int64) for column in columns),
+            np.array(labels, np.int64),
+        )
+
+    def __iter__(self) -> Iterator[tuple[tuple[NDArray[np.integer], ...], int]]:
+        ends = [np.cumsum(lengths) for lengths in self.lengths]
+        for row, label in enumerate(self.labels):
+            documents = tuple(
+                values[end[row] - lengths[row] : end[row]]
+                for values, lengths, end in zip(self.values, self.lengths, ends, strict=True)
+            )
+            yield documents, int(label)
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        start, stop, step = rows.indices(len(self))
+        assert step == 1
+        ends = [np.concatenate([[0], np.cumsum(lengths)]) for lengths in self.lengths]
+        return Rows(
+            tuple(values[end[start] : end[stop]] for values, end in zip(self.values, ends, strict=True)),
+            tuple(lengths[start:stop] for lengths in self.lengths),
+            self.labels[start:stop],
+        )
+
+    @classmethod
+    def join(cls, blocks: "Sequence[Rows]") -> "Rows":
+        """The rows of all blocks in order; at least one block."""
+        return cls(
+            tuple(map(np.concatenate, zip(*(block.values for block in blocks), strict=True))),
+            tuple(map(np.concatenate, zip(*(block.lengths for block in blocks), strict=True))),
+            np.concatenate([block.labels for block in blocks]),
+        )
+
+    def cut(self, max_length: int) -> "Rows":
+        """Every document's first max_length tokens."""
+        if all(lengths.max(initial=0) <= max_length for lengths in self.lengths):
+            return self
+        values = []
+        for column, lengths in zip(self.values, self.lengths, strict=True):
+            position = np.arange(len(column)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            values.append(column[position < max_length])
+        return Rows(
+            tuple(values), tuple(np.minimum(column, max_length) for column in self.lengths), self.labels
+        )
+
+
+def padded_length(max_length: int) -> int:
+    """The protocol's padded length: the next power of two (2,000 -> 2,048; 4,000 -> 4,096)."""
+    if max_length < 1:
+        raise DataError(f"max_length is {max_length}, it must be at least 1")
+    return 1 << (max_length - 1).bit_length()
+
+
+class Task(Protocol):
+    """A task under chosen options; implementations are frozen dataclasses whose fields are the options.
+
+    version is part of the prepared data's address: raise it when the same source or seed gives other ids.
+    """
+
+    version: ClassVar[int]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a document is cut to."""
+        ...
+
+    @property
+    def train_examples(self) -> int | None:
+        """Rows to keep of the train split; None keeps all."""
+        ...
+
+    def info(self) -> TaskInfo:
+        """What a model sees of the task, and the conventions that the options chose."""
+        ...
+
+    def find(self, root: Path | None) -> Source:
+        """Where the task's data lie under root; raises DataError that names the paths tried."""
+        ...
+
+    def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
+        """All rows, each block with the name of its split; blocks of different splits may alternate."""
+        ...
