@@ -7,11 +7,13 @@ identical points; tags, statuses and artifacts are set. So it can be killed anyw
 
 import json
 import os
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy import Engine
+from sqlalchemy import event as sqlalchemy_event
 
 from proxytune.tuning import run_page
 from proxytune.tuning.outbox import Event, read_events
@@ -60,6 +64,7 @@ class Mirror:
         if behind == self.acknowledged.offset:
             return False
         self._ship(events)
+        settle_sqlite(self.acknowledged.uri)
         self.acknowledged.offset = behind
         self.acknowledged.error = self.notice
         self.acknowledged.save(self._folder)
@@ -212,7 +217,7 @@ class Mirror:
                     if is_new and not params:
                         params = run_page.trial_params(event)
                         self._client.log_dict(run_id, event["config"], "config.json")
-                    tags |= run_page.start_tags(event)
+                    tags |= {} if is_new else run_page.start_tags(event)
                     status, time_ms = "RUNNING", None
                 else:
                     metrics, texts = _numbers_and_texts(event["metrics"])
@@ -330,18 +335,18 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def ship_all(mirror: Mirror, closing: threading.Event, report: Any) -> None:
-    """Ship until `closing` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
+def ship_all(mirror: Mirror, finish: threading.Event, report: Any) -> None:
+    """Ship until `finish` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
 
     def trouble(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         report(explain(error, mirror.acknowledged) if error else None)
 
     def pause(seconds: float) -> None:
-        if closing.is_set():
+        if finish.is_set():
             time.sleep(min(seconds, 1))
         else:
-            closing.wait(seconds)
+            finish.wait(seconds)
 
     retrying = tenacity.Retrying(
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
@@ -349,12 +354,12 @@ def ship_all(mirror: Mirror, closing: threading.Event, report: Any) -> None:
         before_sleep=trouble,
     )
     while True:
-        last_look = closing.is_set()
+        last_look = finish.is_set()
         while retrying(mirror.ship):
             report(mirror.notice)
         if last_look:
             return
-        closing.wait(POLL_SECONDS)
+        finish.wait(POLL_SECONDS)
 
 
 def explain(error: BaseException, destination: Acknowledgement) -> str:
@@ -367,7 +372,7 @@ def explain(error: BaseException, destination: Acknowledgement) -> str:
 def main(arguments: list[str]) -> None:
     """Ship until standard input ends (the parent's word to finish) or the parent is gone."""
     folder, uri, experiment = Path(arguments[0]), arguments[1], arguments[2]
-    closing = threading.Event()
+    finish = threading.Event()
     parent = os.getppid()
 
     def watch_parent() -> None:
@@ -377,14 +382,29 @@ def main(arguments: list[str]) -> None:
 
     def wait_for_the_end() -> None:
         sys.stdin.buffer.read()
-        closing.set()
+        finish.set()
 
     for watch in (watch_parent, wait_for_the_end):
         threading.Thread(target=watch, daemon=True).start()
+    sqlalchemy_event.listen(Engine, "connect", relax_sqlite)
     destination = Acknowledgement(uri, experiment).path(folder)
     with FileLock(f"{destination}.lock"):
         mirror = Mirror(folder, uri, experiment)
-        ship_all(mirror, closing, lambda error: tell(mirror, error))
+        ship_all(mirror, finish, lambda error: tell(mirror, error))
+
+
+def relax_sqlite(connection: Any, _: Any) -> None:
+    """Let sqlite wait for the disk once a portion, in `settle_sqlite`, and not at each of MLflow's commits."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def settle_sqlite(uri: str) -> None:
+    """Have the disk hold what was written, before it is acknowledged."""
+    if uri.startswith("sqlite:///"):
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def tell(mirror: Mirror, error: str | None) -> None:

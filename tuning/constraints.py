@@ -1,0 +1,49 @@
+"""Constraints on metrics: `train_memory_mib_per_sequence: "<= 40"`."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_RULE = re.compile(r"\s*(<=|>=)\s*([-+.\w]+)\s*")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on one metric."""
+
+    metric: str
+    sign: int  # 1: at most the bound, -1: at least
+    bound: float
+
+    def excess(self, value: float) -> float:
+        """How far the value is beyond the bound, in the metric's unit; 0 or less is feasible."""
+        return self.sign * (value - self.bound) if math.isfinite(value) else math.inf
+
+
+def parse_constraint(metric: str, rule: str) -> Constraint:
+    """The constraint that a study file writes as `metric: rule`.
+
+    Raises:
+        ValueError: the rule is not "<= number" or ">= number".
+    """
+    match = _RULE.fullmatch(rule)
+    try:
+        bound = float(match[2]) if match else math.nan
+    except ValueError:
+        bound = math.nan
+    if match is None or not math.isfinite(bound):
+        raise ValueError(f'search.constraints.{metric}: {rule!r} must be "<= number" or ">= number"')
+    return Constraint(metric, 1 if match[1] == "<=" else -1, bound)
+
+
+def violation(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> float:
+    """By how much the metrics break the constraints, each relative to its bound; 0 is feasible.
+
+    A metric that is not known yet breaks nothing.
+    """
+    return sum(
+        max(0.0, constraint.excess(metrics[constraint.metric])) / (abs(constraint.bound) or 1.0)
+        for constraint in constraints
+        if constraint.metric in metrics
+    )

@@ -1,0 +1,254 @@
+"""The ledger: every transition of a trial, written to Optuna's storage (the truth) and to the outbox (for MLflow).
+
+One driver owns it. Ray's adapters (searcher.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
+A trial that was interrupted is WAITING in Optuna, with its number and parameters, so that `ask` hands it out again
+before anything new; its rungs and reports are in the storage, and a step that was reported once is not told twice.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.constraints import parse_constraint, violation
+from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.rungs import Entry, Rungs
+from proxytune.tuning.samplers import make_sampler
+from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.trial_run import Turn
+from proxytune.tuning.trial_spec import TrialSpec
+
+END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics"}, written before it is told
+ATTEMPT = "attempt"  # user attribute of a trial that was begun more than once
+BUDGET = "trials"  # user attribute of the study: the number of trials, which may grow while it runs
+_RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to be run now."""
+
+    number: int
+    spec: TrialSpec
+    folder: Path
+
+
+@dataclass
+class Live:
+    """A trial that is out with a worker."""
+
+    trial: optuna.Trial
+    params: dict[str, Any]
+    attempt: int
+    step: int = 0
+    reported: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Ledger:
+    """The state of one study, and the only writer of it."""
+
+    def __init__(self, spec: StudySpec, study: optuna.Study, storage: RDBStorage, outbox: Outbox) -> None:
+        self._spec = spec
+        self._study = study
+        self._storage = storage
+        self._outbox = outbox
+        self._signs = [1.0 if way == "minimize" else -1.0 for way in spec.search.objectives.values()]
+        self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
+        self._rungs = Rungs(spec.rung_steps(), spec.search.stopping.reduction_factor)
+        self._started = 0  # trials of the budget that are spent or running
+        self._stopping: str | None = None
+        self.live: dict[int, Live] = {}
+        self.notes: list[str] = []
+
+    # What the driver calls.
+
+    def reconcile(self) -> None:
+        """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
+        for trial in self._study.get_trials(deepcopy=False):
+            end = trial.user_attrs.get(END)
+            if trial.state == TrialState.RUNNING and end is not None:
+                self._tell(self._trial(trial.number), end)
+                self._end_event(trial.number, end)
+            elif trial.state == TrialState.RUNNING:
+                self._requeue(trial.number, trial.user_attrs.get(ATTEMPT, 1))
+            elif trial.state.is_finished() and end is not None:
+                self._end_event(trial.number, end)
+            self._started += trial.state.is_finished() or end is not None
+            for key, entry in trial.user_attrs.items():
+                if key.startswith(_RUNG) and (rung := int(key.removeprefix(_RUNG))) in self._rungs.steps:
+                    self._rungs.enter(
+                        trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
+                    )
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more and interrupt what runs at its next turn. Safe to call from a signal handler."""
+        self._stopping = reason
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the study is being stopped, if it is."""
+        return self._stopping
+
+    def requeue_live(self) -> None:
+        """Hand back what is still out with a worker when the driver leaves."""
+        for number in list(self.live):
+            self._interrupt(number, self._stopping or "the driver stopped")
+
+    # What Ray's adapters call.
+
+    def next_trial(self) -> Assignment | None:
+        """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
+        if self.finished:
+            return None
+        number = self._storage.get_n_trials(self._study._study_id)
+        self._study.sampler = make_sampler(self._spec, number)
+        trial = self._study.ask()
+        params = self._spec.space.suggest(trial, self._fixed)
+        self._started += 1
+        attempt = trial.user_attrs.get(ATTEMPT, 1)
+        live = Live(trial, params, attempt)
+        previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
+        if previous is not None:
+            live.reported = max(_reported_steps(previous), default=0)
+        self.live[trial.number] = live
+        spec = self._spec.trial(params)
+        self._event(
+            "trial", trial=trial.number, params=params, attempt=attempt, config=spec.model_dump(mode="json")
+        )
+        return Assignment(trial.number, spec, trial_folder(self._spec, trial.number))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further trial will be started."""
+        return self._stopping is not None or self._started >= self.budget
+
+    @property
+    def budget(self) -> int:
+        """How many trials the study may take in all; another terminal may have extended it."""
+        return int(self._storage.get_study_user_attrs(self._study._study_id)[BUDGET])
+
+    def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
+        """Note what a trial says; True: it is to stop now."""
+        live = self.live.get(number)
+        if live is None:
+            return True  # a worker that was given up reports late
+        self.notes += [f"trial {number}: {note}" for note in turn.notes]
+        live.step = turn.step
+        stop = False
+        if turn.metrics is not None:
+            live.metrics = turn.metrics
+            stop = self._report(live, turn.step, turn.metrics, where)
+        if turn.outcome not in ("running", "complete"):
+            self._end(number, turn.outcome, turn.reason)
+        elif turn.outcome == "complete":
+            values = [turn.metrics[name] for name in self._spec.search.objectives] if turn.metrics else []
+            if all(math.isfinite(value) for value in values):
+                self._end(number, "complete", "")
+            else:
+                self._end(number, "diverged", f"objective is {values} at step {turn.step}")
+        elif stop:
+            self._end(number, "pruned", f"not among the best at step {turn.step}")
+        elif self._stopping is not None:
+            self._interrupt(number, self._stopping)
+        return number not in self.live
+
+    def lost(self, number: int, reason: str) -> None:
+        """The trial's worker failed for the last time that max_failures allows."""
+        if number in self.live:
+            self._end(number, "failed", reason)
+
+    def again(self, number: int) -> None:
+        """The trial's worker was lost and another one goes on from the newest checkpoint."""
+        live = self.live.get(number)
+        if live is not None:
+            live.attempt += 1
+            live.trial.set_user_attr(ATTEMPT, live.attempt)
+            self._event("trial", trial=number, params=live.params, attempt=live.attempt)
+
+    # One transition each.
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {f"model.{key}": value for key, value in self._spec.model.items()} | {
+            f"training.{key}": value for key, value in self._spec.training.items()
+        }
+
+    def _report(self, live: Live, step: int, metrics: dict[str, float], where: Mapping[str, Any]) -> bool:
+        """Tell a new report; whether the trial is to stop at a rung."""
+        before, number = live.reported, live.trial.number
+        if step > before:
+            live.reported = step
+            self._event("report", trial=number, step=step, metrics=metrics, **where)
+            if len(self._signs) == 1:
+                name = next(iter(self._spec.search.objectives))
+                self._storage.set_trial_intermediate_value(live.trial._trial_id, step, metrics[name])
+        rung = self._rungs.crossed(before if step > before else step - 1, step)
+        if rung is None:
+            return False
+        values = [
+            sign * metrics[name] for sign, name in zip(self._signs, self._spec.search.objectives, strict=True)
+        ]
+        entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
+        self._rungs.enter(number, rung, entry)
+        if step > before:
+            live.trial.set_user_attr(f"{_RUNG}{rung}", {"values": values, "violation": entry.violation})
+        return not self._rungs.goes_on(number, rung)
+
+    def _end(self, number: int, outcome: str, reason: str) -> None:
+        live = self.live.pop(number)
+        end = {"outcome": outcome, "reason": reason, "step": live.step, "metrics": live.metrics}
+        live.trial.set_user_attr(END, end)
+        self._tell(live.trial, end)
+        self._end_event(number, end)
+
+    def _tell(self, trial: optuna.Trial, end: Mapping[str, Any]) -> None:
+        """Tell Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
+        metrics = end["metrics"]
+        for constraint in self._constraints:
+            if constraint.metric in metrics:
+                trial.set_constraint(constraint.metric, constraint.excess(metrics[constraint.metric]))
+        if end["outcome"] == "complete":
+            self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
+        elif end["outcome"] == "pruned":
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return optuna.Trial(self._study, trial_id)
+
+    def _interrupt(self, number: int, reason: str) -> None:
+        live = self.live.pop(number)
+        self._requeue(number, live.attempt)
+        self._started -= 1
+        self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})
+
+    def _requeue(self, number: int, attempt: int) -> None:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        self._storage.set_trial_user_attr(trial_id, ATTEMPT, attempt + 1)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
+        self._event("end", trial=number, **end)
+
+    def _event(self, kind: str, **values: Any) -> None:
+        self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})
+
+
+def trial_folder(spec: StudySpec, number: int) -> Path:
+    """Where a trial keeps its checkpoints."""
+    return spec.folder / "trials" / str(number)
+
+
+def _reported_steps(trial: FrozenTrial) -> list[int]:
+    """The steps that a trial has reported, as far as the storage knows."""
+    rungs = [int(key.removeprefix(_RUNG)) for key in trial.user_attrs if key.startswith(_RUNG)]
+    return [*trial.intermediate_values, *rungs]

@@ -1,0 +1,96 @@
+"""Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), the stopping form, over any number of objectives.
+
+A trial that reaches a rung goes on only if it is among the best 1/reduction_factor of all that have reached it so far
+(rounded up, so that the first one always goes on). Best means: feasible before infeasible, then the non-dominated
+front it lies on, then the wider space around it on that front (Deb et al. 2002, NSGA-II); with one objective this is
+the plain order of its values. A value that is not finite comes last.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a trial had reached when it crossed a rung: values to be minimised, and how far it breaks constraints."""
+
+    values: tuple[float, ...]
+    violation: float = 0.0
+
+
+class Rungs:
+    """Who has crossed which rung with what. Holds no state of its own beyond what `enter` was told."""
+
+    def __init__(self, steps: Sequence[int], reduction_factor: int) -> None:
+        self.steps = tuple(steps)
+        self._reduction_factor = reduction_factor
+        self._entries: dict[int, dict[int, Entry]] = {step: {} for step in self.steps}
+
+    def crossed(self, before: int, step: int) -> int | None:
+        """The highest rung that a trial crosses between two of its reports, if any."""
+        return max((rung for rung in self.steps if before < rung <= step), default=None)
+
+    def enter(self, trial: int, rung: int, entry: Entry) -> None:
+        """Note a crossing; only the first one of a trial counts."""
+        self._entries[rung].setdefault(trial, entry)
+
+    def goes_on(self, trial: int, rung: int) -> bool:
+        """Whether a trial that has entered the rung is among those to be trained on, by what is known now."""
+        entries = self._entries[rung]
+        keep = math.ceil(len(entries) / self._reduction_factor)
+        own = entries[trial]
+        if not all(math.isfinite(value) for value in own.values):
+            return False
+        if len(own.values) == 1:
+            better = sum(_key(entry) < _key(own) for entry in entries.values())
+            return better < keep
+        return trial in rank(entries)[:keep]
+
+
+def _key(entry: Entry) -> tuple[float, float]:
+    value = entry.values[0]
+    return entry.violation, value if math.isfinite(value) else math.inf
+
+
+def rank(entries: Mapping[int, Entry]) -> list[int]:
+    """The trials from best to worst; ties in the order of entering."""
+    order: list[int] = []
+    remaining = dict(entries)
+    while remaining:
+        front = [
+            trial
+            for trial, entry in remaining.items()
+            if not any(_dominates(other, entry) for other in remaining.values())
+        ]
+        spread = _crowding([remaining[trial].values for trial in front])
+        order += [trial for _, trial in sorted(zip(spread, front, strict=True), key=lambda pair: -pair[0])]
+        for trial in front:
+            del remaining[trial]
+    return order
+
+
+def _dominates(one: Entry, other: Entry) -> bool:
+    if one.violation != other.violation:
+        return one.violation < other.violation
+    a, b = _finite(one.values), _finite(other.values)
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _finite(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(value if math.isfinite(value) else math.inf for value in values)
+
+
+def _crowding(points: Sequence[Sequence[float]]) -> list[float]:
+    """NSGA-II's crowding distance of each point of one front; the ends of each objective are infinitely far."""
+    distance = [0.0] * len(points)
+    for objective in range(len(points[0])):
+        order = sorted(range(len(points)), key=lambda index: points[index][objective])
+        low, high = points[order[0]][objective], points[order[-1]][objective]
+        distance[order[0]] = distance[order[-1]] = math.inf
+        if not (math.isfinite(high - low) and high > low):
+            continue
+        for position in range(1, len(order) - 1):
+            gap = points[order[position + 1]][objective] - points[order[position - 1]][objective]
+            distance[order[position]] += gap / (high - low)
+    return distance

@@ -1,0 +1,95 @@
+"""Ray's side of the search: a Searcher and a scheduler that pass everything on to the ledger.
+
+An exception here would abort the whole experiment (and leave its trials as they are), so none leaves: the first one
+is kept, the search stops, and the driver raises it after Ray has ended.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from proxytune.tuning.ledger import Ledger
+from proxytune.tuning.trial_run import Turn
+
+
+class Adapter:
+    """What the searcher and the scheduler share: the ledger, who is who, and the first error."""
+
+    def __init__(self, ledger: Ledger, slots: Callable[[], int]) -> None:
+        self.ledger = ledger
+        self.slots = slots
+        self.numbers: dict[str, int] = {}  # Ray's trial ids to Optuna's numbers
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        self.error = self.error or error
+        self.ledger.stop(f"{type(error).__name__}: {error}")
+
+
+class LedgerSearcher(Searcher):
+    """Hands out the ledger's trials, one for each free slot."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self._adapter = adapter
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray's own state is never read again: the ledger's storage holds the truth."""
+
+    def suggest(self, trial_id: str) -> Any:
+        adapter = self._adapter
+        try:
+            if adapter.ledger.finished:
+                return Searcher.FINISHED if not adapter.ledger.live else None
+            if len(adapter.ledger.live) >= adapter.slots():
+                return None
+            assignment = adapter.ledger.next_trial()
+        except Exception as error:
+            adapter.fail(error)
+            return Searcher.FINISHED
+        if assignment is None:
+            return None
+        adapter.numbers[trial_id] = assignment.number
+        return {
+            "number": assignment.number,
+            "folder": str(assignment.folder),
+            "spec": assignment.spec.model_dump_json(),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        number = self._adapter.numbers.pop(trial_id, None)
+        if error and number is not None:
+            try:
+                self._adapter.ledger.lost(
+                    number, "its worker was lost more often than resources.max_failures"
+                )
+            except Exception as failure:
+                self._adapter.fail(failure)
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Stops a trial when the ledger says so."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._adapter = adapter
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        where = {"node": result.get("node_ip", ""), "pid": result.get("pid", 0)}
+        try:
+            stop = self._adapter.ledger.receive(trial.config["number"], Turn.from_json(result["turn"]), where)
+        except Exception as error:
+            self._adapter.fail(error)
+            stop = True
+        decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        return decision
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.trial_id in self._adapter.numbers and trial.num_failures <= trial.max_failures:
+            try:
+                self._adapter.ledger.again(trial.config["number"])
+            except Exception as error:
+                self._adapter.fail(error)

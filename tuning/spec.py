@@ -1,0 +1,178 @@
+"""The study file: what is trained and how it is searched, resolved and checked before anything starts."""
+
+import importlib.resources
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+from pydantic import Field, model_validator
+
+from proxytune.models.config import ModelConfig
+from proxytune.models.training import TrainingConfig
+from proxytune.tuning.constraints import parse_constraint
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.metrics import METRICS
+from proxytune.tuning.space import Domain, Scalar, SearchSpace
+from proxytune.tuning.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
+from proxytune.tuning.validation import Section, validated
+from proxytune.tuning.yaml_file import nearest, override, read_yaml
+
+SEARCHABLE = {f"model.{key}" for key in MODEL_KEYS} | {f"training.{key}" for key in TRAINING_KEYS}
+_HINTS = {f"model.{name}": hint for name, hint in get_type_hints(ModelConfig).items()} | {
+    f"training.{name}": hint for name, hint in get_type_hints(TrainingConfig).items()
+}
+INTEGER_KEYS = frozenset(
+    {"training.seed"} | {key for key, hint in _HINTS.items() if int in (hint, *get_args(hint))}
+)
+
+
+class Sampler(Section):
+    """Who proposes: one of Optuna's samplers."""
+
+    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"] = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class Stopping(Section):
+    """Which trials end early: rungs at min_steps * reduction_factor^k, one in reduction_factor goes on."""
+
+    name: Literal["none", "asha"] = "asha"
+    min_steps: int | None = Field(default=None, gt=0)  # default: training.eval_every
+    reduction_factor: int = Field(default=3, ge=2)
+
+
+class Search(Section):
+    """The space, what is optimised under which constraints, by whom, and for how long."""
+
+    space: dict[str, Domain] = Field(min_length=1)
+    objectives: dict[str, Literal["maximize", "minimize"]] = Field(
+        default={"val_accuracy": "maximize"}, min_length=1
+    )
+    constraints: dict[str, str] = {}  # metric: "<= number" or ">= number"
+    sampler: Sampler = Sampler()
+    stopping: Stopping = Stopping()
+    trials: int = Field(ge=1)
+    enqueue: tuple[dict[str, Scalar], ...] = ()
+
+
+class Tracking(Section):
+    """Where MLflow is (default: a sqlite file beside the studies) and the experiment's name."""
+
+    uri: str | None = None
+    experiment: str = "proxytune"
+
+
+class StudySpec(TrialSpec):
+    """A whole study file, resolved: every default is filled in and every key has been checked."""
+
+    search: Search
+    tracking: Tracking = Tracking()
+    storage: Path = Path("studies")  # the folder of all studies: checkpoints, exports, sqlite files
+    database: str | None = (
+        None  # Optuna's storage as an SQLAlchemy URL; default: sqlite in the study's folder
+    )
+
+    @model_validator(mode="after")
+    def _searchable(self) -> Self:
+        for key in self.search.space:
+            if key not in SEARCHABLE and not key.startswith("task."):
+                raise ValueError(f"search.space: unknown key {key}; {nearest(key, SEARCHABLE)}")
+        for metric in [*self.search.objectives, *self.search.constraints]:
+            if metric not in METRICS:
+                raise ValueError(f"search: unknown metric {metric}; {nearest(metric, METRICS)}")
+        for metric, rule in self.search.constraints.items():
+            parse_constraint(metric, rule)
+        for position, params in enumerate(self.search.enqueue):
+            for key, value in params.items():
+                domain = self.search.space.get(key)
+                if domain is None:
+                    raise ValueError(f"search.enqueue[{position}]: {key} is not in search.space")
+                if not domain.contains(value):
+                    raise ValueError(f"search.enqueue[{position}]: {key}={value} is outside its domain")
+        try:
+            space = self.space
+        except ValueError as error:
+            raise ValueError(f"search.space: {error}") from None
+        for key, domain in space.domains.items():
+            for value in domain.corners():
+                try:
+                    self.trial({key: value})
+                except InputError as error:
+                    raise ValueError(f"search.space.{key}: {value} cannot be built: {error}") from None
+        self.rung_steps()
+        if self.database and "@" in self.database and re.search(r"//[^/@]*:[^/@]*@", self.database):
+            raise ValueError("database: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD")
+        return self
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The domains as Optuna's distributions."""
+        return SearchSpace(self.search.space, INTEGER_KEYS)
+
+    @property
+    def folder(self) -> Path:
+        """Everything that belongs to this study alone."""
+        return self.storage.absolute() / self.name
+
+    def trial(self, params: Mapping[str, Scalar]) -> TrialSpec:
+        """The complete configuration of a trial with these searched values (dotted keys).
+
+        Raises:
+            InputError: the values do not fit together.
+        """
+        values: dict[str, Any] = self.model_dump(include=set(TrialSpec.model_fields))
+        for key, value in params.items():
+            section, _, name = key.partition(".")
+            values[section][name] = value
+        return validated(TrialSpec, values, where=None)
+
+    def rung_steps(self) -> tuple[int, ...]:
+        """The steps at which trials are compared, lowest first; the full budget is none of them."""
+        stopping, steps = self.search.stopping, int(self.training["steps"])
+        if stopping.name == "none":
+            return ()
+        rung = stopping.min_steps or int(self.training["eval_every"])
+        if rung >= steps:
+            raise ValueError(
+                f"search.stopping.min_steps: {rung} leaves no rung below training.steps {steps}; "
+                "lower it or set search.stopping.name=none"
+            )
+        rungs = []
+        while rung < steps:
+            rungs.append(rung)
+            rung *= stopping.reduction_factor
+        return tuple(rungs)
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The studies that come with the package, by name."""
+    folder = importlib.resources.files("proxytune.tuning.studies")
+    return {path.stem: path for path in sorted(Path(str(folder)).rglob("*.yaml"))}
+
+
+def load_study(name_or_path: str, assignments: Iterable[str] = ()) -> StudySpec:
+    """The study of a file, or a shipped one by its name, with `key=value` overrides.
+
+    Raises:
+        InputError: what is wrong, with its key path.
+    """
+    path = Path(name_or_path)
+    shipped = shipped_studies()
+    if not path.exists() and name_or_path in shipped:
+        path = shipped[name_or_path]
+    elif not path.exists():
+        raise InputError(
+            f"{name_or_path}: no such file, and no shipped study of that name; {nearest(name_or_path, shipped)}"
+        )
+    return validated(StudySpec, override(read_yaml(path), assignments), where=str(path))
+
+
+def parse_study(values: Mapping[str, Any], where: str) -> StudySpec:
+    """A study from plain values, such as a stored spec.
+
+    Raises:
+        InputError: what is wrong, with its key path.
+    """
+    return validated(StudySpec, dict(values), where=where)

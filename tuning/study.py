@@ -1,0 +1,370 @@
+"""A study from start to end: open or resume it, run it on Ray, leave everything where the next start finds it."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.datasets import PreparedTask
+from proxytune.tuning.data import Progress, prepare_task
+from proxytune.tuning.errors import InputError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.ledger import BUDGET, END, Ledger
+from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.spec import StudySpec, parse_study
+from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
+from proxytune.tuning.tracking import Shipper, default_uri
+
+SPEC = "spec"  # user attribute of the study: the resolved study file
+MAY_DIFFER = {"resources", "tracking", "storage", "database"}
+"""Sections that a resumed study may change, since no result depends on them."""
+DRAIN_SECONDS = 60.0
+"""How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
+
+
+class Study:
+    """A study in its storage: what `run` wrote and every reading verb shows."""
+
+    def __init__(self, spec: StudySpec, storage: RDBStorage, study: optuna.Study) -> None:
+        self.spec = spec
+        self.storage = storage
+        self.optuna = study
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def folder(self) -> Path:
+        return self.spec.folder
+
+    @property
+    def budget(self) -> int:
+        """The number of trials it may take in all."""
+        return int(self.optuna.user_attrs[BUDGET])
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.spec.tracking.uri or default_uri(self.spec.storage.absolute())
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number; not to be changed."""
+        with storage_errors():
+            return self.optuna.get_trials(deepcopy=False)
+
+    def best(self) -> list[FrozenTrial]:
+        """The winner, or with several objectives the Pareto front; feasible trials of the full budget only."""
+        with storage_errors():
+            if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
+                return []
+            if len(self.optuna.directions) > 1:
+                return self.optuna.best_trials
+            try:
+                return [self.optuna.best_trial]
+            except ValueError:  # none is feasible
+                return []
+
+
+def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:
+    """An existing study, to read or to export from.
+
+    Raises:
+        InputError: there is none of that name, and which there are.
+        StorageError: the storage does not answer.
+    """
+    folder = storage_folder.absolute() / name
+    if database is None and not (folder / "study.db").exists():
+        known = sorted(path.parent.name for path in storage_folder.glob("*/study.db"))
+        there = f"studies there: {', '.join(known)}" if known else "no study there yet"
+        raise InputError(f"no study {name} in {storage_folder.absolute()}; {there}")
+    storage = open_storage(database_url(folder, database), create=False)
+    with storage_errors():
+        try:
+            study = optuna.load_study(
+                study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
+            )
+        except KeyError:
+            raise InputError(f"no study {name} in {database or folder}") from None
+        stored = study.user_attrs.get(SPEC)
+    if stored is None:
+        raise InputError(f"study {name} was not made by proxytune")
+    values = json.loads(stored) | {"storage": str(storage_folder.absolute()), "database": database}
+    return Study(parse_study(values, where=f"study {name}"), storage, study)
+
+
+def begin_study(spec: StudySpec) -> Study:
+    """Create the study, or open the one of the same name if its spec is the same or has a larger budget.
+
+    Raises:
+        InputError: the stored spec differs, and where.
+        StorageError: the storage cannot be written.
+    """
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{spec.folder}: {error.strerror} (as user {os.getuid()})") from None
+    storage = open_storage(database_url(spec.folder, spec.database), create=True)
+    with storage_errors():
+        study = optuna.create_study(
+            study_name=spec.name,
+            storage=storage,
+            sampler=optuna.samplers.RandomSampler(),  # never asked: the ledger sets one for each trial
+            directions=list(spec.search.objectives.values()),
+            load_if_exists=True,
+        )
+        stored = study.user_attrs.get(SPEC)
+        if stored is None:
+            for params in spec.search.enqueue:
+                study.enqueue_trial(dict(params))
+            study.set_user_attr(BUDGET, spec.search.trials)
+        else:
+            _check_same(json.loads(stored), json.loads(spec.model_dump_json()), spec.name)
+            budget = max(spec.search.trials, int(study.user_attrs[BUDGET]))
+            study.set_user_attr(BUDGET, budget)
+        study.set_user_attr(SPEC, spec.model_dump_json())
+    return Study(spec, storage, study)
+
+
+def run_study(
+    spec: StudySpec,
+    *,
+    trainable: type | None = None,
+    data_progress: Progress | None = None,
+    watch: Callable[[Study, Ledger, Shipper], Any] | None = None,
+) -> Study:
+    """Run the study until its budget is met: start it, or go on where any earlier driver left it.
+
+    `trainable` replaces the training (benchmarks and fault tests); `watch` is called once everything is set up and
+    may return a context manager that is held while the search runs (live progress).
+
+    Raises:
+        InputError: the study file cannot be run here.
+        DataError: the task's data is missing or damaged.
+        HeldError: another driver runs this study.
+        StorageError: the storage failed; what was acknowledged before is safe.
+        Interrupted: SIGINT, SIGTERM or `stop`; the same call goes on.
+    """
+    prepared = prepare_task(spec.task, data_progress) if trainable is None else None
+    study = begin_study(spec)
+    with ExitStack() as stack:
+        lease = Lease(study.storage, spec.name)
+        lease.acquire()
+        stack.callback(lease.release)
+        try:
+            outbox = Outbox(spec.folder / "outbox")
+        except OSError as error:
+            raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
+        stack.callback(outbox.close)
+        ledger = Ledger(spec, study.optuna, study.storage, outbox)
+        with storage_errors():
+            ledger.reconcile()
+        now_ms = time.time_ns() // 1_000_000
+        outbox.append(
+            {
+                "kind": "study",
+                "time_ms": now_ms,
+                "study": spec.name,
+                "spec": spec.model_dump(mode="json"),
+                "facts": _facts(prepared),
+            }
+        )
+        shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
+        shipper.start()
+        stack.callback(shipper.close, DRAIN_SECONDS)
+        if not ledger.finished:
+            _search(study, ledger, trainable, (lambda: watch(study, ledger, shipper)) if watch else None)
+        if lease.lost:
+            raise StorageError(f"study {spec.name} was taken over by another driver")
+        status = "interrupted" if ledger.stopping else "finished"
+        outbox.append(
+            {
+                "kind": "study_end",
+                "time_ms": time.time_ns() // 1_000_000,
+                "status": status,
+                "summary": summary(study),
+            }
+        )
+        if ledger.stopping:
+            raise Interrupted(
+                f"study {spec.name} stopped ({ledger.stopping}); the same command goes on where it was"
+            )
+    return study
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
+    trials = study.trials()
+    outcomes: dict[str, int] = {}
+    for trial in trials:
+        outcome = outcome_of(trial)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return {
+        "study": study.name,
+        "trials": len(trials),
+        "budget": study.budget,
+        "outcomes": outcomes,
+        "objectives": dict(study.spec.search.objectives),
+        "best": [
+            {
+                "trial": trial.number,
+                "values": dict(zip(study.spec.search.objectives, trial.values, strict=True)),
+                "params": trial.params,
+                "metrics": trial.user_attrs[END]["metrics"],
+            }
+            for trial in study.best()
+        ],
+    }
+
+
+def outcome_of(trial: FrozenTrial) -> str:
+    """complete, pruned, diverged, out_of_memory, failed, running, interrupted or queued."""
+    if END in trial.user_attrs:
+        return str(trial.user_attrs[END]["outcome"])
+    if trial.state == TrialState.WAITING:
+        return "interrupted" if trial.datetime_start else "queued"
+    return trial.state.name.lower()
+
+
+def _search(study: Study, ledger: Ledger, trainable: type | None, watch: Callable[[], Any] | None) -> None:
+    from ray import tune
+
+    from proxytune.tuning.ray_session import ray_session
+    from proxytune.tuning.searcher import Adapter, LedgerScheduler, LedgerSearcher
+    from proxytune.tuning.trainable import TrialTrainable
+
+    spec = study.spec
+    with ray_session() as session, ExitStack() as stack:
+        resources = session.trial_resources(spec.resources)
+        adapter = Adapter(ledger, lambda: session.slots(spec.resources))
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        stack.enter_context(_graceful_stop(ledger))
+        if watch is not None:
+            stack.enter_context(watch())
+        try:
+            tune.run(
+                trainable or TrialTrainable,
+                name=spec.name,
+                search_alg=LedgerSearcher(adapter),
+                scheduler=LedgerScheduler(adapter),
+                num_samples=-1,
+                resources_per_trial=resources,
+                reuse_actors=True,
+                max_failures=spec.resources.max_failures,
+                raise_on_failed_trial=False,
+                storage_path=str(session.scratch / "tune"),
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+                verbose=0,
+            )
+        finally:
+            if adapter.error is None:
+                with storage_errors():
+                    ledger.requeue_live()
+        if adapter.error is not None:
+            with storage_errors():
+                raise adapter.error
+
+
+@contextmanager
+def _graceful_stop(ledger: Ledger) -> Iterator[None]:
+    """First SIGINT or SIGTERM: every trial stops at its next turn with a checkpoint. Second: leave at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if ledger.stopping is not None:
+            raise KeyboardInterrupt
+        ledger.stop(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals cannot be handled here
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass  # what was out with a worker goes on from its newest checkpoint
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_same(stored: dict[str, Any], new: dict[str, Any], name: str) -> None:
+    """Refuse to resume under a spec that would make the results incomparable."""
+    for spec in (stored, new):
+        spec["task"] = spec["task"] | {
+            "root": None
+        }  # data may move; its fingerprint tells whether it changed
+        for section in MAY_DIFFER:
+            spec.pop(section, None)
+    for search in (stored["search"], new["search"]):
+        search.pop("trials")  # a larger budget extends
+        search.pop("enqueue")
+    differences = _differences(stored, new)
+    if differences:
+        raise InputError(
+            f"study {name} exists with another spec: {'; '.join(differences[:3])}"
+            f"{f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''}; "
+            "give the study another name or set these back"
+        )
+
+
+def _differences(stored: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(stored, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(stored.keys() | new.keys())
+            for line in _differences(stored.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if stored == new else [f"{path} was {stored}, now {new}"]
+
+
+def _facts(prepared: PreparedTask | None) -> dict[str, Any]:
+    """Where and with what this driver runs."""
+    packages = ("proxytune", "torch", "ray", "optuna", "mlflow", "pyarrow")
+    facts: dict[str, Any] = {
+        "git_revision": git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in packages},
+        "hardware": {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "command": sys.argv[:1],
+    }
+    if prepared is not None:
+        facts |= {
+            "data_fingerprint": prepared.fingerprint,
+            "conventions": dict(prepared.info.conventions),
+        }
+    return facts
+
+
+def git_revision() -> str | None:
+    """The commit of the current folder, with -dirty if it has changes; none outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def as_exit_code(error: Exception) -> int:
+    """The exit code of the command line for an error."""
+    return error.exit_code if isinstance(error, ProxytuneError) else 1

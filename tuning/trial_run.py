@@ -1,0 +1,184 @@
+"""One training as a sequence of short turns: it can be stopped after any of them and goes on from its checkpoint."""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+
+from proxytune.datasets import TrainBatches, evaluation_batches
+from proxytune.models.training import Diverged, Trainer
+from proxytune.tuning.checkpoints import newest_checkpoint, save_checkpoint
+from proxytune.tuning.data import prepare_task
+from proxytune.tuning.trial_spec import TrialSpec
+
+EVALUATION_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a trial says after a turn: where it is, a report if an evaluation was due, and how it stands.
+
+    outcome is one of running, complete, diverged, out_of_memory, failed; reason says why it failed.
+    """
+
+    step: int
+    metrics: dict[str, float] | None = None
+    outcome: str = "running"
+    reason: str = ""
+    notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        values = json.loads(text)
+        return cls(**values | {"notes": tuple(values["notes"])})
+
+
+class TrialRun:
+    """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
+
+    Raises:
+        DataError: the task's data is missing or damaged.
+        ConfigError: the model cannot be built.
+    """
+
+    turn_seconds: ClassVar[float] = 2.0
+    """A turn ends after this time at the latest, so that a stop takes effect within a few seconds."""
+
+    def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
+        torch.set_num_threads(spec.resources.cpu)
+        self._folder = folder
+        self._prepared = prepare_task(spec.task)
+        self._training = spec.training_config()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.trainer = Trainer(
+            spec.model_config_for(self._prepared.info), self._training, seed=spec.seed, device=device
+        )
+        self._batches = TrainBatches(
+            self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
+        )
+        self._since_report = _Sums()
+        self._seconds = 0.0
+        self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
+        self._reported = 0  # the step of the last report handed out
+        self._saved = 0
+        self._notes: list[str] = []
+        if folder is not None:
+            self._resume(folder)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.trainer.step
+
+    def turn(self) -> Turn:
+        """Train until the next evaluation, the end, or the turn's time is over.
+
+        Raises:
+            OSError: the checkpoint could not be written.
+        """
+        try:
+            if self._report is not None and self._report[0] > self._reported:
+                return self._hand_out()  # made before an interruption: the receiver may not have it
+            started = time.monotonic()
+            while self.step < self._training.steps:
+                self._train_step()
+                if self.step % self._training.eval_every == 0 or self.step == self._training.steps:
+                    self._evaluate()
+                    self.save()
+                    return self._hand_out()
+                if time.monotonic() - started > self.turn_seconds:
+                    break
+            return Turn(step=self.step, notes=self._take_notes())
+        except Diverged as error:
+            return Turn(step=self.step, outcome="diverged", reason=str(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return Turn(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
+
+    def save(self) -> None:
+        """Write a checkpoint of where the training is now, if it has moved since the last one."""
+        if self._folder is None or self.step == self._saved:
+            return
+        state = {
+            "trainer": self.trainer.state_dict(),
+            "batches": self._batches.state_dict(),
+            "since_report": asdict(self._since_report),
+            "seconds": self._seconds,
+            "report": None if self._report is None else {"step": self._report[0], "metrics": self._report[1]},
+        }
+        save_checkpoint(self._folder, self.step, state)
+        self._saved = self.step
+
+    def _resume(self, folder: Path) -> None:
+        state, refused = newest_checkpoint(folder)
+        self._notes += refused
+        if state is None:
+            return
+        self.trainer.load_state_dict(state["trainer"])
+        self._batches.load_state_dict(state["batches"])
+        self._since_report = _Sums(**state["since_report"])
+        self._seconds = state["seconds"]
+        if state["report"] is not None:
+            self._report = (state["report"]["step"], state["report"]["metrics"])
+        self._saved = self.step
+
+    def _train_step(self) -> None:
+        started = time.perf_counter()
+        result = self.trainer.train_step(next(self._batches))
+        elapsed = time.perf_counter() - started
+        self._since_report.add(result, elapsed)
+        self._seconds += elapsed
+
+    def _evaluate(self) -> None:
+        started = time.perf_counter()
+        metrics = self.trainer.evaluate(
+            evaluation_batches(self._prepared.validation, batch_size=EVALUATION_BATCH_SIZE)
+        )
+        self._seconds += time.perf_counter() - started
+        metrics |= self._since_report.means() | {"seconds": self._seconds}
+        if not math.isfinite(metrics["val_loss"]):
+            raise Diverged(self.step, metrics["val_loss"])
+        self._since_report = _Sums()
+        self._report = (self.step, metrics)
+
+    def _hand_out(self) -> Turn:
+        assert self._report is not None
+        step, metrics = self._report
+        self._reported = step
+        outcome = "complete" if step == self._training.steps else "running"
+        return Turn(step=step, metrics=metrics, outcome=outcome, notes=self._take_notes())
+
+    def _take_notes(self) -> tuple[str, ...]:
+        notes, self._notes = tuple(self._notes), []
+        return notes
+
+
+@dataclass
+class _Sums:
+    """Running sums of training between two reports."""
+
+    steps: int = 0
+    train_loss: float = 0.0
+    contrastive_loss: float = 0.0
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, result: dict[str, Any], seconds: float) -> None:
+        self.steps += 1
+        self.train_loss += result["train_loss"]
+        self.contrastive_loss += result["contrastive_loss"]
+        self.tokens += result["valid_tokens"]
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        return {
+            "train_loss": self.train_loss / self.steps,
+            "contrastive_loss": self.contrastive_loss / self.steps,
+            "tokens_per_second": self.tokens / self.seconds,
+        }
