@@ -36,7 +36,10 @@ def member_names(archive: Path) -> frozenset[str]:
 @lru_cache(maxsize=16)
 def _member_names(archive: Path, size: int, mtime_ns: int) -> frozenset[str]:
     with _opened(archive) as tar:
-        return frozenset(name for name, member in _checked_members(archive, tar) if member.isreg())
+        names = frozenset(name for name, member in _checked_members(archive, tar) if member.isreg())
+        while tar.fileobj.read(1 << 20):  # to the end, where the checksum is
+            pass
+        return names
 
 
 def read_members(archive: Path, wanted: frozenset[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -57,19 +60,21 @@ def read_members(archive: Path, wanted: frozenset[str]) -> Iterator[tuple[str, I
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(archive, "r|*") as tar:
+        with tarfile.open(archive, "r:*") as tar:
             yield tar
     except (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{archive}: {error.strerror}") from None
-        raise DataError(f"{archive}: truncated or no tar archive ({error}); fetch it again") from None
+        raise DataError(
+            f"{archive}: truncated, damaged or no tar archive ({error}); fetch it again"
+        ) from None
 
 
 def _checked_members(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
     seen: set[str] = set()
     total = 0
     allowed = min(MAX_TOTAL_BYTES, MAX_RATIO * max(archive.stat().st_size, 1 << 20))
-    for member in tar:
+    while (member := tar.next()) is not None:
         path = PurePosixPath(member.name)
         name = str(path)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:

@@ -151,10 +151,10 @@ class Split:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a flipped byte in a name
             raise self._damaged(str(error).splitlines()[0]) from None
         if reader.schema != _schema(info):
-            raise self._damaged(f"columns {reader.schema.names} of another kind than the task's")
+            raise self._damaged("its columns are not the task's")
         if sum(batch.num_rows for batch in batches) != record.rows:
             raise self._damaged(
                 f"{sum(batch.num_rows for batch in batches)} rows, the manifest says {record.rows}"

@@ -313,12 +313,15 @@ class ListOps:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOpsMini(ListOps):
-    """Short ListOps for demos and tests, always generated; its accuracy is no LRA score."""
+    """Short ListOps (9 to 37 tokens) for demos and tests, always generated; its accuracy is no LRA score.
+
+    Two operator levels, so that a 2-layer model is well over the majority class (0.12) after 400 steps of 32.
+    """
 
     max_length: int = 128
 
     name: ClassVar[str] = "listops-mini"
-    grammar: ClassVar[Grammar] = Grammar(max_depth=4, max_arguments=5, min_length=8, max_length=129)
+    grammar: ClassVar[Grammar] = Grammar(max_depth=3, max_arguments=5, min_length=8, max_length=129)
     num_train: ClassVar[int] = 50_000
 
     def info(self) -> TaskInfo:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 
@@ -64,10 +64,26 @@ def make_task(name: str, **options: Any) -> Task:
             raise DataError(
                 f"task {name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(sorted(known))}"
             )
-    task = TASKS[name](**{key: value for key, value in options.items() if value is not None})
-    if task.train_examples is not None and task.train_examples < 1:
-        raise DataError(f"train_examples is {task.train_examples}, it must be at least 1, or null for all")
-    return task
+    chosen = {key: value for key, value in options.items() if value is not None}
+    kinds = get_type_hints(TASKS[name])
+    for key, value in chosen.items():
+        _check_option(key, value, kinds[key])
+    return TASKS[name](**chosen)
+
+
+def _check_option(key: str, value: Any, kind: Any) -> None:
+    """Raise DataError unless the value is of the field's kind: a Literal, bool, or int (from 0 for a seed, else 1)."""
+    if get_origin(kind) is Literal:
+        allowed: tuple[Any, ...] = get_args(kind)
+        rule = f"one of {', '.join(map(repr, allowed))}"
+    elif kind is bool:
+        allowed, rule = (True, False), "true or false"
+    else:
+        minimum = 0 if key == "seed" else 1
+        allowed = (value,) if type(value) is int and value >= minimum else ()
+        rule = f"a whole number from {minimum}"
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
+        raise DataError(f"{key} is {value!r}, it must be {rule}")
 
 
 def _nearest(word: str, known: Mapping[str, Any] | set[str]) -> str:

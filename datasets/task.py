@@ -8,7 +8,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from proxytune.datasets.errors import DataError
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.sources import Source
 
@@ -101,8 +100,6 @@ class Rows:
 
 def padded_length(max_length: int) -> int:
     """The protocol's padded length: the next power of two (2,000 -> 2,048; 4,000 -> 4,096)."""
-    if max_length < 1:
-        raise DataError(f"max_length is {max_length}, it must be at least 1")
     return 1 << (max_length - 1).bit_length()
 
 

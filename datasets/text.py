@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,14 +43,10 @@ class Text:
 
     max_length: int = 4000
     train_examples: int | None = None
-    validation: str = "train"
+    validation: Literal["train", "test"] = "train"
 
     name: ClassVar[str] = "text"
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        if self.validation not in ("train", "test"):
-            raise DataError(f"validation is {self.validation!r}, it must be 'train' (cut from it) or 'test'")
 
     def info(self) -> TaskInfo:
         """Two classes over bytes."""

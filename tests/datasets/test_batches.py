@@ -1,0 +1,134 @@
+"""Batches: the same for a seed, exact on resume, every row once an epoch, little padding."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from proxytune.datasets import DataError, TrainBatches, evaluation_batches, prepare
+from proxytune.datasets.batches import collate
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return prepare("listops-mini", cache=cache, train_examples=1000, mapper=map)
+
+
+def keys(batch) -> list[bytes]:
+    return [ids[ids != 0].numpy().tobytes() for ids in batch.token_ids]
+
+
+def equal(one, other) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("token_ids", "mask", "labels")
+    )
+
+
+def test_a_batch_is_its_rows_padded(prepared):
+    batch = collate(prepared.train, [3, 500])
+    assert batch.token_ids.dtype == torch.int64
+    assert batch.labels.dtype == torch.int64
+    assert batch.mask.dtype == torch.bool
+    assert batch.token_ids.shape[1] % 32 == 0
+    for index, row in enumerate((3, 500)):
+        (tokens,), label = prepared.train[row]
+        assert batch.token_ids[index, : len(tokens)].tolist() == tokens.tolist()
+        assert not batch.token_ids[index, len(tokens) :].any()
+        assert batch.mask[index].sum() == len(tokens)
+        assert batch.labels[index] == label
+    assert collate(prepared.train, [3], full_padding=True).token_ids.shape == (1, prepared.info.max_length)
+
+
+def test_an_epoch_holds_every_row_once_but_for_the_rest(prepared):
+    batches = TrainBatches(prepared.train, batch_size=32, seed=0)
+    for _ in range(2):
+        epoch = [key for batch in itertools.islice(batches, 31) for key in keys(batch)]
+        assert len(epoch) == len(set(epoch)) == 992
+
+
+def test_epochs_and_seeds_differ(prepared):
+    def first_epoch(seed):
+        return [
+            tuple(keys(batch))
+            for batch in itertools.islice(TrainBatches(prepared.train, batch_size=32, seed=seed), 62)
+        ]
+
+    zero, one = first_epoch(0), first_epoch(1)
+    assert first_epoch(0) == zero
+    assert not set(zero) & set(one)
+    assert zero[:31] != zero[31:]
+
+
+@pytest.mark.parametrize("done", [0, 5, 31, 40])
+def test_resumes_at_the_exact_next_batch(prepared, done):
+    batches = TrainBatches(prepared.train, batch_size=32, seed=3)
+    for _ in range(done):
+        next(batches)
+    resumed = TrainBatches(prepared.train, batch_size=32, seed=3)
+    resumed.load_state_dict(batches.state_dict())
+    for _ in range(40):
+        assert equal(next(batches), next(resumed))
+
+
+def test_state_is_what_a_weights_only_load_reads(prepared, tmp_path):
+    state = TrainBatches(prepared.train, batch_size=8, seed=1).state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == state
+
+
+def test_same_batches_in_another_process(prepared):
+    program = (
+        "import sys; from proxytune.datasets import open_prepared, TrainBatches\n"
+        "b = TrainBatches(open_prepared(sys.argv[1]).train, batch_size=16, seed=9)\n"
+        "print([next(b).token_ids.sum().item() for _ in range(20)])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program, str(prepared.folder)], capture_output=True, text=True, check=True
+    ).stdout
+    batches = TrainBatches(prepared.train, batch_size=16, seed=9)
+    assert output.strip() == str([next(batches).token_ids.sum().item() for _ in range(20)])
+
+
+def test_global_random_state_is_left_alone(prepared):
+    torch.manual_seed(0)
+    np.random.seed(0)  # the global state is what is looked at
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    next(TrainBatches(prepared.train, batch_size=16, seed=9))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 16}])
+def test_a_foreign_state_is_refused(prepared, change):
+    state = TrainBatches(prepared.train, batch_size=32, seed=0).state_dict()
+    with pytest.raises(DataError, match="cannot go on with"):
+        TrainBatches(prepared.train, **{"batch_size": 32, "seed": 0, **change}).load_state_dict(state)
+
+
+@pytest.mark.parametrize("batch_size", [0, 1001])
+def test_an_impossible_batch_size_is_refused(prepared, batch_size):
+    with pytest.raises(DataError, match="it must be 1 to 1000"):
+        TrainBatches(prepared.train, batch_size=batch_size, seed=0)
+
+
+def test_evaluation_sees_every_row_once(prepared):
+    batches = list(evaluation_batches(prepared.validation, batch_size=300))
+    assert [len(batch.labels) for batch in batches] == [300] * 6 + [200]
+    assert len({key for batch in batches for key in keys(batch)}) == 2000
+    assert (
+        np.bincount(torch.cat([batch.labels for batch in batches])).tolist()
+        == np.bincount(prepared.validation.labels).tolist()
+    )
+
+
+def test_labels_are_not_sorted_by_length_alone(prepared):
+    """Bucketing orders by length within pools only: batches of an epoch do not come in order of length."""
+    batches = TrainBatches(prepared.train, batch_size=32, seed=0)
+    lengths = [batch.mask.sum(1).float().mean().item() for batch in itertools.islice(batches, 31)]
+    assert lengths != sorted(lengths)
+    spread = [batch.mask.sum(1).max() - batch.mask.sum(1).min() for batch in itertools.islice(batches, 31)]
+    assert np.median(spread) <= 3  # of 9 to 37 tokens
