@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from proxytune.models.attention import Trace
 from proxytune.models.config import ModelConfig
 from proxytune.models.encoder import Encoder
-from torch import Tensor, nn
 
 
 class Classifier(nn.Module):

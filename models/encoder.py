@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from proxytune.models.attention import MECHANISMS, Trace
 from proxytune.models.config import ModelConfig
 from proxytune.models.dropout import dropout
-from torch import Tensor, nn
 
 EMBEDDING_STD = 0.02
 

@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor
 
-IDENTITY_FACTORS = (7, 15, 13)
-
 
 def iterative_pinv(matrix: Tensor, steps: int = 6) -> Tensor:
-    """Approximate the Moore-Penrose inverse of row-stochastic (..., m, m) matrices.
+    """Approximate the Moore-Penrose inverse of row-stochastic (..., m, m) matrices, in fp32 even under autocast.
 
     Z <- 1/4 Z (13 I - A Z (15 I - A Z (7 I - A Z))), from Z_0 = A^T / (|A|_1 |A|_inf) with the norms of each matrix
-    (the public code takes the largest of the whole batch, which makes a sequence's output depend on its neighbours).
+    (the public LRA code takes the largest of a batch, which makes a sequence's output depend on its neighbours).
     """
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    columns = matrix.sum(dim=-2).amax(dim=-1)
-    rows = matrix.sum(dim=-1).amax(dim=-1)
-    inverse = matrix.transpose(-2, -1) / (columns * rows)[..., None, None]
-    for _ in range(steps):
-        product = matrix @ inverse
-        polynomial = 15 * identity - product @ (7 * identity - product)
-        inverse = 0.25 * inverse @ (13 * identity - product @ polynomial)
-    return inverse
+    with torch.autocast(matrix.device.type, enabled=False):
+        matrix = matrix.float()
+        identity = torch.eye(matrix.shape[-1], device=matrix.device)
+        norm_1 = matrix.sum(dim=-2).amax(dim=-1)
+        norm_inf = matrix.sum(dim=-1).amax(dim=-1)
+        inverse = matrix.transpose(-2, -1) / (norm_1 * norm_inf)[..., None, None]
+        for _ in range(steps):
+            product = matrix @ inverse
+            inner = 15 * identity - product @ (7 * identity - product)
+            inverse = 0.25 * inverse @ (13 * identity - product @ inner)
+        return inverse

@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from proxytune.models.attention.base import MASKED_LOGIT, Attention, Trace, key_bias, merge_heads
 from proxytune.models.attention.convolution import ValueConvolution
 from proxytune.models.attention.pinv import iterative_pinv
+from proxytune.models.attention.segments import segment_means
 from proxytune.models.contrastive import info_nce
 from proxytune.models.diagnostics import diagnose
 from proxytune.models.dropout import scaled_keep
@@ -32,7 +35,6 @@ from proxytune.models.rules import (
     require_one_of,
     require_positive,
 )
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from proxytune.models.config import ModelConfig
@@ -164,16 +166,3 @@ class Proxyformer(Attention):
             case "carried":
                 return trace.carried
         return None
-
-
-def segment_means(x: Tensor, mask: Tensor, num_segments: int, max_length: int) -> Tensor:
-    """Means of the valid tokens in each segment: x (b, n, d), mask (b, n) -> (b, num_segments, d); 0 where none is valid.
-
-    Position i belongs to segment floor(i num_segments / max_length), whatever the batch's own length n <= max_length.
-    """
-    segments = torch.arange(x.shape[1], device=x.device) * num_segments // max_length
-    valid = mask.to(x.dtype)
-    sums = x.new_zeros(len(x), num_segments, x.shape[-1]).index_add(1, segments, x * valid[..., None])
-    counts = valid.new_zeros(len(x), num_segments).index_add(1, segments, valid)
-    means: Tensor = sums / counts.clamp(min=1)[..., None]
-    return means

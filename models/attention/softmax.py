@@ -10,9 +10,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
 
 
 class FusedSoftmax(QueryKeyValueAttention):

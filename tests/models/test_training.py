@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
 from proxytune.models.training import Diverged, Trainer, TrainingConfig

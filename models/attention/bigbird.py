@@ -1,0 +1,87 @@
+"""BigBird attention (Zaheer et al., NeurIPS-20, arXiv 2007.14062): window, global and random blocks of keys."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
+from proxytune.models.rules import require_at_least
+
+if TYPE_CHECKING:
+    from proxytune.models.config import ModelConfig
+
+
+class BigBird(QueryKeyValueAttention):
+    """`bigbird`: blocks of block_size tokens, a grid over the task's length.
+
+    A block attends to itself and its two neighbours, to the first and the last block (global), and to num_random_blocks
+    others, drawn once with the weights and shared by the heads. The two global blocks attend to everything. Blocks that
+    lie wholly in a batch's padding are masked, so padding changes nothing.
+    """
+
+    neighbours: Tensor
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.block = config.block_size
+        self.num_blocks = math.ceil(config.max_length / config.block_size)
+        self.register_buffer("neighbours", draw_neighbours(self.num_blocks, config.num_random_blocks))
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        require_at_least("block_size", config.block_size, 1)
+        require_at_least("num_random_blocks", config.num_random_blocks, 0)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        n = q.shape[-2]
+        p = self.dropout if self.training else 0.0
+        present = math.ceil(n / self.block)
+        # One more block, of padding, stands for the neighbours that a trimmed batch or a short task does not have.
+        padding = (present + 1) * self.block - n
+        k_blocks, v_blocks = (self.blocks(F.pad(x, (0, 0, 0, padding))) for x in (k, v))
+        bias = self.blocks(key_bias(F.pad(mask, (0, padding)), q.dtype).transpose(-2, -1))
+        absent = (self.neighbours < 0) | (self.neighbours >= present)
+        index = self.neighbours.masked_fill(absent, present)[:present]
+
+        attended = F.scaled_dot_product_attention(
+            self.blocks(F.pad(q, (0, 0, 0, padding - self.block))),
+            k_blocks[:, :, index].flatten(-3, -2),
+            v_blocks[:, :, index].flatten(-3, -2),
+            attn_mask=bias[:, :, index].flatten(-3, -2).transpose(-2, -1),
+            dropout_p=p,
+        )
+        attended = attended.flatten(-3, -2)[..., :n, :]
+
+        is_global = torch.zeros(n, dtype=torch.bool, device=q.device)
+        is_global[: self.block] = True
+        is_global[(self.num_blocks - 1) * self.block :] = True
+        rows = is_global.nonzero()[:, 0]
+        everywhere = F.scaled_dot_product_attention(
+            q[..., rows, :], k, v, attn_mask=key_bias(mask, q.dtype), dropout_p=p
+        )
+        merged: Tensor = attended.index_copy(-2, rows, everywhere)
+        return merged
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """(b, h, n, e) -> (b, h, blocks, block, e)."""
+        return x.reshape(*x.shape[:-2], -1, self.block, x.shape[-1])
+
+
+def draw_neighbours(num_blocks: int, num_random: int) -> Tensor:
+    """Numbers of the key blocks of each query block: (num_blocks, up to 5 + num_random), -1 for a missing one."""
+    own = torch.arange(num_blocks)[:, None]
+    window = own + torch.arange(-1, 2)
+    ends = torch.tensor([0, num_blocks - 1]).expand(num_blocks, 2)
+    fixed = torch.cat([window, ends], dim=1)
+    taken = torch.zeros(num_blocks, num_blocks + 2, dtype=torch.bool).scatter_(1, fixed + 1, True)[:, 1:-1]
+    # The free blocks in random order, then as many as asked for.
+    order = torch.rand(num_blocks, num_blocks).masked_fill_(taken, 2.0).sort(dim=1)
+    random = order.indices.masked_fill(order.values > 1, -1)[:, :num_random]
+    window = window.masked_fill((window < 0) | (window >= num_blocks), -1)
+    ends = ends.masked_fill((ends[:, :, None] == window[:, None, :]).any(-1), -1)
+    return torch.cat([window, ends, random], dim=1)

@@ -1,0 +1,170 @@
+"""What every mechanism in the registry promises, whatever its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from proxytune.models.attention import MECHANISMS, Trace
+from proxytune.models.classifier import Classifier
+from proxytune.models.config import ModelConfig
+
+LENGTH = 72  # not a multiple of the block, nor of the number of proxies
+NAMES = sorted(MECHANISMS)
+
+
+def config(name: str, **changes: Any) -> ModelConfig:
+    small: dict[str, Any] = {
+        "vocab_size": 16,
+        "max_length": LENGTH,
+        "num_classes": 3,
+        "num_proxies": 10,
+        "num_landmarks": 10,
+        "num_features": 10,
+        "block_size": 8,
+        "num_random_blocks": 2,
+    }
+    return ModelConfig(attention=name, **(small | changes))
+
+
+def build(model_config: ModelConfig, enlarge: float = 3.0) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier(model_config)
+        # As drawn, attention barely moves the output; enlarge it so that a difference in attention shows.
+        with torch.no_grad():
+            for block in model.encoder.blocks:
+                for parameter in block.attention.parameters():
+                    parameter.mul_(enlarge)
+        return model.eval()
+
+
+def tokens(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randint(1, 16, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def encode(model: Classifier, token_ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.encoder(token_ids, token_ids != 0, Trace())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    model = build(config(name)).train()
+    token_ids = tokens(4, LENGTH)
+    logits = model(token_ids, token_ids != 0)
+    assert logits.shape == (4, 3)
+    logits.square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+        if not parameter_name.endswith("key.bias"):  # shifts all logits of a row alike, which softmax ignores
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_is_deterministic_and_training_is_not(name: str) -> None:
+    model = build(config(name))
+    token_ids = tokens(3, LENGTH)
+    assert torch.equal(encode(model, token_ids), encode(model, token_ids))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.train()
+        assert not torch.equal(encode(model, token_ids), encode(model, token_ids))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_sees_other_tokens(name: str) -> None:
+    model = build(config(name))
+    token_ids = tokens(1, LENGTH)
+    changed = token_ids.clone()
+    changed[0, 3] = token_ids[0, 3] % 15 + 1
+    moved = (encode(model, token_ids) - encode(model, changed)).abs().amax(dim=-1)[0]
+    assert (moved > 1e-6).sum() > 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("valid", [1, 7, 40, LENGTH])
+def test_padding_changes_nothing(name: str, valid: int) -> None:
+    """The same encodings and logits padded to the task's length, trimmed, and whatever the neighbours' length is."""
+    model = build(config(name))
+    padded = tokens(3, LENGTH)
+    padded[:, valid:] = 0
+    mixed = torch.cat([padded, tokens(1, LENGTH, seed=2)])
+    whole, trimmed, beside = (encode(model, batch) for batch in (padded, padded[:, :valid], mixed))
+    assert torch.allclose(whole[:, :valid], trimmed, atol=1e-5)
+    assert torch.allclose(whole, beside[:3], atol=1e-5)
+    assert not whole[:, valid:].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stands_at_padding_does_not_matter(name: str) -> None:
+    model = build(config(name))
+    token_ids, other = tokens(2, LENGTH), tokens(2, LENGTH, seed=5)
+    mask = torch.arange(LENGTH) < torch.tensor([[50], [20]])
+    with torch.no_grad():
+        first = model(token_ids, mask)
+        second = model(torch.where(mask, token_ids, other), mask)
+    assert torch.allclose(first, second, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_nothing_but_padding_is_finite(name: str) -> None:
+    model = build(config(name)).train()
+    token_ids = tokens(2, LENGTH)
+    token_ids[1] = 0
+    logits = model(token_ids, token_ids != 0)
+    logits.sum().backward()
+    assert torch.isfinite(logits).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_length_one(name: str) -> None:
+    limits: dict[str, int] = {"max_length": 1, "num_proxies": 1, "num_landmarks": 1, "num_features": 1}
+    assert torch.isfinite(encode(build(config(name, **limits)), tokens(2, 1))).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_documents(name: str) -> None:
+    model = build(config(name, num_documents=2))
+    pair = tokens(2, 2, LENGTH)
+    with torch.no_grad():
+        logits = model(pair, pair != 0)
+        swapped = model(pair.flip(1), pair.flip(1) != 0)
+        a, b = (encode(model, pair[:, i]).sum(dim=1) / LENGTH for i in (0, 1))
+        expected = model.head(torch.cat([a, b, a * b, a - b], dim=-1))
+    assert torch.allclose(logits, expected, atol=1e-5)
+    assert not torch.allclose(logits, swapped)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_follows_fp32(name: str) -> None:
+    model = build(config(name), enlarge=1.0)
+    if name == "reformer":
+        pytest.skip("a hash bucket may flip under rounding, and with it the whole neighbourhood")
+    token_ids = tokens(3, LENGTH)
+    exact = encode(model, token_ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encode(model, token_ids)
+    assert not torch.equal(exact, rounded)
+    assert (exact - rounded).abs().mean() < 0.05
+    assert (exact - rounded).abs().max() < 0.3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_follows_cpu(name: str, dtype: torch.dtype) -> None:
+    model = build(config(name))
+    token_ids = tokens(3, LENGTH)
+    token_ids[1, 9:] = 0
+    token_ids[2] = 0
+    exact = encode(model, token_ids)
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        ours = encode(model.cuda(), token_ids.cuda()).cpu()
+    assert (exact - ours).abs().mean() < (1e-4 if dtype == torch.float32 else 0.05)
