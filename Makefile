@@ -12,8 +12,9 @@ export PYTHONSAFEPATH := 1
 
 demo: .venv/installed
 	$(BIN)/proxytune run listops-mini --storage build/demo
+	rm -rf build/demo/winner
 	$(BIN)/proxytune export listops-mini --storage build/demo --out build/demo/winner
-	$(BIN)/proxytune ui --storage build/demo --print-command
+	@echo "Browse every trial in MLflow:  $(BIN)/proxytune ui --storage build/demo"
 
 test: .venv/installed
 	$(BIN)/pytest

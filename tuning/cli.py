@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 err = Console(stderr=True, soft_wrap=True)
-out = Console(soft_wrap=True)
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 set_option = click.option(
     "--set",
@@ -204,12 +204,11 @@ def run(spec: StudySpec, as_json: bool) -> None:
     proxytune run listops-mini
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
     """
+    from proxytune.tuning.data import prepare_task
     from proxytune.tuning.progress import Watch, data_progress
     from proxytune.tuning.study import run_study, summary
 
     with data_progress(err, spec.task.name) as report:
-        from proxytune.tuning.data import prepare_task
-
         prepare_task(spec.task, report)
     study = run_study(spec, watch=functools.partial(Watch, err))
     facts = summary(study)
@@ -250,6 +249,11 @@ def show(study: str, storage: Path, database: str | None, as_json: bool) -> None
             out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
 
 
+def short(key: str) -> str:
+    """A searched key without its section, for a column's head."""
+    return key.rpartition(".")[2]
+
+
 def show_summary(facts: dict[str, Any]) -> None:
     """A study's summary for people."""
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
@@ -262,7 +266,7 @@ def show_summary(facts: dict[str, Any]) -> None:
     table = Table(title="winner" if len(facts["objectives"]) == 1 else "Pareto front", title_justify="left")
     table.add_column("trial", justify="right")
     params = sorted({key for winner in facts["best"] for key in winner["params"]})
-    for column in [*facts["objectives"], *params]:
+    for column in [*facts["objectives"], *map(short, params)]:
         table.add_column(column, justify="right")
     for winner in facts["best"]:
         cells = [*winner["values"].values(), *(winner["params"].get(key, "") for key in params)]
@@ -305,7 +309,7 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     objectives = list(opened.spec.search.objectives)
     params = list(opened.spec.search.space)
     table = Table()
-    for column in ("trial", "outcome", "step", *objectives, *params, "reason"):
+    for column in ("trial", "outcome", "step", *objectives, *map(short, params), "reason"):
         table.add_column(column, justify="left" if column in ("outcome", "reason") else "right")
     for row in rows:
         cells = [row["metrics"].get(name, "") for name in objectives] + [
@@ -406,3 +410,26 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
         return
     out.print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", highlight=False)
     os.execvp(command[0], command)
+
+
+@cli.group()
+def bench() -> None:
+    """Measure, always against what a user would pick instead, as ratios within one run."""
+
+
+@bench.command("turnaround")
+@click.option(
+    "--trials", "num_trials", default=200, show_default=True, help="Trials without work, 3 reports each."
+)
+@click.option("--stock-trials", default=50, show_default=True, help="The same with stock Ray Tune.")
+@json_option
+def bench_turnaround(num_trials: int, stock_trials: int, as_json: bool) -> None:
+    """Seconds a trial without work, tracking on, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback."""
+    from proxytune.tuning.benchmarks import turnaround
+
+    result = turnaround.run(num_trials, stock_trials)
+    if as_json:
+        print_json(result)
+        return
+    for name, value in result.items():
+        out.print(f"{name}: {value:.4g}", highlight=False)

@@ -107,7 +107,7 @@ class Ledger:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
         if self.finished:
             return None
-        number = self._storage.get_n_trials(self._study._study_id)
+        number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(self._spec, number)
         trial = self._study.ask()
         params = self._spec.space.suggest(trial, self._fixed)

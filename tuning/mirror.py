@@ -5,6 +5,7 @@ by its tags before it is created again; metrics carry the step and time of their
 identical points; tags, statuses and artifacts are set. So it can be killed anywhere, and MLflow can be away.
 """
 
+import copy
 import json
 import os
 import sqlite3
@@ -34,6 +35,7 @@ from proxytune.tuning.tracking import Acknowledgement, artifact_root
 
 BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
 POLL_SECONDS = 0.5
+DOUBT_SECONDS = 60
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
 """Error codes by which MLflow refuses one call for good, however often it is repeated."""
 
@@ -51,7 +53,6 @@ class Mirror:
         self._folder = folder
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment_id: str | None = None
-        self._study: dict[str, Any] = {}  # the journal's id, and the newest study event
         self._note_time = 0.0
 
     def ship(self) -> bool:
@@ -77,7 +78,7 @@ class Mirror:
             if event["kind"] in ("trial", "report", "end"):
                 trials.setdefault(str(event["trial"]), []).append(event)
         self._have_runs(trials)
-        tally = Tally(**self.acknowledged.tally)
+        tally = Tally(**copy.deepcopy(self.acknowledged.tally))  # the old one stays for another attempt
         known = set(tally.running)
         points: list[Metric] = []
         for event in events:
@@ -96,26 +97,23 @@ class Mirror:
     # Runs: found or made
 
     def _know_the_study(self, events: Iterable[Event]) -> None:
-        if not self._study and self.acknowledged.offset:
-            for event in read_events(self._folder, 0, max_bytes=1 << 18)[0]:
-                self._learn(event)
+        study = self.acknowledged.study
         for event in events:
-            self._learn(event)
-
-    def _learn(self, event: Event) -> None:
-        if event["kind"] == "journal":
-            self._study["id"] = event["id"]
-        elif event["kind"] == "study":
-            self._study |= {"name": event["study"], "spec": event["spec"], "facts": event.get("facts", {})}
-            self._study.setdefault("start_ms", event["time_ms"])
+            if event["kind"] == "journal":
+                study["id"] = event["id"]
+            elif event["kind"] == "study":
+                study |= {"name": event["study"], "spec": event["spec"], "facts": event.get("facts", {})}
+                study.setdefault("start_ms", event["time_ms"])
 
     def _have_runs(self, trials: Mapping[str, list[Event]]) -> None:
         """Find or make the parent run and the runs of these trials."""
         state = self.acknowledged
+        if state.creating:  # we, or an earlier process, never heard how that went
+            state.doubt_ms = time.time_ns() // 1_000_000
         if state.creating or state.parent_run is None:
             self._find_runs()
         missing = [number for number in trials if number not in state.trials]
-        if state.parent_run is None and "name" in self._study:
+        if state.parent_run is None and "name" in state.study:
             missing.insert(0, "")
         if not missing:
             return
@@ -125,24 +123,48 @@ class Mirror:
             if number == "":
                 state.parent_run = self._create_parent()
             else:
-                state.trials[number] = {"run": self._create_child(number, trials[number])}
+                state.trials[number] = self._create_child(number, trials[number])
 
     def _find_runs(self) -> None:
         """Take over the runs of this journal that MLflow already has."""
         state = self.acknowledged
-        for run in self._search(f"tags.study_id = '{self._study['id']}'"):
-            number = run.data.tags["trial_key"].rpartition("/")[2] if "trial_key" in run.data.tags else ""
+        lost_all = state.parent_run is None  # nothing is acknowledged here, so any trial may have a run there
+        for number, runs in self._runs_by_trial().items():
             if number == "":
-                state.parent_run = run.info.run_id
-            else:
-                state.trials.setdefault(number, {"run": run.info.run_id})
-        if state.parent_run is None and "name" in self._study:
-            others = f"tags.study_key = '{self._study['name']}'"
-            if any(True for _ in self._search(others)):
+                state.parent_run = runs[0].info.run_id
+            elif lost_all or number in state.creating:
+                state.trials.setdefault(number, runs[0].info.run_id)
+        if state.parent_run is None and "name" in state.study:
+            if next(iter(self._search(f"tags.study_key = '{state.study['name']}'")), None) is not None:
                 self.notice = (
-                    f"experiment {state.experiment} holds another study named {self._study['name']}; the runs of "
-                    f"this one have the tag study_id={self._study['id']}, or give it another name or experiment"
+                    f"experiment {state.experiment} holds another study named {state.study['name']}; the runs of "
+                    f"this one have the tag study_id={state.study['id']}, or give it another name or experiment"
                 )
+
+    def remove_twins(self) -> None:
+        """Delete empty second runs: MLflow may carry out a creation long after the client gave up on it.
+
+        Repeated until a minute after the doubt, when a server has dropped what it could not do.
+        """
+        state, now_ms = self.acknowledged, time.time_ns() // 1_000_000
+        if state.doubt_ms is None:
+            return
+        ours = {state.parent_run, *state.trials.values()}
+        for runs in self._runs_by_trial().values():
+            runs.sort(key=lambda run: (run.info.run_id in ours, len(run.data.metrics), len(run.data.params)))
+            for twin in runs[:-1]:
+                self._client.delete_run(twin.info.run_id)
+        if now_ms - state.doubt_ms > DOUBT_SECONDS * 1000:
+            state.doubt_ms = None
+        state.save(self._folder)
+
+    def _runs_by_trial(self) -> dict[str, list[Run]]:
+        """MLflow's runs of this journal by trial number, the study's own under the empty name."""
+        runs: dict[str, list[Run]] = {}
+        for run in self._search(f"tags.study_id = '{self.acknowledged.study['id']}'"):
+            number = run.data.tags.get("trial_key", "").rpartition("/")[2]
+            runs.setdefault(number, []).append(run)
+        return runs
 
     def _search(self, query: str) -> Iterable[Run]:
         """All active runs of the experiment that match, oldest first."""
@@ -176,24 +198,24 @@ class Mirror:
     def _create_parent(self) -> str:
         tags = {
             **run_page.source_tags(),
-            "study_key": self._study["name"],
-            "study_id": self._study["id"],
+            "study_key": self.acknowledged.study["name"],
+            "study_id": self.acknowledged.study["id"],
         }
-        run = self._client.create_run(self._experiment(), self._study["start_ms"], tags, self._study["name"])
+        run = self._client.create_run(self._experiment(), self.acknowledged.study["start_ms"], tags, self.acknowledged.study["name"])
         return str(run.info.run_id)
 
     def _create_child(self, number: str, events: list[Event]) -> str:
         start = next((event for event in events if event["kind"] == "trial"), None)
         tags = {
             **run_page.source_tags(),
-            "trial_key": f"{self._study.get('name', '')}/{number}",
-            "study_id": self._study["id"],
+            "trial_key": f"{self.acknowledged.study.get('name', '')}/{number}",
+            "study_id": self.acknowledged.study["id"],
         }
         if self.acknowledged.parent_run is not None:
             tags["mlflow.parentRunId"] = self.acknowledged.parent_run
         if start is not None:
             tags |= run_page.start_tags(start) | {
-                "mlflow.note.content": run_page.trial_note(self._study["name"], start)
+                "mlflow.note.content": run_page.trial_note(self.acknowledged.study["name"], start)
             }
         run = self._client.create_run(
             self._experiment(),
@@ -206,7 +228,7 @@ class Mirror:
     # What the runs show
 
     def _ship_trial(self, number: str, events: list[Event], tally: Tally, is_new: bool) -> None:
-        run_id = self.acknowledged.trials[number]["run"]
+        run_id = self.acknowledged.trials[number]
         points: list[Metric] = []
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
@@ -216,15 +238,15 @@ class Mirror:
                 if event["kind"] == "trial":
                     if is_new and not params:
                         params = run_page.trial_params(event)
-                        self._client.log_dict(run_id, event["config"], "config.json")
-                    tags |= {} if is_new else run_page.start_tags(event)
+                        self._client.log_dict(run_id, event.get("config", {}), "config.json")
+                    tags |= run_page.start_tags(event)
                     status, time_ms = "RUNNING", None
                 else:
                     metrics, texts = _numbers_and_texts(event["metrics"])
                     points += [
                         Metric(key, value, event["time_ms"], event["step"]) for key, value in metrics.items()
                     ]
-                    tags |= texts
+                    tags |= texts | run_page.place_tags(event)
                 if event["kind"] == "end":
                     tags |= run_page.end_tags(event, tally)
                     status, time_ms = run_page.STATUS.get(event["outcome"], "FAILED"), event["time_ms"]
@@ -267,7 +289,7 @@ class Mirror:
             if status is not None or now - self._note_time > 10:
                 self._note_time = now
                 note = run_page.study_note(
-                    self._study["name"], self._study["spec"], self._study["facts"], tally, status or "RUNNING"
+                    self.acknowledged.study["name"], self.acknowledged.study["spec"], self.acknowledged.study["facts"], tally, status or "RUNNING"
                 )
                 tags = {"mlflow.note.content": note}
             self._client.log_batch(run_id, points, _params(params), _tags(tags))
@@ -353,10 +375,14 @@ def ship_all(mirror: Mirror, finish: threading.Event, report: Any) -> None:
         sleep=pause,
         before_sleep=trouble,
     )
+    next_sweep = time.monotonic() + DOUBT_SECONDS
     while True:
         last_look = finish.is_set()
         while retrying(mirror.ship):
             report(mirror.notice)
+        if last_look or time.monotonic() > next_sweep:
+            retrying(mirror.remove_twins)
+            next_sweep = time.monotonic() + DOUBT_SECONDS
         if last_look:
             return
         finish.wait(POLL_SECONDS)

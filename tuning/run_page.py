@@ -37,7 +37,7 @@ def short(value: Any) -> str:
 
 def trial_params(event: Event) -> dict[str, str]:
     """A trial's searched params, and the fixed ones that people sort by."""
-    config = flat(event["config"], depth=2)
+    config = flat(event.get("config", {}), depth=2)
     chosen = {key: config[key] for key in FIXED if config.get(key) is not None} | event["params"]
     return {key: str(value)[:MAX_TEXT] for key, value in chosen.items()}
 
@@ -68,8 +68,12 @@ def source_tags() -> dict[str, str]:
 
 def start_tags(event: Event) -> dict[str, str]:
     """Tags of a trial that starts or goes on."""
-    places = {key: str(event[key]) for key in ("node", "device") if key in event}
-    return {"outcome": "running", "attempt": str(event.get("attempt", 1))} | places
+    return {"outcome": "running", "attempt": str(event.get("attempt", 1))} | place_tags(event)
+
+
+def place_tags(event: Event) -> dict[str, str]:
+    """Where a trial runs, as far as the event says."""
+    return {key: str(event[key]) for key in ("node", "device") if key in event}
 
 
 def end_tags(event: Event, tally: Tally) -> dict[str, str]:

@@ -93,9 +93,12 @@ class SearchSpace:
 
     def __init__(self, domains: Mapping[str, Domain], integer_keys: frozenset[str]) -> None:
         self.domains = dict(domains)
-        self.distributions = {
-            key: domain.distribution(integer=key in integer_keys) for key, domain in self.domains.items()
-        }
+        self.distributions: dict[str, BaseDistribution] = {}
+        for key, domain in self.domains.items():
+            try:
+                self.distributions[key] = domain.distribution(integer=key in integer_keys)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
         self.order = self._sorted()
 
     def _sorted(self) -> list[str]:

@@ -94,7 +94,7 @@ class StudySpec(TrialSpec):
         try:
             space = self.space
         except ValueError as error:
-            raise ValueError(f"search.space: {error}") from None
+            raise ValueError(f"search.space.{error}") from None
         for key, domain in space.domains.items():
             for value in domain.corners():
                 try:

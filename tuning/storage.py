@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ class Lease:
     """The right to write a study, renewed in the background until it is released.
 
     Free when nobody holds it, when it was not renewed for LEASE_SECONDS, or when its holder was a process of this
-    machine that is gone. `lost` turns true if another driver has taken it over (after a long sleep, say).
+    machine that is gone. `lost` turns true, and `on_lost` is called, if another driver has taken it over (after a
+    long sleep, say).
     """
 
     def __init__(self, storage: RDBStorage, study: str) -> None:
@@ -103,6 +104,7 @@ class Lease:
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self.lost = False
+        self.on_lost: Callable[[], None] = lambda: None
 
     def acquire(self) -> None:
         """Take the lease and keep it.
@@ -167,9 +169,12 @@ class Lease:
                     renewed = connection.execute(
                         _leases.update().where(*self._own()).values(expires=time.time() + LEASE_SECONDS)
                     )
-                self.lost = renewed.rowcount != 1
             except SQLAlchemyError:
                 continue  # a busy or restarting database; the next renewal may succeed
+            if renewed.rowcount != 1:
+                self.lost = True
+                self.on_lost()
+                return
 
 
 def _gone(host: str, pid: int) -> bool:

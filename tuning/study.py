@@ -22,8 +22,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.datasets import PreparedTask
-from proxytune.tuning.data import Progress, prepare_task
-from proxytune.tuning.errors import InputError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.data import prepare_task
+from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
 from proxytune.tuning.ledger import BUDGET, END, Ledger
 from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.spec import StudySpec, parse_study
@@ -144,7 +144,6 @@ def run_study(
     spec: StudySpec,
     *,
     trainable: type | None = None,
-    data_progress: Progress | None = None,
     watch: Callable[[Study, Ledger, Shipper], Any] | None = None,
 ) -> Study:
     """Run the study until its budget is met: start it, or go on where any earlier driver left it.
@@ -157,9 +156,10 @@ def run_study(
         DataError: the task's data is missing or damaged.
         HeldError: another driver runs this study.
         StorageError: the storage failed; what was acknowledged before is safe.
-        Interrupted: SIGINT, SIGTERM or `stop`; the same call goes on.
+        Interrupted: SIGINT or SIGTERM; the same call goes on.
+        ProxytuneError: the budget is spent and no trial has completed.
     """
-    prepared = prepare_task(spec.task, data_progress) if trainable is None else None
+    prepared = prepare_task(spec.task) if trainable is None else None
     study = begin_study(spec)
     with ExitStack() as stack:
         lease = Lease(study.storage, spec.name)
@@ -186,10 +186,16 @@ def run_study(
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
         shipper.start()
         stack.callback(shipper.close, DRAIN_SECONDS)
+        lease.on_lost = lambda: ledger.stop("another driver took the study over")
         if not ledger.finished:
-            _search(study, ledger, trainable, (lambda: watch(study, ledger, shipper)) if watch else None)
+            try:
+                _search(study, ledger, trainable, (lambda: watch(study, ledger, shipper)) if watch else None)
+            finally:
+                if not lease.lost:
+                    with storage_errors():
+                        ledger.requeue_live()
         if lease.lost:
-            raise StorageError(f"study {spec.name} was taken over by another driver")
+            raise HeldError(f"study {spec.name} was taken over by another driver")
         status = "interrupted" if ledger.stopping else "finished"
         outbox.append(
             {
@@ -203,6 +209,12 @@ def run_study(
             raise Interrupted(
                 f"study {spec.name} stopped ({ledger.stopping}); the same command goes on where it was"
             )
+    trials = study.trials()
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        reason = next((trial.user_attrs[END]["reason"] for trial in trials if END in trial.user_attrs), "")
+        raise ProxytuneError(
+            f"none of the {len(trials)} trials of study {spec.name} reached its full budget; the first one: {reason}"
+        )
     return study
 
 
@@ -255,26 +267,21 @@ def _search(study: Study, ledger: Ledger, trainable: type | None, watch: Callabl
         stack.enter_context(_graceful_stop(ledger))
         if watch is not None:
             stack.enter_context(watch())
-        try:
-            tune.run(
-                trainable or TrialTrainable,
-                name=spec.name,
-                search_alg=LedgerSearcher(adapter),
-                scheduler=LedgerScheduler(adapter),
-                num_samples=-1,
-                resources_per_trial=resources,
-                reuse_actors=True,
-                max_failures=spec.resources.max_failures,
-                raise_on_failed_trial=False,
-                storage_path=str(session.scratch / "tune"),
-                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
-                verbose=0,
-            )
-        finally:
-            if adapter.error is None:
-                with storage_errors():
-                    ledger.requeue_live()
+        tune.run(
+            trainable or TrialTrainable,
+            name=spec.name,
+            search_alg=LedgerSearcher(adapter),
+            scheduler=LedgerScheduler(adapter),
+            num_samples=-1,
+            resources_per_trial=resources,
+            reuse_actors=True,
+            max_failures=spec.resources.max_failures,
+            raise_on_failed_trial=False,
+            storage_path=str(session.scratch / "tune"),
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+            verbose=0,
+        )
         if adapter.error is not None:
             with storage_errors():
                 raise adapter.error
@@ -363,8 +370,3 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def as_exit_code(error: Exception) -> int:
-    """The exit code of the command line for an error."""
-    return error.exit_code if isinstance(error, ProxytuneError) else 1

@@ -95,6 +95,7 @@ class Acknowledgement:
     )  # trials without a final end: their run ...
     creating: list[str] = field(default_factory=list)  # runs that MLflow may have made without our knowing
     doubt_ms: int | None = None  # when a creation's answer was lost, and MLflow may still carry it out
+    study: dict[str, Any] = field(default_factory=dict)  # the journal's id and what the newest study event says
     tally: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
     error: str | None = None
 
@@ -131,7 +132,11 @@ def num_waiting(outbox_folder: Path, uri: str, experiment: str) -> int:
 
 
 def _count_events(outbox_folder: Path, offset: int) -> int:
-    with (outbox_folder / JOURNAL).open("rb") as journal:
+    try:
+        journal = (outbox_folder / JOURNAL).open("rb")
+    except FileNotFoundError:
+        return 0
+    with journal:
         journal.seek(offset)
         return sum(chunk.count(b"\n") for chunk in iter(lambda: journal.read(1 << 20), b""))
 

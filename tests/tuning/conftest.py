@@ -1,0 +1,51 @@
+"""A small study and a cache of prepared data that all tests share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.spec import StudySpec, parse_study
+from proxytune.tuning.yaml_file import override
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PROXYTUNE_CACHE", str(data_cache))
+    return
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
+    """A study of seconds: tiny listops-mini, a model of one layer; `key=value` overrides."""
+
+    def make(*assignments: str) -> StudySpec:
+        values = {
+            "name": "small",
+            "task": {"name": "listops-mini", "train_examples": 256},
+            "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+            "training": {
+                "steps": 30,
+                "warmup_steps": 3,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "eval_every": 10,
+            },
+            "search": {
+                "space": {
+                    "model.num_proxies": {"choice": [2, 4, 8]},
+                    "model.dropout": {"low": 0.0, "high": 0.3},
+                },
+                "trials": 4,
+                "enqueue": [{"model.num_proxies": 4, "model.dropout": 0.1}],
+            },
+            "storage": str(tmp_path / "studies"),
+        }
+        return parse_study(override(values, assignments), "test")
+
+    return make

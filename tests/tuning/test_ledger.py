@@ -1,0 +1,214 @@
+"""The state table: what each event of a trial's life leaves in Optuna's storage and in the outbox."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from proxytune.tuning.ledger import Assignment, Ledger
+from proxytune.tuning.outbox import Outbox, read_events
+from proxytune.tuning.study import Study, begin_study, outcome_of
+from proxytune.tuning.trial_run import Turn
+
+
+class Driver:
+    """Opens a study as `run` does, without Ray."""
+
+    def __init__(self, spec) -> None:
+        self.study: Study = begin_study(spec)
+        self.outbox = Outbox(spec.folder / "outbox")
+        self.ledger = Ledger(spec, self.study.optuna, self.study.storage, self.outbox)
+        self.ledger.reconcile()
+
+    def die(self) -> None:
+        """As kill -9 does: nothing is told, only the lock on the journal is gone."""
+        self.outbox.close()
+
+    def begin(self) -> Assignment:
+        assignment = self.ledger.next_trial()
+        assert assignment is not None
+        return assignment
+
+    def say(self, number: int, step: int, accuracy: float | None = None, **turn) -> bool:
+        metrics = None if accuracy is None else {"val_accuracy": accuracy, "val_loss": 1.0}
+        return self.ledger.receive(number, Turn(step=step, metrics=metrics, **turn), {})
+
+    def states(self) -> list[TrialState]:
+        return [trial.state for trial in self.study.trials()]
+
+    def events(self, kind: str) -> list[dict]:
+        return [event for event in read_events(self.study.folder / "outbox")[0] if event["kind"] == kind]
+
+
+OBJECTIVES = {
+    "one": [],
+    "two": ["search.objectives={val_accuracy: maximize, val_loss: minimize}"],
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def spec(request, make_spec):
+    return make_spec("search.stopping.min_steps=10", *OBJECTIVES[request.param])
+
+
+def test_the_enqueued_setting_goes_first(spec) -> None:
+    assert Driver(spec).begin().spec.model["num_proxies"] == 4
+
+
+def test_a_finished_trial_is_told_its_values(spec) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    assert not driver.say(number, 10, 0.2)
+    assert driver.say(number, 30, 0.4, outcome="complete")
+    trial = driver.study.trials()[number]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.values[0] == 0.4
+    assert [event["step"] for event in driver.events("report")] == [10, 30]
+    assert driver.events("end")[0]["outcome"] == "complete"
+
+
+def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None:
+    driver = Driver(spec)
+    good, bad = driver.begin().number, driver.begin().number
+    assert not driver.say(good, 10, 0.5)
+    assert driver.say(bad, 10, 0.1)
+    trial = driver.study.trials()[bad]
+    assert trial.state == TrialState.PRUNED
+    if len(spec.search.objectives) == 1:
+        assert trial.intermediate_values == {10: 0.1}
+    assert driver.events("end")[0]["outcome"] == "pruned"
+    assert bad not in [trial.number for trial in driver.study.best()]
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
+def test_a_trial_that_fails_is_told_no_value(spec, outcome: str) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    assert driver.say(number, 5, outcome=outcome, reason="because")
+    trial = driver.study.trials()[number]
+    assert (trial.state, trial.values) == (TrialState.FAIL, None)
+    assert outcome_of(trial) == outcome
+    assert trial.user_attrs["end"]["reason"] == "because"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_objective_that_is_not_finite_is_diverged(spec, value: float) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    assert driver.say(number, 30, value, outcome="complete")
+    assert outcome_of(driver.study.trials()[number]) == "diverged"
+
+
+def test_a_worker_lost_for_good_fails_its_trial(spec) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    driver.ledger.again(number)
+    driver.ledger.lost(number, "killed")
+    assert outcome_of(driver.study.trials()[number]) == "failed"
+    assert [event["attempt"] for event in driver.events("trial")] == [1, 2]
+    assert driver.say(number, 10, 0.9)  # a late word of the lost worker changes nothing
+    assert outcome_of(driver.study.trials()[number]) == "failed"
+
+
+def test_a_stopped_study_hands_its_trials_back_and_goes_on_with_them(spec) -> None:
+    driver = Driver(spec)
+    first, second = driver.begin(), driver.begin()
+    driver.say(first.number, 10, 0.3)
+    driver.ledger.stop("SIGINT")
+    assert driver.ledger.next_trial() is None
+    assert driver.say(first.number, 12)
+    driver.ledger.requeue_live()
+    assert driver.states() == [TrialState.WAITING] * 2
+    driver.die()
+
+    again = Driver(spec)
+    assert [again.begin().number, again.begin().number] == [first.number, second.number]
+    assert again.ledger.live[first.number].attempt == 2
+    assert again.ledger.live[first.number].params == dict(again.study.trials()[0].params)
+
+
+def test_a_killed_driver_leaves_nothing_running_for_the_next(spec) -> None:
+    driver = Driver(spec)
+    finished, running = driver.begin().number, driver.begin().number
+    driver.say(finished, 30, 0.4, outcome="complete")
+    driver.say(running, 10, 0.5)
+    driver.die()
+
+    again = Driver(spec)
+    assert again.states() == [TrialState.COMPLETE, TrialState.WAITING]
+    assert again.begin().number == running
+    again.say(running, 10, 0.1)  # reported again from the checkpoint: the first report stands
+    assert len(again.events("report")) == 2
+    again.say(running, 30, 0.6, outcome="complete")
+    assert again.study.trials()[running].values[0] == 0.6
+
+
+def test_a_driver_killed_between_the_end_and_telling_it_tells_it_at_the_next_start(spec, monkeypatch) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    monkeypatch.setattr(
+        driver.study.optuna, "tell", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        driver.say(number, 30, 0.4, outcome="complete")
+    driver.die()
+    again = Driver(spec)
+    assert again.states() == [TrialState.COMPLETE]
+    assert again.study.trials()[number].values[0] == 0.4
+    assert Counter(event["outcome"] for event in again.events("end"))["complete"] == 1
+
+
+def test_rungs_survive_a_resume(spec) -> None:
+    driver = Driver(spec)
+    good = driver.begin().number
+    driver.say(good, 10, 0.9)
+    driver.die()
+    again = Driver(spec)
+    again.begin()
+    new = again.begin().number
+    assert again.say(new, 10, 0.5)  # the old entry still stands in the rung
+    assert outcome_of(again.study.trials()[new]) == "pruned"
+
+
+def test_the_budget_counts_interrupted_trials_once_and_can_grow(make_spec) -> None:
+    driver = Driver(make_spec("search.trials=2"))
+    driver.begin()
+    driver.die()
+    driver = Driver(make_spec("search.trials=2"))
+    for _ in range(2):
+        driver.say(driver.begin().number, 30, 0.3, outcome="complete")
+    assert driver.ledger.finished
+    driver.die()
+    driver = Driver(make_spec("search.trials=3"))
+    assert driver.begin().number == 2
+    assert driver.ledger.finished
+
+
+def test_the_same_seed_proposes_the_same_also_after_a_resume(make_spec) -> None:
+    def params(storage: str, kill_after: int | None) -> list[dict]:
+        seen, driver = [], Driver(make_spec("search.trials=14", f"storage={storage}"))
+        while not driver.ledger.finished:
+            assignment = driver.begin()
+            accuracy = 0.5 - abs(assignment.spec.model["dropout"] - 0.2)
+            driver.say(assignment.number, 30, accuracy, outcome="complete")
+            if assignment.number == kill_after:
+                driver.die()
+                driver = Driver(make_spec("search.trials=14", f"storage={storage}"))
+        seen = [dict(trial.params) for trial in driver.study.trials()]
+        return seen
+
+    root = Path(make_spec().storage)
+    unbroken = params(json.dumps(str(root / "a")), None)
+    assert params(json.dumps(str(root / "b")), 11) == unbroken
+    assert len({json.dumps(one) for one in unbroken}) == 14
+
+
+def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
+    driver = Driver(make_spec('search.constraints={val_loss: "<= 0.5"}'))
+    number = driver.begin().number
+    driver.say(number, 30, 0.9, outcome="complete")
+    assert driver.study.best() == []
+    assert driver.study.trials()[number].state == TrialState.COMPLETE

@@ -1,0 +1,77 @@
+"""Successive halving: who goes on from a rung."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxytune.tuning.rungs import Entry, Rungs, rank
+
+values = st.floats(min_value=-100, max_value=100)
+
+
+def goes_on_reference(history: list[float], factor: int) -> bool:
+    """The last of `history` (minimised) is among the best 1/factor of all, rounded up."""
+    keep = math.ceil(len(history) / factor)
+    return sum(value < history[-1] for value in history) < keep
+
+
+@given(st.lists(values, min_size=1, max_size=40), st.integers(2, 5))
+def test_one_objective_agrees_with_the_plain_rule(history: list[float], factor: int) -> None:
+    rungs = Rungs([10], factor)
+    for trial, value in enumerate(history):
+        rungs.enter(trial, 10, Entry(values=(value,)))
+        assert rungs.goes_on(trial, 10) == goes_on_reference(history[: trial + 1], factor)
+
+
+def test_only_the_first_crossing_counts() -> None:
+    rungs = Rungs([10], 2)
+    rungs.enter(0, 10, Entry(values=(5.0,)))
+    rungs.enter(1, 10, Entry(values=(1.0,)))
+    rungs.enter(0, 10, Entry(values=(0.0,)))  # reported again after a resume, with a later value
+    assert not rungs.goes_on(0, 10)
+
+
+def test_the_highest_rung_between_two_reports_is_crossed() -> None:
+    rungs = Rungs([10, 30, 90], 3)
+    assert rungs.crossed(0, 9) is None
+    assert rungs.crossed(0, 10) == 10
+    assert rungs.crossed(5, 40) == 30
+    assert rungs.crossed(30, 40) is None
+
+
+@given(st.lists(values, min_size=1, max_size=8))
+def test_what_is_not_finite_never_goes_on(others: list[float]) -> None:
+    for bad in (math.nan, math.inf):
+        rungs = Rungs([1], 2)
+        for trial, value in enumerate(others):
+            rungs.enter(trial, 1, Entry(values=(value,)))
+        rungs.enter(99, 1, Entry(values=(bad,)))
+        assert not rungs.goes_on(99, 1)
+        rungs.enter(100, 1, Entry(values=(min(others) - 1,)))
+        assert rungs.goes_on(100, 1)
+
+
+@given(st.lists(st.tuples(values, values, st.sampled_from([0.0, 0.0, 1.0, 2.0])), min_size=1, max_size=20))
+def test_rank_never_puts_a_dominated_trial_first(points: list[tuple[float, float, float]]) -> None:
+    entries = {
+        trial: Entry(values=(a, b), violation=violation) for trial, (a, b, violation) in enumerate(points)
+    }
+    order = rank(entries)
+    assert sorted(order) == sorted(entries)
+    for position, trial in enumerate(order):
+        for later in order[position + 1 :]:
+            worse, better = entries[trial], entries[later]
+            dominated = better.violation < worse.violation or (
+                better.violation == worse.violation
+                and better.values != worse.values
+                and all(x <= y for x, y in zip(better.values, worse.values, strict=True))
+            )
+            assert not dominated
+
+
+def test_the_ends_of_a_front_come_before_its_crowded_middle() -> None:
+    entries = {
+        n: Entry(values=point) for n, point in enumerate([(0.0, 1.0), (0.5, 0.5), (0.51, 0.49), (1.0, 0.0)])
+    }
+    assert set(rank(entries)[:2]) == {0, 3}
