@@ -23,6 +23,7 @@ from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
 from proxytune.models.rules import require_at_least, require_one_of, require_positive
+from proxytune.models.warm_start import warm_start
 
 # On a CPU, more tokens at a time run slower: beyond 32 MiB a tensor, glibc maps and unmaps fresh pages for every operation.
 # Measured at n = 4096: 14.2 sequences/s in passes of 8, 6.7 in passes of 32 (one Zen 4 thread).
@@ -101,10 +102,17 @@ class Trainer:
     """
 
     def __init__(
-        self, model_config: ModelConfig, training_config: TrainingConfig, seed: int = 0, device: str = "cpu"
+        self,
+        model_config: ModelConfig,
+        training_config: TrainingConfig,
+        seed: int = 0,
+        device: str = "cpu",
+        initial_weights: dict[str, Tensor] | None = None,
     ) -> None:
-        """Raises:
-        ConfigError: precision fp16 is asked of a device other than CUDA.
+        """Start from weights drawn from `seed`, or from `initial_weights`, another classifier's state (warm_start.py).
+
+        Raises:
+            ConfigError: precision fp16 is asked of a device other than CUDA; initial weights that do not fit.
         """
         self.model_config = model_config
         self.config = training_config
@@ -116,7 +124,9 @@ class Trainer:
         ]
         with self._own_randomness():
             self.model = Classifier(model_config).to(self.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), eps=1e-6, weight_decay=0.0)
+        if initial_weights is not None:
+            warm_start(self.model, initial_weights)
+        self.optimizer = make_optimizer(self.model)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
             max_lr=training_config.learning_rate,
@@ -259,6 +269,11 @@ class Trainer:
             self._random_state[0] = torch.get_rng_state()
             if cuda:
                 self._random_state[1] = torch.cuda.get_rng_state(self.device)
+
+
+def make_optimizer(model: Classifier) -> torch.optim.AdamW:
+    """The protocol's AdamW; the schedule sets its learning rate and beta1 before each step."""
+    return torch.optim.AdamW(model.parameters(), eps=1e-6, weight_decay=0.0)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

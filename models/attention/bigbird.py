@@ -57,10 +57,8 @@ class BigBird(QueryKeyValueAttention):
         )
         attended = attended.flatten(-3, -2)[..., :n, :]
 
-        is_global = torch.zeros(n, dtype=torch.bool, device=q.device)
-        is_global[: self.block] = True
-        is_global[(self.num_blocks - 1) * self.block :] = True
-        rows = is_global.nonzero()[:, 0]
+        last = max(1, self.num_blocks - 1) * self.block
+        rows = torch.cat([torch.arange(min(self.block, n)), torch.arange(last, max(last, n))]).to(q.device)
         everywhere = F.scaled_dot_product_attention(
             q[..., rows, :], k, v, attn_mask=key_bias(mask, q.dtype), dropout_p=p
         )

@@ -81,5 +81,6 @@ def orthogonal_features(num_features: int, dim: int) -> Tensor:
     """(num_features, dim): blocks of `dim` orthogonal directions with the lengths of Gaussian vectors (section 2.4)."""
     num_blocks = -(-num_features // dim)
     directions = torch.linalg.qr(torch.randn(num_blocks, dim, dim)).Q.transpose(-2, -1).reshape(-1, dim)
-    lengths: Tensor = torch.randn(num_features, dim).norm(dim=-1, keepdim=True)
-    return directions[:num_features] * lengths
+    lengths = torch.randn(num_features, dim).norm(dim=-1, keepdim=True)
+    features: Tensor = directions[:num_features] * lengths
+    return features

@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def iterative_pinv(matrix: Tensor, steps: int = 6) -> Tensor:
-    """Approximate the Moore-Penrose inverse of row-stochastic (..., m, m) matrices, in fp32 even under autocast.
+    """Approximate the Moore-Penrose inverse of row-stochastic (..., m, m) matrices, in fp32 or better even under autocast.
 
     Z <- 1/4 Z (13 I - A Z (15 I - A Z (7 I - A Z))), from Z_0 = A^T / (|A|_1 |A|_inf) with the norms of each matrix
     (the public LRA code takes the largest of a batch, which makes a sequence's output depend on its neighbours).
     """
     with torch.autocast(matrix.device.type, enabled=False):
-        matrix = matrix.float()
-        identity = torch.eye(matrix.shape[-1], device=matrix.device)
+        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         norm_1 = matrix.sum(dim=-2).amax(dim=-1)
         norm_inf = matrix.sum(dim=-1).amax(dim=-1)
         inverse = matrix.transpose(-2, -1) / (norm_1 * norm_inf)[..., None, None]

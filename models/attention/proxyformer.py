@@ -94,6 +94,8 @@ class Proxyformer(Attention):
         require_positive("contrastive_temperature", config.contrastive_temperature)
         require_not_negative("contrastive_weight", config.contrastive_weight)
         require_landmarks("num_proxies", config.num_proxies, config.max_length)
+        for name in ("pseudo_inverse", "shared_proxies", "own_proxy_projections"):
+            require_one_of(name, getattr(config, name), (True, False))
         require_kernel_size("conv_kernel_size", config.conv_kernel_size)
         if config.injection == "carried" and config.num_layers == 1:
             raise ConfigError(
@@ -133,7 +135,7 @@ class Proxyformer(Attention):
             summary = summary * scaled_keep((*summary.shape[:-1], 1), p, like=summary)
         if self.pseudo_inverse:
             middle = torch.softmax(q_p @ k_p.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
-            summary = iterative_pinv(middle) @ summary
+            summary = iterative_pinv(middle).to(summary.dtype) @ summary
         attended = F.scaled_dot_product_attention(q, k_p, summary, dropout_p=element)
         if self.conv is not None:
             attended = attended + self.conv(v, mask)

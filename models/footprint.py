@@ -1,0 +1,221 @@
+"""What a configuration costs before it runs: parameters, FLOPs, peak memory of a training step and of inference.
+
+A whole step runs on fake tensors, which have shapes and storages but no bytes; peak memory is the largest sum of live
+storages. Costs well under a second and a few MiB, whatever the sizes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from proxytune.models.attention import Trace
+from proxytune.models.classifier import Classifier
+from proxytune.models.config import ModelConfig
+from proxytune.models.training import autocast_dtype, make_optimizer
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Costs of one forward pass (and backward, and optimizer step) over `batch_size` sequences.
+
+    Bytes are those alive at the peak of the training step; the four add up to `training_bytes`. Gradients are mostly not
+    there yet at the peak, which lies early in the backward pass.
+    """
+
+    batch_size: int
+    parameters: int  # count
+    inference_flops_per_sequence: int  # forward; matrix products only, a multiply-add is 2
+    training_flops_per_sequence: int  # forward and backward
+    parameter_bytes: int  # with buffers
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    inference_bytes: int  # peak, parameters included
+
+    @property
+    def training_bytes(self) -> int:
+        """Peak of a training step."""
+        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+    @property
+    def training_mib_per_sequence(self) -> float:
+        """Peak of a training step divided by the batch size."""
+        return self.training_bytes / self.batch_size / MIB
+
+
+def footprint(
+    config: ModelConfig,
+    batch_size: int,
+    length: int | None = None,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> Footprint:
+    """Estimate one pass over `batch_size` examples of `length` tokens (None: max_length), all valid.
+
+    Args:
+        config: the model.
+        batch_size: examples a pass, i.e. TrainingConfig.micro_batch_size.
+        length: at most max_length.
+        precision: as TrainingConfig.precision.
+        device: cpu or cuda; fused softmax with attention dropout holds the n x n matrix on a CPU only.
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
+    dtype = autocast_dtype(precision, torch.device(device))
+    if device.startswith("cuda") and config.attention == "softmax":
+        config = replace(config, attention_dropout=0.0)
+    shape = (batch_size, *([2] if config.num_documents == 2 else []), length or config.max_length)
+    with FakeTensorMode(), LiveBytes() as live:
+        model = Classifier(config)
+        optimizer = make_optimizer(model)
+        parameter_bytes = live.now
+        token_ids = torch.zeros(shape, dtype=torch.uint8)
+        mask = torch.ones(shape, dtype=torch.bool)
+        labels = torch.zeros(batch_size, dtype=torch.int64)
+
+        def forward(trace: Trace) -> Tensor:
+            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                logits: Tensor = model(token_ids, mask, trace)
+                return logits
+
+        model.eval().requires_grad_(False)  # and not no_grad, in which the counter's hooks fail on views
+        live.restart()
+        with count_flops() as inference_flops:
+            forward(Trace())
+        inference_bytes = live.peak
+
+        model.train().requires_grad_(True)
+        for parameter in model.parameters():  # an empty step, after which the optimizer's state exists
+            parameter.grad = torch.zeros_like(parameter)
+        before = live.now
+        optimizer.step()
+        optimizer_bytes = live.now - before
+        optimizer.zero_grad()
+
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(live.add_gradient)  # type: ignore[no-untyped-call]
+        live.restart()
+        with count_flops() as training_flops:
+            trace = Trace()
+            loss = F.cross_entropy(forward(trace).float(), labels)
+            if trace.losses:
+                loss = loss + config.contrastive_weight * torch.stack(trace.losses).mean()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        return Footprint(
+            batch_size=batch_size,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            inference_flops_per_sequence=inference_flops.get_total_flops() // batch_size,
+            training_flops_per_sequence=training_flops.get_total_flops() // batch_size,
+            parameter_bytes=parameter_bytes,
+            gradient_bytes=live.gradients_at_peak,
+            optimizer_bytes=optimizer_bytes,
+            activation_bytes=live.peak - parameter_bytes - optimizer_bytes - live.gradients_at_peak,
+            inference_bytes=inference_bytes,
+        )
+
+
+def largest_batch_size(
+    config: ModelConfig,
+    budget_mib: float,
+    length: int | None = None,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> int:
+    """The most examples a pass whose training step stays within `budget_mib`; 0 if not even one does."""
+
+    def peak(batch_size: int) -> float:
+        return footprint(config, batch_size, length, precision, device).training_bytes / MIB
+
+    # Memory is a constant and a multiple of the batch size, but for the operation that has the peak: a few secant steps.
+    (last, last_peak), (size, size_peak) = (1, peak(1)), (9, peak(9))
+    if last_peak > budget_mib:
+        return 0
+    for _ in range(4):
+        guess = max(1, int(size + (budget_mib - size_peak) * (size - last) / (size_peak - last_peak)))
+        if guess == size:
+            break
+        (last, last_peak), (size, size_peak) = (size, size_peak), (guess, peak(guess))
+    while size_peak > budget_mib:
+        size -= 1
+        size_peak = peak(size)
+    return size
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations make, until they are freed.
+
+    Attributes:
+        now: bytes alive.
+        peak: most bytes alive since the last restart.
+        gradients_at_peak: bytes of them that were parameters' gradients.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = self.gradients = self.gradients_at_peak = 0
+        self._known: set[int] = set()
+
+    def restart(self) -> None:
+        """Forget the peak; no gradients are alive."""
+        self.peak, self.gradients, self.gradients_at_peak = self.now, 0, 0
+
+    def add_gradient(self, parameter: Tensor) -> None:
+        """A post-accumulate hook, called once a step for each parameter."""
+        self.gradients += parameter.nbytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key in self._known:
+            return
+        self._known.add(key)
+        weakref.finalize(storage, self._forget, key, storage.nbytes()).atexit = False
+        self.now += storage.nbytes()
+        if self.now > self.peak:
+            self.peak, self.gradients_at_peak = self.now, self.gradients
+
+    def _forget(self, key: int, num_bytes: int) -> None:
+        self._known.discard(key)
+        self.now -= num_bytes
+
+
+def count_flops() -> FlopCounterMode:
+    """PyTorch's counter, taught the CPU's fused attention."""
+    aten = torch.ops.aten
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+            aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+        },
+    )
+
+
+def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """From the shapes of a fused attention call."""
+    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
+
+
+def attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """From the shapes of its backward call; the attention matrix is computed again."""
+    return int(sdpa_backward_flop_count(grad, q, k, v))  # type: ignore[no-untyped-call]

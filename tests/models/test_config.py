@@ -1,0 +1,78 @@
+"""A configuration that cannot be built cannot be constructed, and says why in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from proxytune.models.config import ModelConfig
+from proxytune.models.errors import ConfigError
+
+TASK: dict[str, Any] = {"vocab_size": 16, "max_length": 64, "num_classes": 2, "num_proxies": 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 3}, "num_heads 3 does not divide embedding_dim 64: choose a divisor"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"num_layers": 0}, "num_layers is 0: it must be an integer of at least 1"),
+        ({"num_layers": 2.0}, "num_layers is 2.0"),
+        ({"num_layers": True}, "num_layers is True"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"dropout": 1.0}, r"dropout is 1.0: it must be a number in \[0, 1\)"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"attention_dropout": -0.1}, "attention_dropout is -0.1"),
+        ({"num_documents": 3}, "num_documents is 3: choose one of 1, 2"),
+        ({"attention": "proxyfromer"}, "attention is 'proxyfromer': did you mean 'proxyformer'"),
+        ({"num_proxies": 0}, "num_proxies is 0"),
+        ({"num_proxies": 65}, "num_proxies is 65: it must not exceed max_length 64"),
+        ({"contrastive_temperature": 0.0}, "contrastive_temperature is 0.0"),
+        ({"contrastive_temperature": "1e-4"}, "contrastive_temperature is '1e-4'"),
+        ({"contrastive_weight": -1.0}, "contrastive_weight is -1.0"),
+        ({"injection": "segments"}, "did you mean 'segment'"),
+        ({"injection": "carried", "num_layers": 1}, "nothing is carried into the first layer"),
+        ({"contrastive": "two-views", "injection": "none"}, "both views are the same"),
+        ({"decomposed_dropout": "row"}, "decomposed_dropout is 'row'"),
+        ({"pseudo_inverse": "none"}, "pseudo_inverse is 'none'"),
+        ({"conv_kernel_size": 34}, "conv_kernel_size is 34: it must be odd"),
+        ({"attention": "nystromformer", "num_landmarks": 128}, "num_landmarks is 128: it must not exceed"),
+        ({"attention": "linformer", "num_features": 128}, "num_features is 128: it must not exceed"),
+        ({"attention": "performer", "performer_kernel": "exp"}, "performer_kernel is 'exp'"),
+        ({"attention": "performer", "num_features": 0}, "num_features is 0"),
+        ({"attention": "reformer", "num_hashes": 0}, "num_hashes is 0"),
+        ({"attention": "bigbird", "block_size": 0}, "block_size is 0"),
+        ({"attention": "bigbird", "num_random_blocks": -1}, "num_random_blocks is -1"),
+    ],
+)
+def test_wrong_model_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        ModelConfig(**(TASK | change))
+    assert "\n" not in str(raised.value)
+
+
+def test_fields_of_other_mechanisms_do_not_matter() -> None:
+    ModelConfig(**(TASK | {"attention": "softmax", "num_proxies": 1000, "num_landmarks": 0}))
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"{statement}\nimport sys; print(*sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_importing_models_is_light() -> None:
+    heavy = {
+        "ray",
+        "optuna",
+        "mlflow",
+        "transformers",
+        "matplotlib",
+        "proxytune.datasets",
+        "proxytune.tuning",
+    }
+    assert not heavy & loaded_by("import proxytune.models.training, proxytune.models.footprint")
+    assert heavy & loaded_by("import proxytune.models.training, optuna") == {"optuna"}  # the probe can fail

@@ -1,0 +1,182 @@
+"""Predicted costs against a real step, against arithmetic, and in their growth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import profile
+
+from proxytune.models.attention import MECHANISMS
+from proxytune.models.config import ModelConfig
+from proxytune.models.footprint import MIB, footprint, largest_batch_size
+from proxytune.models.training import Trainer, TrainingConfig
+
+NAMES = sorted(MECHANISMS)
+LINEAR = ["bigbird", "linformer", "nystromformer", "performer", "proxyformer"]
+
+
+def config(name: str, n: int, **changes: Any) -> ModelConfig:
+    widths: dict[str, Any] = {"num_proxies": 64, "num_landmarks": 64, "num_features": 64}
+    return ModelConfig(vocab_size=64, max_length=n, num_classes=2, attention=name, **(widths | changes))
+
+
+def trained_once(
+    model_config: ModelConfig, batch_size: int, device: str = "cpu", precision: str = "fp32"
+) -> Any:
+    training = TrainingConfig(
+        steps=3, warmup_steps=0, batch_size=batch_size, learning_rate=1e-4, eval_every=1,
+        micro_batch_size=batch_size, precision=precision,
+    )  # fmt: skip
+    trainer = Trainer(model_config, training, device=device)
+    documents = [2] if model_config.num_documents == 2 else []
+    token_ids = torch.ones(batch_size, *documents, model_config.max_length, dtype=torch.uint8)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    batch = SimpleNamespace(
+        token_ids=token_ids.to(device), mask=token_ids.to(device) != 0, labels=labels.to(device)
+    )
+    trainer.train_step(batch)
+    return trainer, batch
+
+
+def allocated_at_peak(model_config: ModelConfig, batch_size: int, precision: str = "fp32") -> int:
+    """What PyTorch's CPU allocator had given out at most during a real second step, and what was there before it."""
+    trainer, batch = trained_once(model_config, batch_size, precision=precision)
+    with profile(profile_memory=True, acc_events=True) as profiler:
+        trainer.train_step(batch)
+    now = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    state = [tensor for values in trainer.optimizer.state.values() for tensor in values.values()]
+    return peak + sum(tensor.nbytes for tensor in [*trainer.model.state_dict().values(), *state])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_is_within_a_tenth_of_a_real_step(name: str) -> None:
+    real, predicted = allocated_at_peak(config(name, 512), 3), footprint(config(name, 512), 3).training_bytes
+    print(f"{name}: predicted {predicted / MIB:.2f} MiB, allocated {real / MIB:.2f}")
+    assert predicted == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_documents": 2},
+        {"dropout": 0.0},
+        {"injection": "cross-attention", "decomposed_dropout": "element"},
+        {"pseudo_inverse": True, "conv_kernel_size": 35, "injection": "carried"},
+        {"num_layers": 4, "embedding_dim": 128, "feedforward_dim": 64, "num_heads": 8},
+    ],
+)
+def test_prediction_holds_across_the_switches(changes: dict[str, Any]) -> None:
+    model_config = config("proxyformer", 512, **changes)
+    real, predicted = allocated_at_peak(model_config, 2), footprint(model_config, 2).training_bytes
+    assert predicted == pytest.approx(real, rel=0.1)
+
+
+def test_prediction_in_bf16() -> None:
+    model_config = config("proxyformer", 512)
+    real = allocated_at_peak(model_config, 2, precision="bf16")
+    predicted = footprint(model_config, 2, precision="bf16").training_bytes
+    assert predicted == pytest.approx(real, rel=0.1)
+    assert predicted < footprint(model_config, 2).training_bytes
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_is_within_a_tenth_of_a_cuda_step(name: str) -> None:
+    model_config = config(name, 2048)
+    trainer, batch = trained_once(model_config, 16, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train_step(batch)
+    real = torch.cuda.max_memory_allocated()
+    assert footprint(model_config, 16, device="cuda").training_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_parts_are_what_they_are_called() -> None:
+    model_config = config("proxyformer", 256)
+    costs = footprint(model_config, 4)
+    assert costs.parameter_bytes == 4 * costs.parameters
+    assert costs.optimizer_bytes == pytest.approx(8 * costs.parameters, rel=0.01)
+    assert 0 <= costs.gradient_bytes <= costs.parameter_bytes
+    assert costs.activation_bytes > 0
+    assert costs.parameter_bytes < costs.inference_bytes < costs.training_bytes
+
+
+def test_flops_are_those_of_the_matrix_products() -> None:
+    n, m, d, ff = 512, 64, 64, 128
+    costs = footprint(config("proxyformer", n, contrastive="none", injection="none"), 1)
+    per_layer = 4 * n * d * d + 2 * m * d * d + 2 * n * d * ff + 4 * n * m * d
+    head = d * ff + ff * 2
+    assert costs.inference_flops_per_sequence == 2 * (2 * per_layer + head)
+    assert 2.8 < costs.training_flops_per_sequence / costs.inference_flops_per_sequence < 3.4
+    softmax = footprint(config("softmax-explicit", n), 1)
+    assert softmax.inference_flops_per_sequence == 2 * (
+        2 * (4 * n * d * d + 2 * n * d * ff + 2 * n * n * d) + head
+    )
+
+
+def growth(name: str) -> list[tuple[float, float]]:
+    """Activation bytes and training FLOPs for one more token, from each n to twice n, over n = 1k .. 16k."""
+    costs = [footprint(config(name, n, num_layers=1), 1) for n in (1024, 2048, 4096, 8192, 16384)]
+    return [
+        (
+            (longer.activation_bytes - shorter.activation_bytes) / n,
+            (longer.training_flops_per_sequence - shorter.training_flops_per_sequence) / n,
+        )
+        for n, shorter, longer in zip((1024, 2048, 4096, 8192), costs, costs[1:], strict=False)
+    ]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_mechanisms_grow_linearly(name: str) -> None:
+    """A token costs the same at any length."""
+    steps = growth(name)
+    for size, flops in steps:
+        assert size == pytest.approx(steps[0][0], rel=0.05)
+        assert flops == pytest.approx(steps[0][1], rel=0.05)
+
+
+def test_reformer_grows_almost_linearly() -> None:
+    """The hash looks at a number of buckets that grows with n."""
+    steps = growth("reformer")
+    assert steps[-1][0] < 1.5 * steps[0][0]
+    assert steps[-1][1] < 1.5 * steps[0][1]
+
+
+def test_explicit_softmax_grows_quadratically() -> None:
+    """So that the tests above can fail."""
+    steps = growth("softmax-explicit")
+    assert steps[-1][0] > 6 * steps[0][0]
+    assert steps[-1][1] > 6 * steps[0][1]
+
+
+def test_proxyformer_at_4096_keeps_the_promised_memory() -> None:
+    task: dict[str, Any] = {"vocab_size": 512, "max_length": 4096, "num_classes": 2}
+    ours = footprint(ModelConfig(**task), 32).training_bytes
+    assert ours <= 0.04 * footprint(ModelConfig(attention="softmax-explicit", **task), 32).training_bytes
+    fused = ModelConfig(attention="softmax", attention_dropout=0.0, **task)
+    assert ours <= 1.05 * footprint(fused, 32).training_bytes
+
+
+def test_fused_softmax_with_dropout_is_quadratic_on_a_cpu_only() -> None:
+    model_config = config("softmax", 2048)
+    assert (
+        footprint(model_config, 1).training_bytes
+        > 5 * footprint(model_config, 1, device="cuda").training_bytes
+    )
+
+
+@pytest.mark.parametrize("budget_mib", [20.0, 64.0, 300.0])
+def test_largest_batch_fills_the_budget(budget_mib: float) -> None:
+    model_config = config("proxyformer", 512)
+    size = largest_batch_size(model_config, budget_mib)
+    assert footprint(model_config, size).training_bytes <= budget_mib * MIB
+    assert footprint(model_config, size + max(1, size // 20)).training_bytes > budget_mib * MIB
+    assert largest_batch_size(replace(model_config, max_length=16384), 10.0) == 0

@@ -1,0 +1,230 @@
+"""Proxyformer against a slow reference that writes every matrix out, and the properties of its formulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from proxytune.models.attention import Trace
+from proxytune.models.attention.pinv import iterative_pinv
+from proxytune.models.attention.proxyformer import CONTRASTS, DROPOUTS, INJECTIONS, Proxyformer
+from proxytune.models.attention.segments import segment_means
+from proxytune.models.classifier import Classifier
+from proxytune.models.config import ModelConfig
+from proxytune.models.dropout import scaled_keep
+from proxytune.models.errors import ConfigError
+
+N, M, D = 40, 12, 16
+CONFIG = ModelConfig(
+    vocab_size=16, max_length=N, num_classes=3, num_proxies=M, embedding_dim=D, dropout=0.0, num_heads=2
+)
+
+
+def build(config: ModelConfig, layer: int = 0, seed: int = 0) -> Proxyformer:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        attention = Proxyformer(config, layer)
+        with torch.no_grad():
+            for parameter in attention.parameters():
+                parameter.mul_(2)
+        return attention.eval()
+
+
+def inputs(batch: int = 3, n: int = N, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, n, D, generator=generator)
+    mask = torch.rand(batch, n, generator=generator) < 0.8
+    return x, mask
+
+
+def slow_segment_means(x: Tensor, mask: Tensor, num_segments: int, max_length: int) -> Tensor:
+    """By the definition: the mean of the valid tokens whose floor(i m / n) is the segment."""
+    means = torch.zeros(len(x), num_segments, x.shape[-1])
+    for b, s in itertools.product(range(len(x)), range(num_segments)):
+        members = [i for i in range(x.shape[1]) if i * num_segments // max_length == s and mask[b, i]]
+        if members:
+            means[b, s] = x[b, members].mean(dim=0)
+    return means
+
+
+def reference(attention: Proxyformer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Section by section of the docstring for injection 'segment', one head after the other: output, K1, K2."""
+    read = slow_segment_means(x, mask, M, N)
+    proxies = torch.nn.functional.layer_norm(
+        attention.proxies + read @ attention.inject.weight.T,
+        (D,),
+        attention.proxy_norm.weight,
+        attention.proxy_norm.bias,
+    )
+    q, k, v = attention.query(x), attention.key(x), attention.value(x)
+    q_p, k_p = attention.query(proxies), attention.key(proxies)
+    e = D // 2
+    heads, first, second = [], [], []
+    for head in range(2):
+        part = slice(head * e, (head + 1) * e)
+        k1 = torch.softmax(q[..., part] @ k_p[..., part].mT / math.sqrt(e), dim=-1)
+        logits = q_p[..., part] @ k[..., part].mT / math.sqrt(e)
+        k2 = torch.softmax(logits.masked_fill(~mask[:, None, :], -1e9), dim=-1)
+        heads.append(k1 @ (k2 @ v[..., part]))
+        first.append(k1)
+        second.append(k2)
+    return attention.output(torch.cat(heads, dim=-1)), torch.stack(first), torch.stack(second)
+
+
+def test_fused_agrees_with_the_explicit_reference() -> None:
+    attention = build(CONFIG)
+    x, mask = inputs()
+    x.requires_grad_()
+    expected, k1, k2 = reference(attention, x, mask)
+    actual = attention(x, mask, Trace())
+    error = (actual - expected).abs()
+    print(f"fused against explicit: max error {error.max():.1e}, mean {error.mean():.1e}")
+    assert error.max() < 1e-5
+    assert error.mean() < 1e-6
+    weight = torch.randn(actual.shape, generator=torch.Generator().manual_seed(2))
+    gradients = [torch.autograd.grad((y * weight).sum(), x, retain_graph=True)[0] for y in (actual, expected)]
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-4
+    # Both factors, and so their product, are row-stochastic.
+    for matrix in (k1, k2, k1 @ k2):
+        assert torch.allclose(matrix.sum(dim=-1), torch.ones(()), atol=1e-5)
+        assert (matrix >= 0).all()
+
+
+def test_column_dropout_of_k2_is_row_dropout_of_v() -> None:
+    """And the mask is that of the training pass: the same random stream gives both."""
+    config = replace(CONFIG, attention_dropout=0.5, injection="none")
+    attention = build(config).train()
+    x, mask = inputs()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        actual = attention(x, mask, Trace())
+        torch.manual_seed(7)
+        keep = scaled_keep((3, 2, N, 1), 0.5, like=x)
+    proxies = attention.proxy_norm(attention.proxies)
+    heads = []
+    for head in range(2):
+        part = slice(head * D // 2, (head + 1) * D // 2)
+        q, k, v = (project(x)[..., part] for project in (attention.query, attention.key, attention.value))
+        q_p, k_p = (project(proxies)[..., part] for project in (attention.query, attention.key))
+        k1 = torch.softmax(q @ k_p.mT / math.sqrt(D // 2), dim=-1)
+        k2 = torch.softmax((q_p @ k.mT / math.sqrt(D // 2)).masked_fill(~mask[:, None, :], -1e9), dim=-1)
+        dropped = k2 * keep[:, head].mT
+        assert (dropped == 0).all(dim=1).any()
+        heads.append(k1 @ (dropped @ v))
+    assert torch.allclose(actual, attention.output(torch.cat(heads, dim=-1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", DROPOUTS)
+def test_dropout_is_unbiased_and_off_in_evaluation(kind: str) -> None:
+    attention = build(replace(CONFIG, decomposed_dropout=kind, attention_dropout=0.2))
+    x, mask = inputs(batch=1)
+    exact = attention(x, mask, Trace())
+    assert torch.equal(exact, build(CONFIG)(x, mask, Trace()))
+    attention.train()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        many = attention(x.expand(2000, -1, -1), mask.expand(2000, -1), Trace())
+    if kind == "none":
+        assert torch.allclose(many[0], exact[0], atol=1e-5)
+        return
+    assert many.std(dim=0).mean() > 0.01
+    if kind != "key":  # which renormalises, so it is biased
+        standard_errors = (many.mean(dim=0) - exact[0]) / (many.std(dim=0) / math.sqrt(2000))
+        assert standard_errors.abs().max() < 5
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+def test_permutation_of_the_tokens(injection: str) -> None:
+    """Tokens carry their position in x; only the segment grid looks at the order besides."""
+    attention = build(replace(CONFIG, injection=injection), layer=1)
+    x, mask = inputs()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+
+    def run(x: Tensor, mask: Tensor) -> Tensor:
+        return attention(x, mask, Trace(carried=torch.ones(3, M, D)))
+
+    equal = torch.allclose(run(x, mask)[:, order], run(x[:, order], mask[:, order]), atol=1e-5)
+    assert equal == (injection != "segment")
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "length"), [(4, 16, 16), (4, 16, 9), (5, 17, 17), (5, 17, 11), (7, 8, 8), (1, 9, 9)]
+)
+def test_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
+    x, mask = torch.randn(2, length, 3), torch.rand(2, length) < 0.5
+    assert torch.allclose(segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
+    checked = x.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: segment_means(x, mask, m, n), checked)
+
+
+def test_all_tokens_as_proxies_with_pseudo_inverse_is_softmax_attention() -> None:
+    """S S^+ S = S: Nyström with every token a landmark is exact."""
+    config = replace(CONFIG, num_proxies=N, injection="none", pseudo_inverse=True, contrastive="none")
+    attention = build(config).double()
+    x, mask = inputs(batch=1)
+    attention.proxies.data, mask = x[0].double(), torch.ones(1, N, dtype=torch.bool)
+    x = attention.proxy_norm(x.double()).detach()  # so that tokens and proxies are the same vectors
+    q, k, v = (
+        attention.split_heads(project(x)) for project in (attention.query, attention.key, attention.value)
+    )
+    exact = torch.softmax(q @ k.mT / math.sqrt(D // 2), dim=-1) @ v
+    expected = attention.output(exact.transpose(1, 2).flatten(2))
+    error = (attention(x, mask, Trace()) - expected).abs().max()
+    assert error < 0.1 * expected.std()  # six iterations
+
+
+def test_iterative_pseudo_inverse_converges() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.softmax(2 * torch.randn(3, 16, 16, generator=generator, dtype=torch.float64), dim=-1)
+    exact = torch.linalg.pinv(matrix)
+    errors = [
+        ((iterative_pinv(matrix, steps) - exact).norm() / exact.norm()).item() for steps in (2, 4, 6, 8, 20)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-6
+
+
+@pytest.mark.parametrize("injection", INJECTIONS)
+@pytest.mark.parametrize("dropout", DROPOUTS)
+def test_every_combination_is_built_or_refused_with_a_reason(injection: str, dropout: str) -> None:
+    token_ids = torch.randint(1, 16, (2, N), generator=torch.Generator().manual_seed(0))
+    for contrastive, pinv, conv, shared, own in itertools.product(
+        CONTRASTS, (False, True), (0, 3), (False, True), (False, True)
+    ):
+        changes: dict[str, Any] = {
+            "injection": injection,
+            "decomposed_dropout": dropout,
+            "contrastive": contrastive,
+            "pseudo_inverse": pinv,
+            "conv_kernel_size": conv,
+            "shared_proxies": shared,
+            "own_proxy_projections": own,
+            "dropout": 0.1,
+        }
+        if contrastive == "two-views" and injection == "none":
+            with pytest.raises(ConfigError, match="both views are the same"):
+                replace(CONFIG, **changes)
+            continue
+        model = Classifier(replace(CONFIG, **changes))
+        trace = Trace()
+        logits = model(token_ids, token_ids != 0, trace)
+        assert len(trace.losses) == (0 if contrastive == "none" else 2)
+        (logits.sum() + sum(trace.losses)).backward()
+        assert all(parameter.grad is not None for parameter in model.parameters()), changes
+        assert ("encoder.blocks.1.attention.proxies" in model.state_dict()) == (not shared)
+
+
+def test_parameters_over_softmax_are_those_of_the_proxies() -> None:
+    task: dict[str, Any] = {"vocab_size": 32, "max_length": 2048, "num_classes": 10}
+    ours, softmax = (
+        sum(parameter.numel() for parameter in Classifier(ModelConfig(attention=name, **task)).parameters())
+        for name in ("proxyformer", "softmax")
+    )
+    assert softmax == 209_802  # the public ListOps model
+    assert ours - softmax == 2 * (128 * 64 + 64 * 64 + 128)
