@@ -6,20 +6,21 @@ seeded and its order depends on hashing, so the release cannot be regenerated bi
 same distribution from a seed, all trees of a chunk at once, level by level.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import count
-from pathlib import Path
 from typing import IO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.packed import PACKED_FORMS, is_packed, packed_layouts, read_packed
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Layout, Source, locate
+from proxytune.datasets.sources import Layout, Source
+from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, padded_length
 
 # Sorted, so that ids mean the same in every process (the official order comes from a Python set). 0 is padding.
@@ -79,7 +80,9 @@ def encode(source: bytes) -> NDArray[np.uint8]:
 
 def decode(ids: NDArray[np.integer]) -> str:
     """The expression without parentheses, tokens separated by blanks; padding is left out."""
-    return " ".join(TOKENS[index - 1] for index in ids.tolist() if index)
+    return " ".join(
+        TOKENS[index - 1] if index <= len(TOKENS) else f"<{index}>" for index in ids.tolist() if index
+    )
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,15 @@ LAYOUTS = (
         ("listops", "listops-1000", "data/listops", "."),
         {"train": "train.tsv", "validation": "val.tsv", "test": "test.tsv"},
     ),
+    Layout(
+        "Hugging Face Parquet",
+        ("listops-1000", "listops", "listops-1000/data", "data", "."),
+        {"train": "train*.parquet", "validation": "validation*.parquet", "test": "test*.parquet"},
+    ),
+    *packed_layouts("listops", "listops"),
 )
+# Ready-made ids come from vocabularies of unknown order; this is the size that the protocol embeds.
+PACKED_VOCAB_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,34 +276,48 @@ class ListOps:
     num_train: ClassVar[int] = 96_000
     num_held_out: ClassVar[int] = 2_000
 
-    def info(self) -> TaskInfo:
+    def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 15 tokens; the convention of the tokenizer since 2021-03, parentheses dropped."""
+        packed = form in PACKED_FORMS
+        tokens = "parentheses dropped; 0 padding, then sorted: " + " ".join(TOKENS)
         return TaskInfo(
             name=self.name,
-            vocab_size=VOCAB_SIZE,
+            vocab_size=PACKED_VOCAB_SIZE if packed else VOCAB_SIZE,
             max_length=padded_length(self.max_length),
             num_classes=NUM_CLASSES,
             conventions={
-                "tokens": "parentheses dropped; 0 padding, then sorted: " + " ".join(TOKENS),
+                "tokens": "ids as packed, their order unknown" if packed else tokens,
                 "length": f"first {self.max_length} tokens, padded to {padded_length(self.max_length)}",
                 "validation": "official split",
             },
         )
 
-    def find(self, root: Path | None) -> Source:
-        """TSV files under root; generated without one."""
-        if root is None:
-            return Source(f"generated (official process, seed {self.seed})")
-        return locate(self.name, root, LAYOUTS)
+    @property
+    def layouts(self) -> Sequence[Layout]:
+        """TSV first, ready-made ids last."""
+        return LAYOUTS
+
+    @property
+    def generator(self) -> str | None:
+        """The official process."""
+        return f"official process, seed {self.seed}"
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """Rows of the files, or newly drawn ones."""
         if source.path is None:
             yield from self._generate(mapper)
-            return
-        for split, stream in source.open():
-            for rows in read_tsv(stream, source.place(split)):
-                yield split, rows
+        elif is_packed(source):
+            yield from read_packed(source, num_documents=1, zeros_are_padding=True)
+        else:
+            seen: dict[bytes, str] = {}
+            for split, name, stream in source.open():
+                read = read_tsv if name.endswith(".tsv") else _read_table
+                for rows in read(stream, source.place(name), seen):
+                    yield split, rows
+
+    def decode(self, ids: NDArray[np.integer]) -> str:
+        """The expression; of ready-made ids only the lengths are to be trusted."""
+        return decode(ids)
 
     def _generate(self, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         # Validation and test come first: they are the same whatever number of train examples is asked for.
@@ -324,9 +349,9 @@ class ListOpsMini(ListOps):
     grammar: ClassVar[Grammar] = Grammar(max_depth=3, max_arguments=5, min_length=8, max_length=129)
     num_train: ClassVar[int] = 50_000
 
-    def info(self) -> TaskInfo:
+    def info(self, form: str | None = None) -> TaskInfo:
         """As ListOps, and the grammar that makes it short."""
-        info = super().info()
+        info = super().info(form)
         grammar = self.grammar
         return replace(
             info,
@@ -338,48 +363,68 @@ class ListOpsMini(ListOps):
             },
         )
 
-    def find(self, root: Path | None) -> Source:
-        """Always generated; a root is of no use."""
-        if root is not None:
-            raise DataError(f"{self.name} is generated and reads no files; leave root out (it is {root})")
-        return super().find(None)
+    @property
+    def layouts(self) -> Sequence[Layout]:
+        """None: it is always generated."""
+        return ()
 
 
-def read_tsv(stream: IO[bytes], place: str) -> Iterator[Rows]:
+def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None) -> Iterator[Rows]:
     """Rows of one ListOps file in blocks; `place` names it in errors.
 
     Columns are Source and Target in either order as the header says; without a header the label comes first.
-    Lines end in CRLF or LF. Raises DataError with the line's number on anything else, and on a row that the
-    file holds twice (the generator never writes one).
+    Lines end in CRLF or LF. Raises DataError with the line's number on anything else, and on an expression that
+    is in `seen` already (the release's 100,000 are distinct, so a second one means a leak or a bad copy).
     """
+    label_first = True
+
+    def pairs() -> Iterator[tuple[int, bytes, bytes]]:
+        nonlocal label_first
+        for number, line in enumerate(stream, 1):
+            fields = line.rstrip(b"\r\n").split(b"\t")
+            if number == 1 and sorted(fields) == [b"Source", b"Target"]:
+                label_first = fields[0] == b"Target"
+                continue
+            if len(fields) != 2:
+                raise DataError(
+                    f"{place}, line {number}: {len(fields)} columns, a ListOps row has Source and Target"
+                )
+            yield (number, fields[1], fields[0]) if label_first else (number, fields[0], fields[1])
+
+    return _rows(pairs(), place, {} if seen is None else seen)
+
+
+def _read_table(stream: IO[bytes], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
+    table = read_table(stream, place, (("Source", "source"), ("Target", "target")))
+    return _rows(
+        ((number, str(source).encode(), str(target).encode()) for number, (source, target) in table),
+        place,
+        seen,
+    )
+
+
+def _rows(pairs: Iterator[tuple[int, bytes, bytes]], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
     documents: list[tuple[NDArray[np.uint8], ...]] = []
     labels: list[int] = []
-    seen: dict[bytes, int] = {}
-    label_first = True
-    for number, line in enumerate(stream, 1):
-        fields = line.rstrip(b"\r\n").split(b"\t")
+    num_rows = 0
+    for number, source, label in pairs:
         where = f"{place}, line {number}"
-        if number == 1 and sorted(fields) == [b"Source", b"Target"]:
-            label_first = fields[0] == b"Target"
-            continue
-        if len(fields) != 2:
-            raise DataError(f"{where}: {len(fields)} columns, a ListOps row has Source and Target")
-        label, source = fields if label_first else reversed(fields)
         if len(label) != 1 or not label.isdigit():
             raise DataError(f"{where}: target {label[:20]!r} is no digit 0 to 9")
         try:
             tokens = encode(source)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        earlier = seen.setdefault(blake2b(tokens.tobytes(), digest_size=16).digest(), number)
-        if earlier != number:
-            raise DataError(f"{where}: the same expression as line {earlier}; remove the duplicate")
+        earlier = seen.setdefault(blake2b(tokens.tobytes(), digest_size=16).digest(), where)
+        if earlier is not where:
+            raise DataError(f"{where}: the same expression as {earlier}; remove the duplicate")
         documents.append((tokens,))
         labels.append(int(label))
+        num_rows += 1
         if len(labels) == _ROWS_PER_BLOCK:
             yield Rows.of(documents, labels)
             documents, labels = [], []
     if documents:
         yield Rows.of(documents, labels)
-    if not seen:
+    if not num_rows:
         raise DataError(f"{place}: no rows")

@@ -20,14 +20,17 @@ from filelock import FileLock
 
 from proxytune.datasets.arrow_store import Split, SplitRecord, SplitWriter
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.image import Image
 from proxytune.datasets.listops import ListOps, ListOpsMini
 from proxytune.datasets.parallel import Mapper, process_map
+from proxytune.datasets.retrieval import Retrieval
 from proxytune.datasets.sources import Source
-from proxytune.datasets.task import SPLITS, Task, TaskInfo
+from proxytune.datasets.task import SPLITS, Task, TaskInfo, find_source
 from proxytune.datasets.text import Text
 
-TASKS: dict[str, type[Task]] = {"listops": ListOps, "listops-mini": ListOpsMini, "text": Text}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (ListOps, ListOpsMini, Text, Retrieval, Image)}
 
+COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length
 Progress = Callable[[int, int], None]  # (rows done, rows in all or 0 where that is not known yet)
 MANIFEST = "manifest.json"
 _STORE_VERSION = 1
@@ -59,8 +62,8 @@ def make_task(name: str, **options: Any) -> Task:
     if name not in TASKS:
         raise DataError(f"no task {name!r}{_nearest(name, TASKS)}; tasks are {', '.join(TASKS)}")
     known = {field.name for field in fields(TASKS[name])}  # type: ignore[arg-type]
-    for key in options:
-        if key not in known:
+    for key, value in options.items():
+        if key not in known and not (key in COMMON_OPTIONS and value is None):
             raise DataError(
                 f"task {name} has no option {key!r}{_nearest(key, known)}; it has {', '.join(sorted(known))}"
             )
@@ -108,11 +111,11 @@ def prepare(
     """Find or generate the task's data, convert them once, and open them.
 
     root is a folder or archive that holds the data in any known form; None generates where the task can.
-    Idempotent; a second process that asks for the same waits for the first. Raises DataError when the data
-    cannot be found, read or trusted: then nothing is left behind.
+    Idempotent; a second process that asks for the same waits for the first. What is there already is verified
+    byte by byte. Raises DataError when the data cannot be found, read or trusted: then nothing is left behind.
     """
     task = make_task(name, **options)
-    source = task.find(Path(root) if root is not None else None)
+    source = find_source(task, Path(root) if root is not None else None)
     address = hashlib.sha256(
         json.dumps(
             [_STORE_VERSION, name, task.version, _options(task), source.form, source.digest()]
@@ -123,7 +126,9 @@ def prepare(
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             _write(task, source, folder, progress, mapper)
-    return open_prepared(folder)
+    prepared = open_prepared(folder)
+    prepared.verify()
+    return prepared
 
 
 def _options(task: Task) -> dict[str, Any]:
@@ -131,12 +136,7 @@ def _options(task: Task) -> dict[str, Any]:
 
 
 def _write(task: Task, source: Source, folder: Path, progress: Progress | None, mapper: Mapper) -> None:
-    info = task.info()
-    info = replace(info, conventions={**info.conventions, "source": source.form})
-    if task.train_examples is not None:
-        info = replace(
-            info, conventions={**info.conventions, "train": f"first {task.train_examples} examples"}
-        )
+    info = task.info(source.form)
     partial = folder.with_name(f"{folder.name}.partial")  # ours alone: the lock is held
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -153,6 +153,10 @@ def _write(task: Task, source: Source, folder: Path, progress: Progress | None, 
                 done += len(rows)
                 if progress is not None:
                     progress(done, 0)
+        conventions = {**info.conventions, "source": source.form, **source.notes}
+        if task.train_examples is not None:
+            conventions["train"] = f"first {task.train_examples} examples"
+        info = replace(info, conventions=conventions)
         records = {}
         for split, writer in writers.items():
             assert writer.record is not None

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -20,46 +22,51 @@ class Source:
     """Files found for one task.
 
     form names the layout and is stored with the data. path is a folder or an archive (None: generated);
-    files maps each part (`train`, or one file's own name) to its place below path.
+    files maps each part (`train`) to its files below path, `missing` lists patterns that nothing matched.
+    notes is for what reading finds out and the prepared data should say (skipped images).
     """
 
     form: str
     path: Path | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    notes: dict[str, str] = field(default_factory=dict)
 
-    def place(self, part: str) -> str:
-        """How an error names a part's file."""
+    def place(self, name: str) -> str:
+        """How an error names one of the files."""
         assert self.path is not None
-        separator = ":" if self.path.is_file() else "/"
-        return f"{self.path}{separator}{self.files[part]}"
+        return f"{self.path}{':' if self.path.is_file() else '/'}{name}"
 
-    def open(self, parts: Iterable[str] | None = None) -> Iterator[tuple[str, IO[bytes]]]:
-        """Open the parts (all by default) one after another, an archive's in its own order and in one pass."""
+    def open(self, parts: Iterable[str] | None = None) -> Iterator[tuple[str, str, IO[bytes]]]:
+        """(part, file name, stream) of the parts' files, all by default; an archive's in its own order, one pass."""
         assert self.path is not None
-        wanted = {self.files[part]: part for part in (self.files if parts is None else parts)}
+        part_of = {
+            name: part for part in (self.files if parts is None else parts) for name in self.files[part]
+        }
         if self.path.is_file():
-            for name, stream in read_members(self.path, frozenset(wanted)):
-                yield wanted[name], stream
-        else:
-            for name, part in wanted.items():
-                try:
-                    with open(self.path / name, "rb") as stream:
-                        yield part, stream
-                except OSError as error:
-                    raise DataError(f"{self.path / name}: {error.strerror}") from None
+            for name, stream in read_members(self.path, frozenset(part_of)):
+                yield part_of[name], name, stream
+            return
+        for name, part in part_of.items():
+            try:
+                stream = open(self.path / name, "rb")  # noqa: SIM115  # the error is for opening alone
+            except OSError as error:
+                raise DataError(f"{self.place(name)}: {error.strerror}") from None
+            with stream:
+                yield part, name, stream
 
     def digest(self) -> str:
-        """A sha256 that changes when the data do; of the archive's bytes, or of the files in a folder."""
+        """A sha256 that changes when the data do: of the archive's bytes, or of the files in a folder."""
         if self.path is None:
             return "generated"
         if self.path.is_file():
             return file_sha256(self.path)
+        names = sorted(name for files in self.files.values() for name in files)
         digest = hashlib.sha256()
-        hashed = len(self.files) <= _MAX_HASHED_FILES
-        for name in sorted(self.files.values()):
+        for name in names:
             path = self.path / name
             status = path.stat()
-            detail = file_sha256(path) if hashed else str(status.st_mtime_ns)
+            detail = file_sha256(path) if len(names) <= _MAX_HASHED_FILES else str(status.st_mtime_ns)
             digest.update(f"{name}\0{status.st_size}\0{detail}\n".encode())
         return digest.hexdigest()
 
@@ -68,8 +75,8 @@ class Source:
 class Layout:
     """One place and naming in which a task's files are found.
 
-    folders are tried in order under the root; parts maps a part to a file name in the folder. archives are
-    name patterns of tar files beside or instead of the folder.
+    folders are tried in order under the root; parts maps a part to the pattern of its files in the folder
+    (`*` stands for anything but a slash). archives are name patterns of tar files with the same folders inside.
     """
 
     form: str
@@ -77,15 +84,40 @@ class Layout:
     parts: Mapping[str, str]
     archives: Sequence[str] = ()
 
+    def sources(self, root: Path) -> Iterator[Source]:
+        """What is there of the layout, complete or not, in every folder of the root and every archive."""
+        trees: list[tuple[Path, frozenset[str] | None]] = [(root, None)] if root.is_dir() else []
+        trees += [(path, member_names(path)) for path in _archives_under(root, self.archives)]
+        for path, names in trees:
+            for folder in self.folders:
+                patterns = {
+                    part: os.path.normpath(f"{folder}/{pattern}") for part, pattern in self.parts.items()
+                }
+                files = {part: _matching(path, names, pattern) for part, pattern in patterns.items()}
+                missing = tuple(patterns[part] for part in patterns if not files[part])
+                if len(missing) < len(patterns):
+                    yield Source(self.form, path.resolve(), files, missing)
 
-def archives_under(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """The archives in root (or root itself) whose name fits a pattern."""
+
+def _archives_under(root: Path, patterns: Sequence[str]) -> list[Path]:
     candidates = [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []
     return [
-        path
-        for path in candidates
-        if any(fnmatch(path.name, pattern) for pattern in patterns) and is_archive(path)
+        path for path in candidates if any(fnmatch(path.name, one) for one in patterns) and is_archive(path)
     ]
+
+
+def _matching(path: Path, names: frozenset[str] | None, pattern: str) -> tuple[str, ...]:
+    """Files below the folder path, or among an archive's names, that fit the pattern, sorted."""
+    if "*" not in pattern:
+        return (pattern,) if (pattern in names if names is not None else (path / pattern).is_file()) else ()
+    if names is None:
+        return tuple(sorted(str(found.relative_to(path)) for found in path.glob(pattern)))
+    return tuple(sorted(filter(_regex(pattern).fullmatch, names)))
+
+
+@lru_cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile("[^/]*".join(re.escape(piece) for piece in pattern.split("*")))
 
 
 def locate(task: str, root: Path, layouts: Sequence[Layout]) -> Source:
@@ -95,27 +127,19 @@ def locate(task: str, root: Path, layouts: Sequence[Layout]) -> Source:
     """
     if not root.exists():
         raise DataError(f"root {root} does not exist; give the folder or archive that holds the {task} data")
-    tried: list[str] = []
-    partial: list[str] = []
+    incomplete: list[str] = []
     for layout in layouts:
-        trees: list[tuple[Path, frozenset[str] | None]] = [(root, None)] if root.is_dir() else []
-        trees += [(path, member_names(path)) for path in archives_under(root, layout.archives)]
-        for path, names in trees:
-            for folder in layout.folders:
-                files = {part: os.path.normpath(f"{folder}/{name}") for part, name in layout.parts.items()}
-                present = {
-                    part
-                    for part, name in files.items()
-                    if (name in names if names is not None else (path / name).is_file())
-                }
-                if len(present) == len(files):
-                    return Source(layout.form, path.resolve(), files)
-                where = path.name + ":" if names is not None else ""
-                absent = sorted(set(files.values()) - {files[part] for part in present})
-                if present:
-                    partial.append(f"{where}{', '.join(absent)}")
-                tried.append(f"{where}{next(iter(files.values()))}")
-    found = f"; incomplete, missing: {'; '.join(partial)}" if partial else ""
+        for source in layout.sources(root):
+            if not source.missing:
+                return source
+            incomplete += [source.place(pattern) for pattern in source.missing]
+    tried = [
+        os.path.normpath(f"{folder}/{next(iter(layout.parts.values()))}")
+        for layout in layouts
+        for folder in layout.folders
+    ]
+    tried += [archive for layout in layouts for archive in layout.archives]
+    found = f"; incomplete, missing: {', '.join(dict.fromkeys(incomplete))}" if incomplete else ""
     raise DataError(f"no {task} data under {root}{found}; tried {', '.join(dict.fromkeys(tried))}")
 
 

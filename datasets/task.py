@@ -8,8 +8,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from proxytune.datasets.errors import DataError
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Source
+from proxytune.datasets.sources import Layout, Source, locate
 
 SPLITS = ("train", "validation", "test")
 PADDING_ID = 0
@@ -109,6 +110,7 @@ class Task(Protocol):
     version is part of the prepared data's address: raise it when the same source or seed gives other ids.
     """
 
+    name: ClassVar[str]
     version: ClassVar[int]
 
     @property
@@ -121,14 +123,37 @@ class Task(Protocol):
         """Rows to keep of the train split; None keeps all."""
         ...
 
-    def info(self) -> TaskInfo:
-        """What a model sees of the task, and the conventions that the options chose."""
+    @property
+    def layouts(self) -> Sequence[Layout]:
+        """Where the task's files may lie, most trusted first; empty where it is always generated."""
         ...
 
-    def find(self, root: Path | None) -> Source:
-        """Where the task's data lie under root; raises DataError that names the paths tried."""
+    @property
+    def generator(self) -> str | None:
+        """What draws the data when no root is given, in words; None where nothing does."""
+        ...
+
+    def info(self, form: str | None = None) -> TaskInfo:
+        """What a model sees of the task and the conventions taken; form is that of the source read."""
         ...
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """All rows, each block with the name of its split; blocks of different splits may alternate."""
         ...
+
+    def decode(self, ids: NDArray[np.integer]) -> str | NDArray[np.uint8]:
+        """A document for people: its text, or its picture (height, width) in grey levels."""
+        ...
+
+
+def find_source(task: Task, root: Path | None) -> Source:
+    """Where the task's data come from; raises DataError that names the paths tried, or what to give."""
+    if root is None:
+        if task.generator is None:
+            raise DataError(
+                f"{task.name} has no generator; give root, the folder or archive that holds its data"
+            )
+        return Source(f"generated ({task.generator})")
+    if not task.layouts:
+        raise DataError(f"{task.name} is generated and reads no files; leave root out (it is {root})")
+    return locate(task.name, root, task.layouts)

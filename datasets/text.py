@@ -5,26 +5,49 @@ the validation split, so that a search never sees the test set; `validation="tes
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxytune.datasets.archives import member_names
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.packed import MEGA, is_packed, packed_layouts, read_packed
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Source, archives_under
+from proxytune.datasets.sources import Layout, Source
+from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import Rows, TaskInfo, padded_length
 
 VOCAB_SIZE = 257
-LABELS = {"neg": 0, "pos": 1}
 NUM_VALIDATION = 2500
-_FOLDERS = ("aclImdb", ".", "imdb/aclImdb", "imdb")
-_ARCHIVES = ("aclImdb*",)
-_REVIEW = re.compile(r"(?:^|.*/)(train|test)/(neg|pos)/(\d+)_(\d+)\.txt")
+_REVIEW = re.compile(r"(\d+)_\d+\.txt")
+_LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1}
+
+ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
+LAYOUTS = (
+    Layout(
+        ACL_IMDB,
+        ("aclImdb", ".", "imdb/aclImdb", "imdb"),
+        {
+            f"{split} {label}": f"{split}/{label}/*_*.txt"
+            for split in ("train", "test")
+            for label in ("neg", "pos")
+        },
+        archives=("aclImdb*",),
+    ),
+    Layout(
+        "Hugging Face Parquet",
+        ("imdb", "imdb/plain_text", "imdb/data", "plain_text", "data", "."),
+        {"train": "train*.parquet", "test": "test*.parquet"},
+    ),
+    Layout("Arrow", ("imdb", "."), {"train": "*train.arrow", "test": "*test.arrow"}),
+    Layout(KAGGLE, (".", "imdb", "kaggle"), {"all": "IMDB Dataset.csv"}),
+    *packed_layouts("text", "imdb"),
+)
+
+_Example = tuple[NDArray[np.integer], int]
 
 
 def encode(text: bytes) -> NDArray[np.uint16]:
@@ -39,7 +62,7 @@ def decode(ids: NDArray[np.integer]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """IMDB reviews in the official folder layout, as a folder or as the archive."""
+    """IMDB reviews: aclImdb as folder or archive, Parquet, Arrow, the Kaggle CSV, or ready-made ids."""
 
     max_length: int = 4000
     train_examples: int | None = None
@@ -48,83 +71,109 @@ class Text:
     name: ClassVar[str] = "text"
     version: ClassVar[int] = 1
 
-    def info(self) -> TaskInfo:
+    @property
+    def layouts(self) -> Sequence[Layout]:
+        """The original first, ready-made ids last."""
+        return LAYOUTS
+
+    @property
+    def generator(self) -> str | None:
+        """None: reviews cannot be drawn."""
+        return None
+
+    def info(self, form: str | None = None) -> TaskInfo:
         """Two classes over bytes."""
+        unknown = form == MEGA
         return TaskInfo(
             name=self.name,
-            vocab_size=VOCAB_SIZE,
+            vocab_size=512 if unknown else VOCAB_SIZE,
             max_length=padded_length(self.max_length),
             num_classes=2,
             conventions={
-                "tokens": "bytes; 0 padding, byte b = id b + 1",
+                "tokens": "ids as packed, their meaning unknown"
+                if unknown
+                else "bytes; 0 padding, byte b = id b + 1",
                 "length": f"first {self.max_length} bytes, padded to {padded_length(self.max_length)}",
-                "validation": f"{NUM_VALIDATION} train reviews, half of each class, a fixed draw"
+                "validation": f"{NUM_VALIDATION} train reviews at most, half of each class, a fixed draw"
                 if self.validation == "train"
                 else "the test split (official)",
                 "labels": "0 negative, 1 positive",
             },
         )
 
-    def find(self, root: Path | None) -> Source:
-        """The folder aclImdb under root, or the archive; the first in which reviews lie."""
-        if root is None:
-            raise DataError(
-                "text has no generator; give as root the folder that holds aclImdb or aclImdb_v1.tar.gz"
-            )
-        if not root.exists():
-            raise DataError(
-                f"root {root} does not exist; give the folder or archive that holds the text data"
-            )
-        tried = []
-        for folder in _FOLDERS if root.is_dir() else ():
-            base = root / folder
-            places = [f"{split}/{label}" for split in ("train", "test") for label in LABELS]
-            absent = [place for place in places if not (base / place).is_dir()]
-            if not absent:
-                names = [f"{place}/{path.name}" for place in places for path in (base / place).iterdir()]
-                return _checked(Source("aclImdb folder", base.resolve(), _reviews(names)))
-            tried.append(f"{folder}/{absent[0]}")
-        for archive in archives_under(root, _ARCHIVES):
-            return _checked(Source("aclImdb archive", archive.resolve(), _reviews(member_names(archive))))
-        raise DataError(f"no text data under {root}; tried {', '.join([*tried, *_ARCHIVES])}")
+    def decode(self, ids: NDArray[np.integer]) -> str:
+        """The review's text."""
+        return decode(ids)
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """Train in a fixed shuffled order (the files are sorted by class), then validation and test."""
-        texts = {}
-        for part, stream in source.open():
-            texts[part] = encode(stream.read(self.max_length))
-            if not len(texts[part]):
-                raise DataError(f"{source.place(part)}: empty review")
+        train, test = self._official_splits(source)
+        held_out: list[_Example] = []
         random = np.random.default_rng(0)
-        held_out, train = [], []
-        for label in LABELS:
-            names = _ordered(texts, "train", label)
-            shuffled = [names[index] for index in random.permutation(len(names))]
-            num_held_out = min(NUM_VALIDATION // 2, len(names) // 10) if self.validation == "train" else 0
-            held_out += shuffled[:num_held_out]
-            train += shuffled[num_held_out:]
+        if self.validation == "train":
+            kept: list[_Example] = []
+            for label in (0, 1):
+                same = [example for example in train if example[1] == label]
+                order = random.permutation(len(same))
+                num_held_out = min(NUM_VALIDATION // 2, len(same) // 10)
+                held_out += [same[index] for index in order[:num_held_out]]
+                kept += [same[index] for index in order[num_held_out:]]
+            train = kept
         train = [train[index] for index in random.permutation(len(train))]
-        test = [name for label in LABELS for name in _ordered(texts, "test", label)]
-        splits = {"train": train, "validation": held_out or test, "test": test}
-        for split, names in splits.items():
-            labels = [LABELS[name.split("/")[1]] for name in names]
-            yield split, Rows.of([(texts[name],) for name in names], labels)
+        splits = {
+            "train": train,
+            "validation": held_out if self.validation == "train" else test,
+            "test": test,
+        }
+        for split, examples in splits.items():
+            if not examples:
+                raise DataError(f"{source.path}: no reviews for the {split} split")
+            yield split, Rows.of([(ids,) for ids, _ in examples], [label for _, label in examples])
 
+    def _official_splits(self, source: Source) -> tuple[list[_Example], list[_Example]]:
+        if source.form == ACL_IMDB:
+            return self._read_folder(source)
+        splits: dict[str, list[_Example]] = {"train": [], "validation": [], "test": []}
+        if is_packed(source):  # their validation split is the test split again
+            for split, rows in read_packed(source, num_documents=1, zeros_are_padding=True):
+                splits[split] += [(documents[0][: self.max_length], label) for documents, label in rows]
+        elif source.form == KAGGLE:
+            both = self._read_tables(source)["all"]
+            splits["train"], splits["test"] = both[: len(both) // 2], both[len(both) // 2 :]
+            source.notes["split"] = "the Kaggle file has none: first half train, second half test"
+        else:
+            splits |= self._read_tables(source)
+        return splits["train"], splits["test"]
 
-def _reviews(names: "Iterator[str] | list[str] | frozenset[str]") -> dict[str, str]:
-    """Labelled reviews by `split/label/file`; unsup (unlabelled) and the other files are left out."""
-    return {"/".join(name.split("/")[-3:]): name for name in names if _REVIEW.fullmatch(name)}
+    def _read_folder(self, source: Source) -> tuple[list[_Example], list[_Example]]:
+        """Reviews in order of class and id, so that a folder and an archive give the same."""
+        found: dict[str, list[tuple[int, int, NDArray[np.integer]]]] = {"train": [], "test": []}
+        for part, name, stream in source.open():
+            split, label = part.split()
+            review = _REVIEW.fullmatch(PurePosixPath(name).name)
+            if review is None:
+                continue
+            ids = encode(stream.read(self.max_length))
+            if not len(ids):
+                raise DataError(f"{source.place(name)}: empty review")
+            found[split].append((_LABELS[label], int(review[1]), ids))
+        train, test = (
+            [(ids, label) for label, _, ids in sorted(found[split], key=lambda one: one[:2])]
+            for split in ("train", "test")
+        )
+        return train, test
 
-
-def _checked(source: Source) -> Source:
-    for split in ("train", "test"):
-        for label in LABELS:
-            if not any(part.startswith(f"{split}/{label}/") for part in source.files):
-                raise DataError(f"{source.path} has no review {split}/{label}/<id>_<rating>.txt")
-    return source
-
-
-def _ordered(texts: dict[str, NDArray[np.uint16]], split: str, label: str) -> list[str]:
-    """Names in order of the review's id, the same for folder and archive."""
-    names = [name for name in texts if name.startswith(f"{split}/{label}/")]
-    return sorted(names, key=lambda name: int(name.split("/")[-1].split("_")[0]))
+    def _read_tables(self, source: Source) -> dict[str, list[_Example]]:
+        examples: dict[str, list[_Example]] = {part: [] for part in source.files}
+        for part, name, stream in source.open():
+            place = source.place(name)
+            for number, (text, label) in read_table(
+                stream, place, (("text", "review"), ("label", "sentiment"))
+            ):
+                if str(label) not in _LABELS:
+                    raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
+                ids = encode(str(text).encode()[: self.max_length])
+                if not len(ids):
+                    raise DataError(f"{place}, row {number}: empty review")
+                examples[part].append((ids, _LABELS[str(label)]))
+        return examples

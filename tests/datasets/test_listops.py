@@ -26,6 +26,7 @@ from proxytune.datasets.listops import (
     read_tsv,
 )
 from proxytune.datasets.sources import Source
+from proxytune.datasets.task import find_source
 
 # Classes of the 100,000 rows of the official release, as published.
 RELEASED_CLASSES = np.array([17042, 9047, 7591, 8507, 8988, 8435, 7743, 7285, 8628, 16734])
@@ -255,7 +256,7 @@ def test_every_column_order_and_line_end(lines, end):
         ("( ( [MAX2 ) ] )\t2", "no token '[MAX2'"),
         ("( )\t2", "empty"),
         ("", "1 columns"),
-        ("( ( ( [MIN 1 ) 2 ) ] )\t1", "the same expression as line 2"),
+        ("( ( ( [MIN 1 ) 2 ) ] )\t1", "the same expression as basic_val.tsv, line 2"),
     ],
 )
 def test_a_bad_line_is_named(line, message):
@@ -292,7 +293,7 @@ def test_real_rows_of_the_release(real_file):
 
 @pytest.mark.realdata
 def test_release_archive(real_file):
-    source = ListOps().find(real_file("lra_release.tar.gz"))
+    source = find_source(ListOps(), real_file("lra_release.tar.gz"))
     counts = {}
     for split, rows in ListOps().read(source, map):
         counts[split] = counts.get(split, 0) + len(rows)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.datasets import DataError, prepare
+from proxytune.datasets.task import find_source
 from proxytune.datasets.text import Text, decode, encode
 
 
@@ -105,9 +106,9 @@ def test_an_empty_review_is_named(tmp_path):
 
 def test_an_incomplete_folder_says_what_is_missing(tmp_path):
     (tmp_path / "aclImdb/train/pos").mkdir(parents=True)
-    (tmp_path / "aclImdb/train/neg").mkdir()
-    with pytest.raises(DataError, match="aclImdb/test/neg"):
-        Text().find(tmp_path)
+    (tmp_path / "aclImdb/train/pos/0_9.txt").write_text("good")
+    with pytest.raises(DataError, match="missing: .*aclImdb/train/neg.*aclImdb/test/neg"):
+        find_source(Text(), tmp_path)
 
 
 @pytest.mark.realdata

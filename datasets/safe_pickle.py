@@ -1,0 +1,114 @@
+"""Reads the pickles in which CIFAR-10 and LRA copies are handed round, and executes nothing.
+
+Only arrays, dtypes and scalars of numpy are known, and they are rebuilt here from their bytes: no function of
+numpy, and none of anything else, is called on the pickle's demand. Everything else raises DataError.
+"""
+
+import pickle
+from math import prod
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxytune.datasets.errors import DataError
+
+_KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+
+
+class _DType:
+    """A plain number type, without fields or objects."""
+
+    def __init__(self, name: Any, align: Any = False, copy: Any = False) -> None:
+        text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+        if text.lstrip("<>|=") not in _KINDS:
+            raise DataError(f"an array of type {text[:20]!r}; only plain numbers are read")
+        self.dtype = np.dtype(text)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
+        if order == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class _Array:
+    """Stands for numpy.ndarray while unpickling; `array` is there after its state was set."""
+
+    array: NDArray[Any]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, content = state
+        self.array = _from_bytes(content, dtype, shape, "F" if is_fortran else "C")
+
+
+def _from_bytes(content: Any, dtype: Any, shape: Any, order: str = "C") -> NDArray[Any]:
+    if not isinstance(dtype, _DType) or not isinstance(content, bytes | bytearray):
+        raise DataError("an array that does not hold plain numbers")
+    if prod(shape) * dtype.dtype.itemsize != len(content):
+        raise DataError(f"an array of shape {shape} with {len(content)} bytes")
+    return np.frombuffer(content, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, content: Any) -> int | float:
+    number: int | float = _from_bytes(content, dtype, ()).item()
+    return number
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """What Python 3 writes for bytes in protocol 2."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise DataError(f"a text in encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_KNOWN = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+    **{
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_bytes),
+        )
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise DataError(f"it wants {module}.{name}, which data never need; refused, nothing was executed")
+        return _KNOWN[module, name]
+
+
+def load(stream: IO[bytes], place: str) -> Any:
+    """The pickled lists, dicts, strings, numbers and arrays; Python 2 strings come as bytes.
+
+    An array may come as an object with the attribute `array`: use `as_array`. Raises DataError that begins with
+    place for anything else, and for a damaged file.
+    """
+    try:
+        return _Unpickler(stream, encoding="bytes").load()
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
+        raise DataError(
+            f"{place}: damaged pickle ({type(error).__name__}: {error})".splitlines()[0]
+        ) from None
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """The array that `load` made of a pickled array or list; raises DataError when it is none."""
+    if isinstance(value, _Array) and hasattr(value, "array"):
+        return value.array
+    try:
+        return np.asarray(value, np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{type(value).__name__} where numbers are expected") from None
