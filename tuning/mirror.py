@@ -1,32 +1,23 @@
-"""The child process that ships an outbox to MLflow: `python -m proxytune.tuning.mirror FOLDER URI EXPERIMENT`.
+"""The mirror: a study's journal as runs in MLflow.
 
-Everything it does may be done twice: a run is created under an intent in the acknowledgement and looked for
+Everything here may be done twice: a run is created under an intent in the acknowledgement and looked for
 by its tags before it is created again; metrics carry the step and time of their event, and MLflow keeps one of
 identical points; tags, statuses and artifacts are set. So it can be killed anywhere, and MLflow can be away.
 """
 
 import copy
 import json
-import os
-import sqlite3
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import tenacity
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy import Engine
-from sqlalchemy import event as sqlalchemy_event
 
 from proxytune.tuning import run_page
 from proxytune.tuning.outbox import Event, read_events
@@ -34,7 +25,6 @@ from proxytune.tuning.tally import Tally
 from proxytune.tuning.tracking import Acknowledgement, artifact_root
 
 BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
-POLL_SECONDS = 0.5
 DOUBT_SECONDS = 60
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
 """Error codes by which MLflow refuses one call for good, however often it is repeated."""
@@ -49,6 +39,7 @@ class Mirror:
 
     def __init__(self, folder: Path, uri: str, experiment: str) -> None:
         self.acknowledged = Acknowledgement.load(folder, uri, experiment)
+        self.unacknowledged = False  # whether MLflow has more than the acknowledgement says
         self.notice: str | None = None  # what a reader should know although the shipping goes on
         self._folder = folder
         self._client = MlflowClient(tracking_uri=uri)
@@ -56,7 +47,7 @@ class Mirror:
         self._note_time = 0.0
 
     def ship(self) -> bool:
-        """Ship the next portion of the journal and acknowledge it; False where none waits.
+        """Write the next portion of the journal to MLflow; False where none waits.
 
         Raises:
             Exception: whatever MLflow, the network or the disk throw; calling again repeats the portion.
@@ -65,11 +56,15 @@ class Mirror:
         if behind == self.acknowledged.offset:
             return False
         self._ship(events)
-        settle_sqlite(self.acknowledged.uri)
         self.acknowledged.offset = behind
+        self.unacknowledged = True
+        return True
+
+    def acknowledge(self) -> None:
+        """Note for good that everything so far is in MLflow."""
         self.acknowledged.error = self.notice
         self.acknowledged.save(self._folder)
-        return True
+        self.unacknowledged = False
 
     def _ship(self, events: list[Event]) -> None:
         self._know_the_study(events)
@@ -135,7 +130,8 @@ class Mirror:
             elif lost_all or number in state.creating:
                 state.trials.setdefault(number, runs[0].info.run_id)
         if state.parent_run is None and "name" in state.study:
-            if next(iter(self._search(f"tags.study_key = '{state.study['name']}'")), None) is not None:
+            namesakes = self._search(f"tags.study_key = '{state.study['name']}'")
+            if next(iter(namesakes), None) is not None:
                 self.notice = (
                     f"experiment {state.experiment} holds another study named {state.study['name']}; the runs of "
                     f"this one have the tag study_id={state.study['id']}, or give it another name or experiment"
@@ -196,27 +192,20 @@ class Mirror:
         return str(self._experiment_id)
 
     def _create_parent(self) -> str:
-        tags = {
-            **run_page.source_tags(),
-            "study_key": self.acknowledged.study["name"],
-            "study_id": self.acknowledged.study["id"],
-        }
-        run = self._client.create_run(self._experiment(), self.acknowledged.study["start_ms"], tags, self.acknowledged.study["name"])
+        study = self.acknowledged.study
+        tags = {**run_page.source_tags(), "study_key": study["name"], "study_id": study["id"]}
+        run = self._client.create_run(self._experiment(), study["start_ms"], tags, study["name"])
         return str(run.info.run_id)
 
     def _create_child(self, number: str, events: list[Event]) -> str:
         start = next((event for event in events if event["kind"] == "trial"), None)
-        tags = {
-            **run_page.source_tags(),
-            "trial_key": f"{self.acknowledged.study.get('name', '')}/{number}",
-            "study_id": self.acknowledged.study["id"],
-        }
+        study = self.acknowledged.study
+        name = study.get("name", "")
+        tags = {**run_page.source_tags(), "trial_key": f"{name}/{number}", "study_id": study["id"]}
         if self.acknowledged.parent_run is not None:
             tags["mlflow.parentRunId"] = self.acknowledged.parent_run
         if start is not None:
-            tags |= run_page.start_tags(start) | {
-                "mlflow.note.content": run_page.trial_note(self.acknowledged.study["name"], start)
-            }
+            tags |= run_page.start_tags(start) | {"mlflow.note.content": run_page.trial_note(name, start)}
         run = self._client.create_run(
             self._experiment(),
             start_time=events[0]["time_ms"],
@@ -264,7 +253,7 @@ class Mirror:
             raise error
         self._experiment_id = None
         self._experiment()  # raises where the whole experiment is what MLflow refuses
-        self.notice = f"MLflow refuses {what}, which is left out: {_one_line(error)}"
+        self.notice = f"MLflow refuses {what}, which is left out: {one_line(error)}"
 
     def _ship_study(self, events: list[Event], points: list[Metric], tally: Tally) -> None:
         run_id = self.acknowledged.parent_run
@@ -289,7 +278,11 @@ class Mirror:
             if status is not None or now - self._note_time > 10:
                 self._note_time = now
                 note = run_page.study_note(
-                    self.acknowledged.study["name"], self.acknowledged.study["spec"], self.acknowledged.study["facts"], tally, status or "RUNNING"
+                    self.acknowledged.study["name"],
+                    self.acknowledged.study["spec"],
+                    self.acknowledged.study["facts"],
+                    tally,
+                    status or "RUNNING",
                 )
                 tags = {"mlflow.note.content": note}
             self._client.log_batch(run_id, points, _params(params), _tags(tags))
@@ -352,91 +345,6 @@ def _tags(tags: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(key, value) for key, value in tags.items()]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def ship_all(mirror: Mirror, finish: threading.Event, report: Any) -> None:
-    """Ship until `finish` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
-
-    def trouble(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        report(explain(error, mirror.acknowledged) if error else None)
-
-    def pause(seconds: float) -> None:
-        if finish.is_set():
-            time.sleep(min(seconds, 1))
-        else:
-            finish.wait(seconds)
-
-    retrying = tenacity.Retrying(
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
-        sleep=pause,
-        before_sleep=trouble,
-    )
-    next_sweep = time.monotonic() + DOUBT_SECONDS
-    while True:
-        last_look = finish.is_set()
-        while retrying(mirror.ship):
-            report(mirror.notice)
-        if last_look or time.monotonic() > next_sweep:
-            retrying(mirror.remove_twins)
-            next_sweep = time.monotonic() + DOUBT_SECONDS
-        if last_look:
-            return
-        finish.wait(POLL_SECONDS)
-
-
-def explain(error: BaseException, destination: Acknowledgement) -> str:
-    """One line: what is wrong with the destination, and what to do about it."""
-    if isinstance(error, Blocked):
-        return str(error)
-    return f"MLflow at {destination.uri} takes no events: {_one_line(error)}; they wait in the outbox"
-
-
-def main(arguments: list[str]) -> None:
-    """Ship until standard input ends (the parent's word to finish) or the parent is gone."""
-    folder, uri, experiment = Path(arguments[0]), arguments[1], arguments[2]
-    finish = threading.Event()
-    parent = os.getppid()
-
-    def watch_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    def wait_for_the_end() -> None:
-        sys.stdin.buffer.read()
-        finish.set()
-
-    for watch in (watch_parent, wait_for_the_end):
-        threading.Thread(target=watch, daemon=True).start()
-    sqlalchemy_event.listen(Engine, "connect", relax_sqlite)
-    destination = Acknowledgement(uri, experiment).path(folder)
-    with FileLock(f"{destination}.lock"):
-        mirror = Mirror(folder, uri, experiment)
-        ship_all(mirror, finish, lambda error: tell(mirror, error))
-
-
-def relax_sqlite(connection: Any, _: Any) -> None:
-    """Let sqlite wait for the disk once a portion, in `settle_sqlite`, and not at each of MLflow's commits."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-
-def settle_sqlite(uri: str) -> None:
-    """Have the disk hold what was written, before it is acknowledged."""
-    if uri.startswith("sqlite:///"):
-        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-def tell(mirror: Mirror, error: str | None) -> None:
-    """Tell the parent, by a line of JSON, how far the shipping is and what stands in its way."""
-    print(json.dumps({"offset": mirror.acknowledged.offset, "error": error}), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

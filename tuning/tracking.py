@@ -1,6 +1,6 @@
 """Tracking as the driver sees it: where the events go, how many still wait, what stands in their way.
 
-MLflow itself lives in a child process (`proxytune.tuning.mirror`): importing it takes seconds and 170 MB, each
+MLflow itself lives in a child process (`proxytune.tuning.shipping`): importing it takes seconds and 170 MB, each
 of its calls holds the GIL, and the search must feel neither. The child reads the outbox, ships what its
 destination has not acknowledged, and ends with its parent; it may be killed at any moment without loss.
 """
@@ -90,12 +90,12 @@ class Acknowledgement:
     experiment: str
     offset: int = 0  # bytes of the journal that are shipped for good
     parent_run: str | None = None
-    trials: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # trials without a final end: their run ...
+    trials: dict[str, str] = field(default_factory=dict)  # runs of the trials without a final end
     creating: list[str] = field(default_factory=list)  # runs that MLflow may have made without our knowing
     doubt_ms: int | None = None  # when a creation's answer was lost, and MLflow may still carry it out
-    study: dict[str, Any] = field(default_factory=dict)  # the journal's id and what the newest study event says
+    study: dict[str, Any] = field(
+        default_factory=dict
+    )  # the journal's id and what the newest study event says
     tally: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
     error: str | None = None
 
@@ -194,7 +194,7 @@ class Shipper:
     def _run_child(self) -> str:
         destination = (str(self._folder), self._acknowledged.uri, self._acknowledged.experiment)
         process = self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "proxytune.tuning.mirror", *destination],
+            [sys.executable, "-P", "-m", "proxytune.tuning.shipping", *destination],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

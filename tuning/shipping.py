@@ -1,0 +1,119 @@
+"""The child process that ships an outbox to MLflow: `python -m proxytune.tuning.shipping FOLDER URI EXPERIMENT`.
+
+It ends when its standard input ends and nothing waits any more, or at once when its parent is gone. Trouble with
+MLflow is told to the parent, noted beside the outbox for `proxytune show`, and tried again for ever.
+"""
+
+import json
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import tenacity
+from filelock import FileLock
+from sqlalchemy import Engine, event
+
+from proxytune.tuning.mirror import Blocked, Mirror, one_line
+from proxytune.tuning.tracking import Acknowledgement
+
+POLL_SECONDS = 0.5
+SWEEP_SECONDS = 60
+MAX_PAUSE_SECONDS = 30  # between two attempts while MLflow is away
+
+
+def ship_all(mirror: Mirror, finish: threading.Event, report: Callable[[str | None], None]) -> None:
+    """Ship until `finish` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
+
+    def trouble(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        report(explain(error, mirror.acknowledged) if error else None)
+
+    def ship_portion() -> bool:
+        shipped = mirror.ship()
+        if mirror.unacknowledged:
+            settle_sqlite(mirror.acknowledged.uri)
+            mirror.acknowledge()
+        return shipped
+
+    def pause(seconds: float) -> None:
+        if finish.is_set():
+            time.sleep(min(seconds, 1))
+        else:
+            finish.wait(seconds)
+
+    retrying = tenacity.Retrying(
+        wait=tenacity.wait_exponential_jitter(initial=0.5, max=MAX_PAUSE_SECONDS),
+        sleep=pause,
+        before_sleep=trouble,
+    )
+    next_sweep = time.monotonic() + SWEEP_SECONDS
+    while True:
+        last_look = finish.is_set()
+        while retrying(ship_portion):
+            report(mirror.notice)
+        if last_look or time.monotonic() > next_sweep:
+            retrying(mirror.remove_twins)
+            next_sweep = time.monotonic() + SWEEP_SECONDS
+        if last_look:
+            return
+        finish.wait(POLL_SECONDS)
+
+
+def explain(error: BaseException, destination: Acknowledgement) -> str:
+    """One line: what is wrong with the destination, and what to do about it."""
+    if isinstance(error, Blocked):
+        return str(error)
+    return f"MLflow at {destination.uri} takes no events: {one_line(error)}; they wait in the outbox"
+
+
+def main(arguments: list[str]) -> None:
+    """Ship until standard input ends (the parent's word to finish) or the parent is gone."""
+    folder, uri, experiment = Path(arguments[0]), arguments[1], arguments[2]
+    finish = threading.Event()
+    parent = os.getppid()
+
+    def watch_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        finish.set()
+
+    for watch in (watch_parent, wait_for_the_end):
+        threading.Thread(target=watch, daemon=True).start()
+    event.listen(Engine, "connect", relax_sqlite)
+    destination = Acknowledgement(uri, experiment).path(folder)
+    with FileLock(f"{destination}.lock"):
+        mirror = Mirror(folder, uri, experiment)
+        ship_all(mirror, finish, lambda error: tell(mirror, error))
+
+
+def relax_sqlite(connection: Any, _: Any) -> None:
+    """Let sqlite wait for the disk once a portion, in `settle_sqlite`, and not at each of MLflow's commits."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def settle_sqlite(uri: str) -> None:
+    """Have the disk hold what was written, before it is acknowledged."""
+    if uri.startswith("sqlite:///"):
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def tell(mirror: Mirror, error: str | None) -> None:
+    """Tell the parent, by a line of JSON, how far the shipping is and what stands in its way."""
+    print(json.dumps({"offset": mirror.acknowledged.offset, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
