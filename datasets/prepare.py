@@ -23,12 +23,16 @@ from proxytune.datasets.errors import DataError
 from proxytune.datasets.image import Image
 from proxytune.datasets.listops import ListOps, ListOpsMini
 from proxytune.datasets.parallel import Mapper, process_map
+from proxytune.datasets.pathfinder import Pathfinder, Pathfinder64, PathX
 from proxytune.datasets.retrieval import Retrieval
 from proxytune.datasets.sources import Source
 from proxytune.datasets.task import SPLITS, Task, TaskInfo, find_source
 from proxytune.datasets.text import Text
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (ListOps, ListOpsMini, Text, Retrieval, Image)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (ListOps, ListOpsMini, Text, Retrieval, Image, Pathfinder, Pathfinder64, PathX)
+}
 
 COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length
 Progress = Callable[[int, int], None]  # (rows done, rows in all or 0 where that is not known yet)

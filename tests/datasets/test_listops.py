@@ -11,19 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.listops import (
+from proxytune.datasets.listops import ListOps, ListOpsMini, decode, encode, read_tsv
+from proxytune.datasets.listops_generator import (
     CLOSE_ID,
     OPERATORS,
     TOKEN_IDS,
     TOKENS,
     Grammar,
-    ListOps,
-    ListOpsMini,
-    decode,
-    encode,
     generate,
     generate_chunk,
-    read_tsv,
 )
 from proxytune.datasets.sources import Source
 from proxytune.datasets.task import find_source
@@ -160,7 +156,7 @@ def test_rows_are_distinct():
 
 def test_same_seed_same_rows_in_another_process_with_hash_randomisation():
     program = (
-        "import hashlib; from proxytune.datasets.listops import *;"
+        "import hashlib; from proxytune.datasets.listops_generator import *;"
         "r = generate_chunk(5, seed=7, grammar=Grammar());"
         "print(hashlib.sha256(r.values[0].tobytes() + r.labels.tobytes()).hexdigest())"
     )

@@ -107,7 +107,7 @@ def test_an_empty_review_is_named(tmp_path):
 def test_an_incomplete_folder_says_what_is_missing(tmp_path):
     (tmp_path / "aclImdb/train/pos").mkdir(parents=True)
     (tmp_path / "aclImdb/train/pos/0_9.txt").write_text("good")
-    with pytest.raises(DataError, match="missing: .*aclImdb/train/neg.*aclImdb/test/neg"):
+    with pytest.raises(DataError, match=r"missing: .*aclImdb/train/neg.*aclImdb/test/neg"):
         find_source(Text(), tmp_path)
 
 
