@@ -63,6 +63,7 @@ class Ledger:
         self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
         self._rungs = Rungs(spec.rung_steps(), spec.search.stopping.reduction_factor)
         self._started = 0  # trials of the budget that are spent or running
+        self._next_number = 0  # of a trial that the sampler proposes
         self._stopping: str | None = None
         self.live: dict[int, Live] = {}
         self.notes: list[str] = []
@@ -72,6 +73,7 @@ class Ledger:
     def reconcile(self) -> None:
         """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
         for trial in self._study.get_trials(deepcopy=False):
+            self._next_number = trial.number + 1
             end = trial.user_attrs.get(END)
             if trial.state == TrialState.RUNNING and end is not None:
                 self._tell(self._trial(trial.number), end)
@@ -107,9 +109,9 @@ class Ledger:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
         if self.finished:
             return None
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = make_sampler(self._spec, number)
+        self._study.sampler = make_sampler(self._spec, self._next_number)
         trial = self._study.ask()
+        self._next_number = max(self._next_number, trial.number + 1)
         params = self._spec.space.suggest(trial, self._fixed)
         self._started += 1
         attempt = trial.user_attrs.get(ATTEMPT, 1)

@@ -42,16 +42,14 @@ class LedgerSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         adapter = self._adapter
         try:
-            if adapter.ledger.finished:
-                return Searcher.FINISHED if not adapter.ledger.live else None
             if len(adapter.ledger.live) >= adapter.slots():
                 return None
             assignment = adapter.ledger.next_trial()
         except Exception as error:
             adapter.fail(error)
             return Searcher.FINISHED
-        if assignment is None:
-            return None
+        if assignment is None:  # unless another terminal extends the study while its last trials run
+            return None if adapter.ledger.live else Searcher.FINISHED
         adapter.numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,

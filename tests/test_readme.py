@@ -1,0 +1,56 @@
+"""Every command of the README runs, in its order (searches are shortened; `make` is what CI runs around this test)."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHORT = [
+    "task.train_examples=256",
+    "training.steps=8",
+    "training.warmup_steps=2",
+    "training.eval_every=4",
+    "search.stopping.min_steps=4",
+]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = [command[1] for command in commands() if command[0] == "make"]
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    env = os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    verbs = [command[1:] for command in commands() if command[0] == "proxytune"]
+    assert {"check", "run", "show", "trials", "ui", "export", "train"} <= {verb[0] for verb in verbs}
+    for verb in verbs:
+        extra: list[str] = []
+        if verb[0] == "run":
+            extra = [argument for assignment in SHORT for argument in ("--set", assignment)]
+        if verb[0] == "ui":
+            extra = ["--print-command"]  # test_run.py serves it
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *verb, *extra],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"{shlex.join(verb)}: {done.stderr}"
+        assert done.stdout.strip(), shlex.join(verb)
