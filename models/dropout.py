@@ -36,12 +36,13 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
 
 def scaled_keep(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
     """keep_mask as numbers of the dtype and device of `like`, kept ones 1 / (1 - p)."""
-    return keep_mask(shape, p, like.device).to(like.dtype) * keep_scale(p)
+    return scaled(keep_mask(shape, p, like.device), p, like.dtype)
 
 
-def keep_scale(p: float) -> float:
-    """1 / (1 - p) for the rounded p."""
-    return LEVELS / (LEVELS - round(p * LEVELS))
+def scaled(mask: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """A mask of keep_mask as numbers: 1 / (1 - p), for the rounded p, where it is True."""
+    # Of all ways to multiply by a mask this is the fastest on a CPU: int8 converts in vectors, bool does not.
+    return mask.view(torch.int8).to(dtype).mul_(LEVELS / (LEVELS - round(p * LEVELS)))
 
 
 class MaskedScale(torch.autograd.Function):
@@ -51,11 +52,10 @@ class MaskedScale(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
         mask = keep_mask(tuple(x.shape), p, x.device)
         ctx.save_for_backward(mask)
-        ctx.scale = keep_scale(p)
-        return torch.mul(x, ctx.scale).mul_(mask)
+        ctx.p = p
+        return scaled(mask, p, x.dtype).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        scaled: Tensor = grad * ctx.scale
-        return scaled.mul_(mask), None
+        return scaled(mask, ctx.p, grad.dtype).mul_(grad), None
