@@ -17,7 +17,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
+from proxytune.tuning.metrics import METRICS
 from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.profile import predicted_profile
 from proxytune.tuning.rungs import Entry, Rungs
 from proxytune.tuning.samplers import make_sampler
 from proxytune.tuning.spec import StudySpec
@@ -27,6 +29,8 @@ from proxytune.tuning.trial_spec import TrialSpec
 END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics"}, written before it is told
 ATTEMPT = "attempt"  # user attribute of a trial that was begun more than once
 BUDGET = "trials"  # user attribute of the study: the number of trials, which may grow while it runs
+STOP = "stop"  # user attribute of the study: another terminal's wish {"who", "now"}, cleared at each start
+POLL_SECONDS = 1.0
 _RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
 
 
@@ -65,6 +69,12 @@ class Ledger:
         self._started = 0  # trials of the budget that are spent or running
         self._next_number = 0  # of a trial that the sampler proposes
         self._stopping: str | None = None
+        self._now = False
+        self._budget = 0
+        self._polled = -math.inf
+        self._predicts = any(
+            METRICS[name].profile for name in [*spec.search.objectives, *spec.search.constraints]
+        )
         self.live: dict[int, Live] = {}
         self.notes: list[str] = []
 
@@ -89,9 +99,12 @@ class Ledger:
                         trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
                     )
 
-    def stop(self, reason: str) -> None:
-        """Start nothing more and interrupt what runs at its next turn. Safe to call from a signal handler."""
-        self._stopping = reason
+    def stop(self, reason: str, *, now: bool = True) -> None:
+        """Start nothing more and interrupt what runs at its next turn, or (not `now`) let it run to its end.
+
+        Safe to call from a signal handler.
+        """
+        self._stopping, self._now = reason, self._now or now
 
     @property
     def stopping(self) -> str | None:
@@ -107,20 +120,28 @@ class Ledger:
 
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
-        if self.finished:
-            return None
+        while not self.finished:
+            assignment = self._ask()
+            if assignment is not None:
+                return assignment
+        return None
+
+    def _ask(self) -> Assignment | None:
+        """One trial from Optuna; None if its prediction breaks a constraint, which is then told without a run."""
         self._study.sampler = make_sampler(self._spec, self._next_number)
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
         params = self._spec.space.suggest(trial, self._fixed)
         self._started += 1
+        spec = self._spec.trial(params)
+        if self._predicts and self._infeasible(trial, predicted_profile(spec)):
+            return None
         attempt = trial.user_attrs.get(ATTEMPT, 1)
         live = Live(trial, params, attempt)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
             live.reported = max(_reported_steps(previous), default=0)
         self.live[trial.number] = live
-        spec = self._spec.trial(params)
         self._event(
             "trial", trial=trial.number, params=params, attempt=attempt, config=spec.model_dump(mode="json")
         )
@@ -129,12 +150,22 @@ class Ledger:
     @property
     def finished(self) -> bool:
         """Whether no further trial will be started."""
-        return self._stopping is not None or self._started >= self.budget
+        self._poll()
+        return self._stopping is not None or self._started >= self._budget
 
-    @property
-    def budget(self) -> int:
-        """How many trials the study may take in all; another terminal may have extended it."""
-        return int(self._storage.get_study_user_attrs(self._study._study_id)[BUDGET])
+    def _poll(self) -> None:
+        """Hear, at most once a second, what other terminals wish."""
+        if time.monotonic() - self._polled < POLL_SECONDS:
+            return
+        self._polled = time.monotonic()
+        wishes = self._storage.get_study_user_attrs(self._study._study_id)
+        if self._budget and wishes[BUDGET] != self._budget:
+            self._event("log", who="", text=f"budget changed from {self._budget} to {wishes[BUDGET]} trials")
+        self._budget = int(wishes[BUDGET])
+        wish = wishes.get(STOP)
+        if wish and (self._stopping is None or (wish["now"] and not self._now)):
+            self.stop(f"{wish['who']} asked for it", now=wish["now"])
+            self._event("log", who=wish["who"], text="stop now" if wish["now"] else "stop")
 
     def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now."""
@@ -157,8 +188,10 @@ class Ledger:
                 self._end(number, "diverged", f"objective is {values} at step {turn.step}")
         elif stop:
             self._end(number, "pruned", f"not among the best at step {turn.step}")
-        elif self._stopping is not None:
-            self._interrupt(number, self._stopping)
+        else:
+            self._poll()
+            if self._stopping is not None and self._now:
+                self._interrupt(number, self._stopping)
         return number not in self.live
 
     def lost(self, number: int, reason: str) -> None:
@@ -175,6 +208,20 @@ class Ledger:
             self._event("trial", trial=number, params=live.params, attempt=live.attempt)
 
     # One transition each.
+
+    def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
+        """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""
+        broken = [
+            f"{constraint.metric} {profile[constraint.metric]:.4g}"
+            for constraint in self._constraints
+            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
+        ]
+        if broken:
+            reason = f"predicted {', '.join(broken)} breaks the constraint"
+            end = {"outcome": "infeasible", "reason": reason, "step": 0, "metrics": profile}
+            trial.set_user_attr(END, end)
+            self._tell(trial, end)
+        return bool(broken)
 
     @property
     def _fixed(self) -> dict[str, Any]:
@@ -218,7 +265,7 @@ class Ledger:
                 trial.set_constraint(constraint.metric, constraint.excess(metrics[constraint.metric]))
         if end["outcome"] == "complete":
             self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
-        elif end["outcome"] == "pruned":
+        elif end["outcome"] in ("pruned", "infeasible"):
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, state=TrialState.FAIL)
@@ -239,7 +286,8 @@ class Ledger:
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
-        self._event("end", trial=number, **end)
+        if end["outcome"] != "infeasible":  # it has no run in MLflow
+            self._event("end", trial=number, **end)
 
     def _event(self, kind: str, **values: Any) -> None:
         self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})

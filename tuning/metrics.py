@@ -17,19 +17,14 @@ METRICS: dict[str, Metric] = {
     "val_loss": Metric(unit="nats", meaning="mean cross-entropy over the validation examples"),
     "train_loss": Metric(unit="nats", meaning="mean cross-entropy since the last report"),
     "contrastive_loss": Metric(unit="nats", meaning="mean InfoNCE over the proxies of all layers"),
+    "proxy_rank": Metric(unit="", meaning="effective rank of the proxies"),
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
     "seconds": Metric(unit="s", meaning="training and evaluation time of the trial so far"),
     "tokens_per_second": Metric(
         unit="tokens/s", meaning="valid tokens trained on per second while other trials share the machine"
     ),
-    "train_sequences_per_second": Metric(
-        unit="sequences/s", meaning="training throughput on an exclusive slot", profile=True
-    ),
-    "inference_sequences_per_second": Metric(
-        unit="sequences/s", meaning="inference throughput on an exclusive slot", profile=True
-    ),
     "train_memory_mib_per_sequence": Metric(
-        unit="MiB", meaning="peak memory of a training step over its batch", profile=True
+        unit="MiB", meaning="predicted peak of a training step over its batch", profile=True
     ),
     "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", profile=True),
     "parameters": Metric(unit="", meaning="trainable parameters of the model", profile=True),

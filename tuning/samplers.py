@@ -1,18 +1,31 @@
 """Optuna's samplers by the names of the study file, seeded so that a resumed study proposes what an unbroken one does."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.spec import StudySpec
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
 }
+
+
+class Grid(optuna.samplers.GridSampler):
+    """Optuna's grid without its end of the study: the budget ends ours, and `check` holds it to the grid's size."""
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        pass
 
 
 def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
@@ -23,5 +36,14 @@ def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
     propose its first trials a second time.
     """
     sampler = spec.search.sampler
+    if sampler.name == "grid":
+        choices = {key: list(domain.choice or ()) for key, domain in spec.search.space.items()}
+        return Grid(choices, seed=sampler.seed)
+    if sampler.name == "qmc":  # one sequence for the whole study: its position is in the storage
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=sampler.seed, warn_independent_sampling=False
+            )
     seed = np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0]
     return SAMPLERS[sampler.name](int(seed))

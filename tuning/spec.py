@@ -1,6 +1,7 @@
 """The study file: what is trained and how it is searched, resolved and checked before anything starts."""
 
 import importlib.resources
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -102,9 +103,30 @@ class StudySpec(TrialSpec):
                 except InputError as error:
                     raise ValueError(f"search.space.{key}: {value} cannot be built: {error}") from None
         self.rung_steps()
+        self._check_sampler()
         if self.database and "@" in self.database and re.search(r"//[^/@]*:[^/@]*@", self.database):
             raise ValueError("database: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD")
         return self
+
+    def _check_sampler(self) -> None:
+        name, domains = self.search.sampler.name, self.search.space
+        if name in ("grid", "qmc", "cmaes"):
+            for key, domain in domains.items():
+                if domain.when:
+                    raise ValueError(
+                        f"search.space.{key}: {name} takes no conditional keys; use tpe or random"
+                    )
+        if name in ("cmaes", "gp") and len(self.search.objectives) > (1 if name == "cmaes" else 2):
+            raise ValueError(f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2")
+        if name == "grid":
+            for key, domain in domains.items():
+                if domain.choice is None:
+                    raise ValueError(
+                        f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler"
+                    )
+            size = math.prod(len(domain.choice or ()) for domain in domains.values())
+            if self.search.trials > size:
+                raise ValueError(f"search.trials: {self.search.trials} is more than the grid's {size} points")
 
     @cached_property
     def space(self) -> SearchSpace:

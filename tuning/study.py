@@ -1,5 +1,6 @@
 """A study from start to end: open or resume it, run it on Ray, leave everything where the next start finds it."""
 
+import getpass
 import importlib.metadata
 import json
 import logging
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,11 +25,12 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.datasets import PreparedTask
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
-from proxytune.tuning.ledger import BUDGET, END, Ledger
+from proxytune.tuning.ledger import BUDGET, END, STOP, Ledger
 from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
 from proxytune.tuning.tracking import Shipper, default_uri
+from proxytune.tuning.yaml_file import nearest
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
@@ -137,6 +139,7 @@ def begin_study(spec: StudySpec) -> Study:
             budget = max(spec.search.trials, int(study.user_attrs[BUDGET]))
             study.set_user_attr(BUDGET, budget)
         study.set_user_attr(SPEC, spec.model_dump_json())
+        study.set_user_attr(STOP, None)
     return Study(spec, storage, study)
 
 
@@ -218,6 +221,45 @@ def run_study(
     return study
 
 
+def extend(study: Study, trials: int) -> int:
+    """Let the study take so many trials in all; a driver that runs it hears of it within seconds.
+
+    Raises:
+        InputError: no more than it may take already.
+    """
+    if trials <= study.budget:
+        raise InputError(
+            f"--trials {trials} does not extend study {study.name}: it may take {study.budget} already"
+        )
+    with storage_errors():
+        study.optuna.set_user_attr(BUDGET, trials)
+    return trials
+
+
+def enqueue(study: Study, params: Mapping[str, Any]) -> None:
+    """Put a configuration before anything that the sampler proposes; keys that are left out are sampled.
+
+    Raises:
+        InputError: a key or value that is not in the study's space.
+    """
+    for key, value in params.items():
+        domain = study.spec.search.space.get(key)
+        if domain is None:
+            raise InputError(
+                f"{key} is not searched by {study.name}; {nearest(key, study.spec.search.space)}"
+            )
+        if not domain.contains(value):
+            raise InputError(f"{key}={value} is outside its domain in study {study.name}")
+    with storage_errors():
+        study.optuna.enqueue_trial(dict(params))
+
+
+def request_stop(study: Study, *, now: bool) -> None:
+    """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
+    with storage_errors():
+        study.optuna.set_user_attr(STOP, {"who": f"{getpass.getuser()}@{socket.gethostname()}", "now": now})
+
+
 def summary(study: Study) -> dict[str, Any]:
     """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
     trials = study.trials()
@@ -244,7 +286,7 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def outcome_of(trial: FrozenTrial) -> str:
-    """complete, pruned, diverged, out_of_memory, failed, running, interrupted or queued."""
+    """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
     if END in trial.user_attrs:
         return str(trial.user_attrs[END]["outcome"])
     if trial.state == TrialState.WAITING:

@@ -13,6 +13,7 @@ from proxytune.datasets import TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.checkpoints import newest_checkpoint, save_checkpoint
 from proxytune.tuning.data import prepare_task
+from proxytune.tuning.profile import predicted_profile
 from proxytune.tuning.trial_spec import TrialSpec
 
 EVALUATION_BATCH_SIZE = 128
@@ -63,6 +64,7 @@ class TrialRun:
         self._batches = TrainBatches(
             self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
         )
+        self._profile = predicted_profile(spec)
         self._since_report = _Sums()
         self._seconds = 0.0
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
@@ -141,7 +143,7 @@ class TrialRun:
             evaluation_batches(self._prepared.validation, batch_size=EVALUATION_BATCH_SIZE)
         )
         self._seconds += time.perf_counter() - started
-        metrics |= self._since_report.means() | {"seconds": self._seconds}
+        metrics |= self._since_report.means() | self._profile | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged(self.step, metrics["val_loss"])
         self._since_report = _Sums()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.ledger import Assignment, Ledger
 from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.study import Study, begin_study, outcome_of
+from proxytune.tuning.study import Study, begin_study, enqueue, extend, outcome_of, request_stop
 from proxytune.tuning.trial_run import Turn
 
 
@@ -212,3 +213,74 @@ def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
     driver.say(number, 30, 0.9, outcome="complete")
     assert driver.study.best() == []
     assert driver.study.trials()[number].state == TrialState.COMPLETE
+
+
+def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_spec) -> None:
+    constraint = 'search.constraints={train_memory_mib_per_sequence: "<= 0.001"}'
+    driver = Driver(make_spec(constraint, "search.trials=3"))
+    assert driver.ledger.next_trial() is None
+    assert [outcome_of(trial) for trial in driver.study.trials()] == ["infeasible"] * 3
+    assert all(trial.constraints["train_memory_mib_per_sequence"] > 0 for trial in driver.study.trials())
+    assert driver.events("trial") == driver.events("end") == []
+
+
+def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    first, second = driver.begin().number, driver.begin().number
+    request_stop(driver.study, now=False)
+    assert driver.ledger.next_trial() is None
+    assert not driver.say(first, 5)
+    assert driver.say(first, 30, 0.4, outcome="complete")
+    request_stop(driver.study, now=True)
+    assert driver.say(second, 5)
+    assert driver.states() == [TrialState.COMPLETE, TrialState.WAITING]
+    assert [event["text"] for event in driver.events("log")] == ["stop", "stop now"]
+    driver.die()
+    assert Driver(spec).begin().number == second
+
+
+def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=1"))
+    driver.begin()
+    assert driver.ledger.finished
+    with pytest.raises(InputError, match="may take 1 already"):
+        extend(driver.study, 1)
+    with pytest.raises(InputError, match="outside its domain"):
+        enqueue(driver.study, {"model.dropout": 0.9})
+    with pytest.raises(InputError, match=r"model\.dropout"):
+        enqueue(driver.study, {"model.dropuot": 0.1})
+    extend(driver.study, 2)
+    enqueue(driver.study, {"model.dropout": 0.25})
+    assert driver.begin().spec.model["dropout"] == 0.25
+    assert driver.events("log")[0]["text"] == "budget changed from 1 to 2 trials"
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])
+def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(make_spec, sampler: str) -> None:
+    space = "{model.num_proxies: {choice: [2, 4, 8]}, model.dropout: {choice: [0.0, 0.1, 0.2, 0.3]}}"
+    if sampler in ("gp", "cmaes"):
+        space = "{model.num_proxies: {low: 2, high: 8}, model.dropout: {low: 0.0, high: 0.3}}"
+
+    def params(storage: str, resume_at: int) -> list[dict]:
+        spec = make_spec(
+            f"search.space={space}", f"search.sampler.name={sampler}", "search.trials=12", "search.enqueue=[]",
+            f"storage={json.dumps(str(make_spec().storage / storage))}",
+        )  # fmt: skip
+        driver = Driver(spec)
+        for number in range(12):
+            if number == resume_at:
+                driver.die()
+                driver = Driver(spec)
+            assignment = driver.begin()
+            driver.say(
+                assignment.number, 30, 0.5 - abs(assignment.spec.model["dropout"] - 0.2), outcome="complete"
+            )
+        return [dict(trial.params) for trial in driver.study.trials()]
+
+    unbroken = params("a", -1)
+    assert params("b", 7) == unbroken
+    assert all(spec_value in range(2, 9) for one in unbroken if (spec_value := one["model.num_proxies"]))
+    if sampler == "grid":
+        assert len({json.dumps(one) for one in unbroken}) == 12

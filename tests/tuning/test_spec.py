@@ -74,6 +74,7 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
         ("search.enqueue=[{model.dropout: 0.9}]", ["enqueue[0]", "0.9"]),
         ("search.enqueue=[{model.num_heads: 2}]", ["enqueue[0]", "model.num_heads"]),
         ("search.sampler.name=tpee", ["search.sampler.name", "tpee"]),
+        ("search.sampler.name=grid", ["model.dropout", "choice"]),
         ("search.stopping.min_steps=30", ["min_steps", "30"]),
         ("resources.cpu=0", ["resources.cpu", "0"]),
         ("resources.gpu=lots", ["resources.gpu", "lots"]),
