@@ -2,6 +2,9 @@
 
 from proxytune.datasets.batches import Batch, TrainBatches, evaluation_batches
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.held_out import open_test_split
+from proxytune.datasets.inspection import inspect
+from proxytune.datasets.inventory import find_sources
 from proxytune.datasets.prepare import TASKS, PreparedTask, open_prepared, prepare, task_info
 from proxytune.datasets.task import TaskInfo
 
@@ -13,7 +16,10 @@ __all__ = [
     "TaskInfo",
     "TrainBatches",
     "evaluation_batches",
+    "find_sources",
+    "inspect",
     "open_prepared",
+    "open_test_split",
     "prepare",
     "task_info",
 ]

@@ -26,6 +26,7 @@ from proxytune.datasets.task import Rows, TaskInfo
 SIDE = 32
 NUM_CLASSES = 10
 PYTHON, BINARY = "CIFAR-10 python pickles", "CIFAR-10 binary"
+COLUMNS = (("img", "image"), ("label",))
 LAYOUTS = (
     Layout(
         PYTHON,
@@ -43,6 +44,7 @@ LAYOUTS = (
         "Hugging Face Parquet",
         ("cifar10", "cifar10/plain_text", "plain_text", "data", "."),
         {"train": "train*.parquet", "test": "test*.parquet"},
+        columns=COLUMNS,
     ),
     *packed_layouts("image", "cifar10"),
 )
@@ -140,7 +142,7 @@ class Image:
         if form == BINARY:
             return _read_binary(stream, place)
         planes, labels = [], []
-        for number, (image, label) in read_table(stream, place, (("img", "image"), ("label",))):
+        for number, (image, label) in read_table(stream, place, COLUMNS):
             planes.append(_read_picture(image, f"{place}, row {number}"))
             labels.append(label)
         return np.array(planes), np.array(labels, np.int64)

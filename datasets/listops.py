@@ -71,6 +71,7 @@ _FOLDERS = (
     "raw_datasets/lra_release/lra_release/listops-1000",
     ".",
 )
+COLUMNS = (("Source", "source"), ("Target", "target"))
 LAYOUTS = (
     Layout(
         "official TSV",
@@ -87,6 +88,7 @@ LAYOUTS = (
         "Hugging Face Parquet",
         ("listops-1000", "listops", "listops-1000/data", "data", "."),
         {"train": "train*.parquet", "validation": "validation*.parquet", "test": "test*.parquet"},
+        columns=COLUMNS,
     ),
     *packed_layouts("listops", "listops"),
 )
@@ -227,7 +229,7 @@ def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None
 
 
 def _read_table(stream: IO[bytes], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
-    table = read_table(stream, place, (("Source", "source"), ("Target", "target")))
+    table = read_table(stream, place, COLUMNS)
     return _rows(
         ((number, str(source).encode(), str(target).encode()) for number, (source, target) in table),
         place,

@@ -65,7 +65,11 @@ class Pathfinder:
     def info(self, form: str | None = None) -> TaskInfo:
         """Two classes over 256 grey levels."""
         contour = CONTOUR_LENGTHS[self.difficulty]
-        packed = form in PACKED_FORMS
+        validation = "a fixed draw of 80/10/10 (no official list exists)"
+        if form in PACKED_FORMS:
+            validation = "as packed"
+        elif form is not None and form.startswith("generated"):
+            validation = "drawn anew, an eighth of the train images"
         return TaskInfo(
             name=self.name,
             vocab_size=256 if self.black_is_padding else 257,
@@ -75,7 +79,7 @@ class Pathfinder:
                 "tokens": "grey levels row by row; "
                 + black_convention(black_is_padding=self.black_is_padding),
                 "difficulty": f"{self.difficulty} ({FOLDERS[self.difficulty]}, {contour} dashes)",
-                "validation": "as packed" if packed else "a fixed draw of 80/10/10 (no official list exists)",
+                "validation": validation,
                 "labels": "1 both discs on the same snake",
             },
         )

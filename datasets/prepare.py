@@ -44,7 +44,7 @@ _STORE_VERSION = 1
 class PreparedTask:
     """A prepared task, its train and validation splits open; the test split opens in `open_test_split` alone.
 
-    fingerprint is a sha256 over the task's conventions and the content of every split: equal fingerprints mean
+    options are those it was prepared with. fingerprint is a sha256 over the task's conventions and the content of every split: equal fingerprints mean
     equal data, whatever machine or path they came from.
     """
 
@@ -54,6 +54,7 @@ class PreparedTask:
     train: Split
     validation: Split
     records: Mapping[str, SplitRecord]
+    options: Mapping[str, Any]
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read all of train and validation; raises DataError that names a damaged file and both sha256."""
@@ -198,7 +199,7 @@ def open_prepared(folder: Path) -> PreparedTask:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        info_fields = dict(manifest["info"])
+        info_fields, options = dict(manifest["info"]), dict(manifest["options"])
         records = {split: SplitRecord(**record) for split, record in manifest["splits"].items()}
         if _fingerprint(info_fields, manifest["splits"]) != manifest["fingerprint"]:
             raise DataError(
@@ -212,4 +213,6 @@ def open_prepared(folder: Path) -> PreparedTask:
     splits = {
         split: Split(folder / records[split].file, info, records[split]) for split in ("train", "validation")
     }
-    return PreparedTask(info, folder, manifest["fingerprint"], splits["train"], splits["validation"], records)
+    return PreparedTask(
+        info, folder, manifest["fingerprint"], splits["train"], splits["validation"], records, options
+    )

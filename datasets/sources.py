@@ -12,6 +12,7 @@ from typing import IO
 
 from proxytune.datasets.archives import is_archive, member_names, read_members
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.tables import has_columns
 
 # Digest the content of up to this many files; of more (image folders), their names, sizes and times.
 _MAX_HASHED_FILES = 64
@@ -77,12 +78,15 @@ class Layout:
 
     folders are tried in order under the root; parts maps a part to the pattern of its files in the folder
     (`*` stands for anything but a slash). archives are name patterns of tar files with the same folders inside.
+    columns are those that Parquet files must have, each by its possible names: file names alone do not tell whose
+    they are.
     """
 
     form: str
     folders: Sequence[str]
     parts: Mapping[str, str]
     archives: Sequence[str] = ()
+    columns: Sequence[tuple[str, ...]] = ()
 
     def sources(self, root: Path) -> Iterator[Source]:
         """What is there of the layout, complete or not, in every folder of the root and every archive."""
@@ -95,7 +99,13 @@ class Layout:
                 }
                 files = {part: _matching(path, names, pattern) for part, pattern in patterns.items()}
                 missing = tuple(patterns[part] for part in patterns if not files[part])
-                if len(missing) < len(patterns):
+                foreign = any(
+                    not has_columns(path / name, self.columns)
+                    for matched in files.values()
+                    for name in matched[:1]
+                    if name.endswith(".parquet")
+                )
+                if len(missing) < len(patterns) and not foreign:
                     yield Source(self.form, path.resolve(), files, missing)
 
 

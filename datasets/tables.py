@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
@@ -66,6 +67,15 @@ def _read_csv(
             yield number, tuple(row[index] for index in chosen)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{place}, line {reader.line_num}: {error}") from None
+
+
+def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a Parquet file has all of them; a damaged file is left to its reader to name."""
+    try:
+        present = pyarrow.parquet.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return True
+    return all(any(name in present for name in names) for names in columns)
 
 
 def _column(place: str, present: Sequence[str], names: tuple[str, ...]) -> str:

@@ -26,6 +26,7 @@ _REVIEW = re.compile(r"(\d+)_\d+\.txt")
 _LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1}
 
 ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
+COLUMNS = (("text", "review"), ("label", "sentiment"))
 LAYOUTS = (
     Layout(
         ACL_IMDB,
@@ -41,6 +42,7 @@ LAYOUTS = (
         "Hugging Face Parquet",
         ("imdb", "imdb/plain_text", "imdb/data", "plain_text", "data", "."),
         {"train": "train*.parquet", "test": "test*.parquet"},
+        columns=COLUMNS,
     ),
     Layout("Arrow", ("imdb", "."), {"train": "*train.arrow", "test": "*test.arrow"}),
     Layout(KAGGLE, (".", "imdb", "kaggle"), {"all": "IMDB Dataset.csv"}),
@@ -167,9 +169,7 @@ class Text:
         examples: dict[str, list[_Example]] = {part: [] for part in source.files}
         for part, name, stream in source.open():
             place = source.place(name)
-            for number, (text, label) in read_table(
-                stream, place, (("text", "review"), ("label", "sentiment"))
-            ):
+            for number, (text, label) in read_table(stream, place, COLUMNS):
                 if str(label) not in _LABELS:
                     raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
                 ids = encode(str(text).encode()[: self.max_length])

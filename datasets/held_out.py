@@ -1,0 +1,49 @@
+"""The one door to a test split: it writes down who opened it, when and why."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from proxytune.datasets.arrow_store import Split
+from proxytune.datasets.errors import DataError
+from proxytune.datasets.prepare import PreparedTask
+
+LOG = "test_openings.jsonl"
+
+
+def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder: Path | None = None) -> Split:
+    """The test split, verified; the opening is recorded first.
+
+    A line of JSON goes to test_openings.jsonl in log_folder, by default beside the prepared data. Raises
+    DataError when by or reason is empty, the log cannot be written, or the file is damaged.
+    """
+    for name, value in (("by", by), ("reason", reason)):
+        if not value.strip():
+            raise DataError(f"{name} is empty; opening the test split is recorded, say who and why")
+    opening = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": by,
+        "reason": reason,
+        "task": prepared.info.name,
+        "fingerprint": prepared.fingerprint,
+    }
+    path = (log_folder or prepared.folder) / LOG
+    try:
+        with open(path, "a") as stream:
+            stream.write(json.dumps(opening) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; the test split stays shut") from None
+    record = prepared.records["test"]
+    split = Split(prepared.folder / record.file, prepared.info, record)
+    split.verify()
+    return split
+
+
+def recorded_openings(folder: Path) -> list[dict[str, Any]]:
+    """Every recorded opening in the folder, oldest first."""
+    path = folder / LOG
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
