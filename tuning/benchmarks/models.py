@@ -1,0 +1,255 @@
+"""Throughput, predicted memory and FLOPs of every attention mechanism over the length, in one run on this machine.
+
+Times are ratios to explicit softmax attention in the same run, as the paper's 3.8x and 0.08x are; absolute figures belong
+to the machine. A CPU is measured on one thread in seconds of its own time, so that a busy machine blurs them less.
+"""
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from proxytune.models.config import ModelConfig
+from proxytune.models.footprint import Footprint, footprint
+from proxytune.models.training import Trainer, TrainingConfig
+
+ANCHOR = "softmax-explicit"
+PAPER_LENGTH, PAPER_THROUGHPUT_RATIO, PAPER_MEMORY_RATIO = 4096, 3.8, 0.08
+
+# Name in the table -> what differs from the protocol's model. Fused attention on a CPU has no dropout of its own.
+MECHANISMS: dict[str, dict[str, Any]] = {
+    ANCHOR: {},
+    "softmax-checkpointed": {},
+    "softmax (no attention dropout)": {"attention": "softmax", "attention_dropout": 0.0},
+    "proxyformer": {},
+    "nystromformer": {},
+    "nystromformer (convolution 35)": {"attention": "nystromformer", "conv_kernel_size": 35},
+    "linformer": {},
+    "performer": {},
+    "reformer": {},
+    "bigbird": {},
+}
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+TOKENS_PER_STEP = 32_768
+MIB_PER_STEP = 4096.0  # a step is made of fewer sequences where these would not fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One mechanism at one length; a ratio is to ANCHOR at the same length, None if that was not measured."""
+
+    mechanism: str
+    length: int
+    sequences_per_second: float  # training
+    sequences_per_step: int  # of the timed step
+    training_mib_per_sequence: float  # predicted, one pass over batch_size sequences
+    batch_size: int
+    training_gflops_per_sequence: float
+    parameters: int
+    throughput_ratio: float | None = None
+    memory_ratio: float | None = None
+
+
+def run(
+    folder: Path,
+    lengths: Sequence[int] = LENGTHS,
+    mechanisms: Sequence[str] = tuple(MECHANISMS),
+    batch_size: int = 32,
+    quick: bool = False,
+    device: str = "cpu",
+    progress: Callable[[Measurement], None] = lambda measurement: None,
+) -> list[Measurement]:
+    """Measure, and save models.csv and models.png into `folder`.
+
+    Args:
+        folder: made if it does not exist.
+        lengths: tokens a sequence, all valid.
+        mechanisms: names of MECHANISMS.
+        batch_size: of the memory prediction.
+        quick: one timed step instead of the best of three.
+        device: cpu or cuda.
+        progress: called with each measurement as it is made, before there are ratios.
+    """
+    measurements = []
+    with one_thread():
+        for length in lengths:
+            for mechanism in mechanisms:
+                config = model_config(mechanism, length)
+                measurement = measure(mechanism, config, batch_size, 1 if quick else 3, device)
+                progress(measurement)
+                measurements.append(measurement)
+    measurements = with_ratios(measurements)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_csv(measurements, folder / "models.csv")
+    save_png(measurements, folder / "models.png")
+    return measurements
+
+
+def model_config(mechanism: str, length: int) -> ModelConfig:
+    """The protocol's model for bytes, with 128 proxies, landmarks or features."""
+    changes = {"attention": mechanism} | MECHANISMS[mechanism]
+    return ModelConfig(vocab_size=512, max_length=length, num_classes=2, **changes)
+
+
+def measure(mechanism: str, config: ModelConfig, batch_size: int, repeats: int, device: str) -> Measurement:
+    """Time training steps of one configuration and predict the rest."""
+    costs = footprint(config, batch_size, device=device)
+    sequences = sequences_per_step(costs, config.max_length)
+    return Measurement(
+        mechanism=mechanism,
+        length=config.max_length,
+        sequences_per_second=sequences / step_seconds(config, sequences, repeats, device),
+        sequences_per_step=sequences,
+        training_mib_per_sequence=costs.training_mib_per_sequence,
+        batch_size=batch_size,
+        training_gflops_per_sequence=costs.training_flops_per_sequence / 1e9,
+        parameters=costs.parameters,
+    )
+
+
+def sequences_per_step(costs: Footprint, length: int) -> int:
+    """As many as the trainer takes in one pass on a CPU, or as fit into MIB_PER_STEP."""
+    return max(1, min(TOKENS_PER_STEP // length, int(MIB_PER_STEP / costs.training_mib_per_sequence)))
+
+
+def step_seconds(config: ModelConfig, sequences: int, repeats: int, device: str) -> float:
+    """The best of `repeats` training steps in fp32, after one that warms up."""
+    training = TrainingConfig(
+        steps=repeats + 1,
+        warmup_steps=0,
+        batch_size=sequences,
+        learning_rate=1e-4,
+        eval_every=1,
+        precision="fp32",
+        micro_batch_size=sequences,
+    )
+    trainer = Trainer(config, training, device=device)
+    token_ids = torch.randint(
+        1, 257, (sequences, config.max_length), generator=torch.Generator().manual_seed(0)
+    )
+    batch = SimpleNamespace(
+        token_ids=token_ids,
+        mask=torch.ones_like(token_ids, dtype=torch.bool),
+        labels=torch.zeros(sequences, dtype=torch.int64),
+    )
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds = []
+    for _ in range(repeats + 1):
+        if device != "cpu":
+            torch.cuda.synchronize()
+        start = clock()
+        trainer.train_step(batch)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(clock() - start)
+    return min(seconds[1:])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch's CPU kernels on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def with_ratios(measurements: list[Measurement]) -> list[Measurement]:
+    """Fill in the ratios to the anchor of the same length."""
+    anchors = {m.length: m for m in measurements if m.mechanism == ANCHOR}
+    return [
+        Measurement(
+            **asdict(m)
+            | {
+                "throughput_ratio": m.sequences_per_second / anchor.sequences_per_second,
+                "memory_ratio": m.training_mib_per_sequence / anchor.training_mib_per_sequence,
+            }
+        )
+        if (anchor := anchors.get(m.length))
+        else m
+        for m in measurements
+    ]
+
+
+def save_csv(measurements: list[Measurement], path: Path) -> None:
+    """One row a measurement."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(asdict(m) for m in measurements)
+
+
+def save_png(measurements: list[Measurement], path: Path) -> None:
+    """Three panels over the length, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    panels = (
+        ("sequences_per_second", "training, sequences/s"),
+        ("training_mib_per_sequence", "predicted training memory, MiB/sequence"),
+        ("training_gflops_per_sequence", "training GFLOP/sequence"),
+    )
+    figure = Figure(figsize=(16, 6), layout="constrained")
+    names = list(dict.fromkeys(m.mechanism for m in measurements))
+    for axes, (field, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for i, name in enumerate(names):
+            own = [m for m in measurements if m.mechanism == name]
+            axes.loglog(
+                [m.length for m in own],
+                [getattr(m, field) for m in own],
+                label=name,
+                color=f"C{i}",
+                marker="o",
+                markersize=4,
+                linewidth=3 if name == "proxyformer" else 1.5,
+                linestyle="--" if name.startswith("softmax") else "-",
+            )
+        axes.set_xscale("log", base=2)
+        lengths = sorted({m.length for m in measurements})
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+        axes.set_xlabel("n, tokens a sequence")
+        axes.set_title(label)
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def table(measurements: list[Measurement]) -> Table:
+    """All measurements, a section a length."""
+    result = Table(
+        title=f"Training, fp32, one pass of {measurements[0].batch_size} sequences for the memory",
+        caption=(
+            f"x: ratio to {ANCHOR} at the same length. Paper, n = {PAPER_LENGTH}, RTX 3090: "
+            f"{PAPER_THROUGHPUT_RATIO}x the throughput, {PAPER_MEMORY_RATIO}x the memory of self-attention."
+        ),
+    )
+    for name in ("n", "mechanism"):
+        result.add_column(name)
+    for name in ("sequences/s", "x", "MiB/sequence", "x", "GFLOP/sequence"):
+        result.add_column(name, justify="right")
+    for m, following in zip(measurements, [*measurements[1:], None], strict=True):
+        result.add_row(
+            str(m.length),
+            m.mechanism,
+            f"{m.sequences_per_second:.3g}",
+            ratio(m.throughput_ratio),
+            f"{m.training_mib_per_sequence:.1f}",
+            ratio(m.memory_ratio),
+            f"{m.training_gflops_per_sequence:.2f}",
+            end_section=following is not None and following.length != m.length,
+        )
+    return result
+
+
+def ratio(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "-" if value is None else f"{value:.3g}x"
