@@ -17,7 +17,9 @@ from proxytune.tuning.checkpoints import newest_checkpoint
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.ledger import END, trial_folder
-from proxytune.tuning.study import Study, git_revision, outcome_of
+from proxytune.tuning.provenance import git_revision
+from proxytune.tuning.study import Study
+from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial_spec import TrialSpec
 from proxytune.tuning.yaml_file import as_yaml
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from proxytune.tuning.ledger import Ledger
-from proxytune.tuning.study import Study, outcome_of, summary
+from proxytune.tuning.study import Study
+from proxytune.tuning.summary import outcome_of, summary
 from proxytune.tuning.tracking import Shipper
 
 REFRESH_SECONDS = 1.0

@@ -1,18 +1,12 @@
 """A study from start to end: open or resume it, run it on Ray, leave everything where the next start finds it."""
 
-import getpass
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,15 +16,15 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.datasets import PreparedTask
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
 from proxytune.tuning.ledger import BUDGET, END, STOP, Ledger
 from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.provenance import driver_facts
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
+from proxytune.tuning.summary import summary
 from proxytune.tuning.tracking import Shipper, default_uri
-from proxytune.tuning.yaml_file import nearest
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
@@ -183,7 +177,7 @@ def run_study(
                 "time_ms": now_ms,
                 "study": spec.name,
                 "spec": spec.model_dump(mode="json"),
-                "facts": _facts(prepared),
+                "facts": driver_facts(prepared),
             }
         )
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
@@ -219,79 +213,6 @@ def run_study(
             f"none of the {len(trials)} trials of study {spec.name} reached its full budget; the first one: {reason}"
         )
     return study
-
-
-def extend(study: Study, trials: int) -> int:
-    """Let the study take so many trials in all; a driver that runs it hears of it within seconds.
-
-    Raises:
-        InputError: no more than it may take already.
-    """
-    if trials <= study.budget:
-        raise InputError(
-            f"--trials {trials} does not extend study {study.name}: it may take {study.budget} already"
-        )
-    with storage_errors():
-        study.optuna.set_user_attr(BUDGET, trials)
-    return trials
-
-
-def enqueue(study: Study, params: Mapping[str, Any]) -> None:
-    """Put a configuration before anything that the sampler proposes; keys that are left out are sampled.
-
-    Raises:
-        InputError: a key or value that is not in the study's space.
-    """
-    for key, value in params.items():
-        domain = study.spec.search.space.get(key)
-        if domain is None:
-            raise InputError(
-                f"{key} is not searched by {study.name}; {nearest(key, study.spec.search.space)}"
-            )
-        if not domain.contains(value):
-            raise InputError(f"{key}={value} is outside its domain in study {study.name}")
-    with storage_errors():
-        study.optuna.enqueue_trial(dict(params))
-
-
-def request_stop(study: Study, *, now: bool) -> None:
-    """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
-    with storage_errors():
-        study.optuna.set_user_attr(STOP, {"who": f"{getpass.getuser()}@{socket.gethostname()}", "now": now})
-
-
-def summary(study: Study) -> dict[str, Any]:
-    """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
-    trials = study.trials()
-    outcomes: dict[str, int] = {}
-    for trial in trials:
-        outcome = outcome_of(trial)
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    return {
-        "study": study.name,
-        "trials": len(trials),
-        "budget": study.budget,
-        "outcomes": outcomes,
-        "objectives": dict(study.spec.search.objectives),
-        "best": [
-            {
-                "trial": trial.number,
-                "values": dict(zip(study.spec.search.objectives, trial.values, strict=True)),
-                "params": trial.params,
-                "metrics": trial.user_attrs[END]["metrics"],
-            }
-            for trial in study.best()
-        ],
-    }
-
-
-def outcome_of(trial: FrozenTrial) -> str:
-    """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
-    if END in trial.user_attrs:
-        return str(trial.user_attrs[END]["outcome"])
-    if trial.state == TrialState.WAITING:
-        return "interrupted" if trial.datetime_start else "queued"
-    return trial.state.name.lower()
 
 
 def _search(study: Study, ledger: Ledger, trainable: type | None, watch: Callable[[], Any] | None) -> None:
@@ -379,36 +300,3 @@ def _differences(stored: Any, new: Any, path: str = "") -> list[str]:
             for line in _differences(stored.get(key), new.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if stored == new else [f"{path} was {stored}, now {new}"]
-
-
-def _facts(prepared: PreparedTask | None) -> dict[str, Any]:
-    """Where and with what this driver runs."""
-    packages = ("proxytune", "torch", "ray", "optuna", "mlflow", "pyarrow")
-    facts: dict[str, Any] = {
-        "git_revision": git_revision(),
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
-        "hardware": {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count()},
-        "command": sys.argv[:1],
-    }
-    if prepared is not None:
-        facts |= {
-            "data_fingerprint": prepared.fingerprint,
-            "conventions": dict(prepared.info.conventions),
-        }
-    return facts
-
-
-def git_revision() -> str | None:
-    """The commit of the current folder, with -dirty if it has changes; none outside a repository."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.ledger import Assignment, Ledger
 from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.study import Study, begin_study, enqueue, extend, outcome_of, request_stop
+from proxytune.tuning.steering import enqueue, extend, request_stop
+from proxytune.tuning.study import Study, begin_study
+from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial_run import Turn
 
 

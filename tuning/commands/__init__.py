@@ -1,0 +1,1 @@
+"""The verbs of the command line, each a call into the rest of the room."""

@@ -1,0 +1,69 @@
+"""`enqueue`, `extend`, `stop`: what a study hears from other terminals while it runs."""
+
+from pathlib import Path
+
+import click
+
+from proxytune.tuning.commands.options import database_option, storage_option
+from proxytune.tuning.errors import InputError
+
+
+@click.command()
+@click.argument("study")
+@click.argument("params", nargs=-1, required=True, metavar="KEY=VALUE...")
+@storage_option
+@database_option
+def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | None) -> None:
+    """Put a configuration of STUDY before anything that the sampler proposes. Works while it runs.
+
+    \b
+    proxytune enqueue listops-mini model.num_proxies=64 model.dropout=0.2
+    """
+    from proxytune.tuning.steering import enqueue as put_first
+    from proxytune.tuning.study import open_study
+    from proxytune.tuning.yaml_file import parse_yaml
+
+    pairs = [param.partition("=") for param in params]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise InputError(f"{key}: write it as key=value, for example model.dropout=0.2")
+    put_first(
+        open_study(study, storage, database), {key: parse_yaml(value, where=key) for key, _, value in pairs}
+    )
+
+
+@click.command()
+@click.argument("study")
+@click.option("--trials", "num_trials", type=int, required=True, help="The number of trials in all.")
+@storage_option
+@database_option
+def extend(study: str, num_trials: int, storage: Path, database: str | None) -> None:
+    """Give STUDY a larger budget. Works while it runs; otherwise `run` goes on with it.
+
+    \b
+    proxytune extend listops-mini --trials 30
+    """
+    from proxytune.tuning.steering import extend as grow
+    from proxytune.tuning.study import open_study
+
+    grow(open_study(study, storage, database), num_trials)
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--now", is_flag=True, help="Interrupt running trials at their next turn instead of waiting for them."
+)
+@storage_option
+@database_option
+def stop(study: str, now: bool, storage: Path, database: str | None) -> None:
+    """Ask the driver that runs STUDY to stop, from any terminal; `run` goes on later.
+
+    \b
+    proxytune stop listops-mini
+    proxytune stop listops-mini --now
+    """
+    from proxytune.tuning.steering import request_stop
+    from proxytune.tuning.study import open_study
+
+    request_stop(open_study(study, storage, database), now=now)

@@ -1,0 +1,178 @@
+"""`check`, `run`, `show`, `trials`: a study from its file to its winner."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from proxytune.tuning.commands.options import (
+    database_option,
+    err,
+    json_option,
+    out,
+    print_json,
+    storage_option,
+    with_study_file,
+)
+from proxytune.tuning.spec import StudySpec
+
+
+@click.command()
+@with_study_file
+@json_option
+def check(spec: StudySpec, as_json: bool) -> None:
+    """Resolve STUDY and say what would run, without running anything.
+
+    \b
+    proxytune check listops
+    proxytune check my-study.yaml --set search.trials=100 --json
+    """
+    if as_json:
+        print_json(spec.model_dump(mode="json"))
+        return
+    from proxytune.tuning.yaml_file import as_yaml
+
+    click.echo(as_yaml(spec.model_dump(mode="json")), nl=False)
+    rungs = ", ".join(map(str, spec.rung_steps())) or "none"
+    err.print(
+        f"{spec.search.trials} trials of up to {spec.training['steps']} steps, compared at steps: {rungs}",
+        highlight=False,
+    )
+
+
+@click.command()
+@with_study_file
+@json_option
+def run(spec: StudySpec, as_json: bool) -> None:
+    """Run STUDY until its budget is met: start it, or go on where it was (same name, same spec).
+
+    Ctrl-C stops it with a checkpoint of every running trial; the same command goes on.
+
+    \b
+    proxytune run listops-mini
+    proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
+    """
+    from proxytune.tuning.data import prepare_task
+    from proxytune.tuning.progress import Watch, data_progress
+    from proxytune.tuning.study import run_study
+    from proxytune.tuning.summary import summary
+
+    with data_progress(err, spec.task.name) as report:
+        prepare_task(spec.task, report)
+    study = run_study(spec, watch=functools.partial(Watch, err))
+    facts = summary(study)
+    if as_json:
+        print_json(facts)
+    else:
+        show_summary(facts)
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+@database_option
+@json_option
+def show(study: str, storage: Path, database: str | None, as_json: bool) -> None:
+    """Show how STUDY stands: trials by outcome, the winner or the Pareto front, what waits for MLflow.
+
+    \b
+    proxytune show listops-mini
+    proxytune show listops-mini --storage /mnt/studies --json
+    """
+    from proxytune.tuning.study import open_study
+    from proxytune.tuning.summary import summary
+    from proxytune.tuning.tracking import num_waiting
+
+    opened = open_study(study, storage, database)
+    facts = summary(opened) | {
+        "folder": str(opened.folder),
+        "tracking_uri": opened.tracking_uri,
+        "events_waiting": num_waiting(
+            opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment
+        ),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        show_summary(facts)
+        if facts["events_waiting"]:
+            out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
+
+
+def short(key: str) -> str:
+    """A searched key without its section, for a column's head."""
+    return key.rpartition(".")[2]
+
+
+def show_summary(facts: dict[str, Any]) -> None:
+    """A study's summary for people."""
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
+    out.print(
+        f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
+    )
+    if not facts["best"]:
+        out.print("no trial has reached the full budget within the constraints yet", highlight=False)
+        return
+    table = Table(title="winner" if len(facts["objectives"]) == 1 else "Pareto front", title_justify="left")
+    table.add_column("trial", justify="right")
+    params = sorted({key for winner in facts["best"] for key in winner["params"]})
+    for column in [*facts["objectives"], *map(short, params)]:
+        table.add_column(column, justify="right")
+    for winner in facts["best"]:
+        cells = [*winner["values"].values(), *(winner["params"].get(key, "") for key in params)]
+        table.add_row(
+            str(winner["trial"]), *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        )
+    out.print(table)
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+@database_option
+@json_option
+def trials(study: str, storage: Path, database: str | None, as_json: bool) -> None:
+    """List every trial of STUDY with its outcome, parameters and last metrics.
+
+    \b
+    proxytune trials listops-mini
+    proxytune trials listops-mini --json | jq '.[] | select(.outcome == "pruned")'
+    """
+    from proxytune.tuning.ledger import END
+    from proxytune.tuning.study import open_study
+    from proxytune.tuning.summary import outcome_of
+
+    opened = open_study(study, storage, database)
+    rows = [
+        {
+            "trial": trial.number,
+            "outcome": outcome_of(trial),
+            "step": trial.user_attrs.get(END, {}).get("step", max(trial.intermediate_values, default=0)),
+            "params": trial.params,
+            "metrics": trial.user_attrs.get(END, {}).get("metrics", {}),
+            "reason": trial.user_attrs.get(END, {}).get("reason", ""),
+        }
+        for trial in opened.trials()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    objectives = list(opened.spec.search.objectives)
+    params = list(opened.spec.search.space)
+    table = Table()
+    for column in ("trial", "outcome", "step", *objectives, *map(short, params), "reason"):
+        table.add_column(column, justify="left" if column in ("outcome", "reason") else "right")
+    for row in rows:
+        cells = [row["metrics"].get(name, "") for name in objectives] + [
+            row["params"].get(key, "") for key in params
+        ]
+        table.add_row(
+            str(row["trial"]),
+            row["outcome"],
+            str(row["step"]),
+            *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells),
+            row["reason"],
+        )
+    out.print(table)

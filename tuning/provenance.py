@@ -1,0 +1,44 @@
+"""Where results come from: code, versions, machine, data."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from proxytune.datasets import PreparedTask
+
+
+def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
+    """Where and with what this driver runs."""
+    packages = ("proxytune", "torch", "ray", "optuna", "mlflow", "pyarrow")
+    facts: dict[str, Any] = {
+        "git_revision": git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in packages},
+        "hardware": {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "command": sys.argv[:1],
+    }
+    if prepared is not None:
+        facts |= {
+            "data_fingerprint": prepared.fingerprint,
+            "conventions": dict(prepared.info.conventions),
+        }
+    return facts
+
+
+def git_revision() -> str | None:
+    """The commit of the current folder, with -dirty if it has changes; none outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
