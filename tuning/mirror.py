@@ -9,7 +9,8 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from proxytune.tuning.tracking import Acknowledgement, artifact_root
 
 BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
 DOUBT_SECONDS = 60
+NOTE_SECONDS = 10  # how often the parent's description is written anew
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
 """Error codes by which MLflow refuses one call for good, however often it is repeated."""
 
@@ -217,82 +219,85 @@ class Mirror:
     # What the runs show
 
     def _ship_trial(self, number: str, events: list[Event], tally: Tally, is_new: bool) -> None:
-        run_id = self.acknowledged.trials[number]
+        run_id, what = self.acknowledged.trials[number], f"trial {number}"
         points: list[Metric] = []
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         status, time_ms = None, None
-        try:
-            for event in events:
-                if event["kind"] == "trial":
-                    if is_new and not params:
-                        params = run_page.trial_params(event)
+        for event in events:
+            if event["kind"] == "trial":
+                if is_new and not params:
+                    params = run_page.trial_params(event)
+                    with self._passing_over(what):
                         self._client.log_dict(run_id, event.get("config", {}), "config.json")
-                    tags |= run_page.start_tags(event)
-                    status, time_ms = "RUNNING", None
-                else:
-                    metrics, texts = _numbers_and_texts(event["metrics"])
-                    points += [
-                        Metric(key, value, event["time_ms"], event["step"]) for key, value in metrics.items()
-                    ]
-                    tags |= texts | run_page.place_tags(event)
-                if event["kind"] == "end":
-                    tags |= run_page.end_tags(event, tally)
-                    status, time_ms = run_page.STATUS.get(event["outcome"], "FAILED"), event["time_ms"]
+                tags |= run_page.start_tags(event)
+                status, time_ms = "RUNNING", None
+            else:
+                metrics, texts = _numbers_and_texts(event["metrics"])
+                points += [
+                    Metric(key, value, event["time_ms"], event["step"]) for key, value in metrics.items()
+                ]
+                tags |= texts | run_page.place_tags(event)
+            if event["kind"] == "end":
+                tags |= run_page.end_tags(event, tally)
+                status, time_ms = run_page.STATUS.get(event["outcome"], "FAILED"), event["time_ms"]
+        with self._passing_over(what):
             self._client.log_batch(run_id, points, _params(params), _tags(tags))
-            if status == "RUNNING" and not is_new:
-                self._client.update_run(run_id, status)
-            elif status is not None and status != "RUNNING":
-                self._client.set_terminated(run_id, status, time_ms)
-        except MlflowException as error:
-            self._pass_over(error, f"trial {number}")
+        if status is not None and not (is_new and status == "RUNNING"):
+            self._set_status(run_id, what, status, time_ms)
 
-    def _pass_over(self, error: MlflowException, what: str) -> None:
-        """Leave out what MLflow refuses for good; raise everything else again."""
-        if error.error_code not in REFUSALS:
-            raise error
-        self._experiment_id = None
-        self._experiment()  # raises where the whole experiment is what MLflow refuses
-        self.notice = f"MLflow refuses {what}, which is left out: {one_line(error)}"
+    def _set_status(self, run_id: str, what: str, status: str, time_ms: int | None) -> None:
+        with self._passing_over(what):
+            if status == "RUNNING":
+                self._client.update_run(run_id, status)
+            else:
+                self._client.set_terminated(run_id, status, time_ms)
+
+    @contextmanager
+    def _passing_over(self, what: str) -> Iterator[None]:
+        """Leave out what MLflow refuses for good; let every other trouble through."""
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            self._experiment_id = None
+            self._experiment()  # raises where the whole experiment is what MLflow refuses
+            self.notice = f"MLflow refuses something of {what}, which is left out: {one_line(error)}"
 
     def _ship_study(self, events: list[Event], points: list[Metric], tally: Tally) -> None:
-        run_id = self.acknowledged.parent_run
+        run_id, study = self.acknowledged.parent_run, self.acknowledged.study
         if run_id is None:
             return
+        what = "the study's own run"
         params: dict[str, str] = {}
         status, time_ms = None, None
-        try:
-            for event in events:
-                if event["kind"] == "study":
-                    params = params or run_page.study_params(event["spec"])
-                    status = "RUNNING"
+        for event in events:
+            if event["kind"] == "study":
+                params = params or run_page.study_params(event["spec"])
+                status = "RUNNING"
+                with self._passing_over(what):
                     self._client.log_dict(run_id, event["spec"], "spec.json")
                     self._client.log_dict(run_id, event.get("facts", {}), "facts.json")
                     if dataset := dataset_input(event):
                         self._client.log_inputs(run_id, [dataset])
-                elif event["kind"] == "study_end":
-                    status = run_page.STUDY_STATUS.get(event["status"], "FAILED")
-                    time_ms = event["time_ms"]
-            now = time.monotonic()
-            tags = {}
-            if status is not None or now - self._note_time > 10:
-                self._note_time = now
-                note = run_page.study_note(
-                    self.acknowledged.study["name"],
-                    self.acknowledged.study["spec"],
-                    self.acknowledged.study["facts"],
-                    tally,
-                    status or "RUNNING",
-                )
-                tags = {"mlflow.note.content": note}
+            elif event["kind"] == "study_end":
+                status = run_page.STUDY_STATUS.get(event["status"], "FAILED")
+                time_ms = event["time_ms"]
+        tags = {}
+        if status is not None or time.monotonic() - self._note_time > NOTE_SECONDS:
+            self._note_time = time.monotonic()
+            note = run_page.study_note(
+                study["name"], study["spec"], study["facts"], tally, status or "RUNNING"
+            )
+            tags = {"mlflow.note.content": note}
+        with self._passing_over(what):
             self._client.log_batch(run_id, points, _params(params), _tags(tags))
-            if status is not None and status != "RUNNING":
+        if status is not None and status != "RUNNING":
+            with self._passing_over(what):
                 self._log_event_log(run_id)
-                self._client.set_terminated(run_id, status, time_ms)
-            elif status is not None:
-                self._client.update_run(run_id, status)
-        except MlflowException as error:
-            self._pass_over(error, "the study's own run")
+        if status is not None:
+            self._set_status(run_id, what, status, time_ms)
 
     def _log_event_log(self, run_id: str) -> None:
         """The journal without its reports, as text for people."""

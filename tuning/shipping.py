@@ -6,6 +6,7 @@ MLflow is told to the parent, noted beside the outbox for `proxytune show`, and 
 
 import json
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -65,11 +66,34 @@ def ship_all(mirror: Mirror, finish: threading.Event, report: Callable[[str | No
         finish.wait(POLL_SECONDS)
 
 
+ADVICE = (  # what the trouble's text says, what it means, what to do
+    (r"\b401\b|UNAUTHENTICATED", "refuses the name or password; set MLFLOW_TRACKING_USERNAME and _PASSWORD"),
+    (r"Invalid Host", "refuses this host name; start the server with it in --allowed-hosts"),
+    (
+        r"\b403\b|PERMISSION_DENIED",
+        "forbids this user to write; ask for the EDIT permission on the experiment",
+    ),
+    (
+        r"readonly database|read-only",
+        "lies on a read-only disk; make it writable or name another tracking.uri",
+    ),
+    (r"unable to open database", "cannot be opened; its folder must exist and be writable"),
+    (r"database is locked", "is locked by another program; close what holds it"),
+    (r"password authentication failed|no password supplied", "refuses the password; put it in PGPASSFILE"),
+    (r"No space left|disk is full", "has no space left on its disk; make room"),
+    (r"Max retries|[Cc]onnection|timed out", "cannot be reached; start the server or mend the address"),
+)
+
+
 def explain(error: BaseException, destination: Acknowledgement) -> str:
     """One line: what is wrong with the destination, and what to do about it."""
     if isinstance(error, Blocked):
         return str(error)
-    return f"MLflow at {destination.uri} takes no events: {one_line(error)}; they wait in the outbox"
+    text = one_line(error)
+    for pattern, advice in ADVICE:
+        if re.search(pattern, text):
+            return f"MLflow at {destination.uri} {advice}. Events wait in the outbox meanwhile"
+    return f"MLflow at {destination.uri} takes no events: {text}. They wait in the outbox"
 
 
 def main(arguments: list[str]) -> None:

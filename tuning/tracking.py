@@ -199,7 +199,7 @@ class Shipper:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | CHILD_ENVIRONMENT,
+            env=CHILD_ENVIRONMENT | os.environ,
             start_new_session=True,  # Ctrl-C is for the driver, which closes its shipper in order
         )
         if self._closing.is_set():

@@ -1,0 +1,151 @@
+"""An empty MLflow store to copy, a study's events, and what MLflow holds in the end."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from proxytune.tuning.outbox import Event, Outbox, read_events
+from proxytune.tuning.tracking import CHILD_ENVIRONMENT, default_uri
+
+EXPERIMENT = "proxytune"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipper_environment() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    for key, value in CHILD_ENVIRONMENT.items():
+        patch.setenv(key, value)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to lay out a database: once for all tests."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def storage(tmp_path: Path, empty_database: Path) -> Path:
+    """A folder of studies whose MLflow store exists and is empty."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def uri(storage: Path) -> str:
+    return default_uri(storage)
+
+
+@pytest.fixture
+def outbox_folder(storage: Path) -> Path:
+    return storage / "study" / "outbox"
+
+
+@pytest.fixture
+def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
+    """Append events to the study's journal."""
+
+    def append(events: Iterable[Event]) -> None:
+        outbox = Outbox(outbox_folder)
+        for event in events:
+            outbox.append(event)
+        outbox.close()
+
+    return append
+
+
+class Store:
+    """What an MLflow store holds of one experiment, and whether that is exactly what a journal says."""
+
+    def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
+        self.client = MlflowClient(tracking_uri=uri)
+        self.experiment = experiment
+
+    def runs(self) -> list[Run]:
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            return []
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([found.experiment_id], max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def parent(self) -> Run:
+        (parent,) = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID not in run.data.tags]
+        return parent
+
+    def trials(self) -> dict[int, Run]:
+        """Child runs by trial number; two of one number are an error."""
+        children = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID in run.data.tags]
+        numbers = Counter(run.data.tags["trial_key"] for run in children)
+        assert not [key for key, count in numbers.items() if count > 1], "duplicate runs"
+        return {int(run.data.tags["trial_key"].rpartition("/")[2]): run for run in children}
+
+    def points(self, run: Run) -> Counter[tuple[str, int, float, int]]:
+        """(metric, step, value, time) of every point of a run, with multiplicity."""
+        return Counter(
+            (key, point.step, point.value, point.timestamp)
+            for key in run.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, key)
+        )
+
+    def differences(self, outbox_folder: Path) -> dict[str, int]:
+        """How many runs are missing, doubled or left RUNNING, and points missing, doubled or not in the journal."""
+        journal, _ = read_events(outbox_folder)
+        count: Counter[str] = Counter()
+        children = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID in run.data.tags]
+        numbers = Counter(int(run.data.tags["trial_key"].rpartition("/")[2]) for run in children)
+        expected = {event["trial"] for event in journal if event["kind"] == "trial"}
+        count["runs missing"] = len(expected - numbers.keys())
+        count["runs doubled"] = sum(numbers.values()) - len(numbers)
+        parents = len(self.runs()) - len(children)
+        count["parents doubled"] = max(0, parents - 1)
+        count["left RUNNING"] = sum(run.info.status == "RUNNING" for run in self.runs())
+        said: dict[int, set[tuple[str, int, float, int]]] = {number: set() for number in expected}
+        for event in journal:
+            if event["kind"] in ("report", "end"):
+                said[event["trial"]] |= {
+                    (key, event["step"], value, event["time_ms"]) for key, value in event["metrics"].items()
+                }
+        for run in children:
+            points = self.points(run)
+            number = int(run.data.tags["trial_key"].rpartition("/")[2])
+            steps = Counter((key, step) for key, step, _, _ in points.elements())
+            count["points doubled"] += sum(steps.values()) - len(steps)
+            count["points missing"] += len(said[number] - points.keys())
+            count["points unknown"] += len(points.keys() - said[number])
+        parent_steps = Counter((key, step) for key, step, _, _ in self.points(self.parent()).elements())
+        count["points doubled"] += sum(parent_steps.values()) - len(parent_steps)
+        return {what: number for what, number in count.items() if number}
+
+    def artifact(self, run: Run, name: str, folder: Path) -> Any:
+        folder.mkdir(exist_ok=True)
+        path = Path(self.client.download_artifacts(run.info.run_id, name, str(folder)))
+        return json.loads(path.read_text()) if name.endswith(".json") else path.read_text()
+
+
+@pytest.fixture
+def store(uri: str) -> Store:
+    return Store(uri)
+
+
+@pytest.fixture
+def make_store() -> type[Store]:
+    return Store

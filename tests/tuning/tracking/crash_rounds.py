@@ -1,0 +1,172 @@
+"""Kill a driver and its shipper at random points: `crash_rounds.py STORAGE ROUNDS SEED`, a JSON line at the end.
+
+Every round forks a driver from this process, which has imported MLflow once; the driver forks its shipper. Both are
+the real code (`Outbox`, `shipping.main`) over a real MLflow store; the trials are trivial. Kills are SIGKILL.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning import mirror, shipping
+from proxytune.tuning.benchmarks.synthetic import synthetic_spec
+from proxytune.tuning.outbox import Outbox, read_events
+from proxytune.tuning.tracking import Acknowledgement, default_uri
+
+NUM_STEPS = 5
+mirror.BATCH_BYTES = 3000  # small portions: more places to be killed at
+shipping.POLL_SECONDS = 0.01
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
+    """Run trials, three at a time; each resumes one step before what it reported last, as from a checkpoint."""
+    outbox = Outbox(folder)
+    attempts: dict[int, int] = {}
+    steps: dict[int, int] = {}
+    ended: set[int] = set()
+    for event in read_events(folder)[0]:
+        if event["kind"] == "trial":
+            attempts[event["trial"]] = event["attempt"]
+        elif event["kind"] == "report":
+            steps[event["trial"]] = event["step"]
+        elif event["kind"] == "end" and event["outcome"] != "interrupted":
+            ended.add(event["trial"])
+    outbox.append(
+        {"kind": "study", "time_ms": now_ms(), "study": "crash", "spec": synthetic_spec("crash"), "facts": {}}
+    )
+    live = [number for number in attempts if number not in ended]
+    started = set()
+    while True:
+        while len(live) < 3 and (num_trials is None or len(attempts) < num_trials):
+            live.append(max(attempts, default=-1) + 1)
+            attempts[live[-1]] = 0
+        if not live:
+            break
+        number = chance.choice(live)
+        if number not in started:
+            started.add(number)
+            attempts[number] += 1
+            steps[number] = max(0, steps.get(number, 0) - 1)
+            params = {"model.num_proxies": number}
+            outbox.append(
+                {
+                    "kind": "trial",
+                    "time_ms": now_ms(),
+                    "trial": number,
+                    "params": params,
+                    "config": {"model": params},
+                }
+                | {"attempt": attempts[number]}
+            )
+        elif steps[number] < NUM_STEPS:
+            steps[number] += 1
+            metrics = {"val_accuracy": number + steps[number] / 7, "val_loss": 1 / (1 + number)}
+            outbox.append(
+                {
+                    "kind": "report",
+                    "time_ms": now_ms(),
+                    "trial": number,
+                    "step": steps[number],
+                    "metrics": metrics,
+                }
+            )
+        else:
+            live.remove(number)
+            end = {
+                "outcome": chance.choice(["complete", "pruned", "diverged"]),
+                "reason": "",
+                "step": NUM_STEPS,
+            }
+            outbox.append(
+                {"kind": "end", "time_ms": now_ms(), "trial": number, "metrics": {"val_accuracy": -1.0}} | end
+            )
+        time.sleep(chance.uniform(0, 0.02))
+    outbox.append({"kind": "study_end", "time_ms": now_ms(), "status": "finished", "summary": {}})
+    outbox.close()
+
+
+def fork(work: Any) -> int:
+    """A child in a process group of its own that does the work and is gone."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def driver_with_shipper(folder: Path, uri: str, seed: int, num_trials: int | None) -> None:
+    os.setpgid(0, 0)
+    read_end, write_end = os.pipe()
+
+    def ship() -> None:
+        os.close(write_end)
+        os.dup2(read_end, 0)
+        sys.stdin = os.fdopen(0)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        shipping.main([str(folder), uri, "proxytune"])
+
+    shipper = fork(ship)
+    os.close(read_end)
+    drive(folder, random.Random(seed), num_trials)
+    os.close(write_end)
+    os.waitpid(shipper, 0)
+
+
+def warm_up(storage: Path) -> None:
+    """Ship a little elsewhere, so that what MLflow imports at its first calls is there before the forks."""
+    elsewhere = storage / "warm"
+    elsewhere.mkdir()
+    shutil.copy(storage / "mlflow.db", elsewhere)
+    drive(elsewhere / "study" / "outbox", random.Random(0), 1)
+    warm = mirror.Mirror(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
+    while warm.ship():
+        pass
+
+
+def main() -> None:
+    storage, rounds, chance = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
+    warm_up(storage)
+    folder, uri = storage / "crash" / "outbox", default_uri(storage)
+    seen: Counter[str] = Counter()
+    for _ in range(rounds):
+        seed = chance.randrange(2**31)
+        driver = fork(lambda seed=seed: driver_with_shipper(folder, uri, seed, None))  # type: ignore[misc]
+        time.sleep(chance.uniform(0.02, 0.6))
+        both = chance.random() < 0.5
+        if both:
+            os.killpg(driver, signal.SIGKILL)
+        else:
+            os.kill(driver, signal.SIGKILL)  # the shipper notices by itself
+        os.waitpid(driver, 0)
+        seen["kills"] += 1
+        seen["kills of both"] += both
+        state = Acknowledgement.load(folder, uri, "proxytune")
+        seen["kills during creations"] += bool(state.creating)
+        seen["kills with events waiting"] += read_events(folder, state.offset)[1] > state.offset
+    journal = read_events(folder)[0]
+    num_trials = len({event["trial"] for event in journal if event["kind"] == "trial"})
+    last = fork(lambda: driver_with_shipper(folder, uri, 0, num_trials))
+    os.waitpid(last, 0)
+    print(json.dumps({"trials": num_trials, "events": len(read_events(folder)[0]), **seen}))
+
+
+if __name__ == "__main__":
+    main()
