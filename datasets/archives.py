@@ -6,7 +6,7 @@ ratio to the compressed size are capped before anything is decoded.
 
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from lzma import LZMAError
@@ -42,7 +42,7 @@ def _member_names(archive: Path, size: int, mtime_ns: int) -> frozenset[str]:
         return names
 
 
-def read_members(archive: Path, wanted: frozenset[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def read_members(archive: Path, wanted: frozenset[str]) -> Generator[tuple[str, IO[bytes]], None, None]:
     """The wanted files in the archive's order, in one pass; a stream is to be read before the next is taken."""
     with _opened(archive) as tar:
         missing = set(wanted)

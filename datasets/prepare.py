@@ -183,6 +183,8 @@ def _write(task: Task, source: Source, folder: Path, progress: Progress | None, 
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        source.close()
 
 
 def _fingerprint(info: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:

@@ -108,6 +108,8 @@ def as_array(value: Any) -> NDArray[Any]:
     """The array that `load` made of a pickled array or list; raises DataError when it is none."""
     if isinstance(value, _Array) and hasattr(value, "array"):
         return value.array
+    if isinstance(value, np.ndarray):
+        return value
     try:
         return np.asarray(value, np.int64)
     except (TypeError, ValueError, OverflowError):

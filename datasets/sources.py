@@ -3,7 +3,8 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -32,6 +33,9 @@ class Source:
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
+    _opened: list[Generator[tuple[str, str, IO[bytes]], None, None]] = field(
+        default_factory=list, repr=False, compare=False
+    )
 
     def place(self, name: str) -> str:
         """How an error names one of the files."""
@@ -39,14 +43,27 @@ class Source:
         return f"{self.path}{':' if self.path.is_file() else '/'}{name}"
 
     def open(self, parts: Iterable[str] | None = None) -> Iterator[tuple[str, str, IO[bytes]]]:
-        """(part, file name, stream) of the parts' files, all by default; an archive's in its own order, one pass."""
+        """(part, file name, stream) of the parts' files, all by default; an archive's in its own order, one pass.
+
+        A stream is to be read before the next is taken; `close` closes what a reader left open.
+        """
+        streams = self._streams(self.files if parts is None else parts)
+        self._opened.append(streams)
+        return streams
+
+    def close(self) -> None:
+        """Close the streams of readers that ended early."""
+        for streams in self._opened:
+            streams.close()
+        self._opened.clear()
+
+    def _streams(self, parts: Iterable[str]) -> Generator[tuple[str, str, IO[bytes]], None, None]:
         assert self.path is not None
-        part_of = {
-            name: part for part in (self.files if parts is None else parts) for name in self.files[part]
-        }
+        part_of = {name: part for part in parts for name in self.files[part]}
         if self.path.is_file():
-            for name, stream in read_members(self.path, frozenset(part_of)):
-                yield part_of[name], name, stream
+            with closing(read_members(self.path, frozenset(part_of))) as members:
+                for name, stream in members:
+                    yield part_of[name], name, stream
             return
         for name, part in part_of.items():
             try:

@@ -55,7 +55,8 @@ def _record_batches(stream: IO[bytes], place: str) -> Iterator[pa.RecordBatch]:
 def _read_csv(
     stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    reader = csv.reader(io.TextIOWrapper(stream, "utf-8", newline=""), strict=True)
+    text = io.TextIOWrapper(stream, "utf-8", newline="")
+    reader = csv.reader(text, strict=True)
     try:
         header = next(reader, [])
         chosen = [header.index(_column(place, header, names)) for names in columns]
@@ -67,6 +68,8 @@ def _read_csv(
             yield number, tuple(row[index] for index in chosen)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{place}, line {reader.line_num}: {error}") from None
+    finally:
+        text.detach()  # the stream is its opener's to close
 
 
 def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:

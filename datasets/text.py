@@ -138,6 +138,10 @@ class Text:
         splits: dict[str, list[_Example]] = {"train": [], "validation": [], "test": []}
         if is_packed(source):  # their validation split is the test split again
             for split, rows in read_packed(source, num_documents=1, zeros_are_padding=True):
+                if not np.isin(rows.labels, (0, 1)).all():
+                    raise DataError(
+                        f"{source.path}: labels {rows.labels.min()} to {rows.labels.max()}, 0 and 1 expected"
+                    )
                 splits[split] += [(documents[0][: self.max_length], label) for documents, label in rows]
         elif source.form == KAGGLE:
             both = self._read_tables(source)["all"]
