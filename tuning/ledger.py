@@ -30,6 +30,8 @@ END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics
 ATTEMPT = "attempt"  # user attribute of a trial that was begun more than once
 BUDGET = "trials"  # user attribute of the study: the number of trials, which may grow while it runs
 STOP = "stop"  # user attribute of the study: another terminal's wish {"who", "now"}, cleared at each start
+CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
+SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
 POLL_SECONDS = 1.0
 _RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
 
@@ -65,12 +67,16 @@ class Ledger:
         self._outbox = outbox
         self._signs = [1.0 if way == "minimize" else -1.0 for way in spec.search.objectives.values()]
         self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
-        self._rungs = Rungs(spec.rung_steps(), spec.search.stopping.reduction_factor)
+        self._ladders = spec.ladders()
         self._started = 0  # trials of the budget that are spent or running
         self._next_number = 0  # of a trial that the sampler proposes
         self._stopping: str | None = None
         self._now = False
         self._budget = 0
+        self._spent_steps = 0  # of trials that are not live
+        self._seconds = 0.0  # of earlier drivers
+        self._began = time.monotonic()
+        self._cancelled: dict[int, str] = {}
         self._polled = -math.inf
         self._predicts = any(
             METRICS[name].profile for name in [*spec.search.objectives, *spec.search.constraints]
@@ -93,11 +99,16 @@ class Ledger:
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
             self._started += trial.state.is_finished() or end is not None
+            self._spent_steps += end["step"] if end is not None else max(_reported_steps(trial), default=0)
             for key, entry in trial.user_attrs.items():
-                if key.startswith(_RUNG) and (rung := int(key.removeprefix(_RUNG))) in self._rungs.steps:
-                    self._rungs.enter(
-                        trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
+                if key.startswith(_RUNG):
+                    self._ladder(trial.number).enter(
+                        trial.number,
+                        int(key.removeprefix(_RUNG)),
+                        Entry(values=tuple(entry["values"]), violation=entry["violation"]),
                     )
+        self._seconds = float(self._study.user_attrs.get(SECONDS, 0.0))
+        self._began = time.monotonic()
 
     def stop(self, reason: str, *, now: bool = True) -> None:
         """Start nothing more and interrupt what runs at its next turn, or (not `now`) let it run to its end.
@@ -140,7 +151,8 @@ class Ledger:
         live = Live(trial, params, attempt)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
-            live.reported = max(_reported_steps(previous), default=0)
+            live.reported = live.step = max(_reported_steps(previous), default=0)
+            self._spent_steps -= live.step
         self.live[trial.number] = live
         self._event(
             "trial", trial=trial.number, params=params, attempt=attempt, config=spec.model_dump(mode="json")
@@ -151,7 +163,23 @@ class Ledger:
     def finished(self) -> bool:
         """Whether no further trial will be started."""
         self._poll()
-        return self._stopping is not None or self._started >= self._budget
+        return self._stopping is not None or self._started >= self._budget or self.spent is not None
+
+    @property
+    def spent(self) -> str | None:
+        """Which of max_seconds and max_steps is used up, if one is."""
+        search = self._spec.search
+        steps = self._spent_steps + sum(live.step for live in self.live.copy().values())
+        if search.max_steps is not None and steps >= search.max_steps:
+            return f"search.max_steps {search.max_steps} is spent"
+        if search.max_seconds is not None and self.seconds >= search.max_seconds:
+            return f"search.max_seconds {search.max_seconds:g} is spent"
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """For how long the study has been run, over all drivers."""
+        return self._seconds + time.monotonic() - self._began
 
     def _poll(self) -> None:
         """Hear, at most once a second, what other terminals wish."""
@@ -162,6 +190,8 @@ class Ledger:
         if self._budget and wishes[BUDGET] != self._budget:
             self._event("log", who="", text=f"budget changed from {self._budget} to {wishes[BUDGET]} trials")
         self._budget = int(wishes[BUDGET])
+        self._study.set_user_attr(SECONDS, self.seconds)
+        self._cancelled = {int(number): who for number, who in wishes.get(CANCEL, {}).items()}
         wish = wishes.get(STOP)
         if wish and (self._stopping is None or (wish["now"] and not self._now)):
             self.stop(f"{wish['who']} asked for it", now=wish["now"])
@@ -190,7 +220,11 @@ class Ledger:
             self._end(number, "pruned", f"not among the best at step {turn.step}")
         else:
             self._poll()
-            if self._stopping is not None and self._now:
+            if number in self._cancelled:
+                self._end(number, "failed", f"ended by {self._cancelled[number]}")
+            elif turn.metrics is not None and self.spent is not None:
+                self._end(number, "pruned", self.spent)
+            elif self._stopping is not None and self._now:
                 self._interrupt(number, self._stopping)
         return number not in self.live
 
@@ -238,20 +272,25 @@ class Ledger:
             if len(self._signs) == 1:
                 name = next(iter(self._spec.search.objectives))
                 self._storage.set_trial_intermediate_value(live.trial._trial_id, step, metrics[name])
-        rung = self._rungs.crossed(before if step > before else step - 1, step)
+        rungs = self._ladder(number)
+        rung = rungs.crossed(before if step > before else step - 1, step)
         if rung is None:
             return False
         values = [
             sign * metrics[name] for sign, name in zip(self._signs, self._spec.search.objectives, strict=True)
         ]
         entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
-        self._rungs.enter(number, rung, entry)
+        rungs.enter(number, rung, entry)
         if step > before:
             live.trial.set_user_attr(f"{_RUNG}{rung}", {"values": values, "violation": entry.violation})
-        return not self._rungs.goes_on(number, rung)
+        return not rungs.goes_on(number, rung)
+
+    def _ladder(self, number: int) -> Rungs:
+        return self._ladders[number % len(self._ladders)]
 
     def _end(self, number: int, outcome: str, reason: str) -> None:
         live = self.live.pop(number)
+        self._spent_steps += live.step
         end = {"outcome": outcome, "reason": reason, "step": live.step, "metrics": live.metrics}
         live.trial.set_user_attr(END, end)
         self._tell(live.trial, end)
@@ -276,6 +315,7 @@ class Ledger:
 
     def _interrupt(self, number: int, reason: str) -> None:
         live = self.live.pop(number)
+        self._spent_steps += live.step
         self._requeue(number, live.attempt)
         self._started -= 1
         self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})

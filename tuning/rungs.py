@@ -1,14 +1,18 @@
-"""Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934), the stopping form, over any number of objectives.
+"""Rungs: where trials are compared, and which of them go on, over any number of objectives.
 
-A trial that reaches a rung goes on only if it is among the best 1/reduction_factor of all that have reached it so far
-(rounded up, so that the first one always goes on). Best means: feasible before infeasible, then the non-dominated
+Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934, the stopping form) keeps the best 1/reduction_factor of
+all that have reached a rung so far, rounded up, so that the first one always goes on; Hyperband (Li et al. 2018) runs
+several such ladders that begin later and later; the median rule (Golovin et al. 2017) compares at every evaluation and
+keeps the better half once enough trials are there. Best means: feasible before infeasible, then the non-dominated
 front it lies on, then the wider space around it on that front (Deb et al. 2002, NSGA-II); with one objective this is
 the plain order of its values. A value that is not finite comes last.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+MEDIAN_STARTUP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +26,10 @@ class Entry:
 class Rungs:
     """Who has crossed which rung with what. Holds no state of its own beyond what `enter` was told."""
 
-    def __init__(self, steps: Sequence[int], reduction_factor: int) -> None:
+    def __init__(self, steps: Sequence[int], keep: Callable[[int], int]) -> None:
+        """`keep` says how many of the n trials that have reached a rung go on from it."""
         self.steps = tuple(steps)
-        self._reduction_factor = reduction_factor
+        self._keep = keep
         self._entries: dict[int, dict[int, Entry]] = {step: {} for step in self.steps}
 
     def crossed(self, before: int, step: int) -> int | None:
@@ -38,7 +43,7 @@ class Rungs:
     def goes_on(self, trial: int, rung: int) -> bool:
         """Whether a trial that has entered the rung is among those to be trained on, by what is known now."""
         entries = self._entries[rung]
-        keep = math.ceil(len(entries) / self._reduction_factor)
+        keep = self._keep(len(entries))
         own = entries[trial]
         if not all(math.isfinite(value) for value in own.values):
             return False
@@ -46,6 +51,16 @@ class Rungs:
             better = sum(_key(entry) < _key(own) for entry in entries.values())
             return better < keep
         return trial in rank(entries)[:keep]
+
+
+def best_share(reduction_factor: int) -> Callable[[int], int]:
+    """Successive halving's rule: one in `reduction_factor`, rounded up."""
+    return lambda num_entries: math.ceil(num_entries / reduction_factor)
+
+
+def better_half(num_entries: int) -> int:
+    """The median rule: all until MEDIAN_STARTUP trials are there, then the better half."""
+    return num_entries if num_entries < MEDIAN_STARTUP else math.ceil(num_entries / 2)
 
 
 def _key(entry: Entry) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from proxytune.models.training import TrainingConfig
 from proxytune.tuning.constraints import parse_constraint
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.metrics import METRICS
+from proxytune.tuning.rungs import Rungs, best_share, better_half
 from proxytune.tuning.space import Domain, Scalar, SearchSpace
 from proxytune.tuning.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
 from proxytune.tuning.validation import Section, validated
@@ -37,9 +38,13 @@ class Sampler(Section):
 
 
 class Stopping(Section):
-    """Which trials end early: rungs at min_steps * reduction_factor^k, one in reduction_factor goes on."""
+    """Which trials end early.
 
-    name: Literal["none", "asha"] = "asha"
+    asha: rungs at min_steps * reduction_factor^k, one in reduction_factor goes on. hyperband: trials take turns on
+    ladders that begin one rung later each, the last one without any. median: at every evaluation from min_steps on.
+    """
+
+    name: Literal["none", "asha", "hyperband", "median"] = "asha"
     min_steps: int | None = Field(default=None, gt=0)  # default: training.eval_every
     reduction_factor: int = Field(default=3, ge=2)
 
@@ -54,7 +59,9 @@ class Search(Section):
     constraints: dict[str, str] = {}  # metric: "<= number" or ">= number"
     sampler: Sampler = Sampler()
     stopping: Stopping = Stopping()
-    trials: int = Field(ge=1)
+    trials: int = Field(ge=1)  # the budget; the two below end the study earlier
+    max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
+    max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
     enqueue: tuple[dict[str, Scalar], ...] = ()
 
 
@@ -150,6 +157,14 @@ class StudySpec(TrialSpec):
             values[section][name] = value
         return validated(TrialSpec, values, where=None)
 
+    def ladders(self) -> list[Rungs]:
+        """The rungs of each bracket, empty; trial n climbs ladder n modulo their number."""
+        steps, stopping = self.rung_steps(), self.search.stopping
+        if stopping.name == "median":
+            return [Rungs(steps, better_half)]
+        starts = range(len(steps) + 1) if stopping.name == "hyperband" else range(1)
+        return [Rungs(steps[start:], best_share(stopping.reduction_factor)) for start in starts]
+
     def rung_steps(self) -> tuple[int, ...]:
         """The steps at which trials are compared, lowest first; the full budget is none of them."""
         stopping, steps = self.search.stopping, int(self.training["steps"])
@@ -161,6 +176,9 @@ class StudySpec(TrialSpec):
                 f"search.stopping.min_steps: {rung} leaves no rung below training.steps {steps}; "
                 "lower it or set search.stopping.name=none"
             )
+        if stopping.name == "median":
+            every = int(self.training["eval_every"])
+            return tuple(step for step in range(every, steps, every) if step >= rung)
         rungs = []
         while rung < steps:
             rungs.append(rung)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.ledger import BUDGET, STOP
+from proxytune.tuning.ledger import BUDGET, CANCEL, STOP
 from proxytune.tuning.storage import storage_errors
 from proxytune.tuning.study import Study
+from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.yaml_file import nearest
 
 
@@ -48,4 +49,26 @@ def enqueue(study: Study, params: Mapping[str, Any]) -> None:
 def request_stop(study: Study, *, now: bool) -> None:
     """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
     with storage_errors():
-        study.optuna.set_user_attr(STOP, {"who": f"{getpass.getuser()}@{socket.gethostname()}", "now": now})
+        study.optuna.set_user_attr(STOP, {"who": _who(), "now": now})
+
+
+def cancel_trial(study: Study, number: int) -> None:
+    """Ask the driver to end one trial for good at its next turn.
+
+    Raises:
+        InputError: there is no such trial, or it has ended.
+    """
+    trials = study.trials()
+    if not 0 <= number < len(trials):
+        raise InputError(f"study {study.name} has no trial {number}; it has {len(trials)} so far")
+    if trials[number].state.is_finished():
+        raise InputError(
+            f"trial {number} of study {study.name} has ended already ({outcome_of(trials[number])})"
+        )
+    with storage_errors():
+        cancelled = dict(study.optuna.user_attrs.get(CANCEL, {}))
+        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): _who()})
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

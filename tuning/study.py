@@ -281,8 +281,8 @@ def _check_same(stored: dict[str, Any], new: dict[str, Any], name: str) -> None:
         for section in MAY_DIFFER:
             spec.pop(section, None)
     for search in (stored["search"], new["search"]):
-        search.pop("trials")  # a larger budget extends
-        search.pop("enqueue")
+        for budget in ("trials", "max_seconds", "max_steps", "enqueue"):
+            search.pop(budget, None)  # a larger budget extends
     differences = _differences(stored, new)
     if differences:
         raise InputError(

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.ledger import Assignment, Ledger
 from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.steering import enqueue, extend, request_stop
+from proxytune.tuning.steering import cancel_trial, enqueue, extend, request_stop
 from proxytune.tuning.study import Study, begin_study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial_run import Turn
@@ -286,3 +286,55 @@ def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(mak
     assert all(spec_value in range(2, 9) for one in unbroken if (spec_value := one["model.num_proxies"]))
     if sampler == "grid":
         assert len({json.dumps(one) for one in unbroken}) == 12
+
+
+def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    number, other = driver.begin().number, driver.begin().number
+    cancel_trial(driver.study, number)
+    assert driver.say(number, 5)
+    assert not driver.say(other, 5)
+    assert outcome_of(driver.study.trials()[number]) == "failed"
+    with pytest.raises(InputError, match="has ended already"):
+        cancel_trial(driver.study, number)
+    with pytest.raises(InputError, match="no trial 99"):
+        cancel_trial(driver.study, 99)
+
+
+def test_a_budget_of_training_steps_ends_the_study_at_the_next_reports(make_spec) -> None:
+    spec = make_spec("search.max_steps=50", "search.stopping.name=none")
+    driver = Driver(spec)
+    first, second = driver.begin().number, driver.begin().number
+    assert driver.say(first, 30, 0.4, outcome="complete")
+    assert not driver.say(second, 10, 0.2)
+    driver.die()
+    driver = Driver(spec)  # what earlier drivers spent counts
+    assert driver.begin().number == second
+    assert not driver.say(second, 15)
+    assert driver.say(second, 20, 0.3)
+    assert driver.ledger.finished
+    assert outcome_of(driver.study.trials()[second]) == "pruned"
+
+
+def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("proxytune.tuning.ledger.time.monotonic", lambda: clock[0])
+    spec = make_spec("search.max_seconds=50")
+    driver = Driver(spec)
+    driver.begin()
+    clock[0] += 30
+    assert not driver.ledger.finished
+    driver.die()
+    driver = Driver(spec)
+    clock[0] += 19
+    assert not driver.ledger.finished
+    clock[0] += 2
+    assert driver.ledger.finished
+
+
+def test_hyperband_lets_every_other_trial_pass_the_first_rung(make_spec) -> None:
+    driver = Driver(make_spec("search.stopping={name: hyperband, min_steps: 10, reduction_factor: 3}"))
+    numbers = [driver.begin().number for _ in range(4)]
+    stopped = [driver.say(number, 10, 0.5 - 0.1 * number) for number in numbers]
+    assert stopped == [False, False, True, False]  # 0 and 2 share the ladder with a rung, 1 and 3 have none

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxytune.tuning.rungs import Entry, Rungs, rank
+from proxytune.tuning.rungs import MEDIAN_STARTUP, Entry, Rungs, best_share, better_half, rank
 
 values = st.floats(min_value=-100, max_value=100)
 
@@ -18,14 +18,14 @@ def goes_on_reference(history: list[float], factor: int) -> bool:
 
 @given(st.lists(values, min_size=1, max_size=40), st.integers(2, 5))
 def test_one_objective_agrees_with_the_plain_rule(history: list[float], factor: int) -> None:
-    rungs = Rungs([10], factor)
+    rungs = Rungs([10], best_share(factor))
     for trial, value in enumerate(history):
         rungs.enter(trial, 10, Entry(values=(value,)))
         assert rungs.goes_on(trial, 10) == goes_on_reference(history[: trial + 1], factor)
 
 
 def test_only_the_first_crossing_counts() -> None:
-    rungs = Rungs([10], 2)
+    rungs = Rungs([10], best_share(2))
     rungs.enter(0, 10, Entry(values=(5.0,)))
     rungs.enter(1, 10, Entry(values=(1.0,)))
     rungs.enter(0, 10, Entry(values=(0.0,)))  # reported again after a resume, with a later value
@@ -33,7 +33,7 @@ def test_only_the_first_crossing_counts() -> None:
 
 
 def test_the_highest_rung_between_two_reports_is_crossed() -> None:
-    rungs = Rungs([10, 30, 90], 3)
+    rungs = Rungs([10, 30, 90], best_share(3))
     assert rungs.crossed(0, 9) is None
     assert rungs.crossed(0, 10) == 10
     assert rungs.crossed(5, 40) == 30
@@ -43,7 +43,7 @@ def test_the_highest_rung_between_two_reports_is_crossed() -> None:
 @given(st.lists(values, min_size=1, max_size=8))
 def test_what_is_not_finite_never_goes_on(others: list[float]) -> None:
     for bad in (math.nan, math.inf):
-        rungs = Rungs([1], 2)
+        rungs = Rungs([1], best_share(2))
         for trial, value in enumerate(others):
             rungs.enter(trial, 1, Entry(values=(value,)))
         rungs.enter(99, 1, Entry(values=(bad,)))
@@ -75,3 +75,13 @@ def test_the_ends_of_a_front_come_before_its_crowded_middle() -> None:
         n: Entry(values=point) for n, point in enumerate([(0.0, 1.0), (0.5, 0.5), (0.51, 0.49), (1.0, 0.0)])
     }
     assert set(rank(entries)[:2]) == {0, 3}
+
+
+def test_the_median_rule_waits_for_enough_trials_and_then_keeps_the_better_half() -> None:
+    rungs = Rungs([1], better_half)
+    for trial in range(MEDIAN_STARTUP - 1):
+        rungs.enter(trial, 1, Entry(values=(float(trial),)))
+        assert rungs.goes_on(trial, 1)
+    for trial, value, on in [(90, 50.0, False), (91, -1.0, True), (92, 0.5, True), (93, 2.5, False)]:
+        rungs.enter(trial, 1, Entry(values=(value,)))
+        assert rungs.goes_on(trial, 1) == on

@@ -54,16 +54,22 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 @click.option(
     "--now", is_flag=True, help="Interrupt running trials at their next turn instead of waiting for them."
 )
+@click.option("--trial", "number", type=int, help="End this trial for good, and nothing else.")
 @storage_option
 @database_option
-def stop(study: str, now: bool, storage: Path, database: str | None) -> None:
+def stop(study: str, now: bool, number: int | None, storage: Path, database: str | None) -> None:
     """Ask the driver that runs STUDY to stop, from any terminal; `run` goes on later.
 
     \b
     proxytune stop listops-mini
     proxytune stop listops-mini --now
+    proxytune stop listops-mini --trial 7
     """
-    from proxytune.tuning.steering import request_stop
+    from proxytune.tuning.steering import cancel_trial, request_stop
     from proxytune.tuning.study import open_study
 
-    request_stop(open_study(study, storage, database), now=now)
+    opened = open_study(study, storage, database)
+    if number is not None:
+        cancel_trial(opened, number)
+    else:
+        request_stop(opened, now=now)
