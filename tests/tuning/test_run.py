@@ -241,9 +241,11 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     ended_before = {event["trial"] for event in events("end") if event["outcome"] == "complete"}
     attempts_before = Counter(event["trial"] for event in events("trial"))
 
-    done = proxytune("run", "small.yaml", *long, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["outcomes"] == {"complete": 4}
+    driver = start_and_wait(len(events("report")) + 1)
+    os.kill(events("report")[-1]["pid"], signal.SIGKILL)  # the worker of a trial
+    assert driver.wait(240) == 0, (tmp_path / "log").read_text()
+    shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
+    assert shown["outcomes"] == {"complete": 4}
     outcomes = Counter((event["trial"], event["outcome"]) for event in events("end"))
     assert all(outcomes[trial, "complete"] == 1 for trial in range(4))
     reports = Counter((event["trial"], event["step"]) for event in events("report"))
