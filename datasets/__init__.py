@@ -1,12 +1,16 @@
 """Long Range Arena tasks: readers, generators, the memory-mapped store and its batches (numpy, pyarrow, torch)."""
 
-from proxytune.datasets.batches import Batch, TrainBatches, evaluation_batches
+from typing import TYPE_CHECKING, Any
+
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.held_out import open_test_split
 from proxytune.datasets.inspection import inspect
 from proxytune.datasets.inventory import find_sources
 from proxytune.datasets.prepare import TASKS, PreparedTask, open_prepared, prepare, task_info
 from proxytune.datasets.task import TaskInfo
+
+if TYPE_CHECKING:
+    from proxytune.datasets.batches import Batch, TrainBatches, evaluation_batches
 
 __all__ = [
     "TASKS",
@@ -23,3 +27,12 @@ __all__ = [
     "prepare",
     "task_info",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Batches need torch, which the generators' worker processes and `data list` would otherwise load for nothing.
+    if name in ("Batch", "TrainBatches", "evaluation_batches"):
+        from proxytune.datasets import batches
+
+        return getattr(batches, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""The test split opens through one door, which keeps a record."""
+
+import json
+
+import pytest
+
+from proxytune.datasets import DataError, open_prepared, open_test_split, prepare
+from proxytune.datasets.held_out import recorded_openings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare(
+        "listops-mini", cache=tmp_path_factory.mktemp("cache"), train_examples=50, mapper=map
+    ).folder
+
+
+def test_every_opening_is_recorded(folder, tmp_path):
+    prepared = open_prepared(folder)
+    split = open_test_split(prepared, by="confirm of study a", reason="final score", log_folder=tmp_path)
+    open_test_split(prepared, by="somebody", reason="curiosity", log_folder=tmp_path)
+    assert len(split) == 2000
+    first, second = recorded_openings(tmp_path)
+    assert (first["by"], first["reason"]) == ("confirm of study a", "final score")
+    assert first["fingerprint"] == prepared.fingerprint
+    assert first["time"] <= second["time"]
+    assert second["task"] == "listops-mini"
+
+
+def test_the_record_lies_beside_the_data_by_default(folder):
+    open_test_split(open_prepared(folder), by="me", reason="look")
+    assert json.loads((folder / "test_openings.jsonl").read_text())["by"] == "me"
+    open_prepared(folder).verify()
+
+
+@pytest.mark.parametrize("empty", [{"by": " ", "reason": "x"}, {"by": "x", "reason": ""}])
+def test_nobody_opens_it_without_a_name_and_a_reason(empty, folder, tmp_path):
+    with pytest.raises(DataError, match="is empty"):
+        open_test_split(open_prepared(folder), log_folder=tmp_path, **empty)
+    assert recorded_openings(tmp_path) == []
+
+
+def test_where_nothing_can_be_recorded_nothing_opens(folder, tmp_path):
+    with pytest.raises(DataError, match="stays shut"):
+        open_test_split(open_prepared(folder), by="a", reason="b", log_folder=tmp_path / "missing")
+
+
+def test_a_damaged_test_split_is_named(tmp_path):
+    prepared = prepare("listops-mini", cache=tmp_path, train_examples=50, mapper=map)
+    path = prepared.folder / "test.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"test\.arrow is damaged: sha256"):
+        open_test_split(prepared, by="a", reason="b", log_folder=tmp_path)

@@ -1,0 +1,160 @@
+"""Image: the three original forms agree, grey levels are TensorFlow's, the real archive."""
+
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image as Picture
+
+from proxytune.datasets import DataError, prepare
+from proxytune.datasets.image import grey
+
+NUM_IMAGES = 20  # a batch
+
+
+def batches():
+    random = np.random.default_rng(0)
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    return {
+        name: (random.integers(0, 256, (NUM_IMAGES, 3072), np.uint8), random.integers(0, 10, NUM_IMAGES))
+        for name in names
+    }
+
+
+def write_python(root, python_2=False):
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, (data, labels) in batches().items():
+        key = (lambda text: text.encode()) if python_2 else (lambda text: text)
+        batch = {
+            key("data"): data,
+            key("labels"): labels.tolist(),
+            key("batch_label"): b"x",
+            key("filenames"): [b"a"],
+        }
+        content = pickle.dumps(batch, 2)
+        if not python_2:
+            content = pickle.dumps({key.encode(): value for key, value in batch.items()}, 4)
+        (folder / name).write_bytes(content)
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
+
+
+def write_archive(root):
+    write_python(root / "unpacked", python_2=True)
+    with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as tar:
+        for path in sorted((root / "unpacked/cifar-10-batches-py").iterdir(), reverse=True):
+            tar.add(path, f"cifar-10-batches-py/{path.name}")
+
+
+def write_binary(root):
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name, (data, labels) in batches().items():
+        rows = np.concatenate([labels[:, None].astype(np.uint8), data], 1)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+def write_parquet(root):
+    (root / "cifar10/plain_text").mkdir(parents=True)
+
+    def png(row):
+        buffer = io.BytesIO()
+        Picture.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    by_split = {"train": [name for name in batches() if name != "test_batch"], "test": ["test_batch"]}
+    for split, names in by_split.items():
+        images = [png(row) for name in names for row in batches()[name][0]]
+        labels = [int(label) for name in names for label in batches()[name][1]]
+        table = pa.table({"img": images, "label": labels})
+        pq.write_table(table, root / f"cifar10/plain_text/{split}-00000-of-00001.parquet")
+
+
+def content(split):
+    return [(split[row][0][0].tolist(), split[row][1]) for row in range(len(split))]
+
+
+@pytest.mark.parametrize("write", [write_archive, write_binary, write_parquet])
+def test_every_form_gives_the_pickles_rows(write, tmp_path):
+    for name, writer in (("one", write_python), ("other", write)):
+        (tmp_path / name).mkdir()
+        writer(tmp_path / name)
+    one, other = (
+        prepare("image", root=tmp_path / name, cache=tmp_path / "cache") for name in ("one", "other")
+    )
+    assert (len(one.train), len(one.validation), one.records["test"].rows) == (90, 10, 20)
+    assert content(one.train) == content(other.train)
+    assert content(one.validation) == content(other.validation)
+    expected = np.concatenate([labels for name, (_, labels) in batches().items() if name != "test_batch"])
+    assert one.train.labels.tolist() + one.validation.labels.tolist() == expected.tolist()
+
+
+def test_grey_levels_are_tensorflows():
+    """Slow reference: unit range, weights, times 255.5, floor; and within one level of pillow's."""
+    random = np.random.default_rng(1)
+    planes = random.integers(0, 256, (3, 3, 1024), np.uint8)
+    levels = grey(planes)
+    for image in range(3):
+        for pixel in range(0, 1024, 7):
+            red, green, blue = (float(value) / 255 for value in planes[image, :, pixel])
+            assert (
+                abs(int(levels[image, pixel]) - int((0.2989 * red + 0.587 * green + 0.114 * blue) * 255.5))
+                <= 1
+            )
+        pillow = Picture.fromarray(planes[image].reshape(3, 32, 32).transpose(1, 2, 0)).convert("L")
+        assert np.abs(np.asarray(pillow).reshape(-1).astype(int) - levels[image]).max() <= 1
+    assert grey(np.full((1, 3, 1), 255, np.uint8)).item() == 255
+    assert grey(np.zeros((1, 3, 1), np.uint8)).item() == 0
+
+
+def test_black_may_be_a_pixel_of_its_own(tmp_path):
+    write_binary(tmp_path)
+    masked = prepare("image", root=tmp_path, cache=tmp_path / "cache")
+    kept = prepare("image", root=tmp_path, cache=tmp_path / "cache", black_is_padding=False)
+    assert (masked.info.vocab_size, kept.info.vocab_size) == (256, 257)
+    assert np.array_equal(masked.train[3][0][0] + 1, kept.train[3][0][0])
+    assert masked.info.conventions["tokens"] != kept.info.conventions["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "message"),
+    [
+        ("data_batch_3.bin", b"", "0 bytes are no whole number"),
+        ("data_batch_3.bin", bytes(3072), "3072 bytes are no whole number"),
+        ("test_batch.bin", bytes([11]) + bytes(3072), "labels 11 to 11"),
+    ],
+)
+def test_bad_binary_files_are_named(name, bad, message, tmp_path):
+    write_binary(tmp_path)
+    (tmp_path / "cifar-10-batches-bin" / name).write_bytes(bad)
+    with pytest.raises(DataError, match=message):
+        prepare("image", root=tmp_path, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({b"data": np.zeros((2, 3072), np.uint8)}, "no CIFAR-10 batch"),
+        ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, r"data of shape \(2, 100\)"),
+        ([1], "no CIFAR-10 batch"),
+    ],
+)
+def test_bad_pickles_are_named(bad, message, tmp_path):
+    write_python(tmp_path)
+    (tmp_path / "cifar-10-batches-py/data_batch_2").write_bytes(pickle.dumps(bad))
+    with pytest.raises(DataError, match=f"data_batch_2.*{message}"):
+        prepare("image", root=tmp_path, cache=tmp_path / "cache")
+
+
+@pytest.mark.realdata
+def test_real_archive(real_file, tmp_path):
+    prepared = prepare("image", root=real_file("cifar-10-python.tar.gz"), cache=tmp_path)
+    assert (len(prepared.train), len(prepared.validation), prepared.records["test"].rows) == (3600, 400, 1000)
+    levels = np.concatenate([prepared.train[row][0][0] for row in range(500)])
+    assert 110 < levels.mean() < 132  # CIFAR-10's grey mean is 122.6
+    assert 55 < levels.std() < 68  # and its deviation 61
+    assert np.bincount(prepared.train.labels).min() > 300
