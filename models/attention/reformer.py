@@ -26,8 +26,9 @@ SELF_LOGIT = MASKED_LOGIT / 10  # a token attends to itself only if there is not
 class Reformer(Attention):
     """`reformer`: num_hashes rounds, chunks of block_size tokens.
 
-    Hashing costs O(n^2 e / block_size), little up to 16k tokens; all else is linear. The hash is drawn anew for each training pass and fixed for evaluation. Padding sorts behind all tokens, and the first
-    chunk has none before it (the public code lets it look at the last), so that padding changes nothing.
+    The hash is drawn anew for each training pass and fixed for evaluation. Padding sorts behind all tokens, and the
+    first chunk has none before it (the public code lets it look at the last), so that padding changes nothing. Hashing
+    costs O(n^2 e / block_size), little up to 16k tokens; all else is linear.
     """
 
     rotations: Tensor

@@ -173,7 +173,7 @@ def test_fused_softmax_with_dropout_is_quadratic_on_a_cpu_only() -> None:
     )
 
 
-@pytest.mark.parametrize("budget_mib", [20.0, 64.0, 300.0])
+@pytest.mark.parametrize("budget_mib", [20.0, 300.0])
 def test_largest_batch_fills_the_budget(budget_mib: float) -> None:
     model_config = config("proxyformer", 512)
     size = largest_batch_size(model_config, budget_mib)
