@@ -30,6 +30,9 @@ END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics
 ATTEMPT = "attempt"  # user attribute of a trial that was begun more than once
 BUDGET = "trials"  # user attribute of the study: the number of trials, which may grow while it runs
 STOP = "stop"  # user attribute of the study: another terminal's wish {"who", "now"}, cleared at each start
+PAUSE = "pause"  # user attribute of the study: who wants nothing to run for now; cleared at each start
+EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budget last
+ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
 CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
 SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
 POLL_SECONDS = 1.0
@@ -77,6 +80,7 @@ class Ledger:
         self._seconds = 0.0  # of earlier drivers
         self._began = time.monotonic()
         self._cancelled: dict[int, str] = {}
+        self.paused_by: str | None = None
         self._polled = -math.inf
         self._predicts = any(
             METRICS[name].profile for name in [*spec.search.objectives, *spec.search.constraints]
@@ -131,7 +135,7 @@ class Ledger:
 
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
-        while not self.finished:
+        while not self.finished and self.paused_by is None:
             assignment = self._ask()
             if assignment is not None:
                 return assignment
@@ -147,6 +151,8 @@ class Ledger:
         spec = self._spec.trial(params)
         if self._predicts and self._infeasible(trial, predicted_profile(spec)):
             return None
+        if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
+            self._event("log", who=who, text=f"enqueued trial {trial.number}")
         attempt = trial.user_attrs.get(ATTEMPT, 1)
         live = Live(trial, params, attempt)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
@@ -188,10 +194,15 @@ class Ledger:
         self._polled = time.monotonic()
         wishes = self._storage.get_study_user_attrs(self._study._study_id)
         if self._budget and wishes[BUDGET] != self._budget:
-            self._event("log", who="", text=f"budget changed from {self._budget} to {wishes[BUDGET]} trials")
+            text = f"budget changed from {self._budget} to {wishes[BUDGET]} trials"
+            self._event("log", who=wishes.get(EXTENDED_BY, ""), text=text)
         self._budget = int(wishes[BUDGET])
         self._study.set_user_attr(SECONDS, self.seconds)
         self._cancelled = {int(number): who for number, who in wishes.get(CANCEL, {}).items()}
+        if wishes.get(PAUSE) != self.paused_by:
+            who = wishes.get(PAUSE) or self.paused_by
+            self.paused_by = wishes.get(PAUSE)
+            self._event("log", who=who, text="pause" if self.paused_by else "resume")
         wish = wishes.get(STOP)
         if wish and (self._stopping is None or (wish["now"] and not self._now)):
             self.stop(f"{wish['who']} asked for it", now=wish["now"])
@@ -226,6 +237,8 @@ class Ledger:
                 self._end(number, "pruned", self.spent)
             elif self._stopping is not None and self._now:
                 self._interrupt(number, self._stopping)
+            elif self.paused_by is not None:
+                self._interrupt(number, f"paused by {self.paused_by}")
         return number not in self.live
 
     def lost(self, number: int, reason: str) -> None:

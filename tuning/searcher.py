@@ -48,8 +48,8 @@ class LedgerSearcher(Searcher):
         except Exception as error:
             adapter.fail(error)
             return Searcher.FINISHED
-        if assignment is None:  # unless another terminal extends the study while its last trials run
-            return None if adapter.ledger.live else Searcher.FINISHED
+        if assignment is None:  # another terminal may extend the study while its last trials run
+            return None if adapter.ledger.live or not adapter.ledger.finished else Searcher.FINISHED
         adapter.numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,

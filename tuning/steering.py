@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.ledger import BUDGET, CANCEL, STOP
+from proxytune.tuning.ledger import BUDGET, CANCEL, ENQUEUED_BY, EXTENDED_BY, PAUSE, STOP
 from proxytune.tuning.storage import storage_errors
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of
@@ -24,6 +24,7 @@ def extend(study: Study, trials: int) -> int:
             f"--trials {trials} does not extend study {study.name}: it may take {study.budget} already"
         )
     with storage_errors():
+        study.optuna.set_user_attr(EXTENDED_BY, _who())
         study.optuna.set_user_attr(BUDGET, trials)
     return trials
 
@@ -43,13 +44,19 @@ def enqueue(study: Study, params: Mapping[str, Any]) -> None:
         if not domain.contains(value):
             raise InputError(f"{key}={value} is outside its domain in study {study.name}")
     with storage_errors():
-        study.optuna.enqueue_trial(dict(params))
+        study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: _who()})
 
 
 def request_stop(study: Study, *, now: bool) -> None:
     """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
     with storage_errors():
         study.optuna.set_user_attr(STOP, {"who": _who(), "now": now})
+
+
+def pause(study: Study, *, on: bool) -> None:
+    """Hand running trials back at their next turn and start none, until it is called with `on` false."""
+    with storage_errors():
+        study.optuna.set_user_attr(PAUSE, _who() if on else None)
 
 
 def cancel_trial(study: Study, number: int) -> None:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
-from proxytune.tuning.ledger import BUDGET, END, STOP, Ledger
+from proxytune.tuning.ledger import BUDGET, END, PAUSE, STOP, Ledger
 from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.provenance import driver_facts
 from proxytune.tuning.spec import StudySpec, parse_study
@@ -134,6 +134,7 @@ def begin_study(spec: StudySpec) -> Study:
             study.set_user_attr(BUDGET, budget)
         study.set_user_attr(SPEC, spec.model_dump_json())
         study.set_user_attr(STOP, None)
+        study.set_user_attr(PAUSE, None)
     return Study(spec, storage, study)
 
 

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.ledger import Assignment, Ledger
 from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.steering import cancel_trial, enqueue, extend, request_stop
+from proxytune.tuning.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.study import Study, begin_study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial_run import Turn
@@ -255,8 +255,27 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
         enqueue(driver.study, {"model.dropuot": 0.1})
     extend(driver.study, 2)
     enqueue(driver.study, {"model.dropout": 0.25})
-    assert driver.begin().spec.model["dropout"] == 0.25
-    assert driver.events("log")[0]["text"] == "budget changed from 1 to 2 trials"
+    number = driver.begin().number
+    assert driver.ledger.live[number].params["model.dropout"] == 0.25
+    log = driver.events("log")
+    assert [event["text"] for event in log] == [
+        "budget changed from 1 to 2 trials",
+        f"enqueued trial {number}",
+    ]
+    assert all("@" in event["who"] for event in log)
+
+
+def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    number = driver.begin().number
+    pause(driver.study, on=True)
+    assert driver.say(number, 5)
+    assert driver.ledger.next_trial() is None
+    assert not driver.ledger.finished
+    pause(driver.study, on=False)
+    assert driver.begin().number == number
+    assert [event["text"] for event in driver.events("log")] == ["pause", "resume"]
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])

@@ -73,3 +73,30 @@ def stop(study: str, now: bool, number: int | None, storage: Path, database: str
         cancel_trial(opened, number)
     else:
         request_stop(opened, now=now)
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+@database_option
+def pause(study: str, storage: Path, database: str | None) -> None:
+    """Hand the running trials of STUDY back with a checkpoint and start none until `resume`.
+
+    The driver stays; its workers are free meanwhile.
+    """
+    from proxytune.tuning.steering import pause as set_pause
+    from proxytune.tuning.study import open_study
+
+    set_pause(open_study(study, storage, database), on=True)
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+@database_option
+def resume(study: str, storage: Path, database: str | None) -> None:
+    """Let a paused STUDY go on. (A stopped one goes on with `run`.)"""
+    from proxytune.tuning.steering import pause as set_pause
+    from proxytune.tuning.study import open_study
+
+    set_pause(open_study(study, storage, database), on=False)
