@@ -145,21 +145,16 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     from proxytune.tuning.summary import outcome_of
 
     opened = open_study(study, storage, database)
-    rows = [
-        {
-            "trial": trial.number,
-            "outcome": outcome_of(trial),
-            "step": trial.user_attrs.get(END, {}).get("step", max(trial.intermediate_values, default=0)),
-            "params": trial.params,
-            "metrics": trial.user_attrs.get(END, {}).get("metrics", {}),
-            "reason": trial.user_attrs.get(END, {}).get("reason", ""),
-        }
-        for trial in opened.trials()
-    ]
+    objectives = list(opened.spec.search.objectives)
+    rows = []
+    for trial in opened.trials():
+        so_far = {objectives[0]: value for _, value in sorted(trial.intermediate_values.items())}
+        unended = {"step": max(trial.intermediate_values, default=0), "metrics": so_far, "reason": ""}
+        end = trial.user_attrs.get(END, unended)
+        rows.append({"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end)
     if as_json:
         print_json(rows)
         return
-    objectives = list(opened.spec.search.objectives)
     params = list(opened.spec.search.space)
     table = Table()
     for column in ("trial", "outcome", "step", *objectives, *map(short, params), "reason"):
