@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,13 @@ class Mirror:
         self.unacknowledged = False  # whether MLflow has more than the acknowledgement says
         self.notice: str | None = None  # what a reader should know although the shipping goes on
         self._folder = folder
-        self._client = MlflowClient(tracking_uri=uri)
         self._experiment_id: str | None = None
         self._note_time = 0.0
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """Opening it already asks the store, which may be away."""
+        return MlflowClient(tracking_uri=self.acknowledged.uri)
 
     def ship(self) -> bool:
         """Write the next portion of the journal to MLflow; False where none waits.

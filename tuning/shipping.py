@@ -77,7 +77,7 @@ ADVICE = (  # what the trouble's text says, what it means, what to do
         r"readonly database|read-only",
         "lies on a read-only disk; make it writable or name another tracking.uri",
     ),
-    (r"unable to open database", "cannot be opened; its folder must exist and be writable"),
+    (r"unable to open database|\[Errno", "cannot be opened; its folder must exist and be writable"),
     (r"database is locked", "is locked by another program; close what holds it"),
     (r"password authentication failed|no password supplied", "refuses the password; put it in PGPASSFILE"),
     (r"No space left|disk is full", "has no space left on its disk; make room"),
@@ -108,7 +108,10 @@ def main(arguments: list[str]) -> None:
         os._exit(1)
 
     def wait_for_the_end() -> None:
-        sys.stdin.buffer.read()
+        while os.read(
+            0, 4096
+        ):  # not through sys.stdin: a thread inside its lock breaks the interpreter's end
+            pass
         finish.set()
 
     for watch in (watch_parent, wait_for_the_end):

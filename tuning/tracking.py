@@ -193,7 +193,8 @@ class Shipper:
 
     def _run_child(self) -> str:
         destination = (str(self._folder), self._acknowledged.uri, self._acknowledged.experiment)
-        process = self._process = subprocess.Popen(
+        last_words = ""
+        with subprocess.Popen(
             [sys.executable, "-P", "-m", "proxytune.tuning.shipping", *destination],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -201,18 +202,18 @@ class Shipper:
             text=True,
             env=CHILD_ENVIRONMENT | os.environ,
             start_new_session=True,  # Ctrl-C is for the driver, which closes its shipper in order
-        )
-        if self._closing.is_set():
-            self._let_finish(process)
-        assert process.stdout is not None
-        last_words = ""
-        for line in process.stdout:
-            if line.startswith("{"):
-                report = json.loads(line)
-                self._acknowledged.offset, self._acknowledged.error = report["offset"], report["error"]
-            else:
-                last_words = line.strip() or last_words
-        return f"exit code {process.wait()}: {last_words}"
+        ) as process:
+            self._process = process
+            if self._closing.is_set():
+                self._let_finish(process)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    report = json.loads(line)
+                    self._acknowledged.offset, self._acknowledged.error = report["offset"], report["error"]
+                else:
+                    last_words = line.strip() or last_words
+        return f"exit code {process.returncode}: {last_words}"
 
     @staticmethod
     def _let_finish(process: "subprocess.Popen[str]") -> None:

@@ -202,7 +202,7 @@ def test_failing_calls_lose_and_double_nothing(
     for _ in range(2000):
         if mirror is None:
             mirror = Mirror(outbox_folder, uri, "proxytune")
-            mirror._client = Faulty(mirror._client, chance, 0.1)
+            mirror._client = Faulty(mirror._client, chance, 0.1)  # type: ignore[assignment]
         try:
             if not mirror.ship():
                 break

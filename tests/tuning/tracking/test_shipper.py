@@ -1,0 +1,135 @@
+"""The shipping child process: it never burdens the driver, ends with it, and says in one line what is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from proxytune.tuning.benchmarks.synthetic import synthetic_events
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.outbox import Event, Outbox
+from proxytune.tuning.tracking import Shipper, artifact_root, check_uri, default_uri, num_waiting
+
+Fill = Callable[[Iterable[Event]], None]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Poll until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[psutil.Process]:
+    return [
+        child for child in psutil.Process(pid).children() if "proxytune.tuning.shipping" in child.cmdline()
+    ]
+
+
+def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
+    outbox_folder: Path, uri: str, store: Any
+) -> None:
+    events = list(synthetic_events(6, steps=100, seed=5))
+    outbox = Outbox(outbox_folder)
+    shipper = Shipper(outbox_folder, uri, "proxytune")
+    shipper.start()
+    for event in events[: len(events) // 2]:
+        outbox.append(event)
+    wait_for(lambda: shipper.waiting == 0)
+    (child,) = children(os.getpid())
+    child.kill()
+    child.wait()
+    for event in events[len(events) // 2 :]:
+        outbox.append(event)
+    assert shipper.waiting == num_waiting(outbox_folder, uri, "proxytune") > 0
+    wait_for(lambda: children(os.getpid()) and children(os.getpid())[0].pid != child.pid)
+    assert shipper.close(120) == 0
+    assert shipper.error is None
+    assert num_waiting(outbox_folder, uri, "proxytune") == 0
+    assert children(os.getpid()) == []
+    outbox.close()
+    assert store.differences(outbox_folder) == {}
+
+
+def test_the_shipper_ends_with_its_parent(outbox_folder: Path, uri: str) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.tracking import Shipper
+outbox = Outbox(Path(sys.argv[1]))
+Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
+heavy = {"mlflow", "pandas", "sqlalchemy"} & sys.modules.keys()
+print(heavy or "light", flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-Pc", script, outbox_folder, uri], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "light\n", "the driver itself imports no MLflow"
+    wait_for(lambda: children(parent.pid))
+    (child,) = children(parent.pid)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill, tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "study" / "outbox"
+    outbox = Outbox(folder)
+    blocker = tmp_path / "file"
+    blocker.write_text("no folder")
+    shipper = Shipper(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune")
+    shipper.start()
+    for event in synthetic_events(2, steps=100):
+        outbox.append(event)
+    wait_for(lambda: shipper.error)
+    assert shipper.error is not None
+    assert "its folder must exist and be writable" in shipper.error
+    assert "\n" not in shipper.error
+    before = time.monotonic()
+    assert shipper.close(0.5) > 0
+    assert time.monotonic() - before < 30
+    outbox.close()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:secret@host:5000",
+        "postgresql://user:secret@host/db",
+        "postgresql+psycopg://:secret@host/db",
+        "./mlruns",
+        "sqlite:///relative.db",
+        "file:///tmp/mlruns",
+    ],
+)
+def test_unusable_addresses_are_refused_without_repeating_a_password(uri: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_uri(uri)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_postgresql_is_spelt_for_psycopg() -> None:
+    assert check_uri("postgresql://user@host/db") == "postgresql+psycopg://user@host/db"
+
+
+def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_uri(Path("studies")) == f"sqlite:///{tmp_path}/studies/mlflow.db"
+    assert artifact_root(default_uri(Path("studies")), tmp_path) == f"{tmp_path}/studies/mlartifacts"
+    assert (
+        artifact_root("postgresql+psycopg://h/d", tmp_path / "studies") == f"{tmp_path}/studies/mlartifacts"
+    )
+    assert artifact_root("https://host", tmp_path) is None
