@@ -40,9 +40,7 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.integer], *, full_pad
     """The rows as one batch, padded to the longest of them, or to the task's length with full_padding."""
     examples = [split[int(row)] for row in rows]
     longest = max(len(document) for documents, _ in examples for document in documents)
-    length = split.info.max_length
-    if not full_padding:
-        length = min(length, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
+    length = split.info.max_length if full_padding else _padded(longest, split.info.max_length)
     ids = np.full((len(examples), split.info.num_documents, length), PADDING_ID, np.int64)
     for row, (documents, _) in enumerate(examples):
         for index, document in enumerate(documents):
@@ -51,14 +49,61 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.integer], *, full_pad
     return Batch(token_ids, token_ids != PADDING_ID, torch.tensor([label for _, label in examples]))
 
 
+class ResidentRows:
+    """A split held on a device as it lies in the store; batches are gathered there, equal to `collate`'s."""
+
+    def __init__(self, split: Split, device: torch.device | str) -> None:
+        self.info = split.info
+        self.lengths = split.lengths
+        columns = split.columns()
+        # torch knows uint8, but hardly anything of uint16.
+        self._values = [
+            torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int16)).to(device)
+            for values in columns.values
+        ]
+        self._lengths = [torch.from_numpy(lengths).to(device) for lengths in columns.lengths]
+        self._starts = [lengths.cumsum(0) - lengths for lengths in self._lengths]
+        self._labels = torch.from_numpy(columns.labels.astype(np.int64)).to(device)
+
+    def collate(self, rows: NDArray[np.integer], *, full_padding: bool = False) -> Batch:
+        """The rows as one batch on the device."""
+        chosen = torch.from_numpy(np.asarray(rows, np.int64)).to(self._labels.device)
+        length = (
+            self.info.max_length
+            if full_padding
+            else _padded(int(self.lengths[rows].max()), self.info.max_length)
+        )
+        position = torch.arange(length, device=chosen.device)
+        documents = []
+        for values, lengths, starts in zip(self._values, self._lengths, self._starts, strict=True):
+            place = (starts[chosen, None] + position).clamp_(max=len(values) - 1)
+            inside = position < lengths[chosen, None]
+            documents.append(values[place].long().masked_fill_(~inside, PADDING_ID))
+        token_ids = torch.stack(documents, 1) if len(documents) > 1 else documents[0]
+        return Batch(token_ids, token_ids != PADDING_ID, self._labels[chosen])
+
+
+def _padded(longest: int, max_length: int) -> int:
+    return min(max_length, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
+
+
 class TrainBatches:
     """Endless batches; every epoch is a new seeded order and its last, incomplete batch is left out.
 
-    load_state_dict(state_dict()) goes on at the exact next batch; it raises DataError when the state belongs
+    With resident_on (a device) the split is copied there once and batches are gathered on it; the batches are the
+    same. load_state_dict(state_dict()) goes on at the exact next batch; it raises DataError when the state belongs
     to another seed, batch size or data.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seed: int, full_padding: bool = False) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        full_padding: bool = False,
+        resident_on: torch.device | str | None = None,
+    ) -> None:
         if not 1 <= batch_size <= len(split):
             raise DataError(
                 f"batch_size is {batch_size}, it must be 1 to {len(split)}, the rows of {split.path}"
@@ -67,6 +112,7 @@ class TrainBatches:
         self.batch_size = batch_size
         self.seed = seed
         self.full_padding = full_padding
+        self._resident = None if resident_on is None else ResidentRows(split, resident_on)
         self._epoch = 0
         self._position = 0
         self._order = self._epoch_order()
@@ -92,6 +138,8 @@ class TrainBatches:
             self._order = self._epoch_order()
         rows = self._order[self._position]
         self._position += 1
+        if self._resident is not None:
+            return self._resident.collate(rows, full_padding=self.full_padding)
         return collate(self.split, rows, full_padding=self.full_padding)
 
     def state_dict(self) -> dict[str, Any]:

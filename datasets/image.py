@@ -80,6 +80,7 @@ class Image:
 
     name: ClassVar[str] = "image"
     version: ClassVar[int] = 1
+    num_generated: ClassVar[int] = 0
     max_length: ClassVar[int] = SIDE * SIDE
 
     @property

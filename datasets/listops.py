@@ -136,6 +136,14 @@ class ListOps:
         """The official process."""
         return f"official process, seed {self.seed}"
 
+    @property
+    def num_generated(self) -> int:
+        """Train rows asked for, and both held-out splits."""
+        num_train = (
+            self.num_train if self.train_examples is None else min(self.num_train, self.train_examples)
+        )
+        return num_train + 2 * self.num_held_out
+
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """Rows of the files, or newly drawn ones."""
         if source.path is None:

@@ -62,6 +62,16 @@ class Pathfinder:
         """The official process."""
         return f"official process, seed {self.seed}"
 
+    @property
+    def num_generated(self) -> int:
+        """Train images asked for, and an eighth as many for each held-out split."""
+        return sum(self._generated_splits().values())
+
+    def _generated_splits(self) -> dict[str, int]:
+        num_train = NUM_TRAIN if self.train_examples is None else min(NUM_TRAIN, self.train_examples)
+        num_held_out = -(-num_train * NUM_HELD_OUT // NUM_TRAIN)
+        return {"validation": num_held_out, "test": num_held_out, "train": num_train}
+
     def info(self, form: str | None = None) -> TaskInfo:
         """Two classes over 256 grey levels."""
         contour = CONTOUR_LENGTHS[self.difficulty]
@@ -105,16 +115,14 @@ class Pathfinder:
 
     def _generate(self, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """160,000/20,000/20,000 images; of fewer train examples, an eighth as many are held out for each split."""
-        num_train = NUM_TRAIN if self.train_examples is None else min(NUM_TRAIN, self.train_examples)
-        num_held_out = -(-num_train * NUM_HELD_OUT // NUM_TRAIN)
-        remaining = {"validation": num_held_out, "test": num_held_out, "train": num_train}
+        remaining = self._generated_splits()
         chunk = partial(
             draw_chunk,
             seed=self.seed,
             settings=settings(self.side, CONTOUR_LENGTHS[self.difficulty]),
             num_images=_IMAGES_PER_CHUNK,
         )
-        for pixels, labels in mapper(chunk, range(-(-sum(remaining.values()) // _IMAGES_PER_CHUNK))):
+        for pixels, labels in mapper(chunk, range(-(-self.num_generated // _IMAGES_PER_CHUNK))):
             done = 0
             for split, wanted in remaining.items():
                 taken = min(wanted, len(labels) - done)

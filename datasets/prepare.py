@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -132,8 +133,15 @@ def prepare(
         if not folder.exists():
             _write(task, source, folder, progress, mapper)
     prepared = open_prepared(folder)
-    prepared.verify()
+    files = [folder / record.file for record in prepared.records.values()]
+    _verify_once(folder, tuple((status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)))
     return prepared
+
+
+@lru_cache
+def _verify_once(folder: Path, stamps: tuple[tuple[int, int], ...]) -> None:
+    """Read every byte, once a process and version of the files: a worker prepares the same task for each trial."""
+    open_prepared(folder).verify()
 
 
 def _options(task: Task) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def _write(task: Task, source: Source, folder: Path, progress: Progress | None, 
                 writers[split].add(rows.cut(task.max_length))
                 done += len(rows)
                 if progress is not None:
-                    progress(done, 0)
+                    progress(done, task.num_generated if source.path is None else 0)
         conventions = {**info.conventions, "source": source.form, **source.notes}
         if task.train_examples is not None:
             conventions["train"] = f"first {task.train_examples} examples"

@@ -66,6 +66,7 @@ class Retrieval:
 
     name: ClassVar[str] = "retrieval"
     version: ClassVar[int] = 1
+    num_generated: ClassVar[int] = 0
 
     @property
     def layouts(self) -> Sequence[Layout]:

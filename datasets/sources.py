@@ -78,13 +78,13 @@ class Source:
         if self.path is None:
             return "generated"
         if self.path.is_file():
-            return file_sha256(self.path)
+            return _known_sha256(self.path)
         names = sorted(name for files in self.files.values() for name in files)
         digest = hashlib.sha256()
         for name in names:
             path = self.path / name
             status = path.stat()
-            detail = file_sha256(path) if len(names) <= _MAX_HASHED_FILES else str(status.st_mtime_ns)
+            detail = _known_sha256(path) if len(names) <= _MAX_HASHED_FILES else str(status.st_mtime_ns)
             digest.update(f"{name}\0{status.st_size}\0{detail}\n".encode())
         return digest.hexdigest()
 
@@ -168,6 +168,16 @@ def locate(task: str, root: Path, layouts: Sequence[Layout]) -> Source:
     tried += [archive for layout in layouts for archive in layout.archives]
     found = f"; incomplete, missing: {', '.join(dict.fromkeys(incomplete))}" if incomplete else ""
     raise DataError(f"no {task} data under {root}{found}; tried {', '.join(dict.fromkeys(tried))}")
+
+
+def _known_sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
 
 
 def file_sha256(path: Path) -> str:

@@ -133,6 +133,11 @@ class Task(Protocol):
         """What draws the data when no root is given, in words; None where nothing does."""
         ...
 
+    @property
+    def num_generated(self) -> int:
+        """Rows that the generator draws for all splits; 0 where there is none."""
+        ...
+
     def info(self, form: str | None = None) -> TaskInfo:
         """What a model sees of the task and the conventions taken; form is that of the source read."""
         ...

@@ -72,6 +72,7 @@ class Text:
 
     name: ClassVar[str] = "text"
     version: ClassVar[int] = 1
+    num_generated: ClassVar[int] = 0
 
     @property
     def layouts(self) -> Sequence[Layout]:

@@ -74,6 +74,16 @@ def test_resumes_at_the_exact_next_batch(prepared, done):
         assert equal(next(batches), next(resumed))
 
 
+@pytest.mark.parametrize("full_padding", [False, True])
+def test_resident_rows_give_the_same_batches(prepared, full_padding):
+    """Gathered on the device (here the CPU) or row by row from the map: the same batches over an epoch and more."""
+    options = {"batch_size": 32, "seed": 4, "full_padding": full_padding}
+    mapped = TrainBatches(prepared.train, **options)
+    resident = TrainBatches(prepared.train, resident_on="cpu", **options)
+    for _ in range(40):
+        assert equal(next(mapped), next(resident))
+
+
 def test_state_is_what_a_weights_only_load_reads(prepared, tmp_path):
     state = TrainBatches(prepared.train, batch_size=8, seed=1).state_dict()
     torch.save(state, tmp_path / "state.pt")
