@@ -148,8 +148,8 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     objectives = list(opened.spec.search.objectives)
     rows = []
     for trial in opened.trials():
-        so_far = {objectives[0]: value for _, value in sorted(trial.intermediate_values.items())}
-        unended = {"step": max(trial.intermediate_values, default=0), "metrics": so_far, "reason": ""}
+        step, values = trial.last_step or 0, trial.intermediate_values
+        unended = {"step": step, "metrics": {objectives[0]: values[step]} if values else {}, "reason": ""}
         end = trial.user_attrs.get(END, unended)
         rows.append({"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end)
     if as_json:
