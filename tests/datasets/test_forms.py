@@ -273,3 +273,21 @@ def test_csv_round_trip(pairs):
     stream = io.BytesIO(buffer.getvalue().encode("utf-8", "surrogatepass"))
     read = [values for _, values in read_table(stream, "f.csv", (("review",), ("sentiment",)))]
     assert read == [(text, str(label)) for text, label in pairs]
+
+
+def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
+    """Offsets, lengths and text flipped all over: a clean error, or rows that Arrow's full validation lets pass."""
+    (tmp_path / "root").mkdir()
+    text_arrow(tmp_path / "root")
+    path = tmp_path / "root/imdb-test.arrow"
+    good = path.read_bytes()
+    refused = 0
+    for number, position in enumerate(range(8, len(good), 97)):
+        bad = bytearray(good)
+        bad[position] ^= 0x80
+        path.write_bytes(bad)
+        try:
+            prepare("text", root=tmp_path / "root", cache=tmp_path / f"cache{number}")
+        except DataError as error:
+            refused += "imdb-test.arrow" in str(error)
+    assert refused > 5

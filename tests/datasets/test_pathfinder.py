@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from proxytune.datasets import DataError, prepare
@@ -132,6 +134,18 @@ def test_bad_input_is_named(change, message, tmp_path):
 def test_the_label_is_field_three():
     stream = io.BytesIO(b"imgs/43 sample_0.png 0 1 1.8 6 2.0 5 1.5 2 1\n")
     assert list(read_metadata(stream, "43.npy")) == [("imgs/43/sample_0.png", 1, "43.npy, line 1")]
+
+
+@given(st.binary(max_size=80))
+def test_hostile_metadata_end_in_dataerror_or_good_rows(content):
+    try:
+        rows = list(read_metadata(io.BytesIO(content), "0.npy"))
+    except DataError:
+        return
+    for image, label, _ in rows:
+        assert label in (0, 1)
+        assert ".." not in image.split("/")
+        assert not image.startswith("/")
 
 
 def test_the_draw_of_splits_is_fixed():
