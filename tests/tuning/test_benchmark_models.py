@@ -6,11 +6,14 @@ import csv
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from proxytune.models.attention import MECHANISMS as REGISTRY
 from proxytune.models.footprint import footprint
 from proxytune.tuning.benchmarks import models
+from proxytune.tuning.cli import cli
+from proxytune.tuning.errors import InputError
 
 
 def test_every_mechanism_of_the_registry_is_compared() -> None:
@@ -53,3 +56,16 @@ def test_without_the_anchor_there_are_no_ratios(tmp_path: Path) -> None:
     assert measurement.throughput_ratio is None
     assert measurement.memory_ratio is None
     assert measurement.sequences_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"), [("5x", "give integers with commas"), ("64", "must not exceed max_length 64")]
+)
+def test_lengths_that_cannot_be_are_refused_before_anything_runs(
+    tmp_path: Path, lengths: str, message: str
+) -> None:
+    arguments = ["bench", "models", "--lengths", lengths, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()

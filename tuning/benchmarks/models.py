@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 
 from proxytune.models.config import ModelConfig
-from proxytune.models.footprint import Footprint, footprint
+from proxytune.models.footprint import footprint
 from proxytune.models.training import Trainer, TrainingConfig
 
 ANCHOR = "softmax-explicit"
@@ -37,7 +37,7 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     "bigbird": {},
 }
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-TOKENS_PER_STEP = 32_768
+TOKENS_PER_STEP = 32_768  # what the trainer takes in one pass on a CPU
 MIB_PER_STEP = 4096.0  # a step is made of fewer sequences where these would not fit
 
 
@@ -73,7 +73,7 @@ def run(
         lengths: tokens a sequence, all valid.
         mechanisms: names of MECHANISMS.
         batch_size: of the memory prediction.
-        quick: one timed step instead of the best of three.
+        quick: one timed step of an eighth of the tokens instead of the best of three.
         device: cpu or cuda.
         progress: called with each measurement as it is made, before there are ratios.
     """
@@ -82,7 +82,8 @@ def run(
         for length in lengths:
             for mechanism in mechanisms:
                 config = model_config(mechanism, length)
-                measurement = measure(mechanism, config, batch_size, 1 if quick else 3, device)
+                tokens, repeats = (TOKENS_PER_STEP // 8, 1) if quick else (TOKENS_PER_STEP, 3)
+                measurement = measure(mechanism, config, batch_size, tokens, repeats, device)
                 progress(measurement)
                 measurements.append(measurement)
     measurements = with_ratios(measurements)
@@ -98,10 +99,13 @@ def model_config(mechanism: str, length: int) -> ModelConfig:
     return ModelConfig(vocab_size=512, max_length=length, num_classes=2, **changes)
 
 
-def measure(mechanism: str, config: ModelConfig, batch_size: int, repeats: int, device: str) -> Measurement:
-    """Time training steps of one configuration and predict the rest."""
+def measure(
+    mechanism: str, config: ModelConfig, batch_size: int, tokens: int, repeats: int, device: str
+) -> Measurement:
+    """Time training steps of about `tokens` tokens and predict the rest."""
     costs = footprint(config, batch_size, device=device)
-    sequences = sequences_per_step(costs, config.max_length)
+    fitting = int(MIB_PER_STEP / costs.training_mib_per_sequence)
+    sequences = max(1, min(tokens // config.max_length, fitting))
     return Measurement(
         mechanism=mechanism,
         length=config.max_length,
@@ -112,11 +116,6 @@ def measure(mechanism: str, config: ModelConfig, batch_size: int, repeats: int, 
         training_gflops_per_sequence=costs.training_flops_per_sequence / 1e9,
         parameters=costs.parameters,
     )
-
-
-def sequences_per_step(costs: Footprint, length: int) -> int:
-    """As many as the trainer takes in one pass on a CPU, or as fit into MIB_PER_STEP."""
-    return max(1, min(TOKENS_PER_STEP // length, int(MIB_PER_STEP / costs.training_mib_per_sequence)))
 
 
 def step_seconds(config: ModelConfig, sequences: int, repeats: int, device: str) -> float:

@@ -1,8 +1,12 @@
 """`proxytune bench`: the benchmarks."""
 
+from dataclasses import asdict
+from pathlib import Path
+
 import click
 
-from proxytune.tuning.commands.options import json_option, out, print_json
+from proxytune.tuning.commands.options import err, json_option, out, print_json
+from proxytune.tuning.errors import InputError
 
 
 @click.group()
@@ -26,3 +30,47 @@ def bench_turnaround(num_trials: int, stock_trials: int, as_json: bool) -> None:
         return
     for name, value in result.items():
         out.print(f"{name}: {value:.4g}", highlight=False)
+
+
+@bench.command("models")
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/bench"),
+    show_default=True,
+    help="Where models.csv and models.png are written.",
+)
+@click.option("--lengths", default="512,1024,2048,4096,8192", show_default=True, help="Tokens a sequence.")
+@click.option(
+    "--batch-size", default=32, show_default=True, help="Sequences a pass, for the predicted memory."
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--quick", is_flag=True, help="One short timed step instead of the best of three.")
+@json_option
+def bench_models(
+    folder: Path, lengths: str, batch_size: int, device: str, quick: bool, as_json: bool
+) -> None:
+    """Throughput, predicted memory and FLOPs of every attention mechanism, as ratios to explicit softmax."""
+    from proxytune.models.errors import ConfigError
+    from proxytune.tuning.benchmarks import models
+
+    def progress(m: models.Measurement) -> None:
+        err.print(f"n = {m.length}, {m.mechanism}: {m.sequences_per_second:.3g} sequences/s", highlight=False)
+
+    try:
+        tokens = [int(length) for length in lengths.split(",")]
+        for length, mechanism in ((length, name) for length in tokens for name in models.MECHANISMS):
+            models.model_config(mechanism, length)
+    except ConfigError as error:
+        raise InputError(f"--lengths is {lengths!r}: {error}") from None
+    except ValueError:
+        raise InputError(f"--lengths is {lengths!r}: give integers with commas between them") from None
+    measurements = models.run(
+        folder, tokens, batch_size=batch_size, quick=quick, device=device, progress=progress
+    )
+    if as_json:
+        print_json([asdict(measurement) for measurement in measurements])
+        return
+    out.print(models.table(measurements))
+    out.print(f"saved {folder / 'models.csv'} and {folder / 'models.png'}", highlight=False)
