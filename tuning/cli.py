@@ -12,6 +12,7 @@ from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
+from proxytune.tuning.commands.track import report, track
 from proxytune.tuning.commands.ui import ui
 from proxytune.tuning.commands.winner import export, train
 from proxytune.tuning.errors import ProxytuneError
@@ -65,5 +66,5 @@ def main() -> None:
         sys.exit(1)
 
 
-for verb in (data, check, run, show, trials, enqueue, extend, stop, pause, resume, export, train, ui, bench):
+for verb in (data, check, run, show, trials, enqueue, extend, stop, pause, resume, export, train, report, track, ui, bench):
     cli.add_command(verb)

@@ -301,6 +301,7 @@ class Mirror:
         if status is not None and status != "RUNNING":
             with self._passing_over(what):
                 self._log_event_log(run_id)
+                self._log_report(run_id)
         if status is not None:
             self._set_status(run_id, what, status, time_ms)
 
@@ -317,6 +318,18 @@ class Mirror:
                         if event["kind"] not in ("journal", "report"):
                             moment = datetime.fromtimestamp(event["time_ms"] / 1000, UTC)
                             log.write(run_page.event_line(event, f"{moment:%Y-%m-%d %H:%M:%S}Z") + "\n")
+            self._client.log_artifact(run_id, str(path))
+
+    def _log_report(self, run_id: str) -> None:
+        from proxytune.tuning.report import write_report  # Optuna's pictures: needed once, at the end
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "report.html")
+            try:
+                write_report(self._folder, path)
+            except Exception as error:  # a picture that cannot be drawn must not keep the events back
+                self.notice = f"no report could be drawn: {one_line(error)}"
+                return
             self._client.log_artifact(run_id, str(path))
 
 

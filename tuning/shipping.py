@@ -5,6 +5,7 @@ MLflow is told to the parent, noted beside the outbox for `proxytune show`, and 
 """
 
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -16,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import mlflow.store.db.utils
 import tenacity
 from filelock import FileLock
 from sqlalchemy import Engine, event
@@ -117,6 +119,8 @@ def main(arguments: list[str]) -> None:
     for watch in (watch_parent, wait_for_the_end):
         threading.Thread(target=watch, daemon=True).start()
     event.listen(Engine, "connect", relax_sqlite)
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # MLflow would keep a wrong password to itself for 100 s
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     destination = Acknowledgement(uri, experiment).path(folder)
     with FileLock(f"{destination}.lock"):
         mirror = Mirror(folder, uri, experiment)

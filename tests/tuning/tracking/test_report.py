@@ -1,0 +1,172 @@
+"""The report: one page that needs nothing else, for studies of any size and in any state."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.history import History, read_history
+from proxytune.tuning.mirror import Mirror
+from proxytune.tuning.outbox import Event
+from proxytune.tuning.plots import pictures
+from proxytune.tuning.report import report_page, write_report
+
+Fill = Callable[[Iterable[Event]], None]
+MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}
+
+
+def events(num_trials: int, objectives: dict[str, str] | None = None, seed: int = 1) -> Iterator[Event]:
+    for event in synthetic_events(num_trials, seed=seed):
+        if event["kind"] == "study" and objectives:
+            event["spec"]["search"]["objectives"] = objectives
+        yield event
+
+
+def titles(history: History) -> list[str]:
+    return [picture.title for picture in pictures(history)]
+
+
+def test_a_study_has_all_its_pictures(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40))
+    assert titles(read_history(outbox_folder)) == [
+        "Optimisation history: val_accuracy (maximize)",
+        "Learning curves: val_accuracy",
+        "Parameter importances: val_accuracy",
+        "Parallel coordinates: val_accuracy",
+        "Slices: val_accuracy",
+        "Pareto front: val_accuracy against train_memory_mib_per_sequence",
+        "Proxy cosine against contrastive temperature",
+        "Timeline of trials on workers",
+    ]
+
+
+def test_several_objectives_have_theirs(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40, MULTI))
+    found = titles(read_history(outbox_folder))
+    assert "Optimisation history: train_memory_mib_per_sequence (minimize)" in found
+    assert "Pareto front: val_accuracy against train_memory_mib_per_sequence" in found
+    assert "Learning curves: train_memory_mib_per_sequence" not in found, "it is known before any training"
+
+
+def test_the_best_so_far_is_the_direction_s(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40, MULTI))
+    history = read_history(outbox_folder)
+    drawn = {picture.title: picture.figure for picture in pictures(history)}
+    for name, way in MULTI.items():
+        values = [trial.last[name] for trial in history.trials.values() if trial.outcome == "complete"]
+        best = max(values) if way == "maximize" else min(values)
+        (line,) = drawn[f"Optimisation history: {name} ({way})"].select_traces({"mode": "lines"})
+        assert line.y[-1] == best
+
+
+def test_every_axis_of_a_picture_has_a_name(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40))
+    for picture in pictures(read_history(outbox_folder)):
+        if "Timeline" in picture.title or "importances" in picture.title:
+            continue  # their vertical axes are lists of names
+        if "Parallel" in picture.title:
+            assert "model.contrastive_temperature" in picture.figure.layout.xaxis.ticktext
+            continue
+        assert picture.figure.layout.xaxis.title.text, picture.title
+        assert picture.figure.layout.yaxis.title.text, picture.title
+
+
+@pytest.mark.parametrize("num_trials", [1, 2, 5, 500])
+def test_any_number_of_trials_makes_a_page(fill: Fill, outbox_folder: Path, num_trials: int) -> None:
+    fill(events(num_trials))
+    assert f"{num_trials} of {num_trials}" in report_page(read_history(outbox_folder))
+
+
+def test_a_study_that_has_just_started_makes_a_page(fill: Fill, outbox_folder: Path) -> None:
+    fill(list(events(8))[:2])
+    assert "No trial has reached the full budget yet" in report_page(read_history(outbox_folder))
+
+
+def test_values_that_are_no_numbers_make_a_page(fill: Fill, outbox_folder: Path) -> None:
+    def broken() -> Iterator[Event]:
+        for event in events(12):
+            if event["kind"] in ("report", "end") and event["trial"] % 2:
+                event["metrics"] |= {"val_accuracy": float("nan"), "proxy_cosine": float("inf")}
+            yield event
+
+    fill(broken())
+    assert "Learning curves" in report_page(read_history(outbox_folder))
+
+
+def test_every_reading_has_its_time_and_worker(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(12))
+    history = read_history(outbox_folder)
+    assert sorted(history.trials) == list(range(12))
+    for trial in history.trials.values():
+        (stay,) = trial.stays
+        assert stay.end_ms >= stay.start_ms
+        assert re.fullmatch(r"127\.0\.0\.1 [0-3]", stay.worker)
+
+
+class _Resources(HTMLParser):
+    """Everything that a browser would fetch for the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [str(value) for key, value in attrs if key in ("src", "href") and value]
+
+
+def test_a_page_fetches_nothing_and_hostile_text_stays_text(
+    fill: Fill, outbox_folder: Path, tmp_path: Path
+) -> None:
+    hostile = "</script><script>document.title='taken'</script>"
+
+    def poisoned() -> Iterator[Event]:
+        for event in events(6):
+            if event["kind"] == "study":
+                event["facts"]["note"] = hostile
+            if event["kind"] == "end":
+                event["reason"] = hostile
+            if event["kind"] == "report":
+                event["node"] = hostile
+            yield event
+
+    fill(poisoned())
+    write_report(outbox_folder, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert hostile not in page
+    assert "&lt;/script&gt;&lt;script&gt;" in page
+    parser = _Resources()
+    parser.feed(page)
+    assert parser.found == []
+
+
+def test_an_empty_outbox_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no events of a study"):
+        read_history(tmp_path)
+
+
+def test_the_parent_run_has_the_report(
+    fill: Fill, outbox_folder: Path, uri: str, store: Any, tmp_path: Path
+) -> None:
+    fill(synthetic_events(6, steps=400))
+    mirror = Mirror(outbox_folder, uri, "proxytune")
+    while mirror.ship():
+        mirror.acknowledge()
+    assert mirror.notice is None
+    page = store.artifact(store.parent(), "report.html", tmp_path / "down")
+    assert "Timeline of trials on workers" in page
+
+
+def test_rungs_are_those_of_the_search() -> None:
+    from proxytune.tuning.tally import rung_steps
+
+    spec = synthetic_spec(steps=5000)
+    assert rung_steps(spec) == [250, 750, 2250]
+    spec["search"]["stopping"]["min_steps"] = None
+    assert rung_steps(spec) == [250, 750, 2250], "eval_every is the default"
+    spec["search"]["stopping"]["name"] = "none"
+    assert rung_steps(spec) == []

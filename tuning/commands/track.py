@@ -1,0 +1,126 @@
+"""`proxytune track` and `proxytune report`: a study's journal into MLflow, now or elsewhere, and as a page."""
+
+import time
+from pathlib import Path
+
+import click
+
+from proxytune.tuning.commands.options import (
+    database_option,
+    err,
+    json_option,
+    out,
+    print_json,
+    storage_option,
+)
+from proxytune.tuning.errors import HeldError, InputError, StorageError
+
+
+@click.group()
+def track() -> None:
+    """Bring a study's tracking events to MLflow, which is only ever a mirror of the study's own journal."""
+
+
+@track.command("sync")
+@click.argument("study")
+@storage_option
+@database_option
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds after which to give up.")
+@json_option
+def sync(study: str, storage: Path, database: str | None, timeout: float, as_json: bool) -> None:
+    """Ship what of STUDY still waits for its MLflow, and close what a killed driver left running there.
+
+    \b
+    proxytune track sync listops
+    """
+    from proxytune.tuning.outbox import Outbox
+    from proxytune.tuning.study import open_study
+
+    opened = open_study(study, storage, database)
+    try:
+        Outbox(opened.folder / "outbox").close()  # ends what a killed driver left running
+    except HeldError as error:
+        raise HeldError(
+            f"a driver runs {study} and ships its events itself; `proxytune show {study}`"
+        ) from error
+    _ship(opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment, timeout, as_json)
+
+
+@track.command("rebuild")
+@click.argument("study")
+@storage_option
+@database_option
+@click.option(
+    "--uri", required=True, help="The other MLflow: http(s)://..., postgresql+psycopg://..., sqlite:////..."
+)
+@click.option("--experiment", help="Its experiment; default: the study file's.")
+@click.option("--timeout", default=3600.0, show_default=True, help="Seconds after which to give up.")
+@json_option
+def rebuild(
+    study: str,
+    storage: Path,
+    database: str | None,
+    uri: str,
+    experiment: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Write all of STUDY into another MLflow. May be repeated: only what is missing there is shipped.
+
+    \b
+    proxytune track rebuild listops --uri http://mlflow.example:5000
+    """
+    from proxytune.tuning.study import open_study
+
+    opened = open_study(study, storage, database)
+    _ship(opened.folder / "outbox", uri, experiment or opened.spec.tracking.experiment, timeout, as_json)
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+@click.option(
+    "--out", "path", type=click.Path(path_type=Path), help="The file; default: report.html in its folder."
+)
+def report(study: str, storage: Path, path: Path | None) -> None:
+    """Draw STUDY as one HTML page that needs nothing else: standing, best trials, pictures.
+
+    \b
+    proxytune report listops-mini
+    proxytune report listops --storage /mnt/studies --out listops.html
+    """
+    from proxytune.tuning.report import write_report
+
+    folder = storage.absolute() / study
+    if not (folder / "outbox").is_dir():
+        raise InputError(f"no study {study} in {storage.absolute()}; name its folder with --storage")
+    path = path or folder / "report.html"
+    try:
+        write_report(folder / "outbox", path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from None
+    out.print(str(path), highlight=False)
+
+
+def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:
+    """Ship what the destination lacks, saying once what stands in the way."""
+    from proxytune.tuning.tracking import Shipper, num_waiting
+
+    num_events = num_waiting(outbox_folder, uri, experiment)
+    shipper = Shipper(outbox_folder, uri, experiment)
+    shipper.start()
+    said: str | None = None
+    deadline = time.monotonic() + timeout
+    while shipper.waiting and time.monotonic() < deadline:
+        if shipper.error and shipper.error != said:
+            said = shipper.error
+            err.print(said, style="yellow", highlight=False, markup=False)
+        time.sleep(0.1)
+    waiting = shipper.close(max(0.0, deadline - time.monotonic()))
+    facts = {"shipped": num_events - waiting, "waiting": waiting, "uri": uri, "experiment": experiment}
+    if as_json:
+        print_json(facts | {"error": shipper.error})
+    elif not waiting:
+        out.print(f"{facts['shipped']} events shipped to {uri}, experiment {experiment}", highlight=False)
+    if waiting:
+        raise StorageError(f"{waiting} events still wait for MLflow: {shipper.error or 'the time is up'}")

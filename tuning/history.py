@@ -1,0 +1,139 @@
+"""A study's journal read back as trials: who ran when and where, what each reported, how it ended."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.outbox import Event, read_events
+from proxytune.tuning.space import Domain
+from proxytune.tuning.tally import Tally
+
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
+
+
+@dataclass
+class Stay:
+    """A trial's time on one worker, in Unix milliseconds."""
+
+    start_ms: int
+    end_ms: int
+    worker: str = "a worker that never reported"
+
+
+@dataclass
+class TrialHistory:
+    """One trial as the journal tells it."""
+
+    number: int
+    params: dict[str, Any]
+    outcome: str = "running"  # as in `end` events, or running
+    reason: str = ""
+    step: int = 0
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
+    last: dict[str, float] = field(default_factory=dict)
+    stays: list[Stay] = field(default_factory=list)
+
+
+@dataclass
+class History:
+    """A whole study."""
+
+    name: str
+    spec: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    tally: Tally
+    trials: dict[int, TrialHistory]
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Each objective and its direction, maximize or minimize."""
+        return self.tally.directions
+
+    def optuna_study(self, objectives: Mapping[str, str]) -> optuna.Study:
+        """The trials as an Optuna study in memory over these objectives, for Optuna's own pictures.
+
+        A trial without a value for an objective counts as failed there.
+        """
+        domains = self.spec.get("search", {}).get("space", {})
+        study = optuna.create_study(
+            directions=[StudyDirection[way.upper()] for way in objectives.values()], study_name=self.name
+        )
+        for number in range(max(self.trials, default=-1) + 1):
+            trial = self.trials.get(number)
+            study.add_trial(
+                optuna.trial.create_trial(state=TrialState.FAIL)
+                if trial is None
+                else _frozen(trial, domains, list(objectives))
+            )
+        return study
+
+
+def read_history(folder: Path) -> History:
+    """Read the journal in an outbox folder.
+
+    Raises:
+        InputError: it holds no study.
+    """
+    name, spec, facts, tally = "", {}, {}, Tally()
+    trials: dict[int, TrialHistory] = {}
+    offset, behind = -1, 0
+    while behind != offset:
+        offset = behind
+        events, behind = read_events(folder, offset, max_bytes=8 << 20)
+        for event in events:
+            tally.fold(event)
+            if event["kind"] == "study":
+                name, spec, facts = event["study"], event["spec"], event.get("facts", {})
+            elif event["kind"] == "trial":
+                trial = trials.setdefault(event["trial"], TrialHistory(event["trial"], event["params"]))
+                trial.outcome = "running"
+                trial.stays.append(Stay(event["time_ms"], event["time_ms"]))
+            elif event["kind"] in ("report", "end") and event["trial"] in trials:
+                _take_in(trials[event["trial"]], event)
+    if not spec:
+        raise InputError(f"{folder} holds no events of a study; run it first")
+    return History(name, spec, facts, tally, trials)
+
+
+def _take_in(trial: TrialHistory, event: Event) -> None:
+    trial.step = max(trial.step, event["step"])
+    for metric, value in event["metrics"].items():
+        if isinstance(value, int | float):
+            trial.curves.setdefault(metric, []).append((event["step"], value))
+            trial.last[metric] = value
+    stay = trial.stays[-1]
+    stay.end_ms = event["time_ms"]
+    if "node" in event:
+        stay.worker = f"{event['node']} {event.get('pid', '')}".strip()
+    if event["kind"] == "end":
+        trial.outcome, trial.reason = event["outcome"], event.get("reason", "")
+
+
+def _frozen(trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
+    values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
+    state = STATES.get(trial.outcome, TrialState.FAIL)
+    if state == TrialState.COMPLETE and len(values) < len(objectives):
+        state = TrialState.FAIL
+    params = {key: value for key, value in trial.params.items() if key in domains}
+    return optuna.trial.create_trial(
+        state=state,
+        values=values if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions={key: _distribution(domains[key], value) for key, value in params.items()},
+        intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
+    )
+
+
+def _distribution(domain: Mapping[str, Any], value: Any) -> BaseDistribution:
+    """The domain as the search used it; whether it holds whole numbers is seen by the value."""
+    if domain.get("choice") is not None:
+        return CategoricalDistribution(domain["choice"])
+    return Domain.model_validate(domain).distribution(integer=isinstance(value, int))

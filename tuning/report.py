@@ -1,0 +1,115 @@
+"""A study's report: one HTML file that needs nothing else, with its standing, its best trials and its pictures."""
+
+import html
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from proxytune.tuning.history import History, read_history
+from proxytune.tuning.plots import label, pictures
+from proxytune.tuning.run_page import flat, short
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 0.5em 0 1.5em }
+td, th { border: 1px solid #ccc; padding: 0.25em 0.7em; text-align: left; vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+h2 { margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em }
+p.reading { color: #555; max-width: 60em }
+"""
+NUM_BEST = 10  # trials in the table
+
+
+def write_report(outbox_folder: Path, path: Path) -> None:
+    """Write the report of the study whose outbox this is, in one step.
+
+    Raises:
+        InputError: the outbox holds no study.
+        OSError: the file cannot be written.
+    """
+    page = report_page(read_history(outbox_folder))
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as temporary:
+        temporary.write(page)
+    os.chmod(temporary.name, 0o644)
+    os.replace(temporary.name, path)
+
+
+def report_page(history: History) -> str:
+    """The whole page."""
+    sections = [
+        f"<h2>{html.escape(picture.title)}</h2><p class=reading>{html.escape(picture.reading)}</p>"
+        + picture.figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        for picture in pictures(history)
+    ]
+    name = html.escape(history.name)
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body><h1>Study {name}</h1>"
+        f"{_standing(history)}{_best(history)}{''.join(sections)}{_facts(history)}</body></html>"
+    )
+
+
+def _standing(history: History) -> str:
+    tally = history.tally
+    outcomes = dict.fromkeys(("complete", "pruned"), 0)
+    for trial in history.trials.values():
+        outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
+    budget = history.spec.get("search", {}).get("trials", "?")
+    rows = [
+        ("objectives", ", ".join(f"{way} {label(name)}" for name, way in history.objectives.items())),
+        ("trials", f"{len(history.trials)} of {budget}"),
+        *((f"… {outcome}", str(count)) for outcome, count in outcomes.items()),
+        ("steps trained", f"{tally.steps:,}"),
+        (
+            "time in trials",
+            f"{tally.cpu_seconds / 3600:.2f} CPU-hours, {tally.gpu_seconds / 3600:.2f} GPU-hours",
+        ),
+    ]
+    return _table((), rows)
+
+
+def _best(history: History) -> str:
+    complete = [trial for trial in history.trials.values() if trial.outcome == "complete"]
+    objective, way = next(iter(history.objectives.items()))
+    complete = [trial for trial in complete if objective in trial.last]
+    if not complete:
+        return "<p>No trial has reached the full budget yet.</p>"
+    complete.sort(key=lambda trial: trial.last[objective], reverse=way == "maximize")
+    params = sorted({key for trial in complete for key in trial.params})
+    head = ("trial", *history.objectives, *(key.rpartition(".")[2] for key in params))
+    rows = [
+        (
+            f"{trial.number:04d}",
+            *(f"{trial.last.get(name, float('nan')):.4f}" for name in history.objectives),
+            *(short(trial.params.get(key, "")) for key in params),
+        )
+        for trial in complete[:NUM_BEST]
+    ]
+    return f"<h2>Best complete trials by {html.escape(objective)}</h2>" + _table(head, rows)
+
+
+def _facts(history: History) -> str:
+    facts = [
+        (key, str(value)) for key, value in flat(history.facts, depth=3).items() if value not in (None, "")
+    ]
+    spec = [
+        (key, str(value)) for key, value in flat(history.spec, depth=3).items() if value not in (None, "")
+    ]
+    return (
+        "<h2>How it was run</h2>" + _table((), facts) + "<h2>The study file, resolved</h2>" + _table((), spec)
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"] if head else []
+    for row in rows:
+        cells = (
+            f"<td{' class=number' if head and cell.replace('.', '').isdigit() else ''}>{html.escape(cell)}</td>"
+            for cell in row
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
