@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxytune.datasets import PreparedTask, prepare
+from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.tuning.trial_spec import Task
 
 Progress = Callable[[int, int], None]
@@ -15,10 +16,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PROXYTUNE_CACHE") or "~/.cache/proxytune").expanduser().absolute()
 
 
-def prepare_task(task: Task, progress: Progress | None = None) -> PreparedTask:
+def prepare_task(task: Task, progress: Progress | None = None, mapper: Mapper = process_map) -> PreparedTask:
     """The prepared task, made now if it is not there; several processes may ask at once.
+
+    `mapper` spreads a generator's work: over this machine's cores, or (ray_map) over a cluster's.
 
     Raises:
         DataError: the data is missing or damaged, with the paths that were tried.
     """
-    return prepare(task.name, root=task.root, cache=cache_folder(), progress=progress, **task.options)
+    return prepare(
+        task.name, root=task.root, cache=cache_folder(), progress=progress, mapper=mapper, **task.options
+    )

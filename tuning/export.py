@@ -17,7 +17,7 @@ from proxytune.tuning.checkpoints import newest_checkpoint
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.ledger import END, trial_folder
-from proxytune.tuning.provenance import git_revision
+from proxytune.tuning.provenance import data_facts, git_revision
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial_spec import TrialSpec
@@ -96,11 +96,7 @@ def write_export(
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in ("proxytune", "torch", "numpy")},
-        "data": {
-            "task": prepared.info.name,
-            "fingerprint": prepared.fingerprint,
-            "conventions": dict(prepared.info.conventions),
-        },
+        "data": data_facts(prepared),
     }
     temporary = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:

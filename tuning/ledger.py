@@ -63,11 +63,19 @@ class Live:
 class Ledger:
     """The state of one study, and the only writer of it."""
 
-    def __init__(self, spec: StudySpec, study: optuna.Study, storage: RDBStorage, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        study: optuna.Study,
+        storage: RDBStorage,
+        outbox: Outbox,
+        data_facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self._spec = spec
         self._study = study
         self._storage = storage
         self._outbox = outbox
+        self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._signs = [1.0 if way == "minimize" else -1.0 for way in spec.search.objectives.values()]
         self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
         self._ladders = spec.ladders()
@@ -160,9 +168,8 @@ class Ledger:
             live.reported = live.step = max(_reported_steps(previous), default=0)
             self._spent_steps -= live.step
         self.live[trial.number] = live
-        self._event(
-            "trial", trial=trial.number, params=params, attempt=attempt, config=spec.model_dump(mode="json")
-        )
+        config = spec.model_dump(mode="json") | {"data": self._data_facts}
+        self._event("trial", trial=trial.number, params=params, attempt=attempt, config=config)
         return Assignment(trial.number, spec, trial_folder(self._spec, trial.number))
 
     @property

@@ -22,11 +22,19 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
         "command": sys.argv[:1],
     }
     if prepared is not None:
-        facts |= {
-            "data_fingerprint": prepared.fingerprint,
-            "conventions": dict(prepared.info.conventions),
-        }
+        facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}
     return facts
+
+
+def data_facts(prepared: PreparedTask | None) -> dict[str, Any]:
+    """What the data is and which conventions it follows; two trainings are comparable only where these agree."""
+    if prepared is None:
+        return {}
+    return {
+        "task": prepared.info.name,
+        "fingerprint": prepared.fingerprint,
+        "conventions": dict(prepared.info.conventions),
+    }
 
 
 def git_revision() -> str | None:

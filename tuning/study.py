@@ -20,7 +20,7 @@ from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
 from proxytune.tuning.ledger import BUDGET, END, PAUSE, STOP, Ledger
 from proxytune.tuning.outbox import Outbox
-from proxytune.tuning.provenance import driver_facts
+from proxytune.tuning.provenance import data_facts, driver_facts
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
 from proxytune.tuning.summary import summary
@@ -168,7 +168,7 @@ def run_study(
         except OSError as error:
             raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
         stack.callback(outbox.close)
-        ledger = Ledger(spec, study.optuna, study.storage, outbox)
+        ledger = Ledger(spec, study.optuna, study.storage, outbox, data_facts(prepared))
         with storage_errors():
             ledger.reconcile()
         now_ms = time.time_ns() // 1_000_000

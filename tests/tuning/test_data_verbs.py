@@ -1,6 +1,8 @@
 """`proxytune data list`, `inspect` and `prepare` as a user runs them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from click.testing import CliRunner, Result
 
 from proxytune.datasets import DataError
 from proxytune.tuning.cli import cli
+
+PROXYTUNE = [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +53,18 @@ def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
         run("list", "--root", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="num_examples is 0"):
         run("inspect", "listops-mini", "--option", "train_examples=50", "--examples", "0")
+
+
+def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprints = []
+    for name, extra in (("here", []), ("ray", ["--on-ray"])):
+        monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / name))
+        options = ["--option", "train_examples=6000", "--json"]
+        done = subprocess.run(
+            [*PROXYTUNE, "data", "prepare", "listops-mini", *options, *extra],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        fingerprints.append(json.loads(done.stdout)["fingerprint"])
+    assert fingerprints[0] == fingerprints[1]

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxytune.datasets import TASKS, PreparedTask, find_sources, inspect
+from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.datasets.prepare import make_task
 from proxytune.tuning.commands.options import err, json_option, out, print_json
 
@@ -29,7 +30,9 @@ options_option = click.option(
 )
 
 
-def _prepared(task: str, root: Path | None, options: tuple[str, ...], verb: str) -> PreparedTask:
+def _prepared(
+    task: str, root: Path | None, options: tuple[str, ...], verb: str, mapper: Mapper = process_map
+) -> PreparedTask:
     from proxytune.tuning.data import prepare_task
     from proxytune.tuning.progress import data_progress
     from proxytune.tuning.trial_spec import Task
@@ -38,7 +41,7 @@ def _prepared(task: str, root: Path | None, options: tuple[str, ...], verb: str)
 
     values = override({"name": task, "root": root}, options)
     with data_progress(err, task) as report:
-        return prepare_task(validated(Task, values, verb), report)
+        return prepare_task(validated(Task, values, verb), report, mapper)
 
 
 @data.command("list")
@@ -122,15 +125,24 @@ def data_inspect(
 @click.argument("task")
 @root_option
 @options_option
+@click.option("--on-ray", is_flag=True, help="Generate as Ray tasks instead of processes of this machine.")
 @json_option
-def data_prepare(task: str, root: Path | None, options: tuple[str, ...], as_json: bool) -> None:
+def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray: bool, as_json: bool) -> None:
     """Find or generate TASK's data and convert it once for all studies of this machine.
 
     \b
     proxytune data prepare listops
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
     """
-    prepared = _prepared(task, root, options, "data prepare")
+    if on_ray:
+        from proxytune.tuning.ray_session import ray_session
+
+        with ray_session():
+            from proxytune.tuning.ray_map import ray_map
+
+            prepared = _prepared(task, root, options, "data prepare", ray_map)
+    else:
+        prepared = _prepared(task, root, options, "data prepare")
     facts = {
         "task": prepared.info.name,
         "folder": str(prepared.folder),

@@ -1,0 +1,34 @@
+"""An ordered map over Ray tasks, so that generating a task's data uses every core of a cluster."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import ray
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ray_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+    """Map over tasks on the connected cluster; results come in order, two a core are worked on ahead.
+
+    The form of `proxytune.datasets.parallel.Mapper`; `items` may be endless.
+    """
+    ahead = 2 * int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+    task = ray.remote(_apply)  # Ray takes no partial as a task
+    shared = ray.put(function)
+    remaining = iter(items)
+    pending: deque[Any] = deque(task.remote(shared, item) for item in islice(remaining, ahead))
+    try:
+        while pending:
+            yield ray.get(pending.popleft())
+            pending.extend(task.remote(shared, item) for item in islice(remaining, 1))
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
+
+
+def _apply(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)
