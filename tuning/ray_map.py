@@ -17,7 +17,7 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Ite
     The form of `proxytune.datasets.parallel.Mapper`; `items` may be endless.
     """
     ahead = 2 * int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
-    task = ray.remote(_apply)  # Ray takes no partial as a task
+    task: Any = ray.remote(_apply)  # Ray takes no partial as a task
     shared = ray.put(function)
     remaining = iter(items)
     pending: deque[Any] = deque(task.remote(shared, item) for item in islice(remaining, ahead))
