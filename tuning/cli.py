@@ -66,5 +66,22 @@ def main() -> None:
         sys.exit(1)
 
 
-for verb in (data, check, run, show, trials, enqueue, extend, stop, pause, resume, export, train, report, track, ui, bench):
+for verb in (
+    data,
+    check,
+    run,
+    show,
+    trials,
+    enqueue,
+    extend,
+    stop,
+    pause,
+    resume,
+    export,
+    train,
+    report,
+    track,
+    ui,
+    bench,
+):
     cli.add_command(verb)
