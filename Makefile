@@ -16,8 +16,9 @@ demo: .venv/installed
 	$(BIN)/proxytune export listops-mini --storage build/demo --out build/demo/winner
 	@echo "Browse every trial in MLflow:  $(BIN)/proxytune ui --storage build/demo"
 
+# Two processes, a file each at a time (fixtures that start Ray or MLflow belong to a file), one torch thread in each.
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m "slow"
