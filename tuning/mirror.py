@@ -188,7 +188,9 @@ class Mirror:
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 root = artifact_root(uri, self._folder.parents[1])
-                self._experiment_id = self._client.create_experiment(name, root)
+                # The tag opens it in the pages for training, not in those for language model applications.
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                self._experiment_id = self._client.create_experiment(name, root, kind)
             elif found.lifecycle_stage != "active":
                 raise Blocked(
                     f"experiment {name} was deleted in MLflow; restore it with `mlflow experiments restore "

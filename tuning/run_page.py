@@ -78,7 +78,7 @@ def place_tags(event: Event) -> dict[str, str]:
 
 def end_tags(event: Event, tally: Tally) -> dict[str, str]:
     """Tags of a trial that ended; `rung` counts the rungs that it reached."""
-    reason = str(event.get("reason") or "")[:MAX_TEXT]
+    reason = str(event.get("reason") or f"{event['outcome']} at step {event['step']}")[:MAX_TEXT]
     return {"outcome": event["outcome"], "reason": reason, "rung": str(tally.rung(event["step"]))}
 
 

@@ -74,3 +74,45 @@ def bench_models(
         return
     out.print(models.table(measurements))
     out.print(f"saved {folder / 'models.csv'} and {folder / 'models.png'}", highlight=False)
+
+
+@bench.command("tracking")
+@click.option("--uri", help="The MLflow store to fill; default: an sqlite file that is thrown away.")
+@click.option("--runs", default="100,1000", show_default=True, help="Measure with so many runs in the store.")
+@click.option(
+    "--reports", "num_reports", default=4000, show_default=True, help="Reports to ship at each size."
+)
+@json_option
+def bench_tracking(uri: str | None, runs: str, num_reports: int, as_json: bool) -> None:
+    """Reports shipped to MLflow per second as the store grows, and what the driver feels of it."""
+    import tempfile
+
+    from proxytune.tuning.benchmarks import tracking
+    from proxytune.tuning.tracking import check_uri
+
+    try:
+        sizes = sorted(int(size) for size in runs.split(","))
+    except ValueError:
+        raise InputError(f"--runs is {runs!r}: give integers with commas between them") from None
+    with tempfile.TemporaryDirectory(prefix="tracking-") as folder:
+        store = check_uri(uri) if uri else f"sqlite:///{folder}/mlflow.db"
+        shipped = list(
+            tracking.ship_rates(store, sizes, num_reports, lambda text: err.print(text, highlight=False))
+        )
+    felt = list(tracking.driver_cost(200))
+    if as_json:
+        print_json({"shipped": [asdict(row) for row in shipped], "driver": [asdict(row) for row in felt]})
+        return
+    for row in shipped:
+        out.print(
+            f"{row.num_runs} runs in the store: {row.reports_per_second:.0f} reports/s and "
+            f"{row.trials_per_second:.1f} whole trials/s shipped; one log_batch a report: "
+            f"{row.one_by_one_per_second:.0f} reports/s",
+            highlight=False,
+        )
+    for cost in felt:
+        share = cost.loops_per_second / felt[0].loops_per_second
+        out.print(
+            f"a driver's loop, {cost.name}: {share:.0%} of its speed alone, for {cost.seconds:.1f} s",
+            highlight=False,
+        )

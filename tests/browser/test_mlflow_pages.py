@@ -1,0 +1,175 @@
+"""What people see: a real headless Chromium on a real `mlflow server` over a study that was tracked.
+
+Screenshots are kept in build/screenshots. Needs the dev extra and a Chromium on the machine (CHROMIUM names it,
+else the usual places are looked at).
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from proxytune.tuning.benchmarks.synthetic import synthetic_events
+from proxytune.tuning.outbox import Outbox, read_events
+from proxytune.tuning.tracking import Shipper, default_uri
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).parents[2]
+SCREENSHOTS = ROOT / "build" / "screenshots"
+NUM_TRIALS = 30
+
+
+def load_servers() -> ModuleType:
+    """The tracking tests' servers (pytest imports test files by path)."""
+    spec = importlib.util.spec_from_file_location("servers", ROOT / "tests/tuning/tracking/servers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def outbox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of thirty trials, shipped as the search ships it."""
+    storage = tmp_path_factory.mktemp("studies")
+    folder = storage / "listops-proxyformer" / "outbox"
+    outbox = Outbox(folder)
+    for event in synthetic_events(NUM_TRIALS, seed=12, name="listops-proxyformer"):
+        outbox.append(event)
+    outbox.close()
+    shipper = Shipper(folder, default_uri(storage), "proxytune")
+    shipper.start()
+    assert shipper.close(240) == 0, shipper.error
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(outbox_folder: Path) -> Iterator[Any]:
+    storage = outbox_folder.parents[1]
+    server = load_servers().MlflowServer(default_uri(storage), storage / "mlartifacts")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    places = (
+        os.environ.get("CHROMIUM"),
+        "/usr/bin/chromium",
+        shutil.which("chromium"),
+        shutil.which("google-chrome"),
+    )
+    path = next((place for place in places if place and Path(place).exists()), None)
+    if path is None:
+        pytest.skip("no Chromium: apt-get install chromium, or set CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+        chromium = driver.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1500, "height": 950})
+    page.set_default_timeout(60_000)
+    page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    page.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+    yield page
+    page.close()
+
+
+def keep(page: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(1500)  # for the eye only: animations and late fonts
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+def winner(outbox_folder: Path) -> int:
+    """The complete trial with the highest accuracy, from the journal."""
+    last: dict[int, float] = {}
+    complete = set()
+    for event in read_events(outbox_folder)[0]:
+        if event["kind"] == "report":
+            last[event["trial"]] = event["metrics"]["val_accuracy"]
+        elif event["kind"] == "end" and event["outcome"] == "complete":
+            complete.add(event["trial"])
+    return max(complete, key=lambda number: last[number])
+
+
+def experiment_url(page: Any, server: Any) -> str:
+    answer = page.request.post(
+        f"{server.url}/api/2.0/mlflow/experiments/search",
+        data={"max_results": 10, "filter": "name = 'proxytune'"},
+    )
+    return f"{server.url}/#/experiments/{answer.json()['experiments'][0]['experiment_id']}"
+
+
+def runs(page: Any, server: Any) -> list[dict[str, Any]]:
+    identifier = experiment_url(page, server).rpartition("/")[2]
+    answer = page.request.post(
+        f"{server.url}/api/2.0/mlflow/runs/search", data={"experiment_ids": [identifier], "max_results": 1000}
+    )
+    return list(answer.json()["runs"])
+
+
+def test_the_experiment_opens_and_the_parent_expands(page: Any, server: Any) -> None:
+    page.goto(server.url)
+    page.get_by_role("link", name="Experiments").first.click()
+    page.get_by_role("link", name="proxytune").first.click()
+    page.goto(f"{experiment_url(page, server)}/runs")
+    page.get_by_text("listops-proxyformer").first.wait_for()
+    keep(page, "1-experiment")
+    (study,) = page.get_by_role("row").filter(has_text="listops-proxyformer").all()[:1]
+    study.locator("[col-id*='Run Name'] button").click()
+    page.get_by_text(re.compile(r"^0029 proxies=")).first.wait_for()
+    keep(page, "2-trials")
+
+
+def test_sorting_by_accuracy_puts_the_winner_on_top(page: Any, server: Any, outbox_folder: Path) -> None:
+    order = "orderByKey=metrics.%60val_accuracy%60&orderByAsc=false"
+    page.goto(f"{experiment_url(page, server)}/runs?searchFilter=tags.outcome%20%3D%20%22complete%22&{order}")
+    names = page.get_by_text(re.compile(r"^\d{4} proxies="))
+    names.first.wait_for()
+    keep(page, "3-sorted")
+    assert names.first.inner_text().startswith(f"{winner(outbox_folder):04d} ")
+
+
+def test_a_run_explains_itself_and_shows_its_curves(page: Any, server: Any, outbox_folder: Path) -> None:
+    (run,) = (
+        run
+        for run in runs(page, server)
+        if run["info"]["run_name"].startswith(f"{winner(outbox_folder):04d} ")
+    )
+    url = f"{experiment_url(page, server)}/runs/{run['info']['run_id']}"
+    page.goto(url)
+    page.get_by_text("The complete configuration is the artifact").wait_for()
+    page.get_by_text("contrastive_temperature").first.wait_for()
+    keep(page, "4-run")
+    page.goto(f"{url}/model-metrics")
+    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached")
+    keep(page, "5-curves")
+
+
+def test_the_study_s_own_run_shows_its_standing_and_its_report(page: Any, server: Any) -> None:
+    (run,) = (run for run in runs(page, server) if run["info"]["run_name"] == "listops-proxyformer")
+    url = f"{experiment_url(page, server)}/runs/{run['info']['run_id']}"
+    page.goto(url)
+    page.get_by_text("trials ended").wait_for()
+    keep(page, "6-study")
+    page.goto(f"{url}/artifacts")
+    page.get_by_text("report.html").first.click()
+    report = page.frame_locator("iframe")
+    report.get_by_role("heading", name="Study listops-proxyformer").wait_for()
+    report.locator(".js-plotly-plot .main-svg").first.wait_for()
+    keep(page, "7-report")

@@ -1,0 +1,215 @@
+"""What tracking costs: reports shipped per second as the store grows, and what the driver's own loop feels of it.
+
+Anchors in the same run: one `log_batch` for each report, as Ray's callback and most code do it, straight into the
+same store; and the same shipping on a thread of the driver instead of in a child process.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
+from proxytune.tuning.outbox import Event, Outbox
+from proxytune.tuning.tracking import CHILD_ENVIRONMENT, Shipper
+
+NUM_OPEN = 16  # trials that report at the same time
+NUM_METRICS = 10
+REPORTS_PER_TRIAL = 3
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One measurement of shipping into a store that already holds so many runs."""
+
+    num_runs: int
+    reports_per_second: float  # sustained, out of a full outbox, 16 trials reporting
+    trials_per_second: float  # whole trials: start, three reports, end
+    one_by_one_per_second: float  # the anchor: a log_batch for each report
+
+
+@dataclass(frozen=True)
+class Felt:
+    """How far a driver's loop of pure Python got beside the tracking of 200 trials."""
+
+    name: str
+    loops_per_second: float
+    seconds: float
+
+
+def ship_rates(
+    uri: str, sizes: list[int], num_reports: int, progress: Callable[[str], None]
+) -> Iterator[Shipped]:
+    """Grow the store to each size in turn and measure there.
+
+    Raises:
+        RuntimeError: the store does not take the events; the message says why.
+    """
+    num_runs = 0
+    with _scratch() as folder:
+        for size in sizes:
+            progress(f"filling the store with {size} runs")
+            if size > num_runs:
+                _ship(folder / f"fill-{size}", uri, _whole_trials(size - num_runs, 1))
+                num_runs = size
+            num_trials = max(20, num_reports // 40)
+            trial_seconds = _ship(
+                folder / f"trials-{size}", uri, _whole_trials(num_trials, REPORTS_PER_TRIAL)
+            )
+            report_seconds = _ship(folder / f"reports-{size}", uri, _open_trials(num_reports))
+            yield Shipped(
+                num_runs=size,
+                reports_per_second=num_reports / report_seconds,
+                trials_per_second=num_trials / trial_seconds,
+                one_by_one_per_second=_one_by_one(uri, max(20, num_reports // 40)),
+            )
+
+
+def driver_cost(num_trials: int) -> Iterator[Felt]:
+    """The loop alone, beside a shipper in a child process, and beside one on a thread (both at their work)."""
+    yield Felt("no tracking", _loop(lambda: 5.0), 5.0)
+    for name in ("child process", "thread"):
+        with _scratch() as folder:
+            outbox = Outbox(folder / "study" / "outbox")
+            for event in _whole_trials(num_trials, REPORTS_PER_TRIAL):
+                outbox.append(event)
+            outbox.close()
+            uri = f"sqlite:///{folder / 'mlflow.db'}"
+            begin = time.monotonic()
+            work = (
+                _child(folder / "study" / "outbox", uri) if name == "child process" else _thread(folder, uri)
+            )
+            waiter = threading.Thread(target=work)
+            waiter.start()
+            rate = _loop(lambda waiter=waiter: 600.0 if waiter.is_alive() else 0.0)
+            yield Felt(name, rate, time.monotonic() - begin)
+
+
+def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
+    def work() -> None:
+        shipper = Shipper(outbox_folder, uri, "bench")
+        shipper.start()
+        shipper.close(600)
+
+    return work
+
+
+def _thread(folder: Path, uri: str) -> Callable[[], Any]:
+    def work() -> None:
+        from proxytune.tuning.mirror import Mirror
+
+        mirror = Mirror(folder / "study" / "outbox", uri, "bench")
+        while mirror.ship():
+            mirror.acknowledge()
+
+    return work
+
+
+def _loop(seconds_left: Callable[[], float]) -> float:
+    """Turns of a driver-like loop each second, for as long as is asked."""
+    begin = time.monotonic()
+    turns = 0
+    while time.monotonic() - begin < seconds_left():
+        sum(range(2000))
+        turns += 1
+    return turns / (time.monotonic() - begin)
+
+
+def _ship(folder: Path, uri: str, events: Iterator[Event]) -> float:
+    """Seconds to ship a full outbox by the child process, from its first acknowledgement to its last."""
+    outbox = Outbox(folder / "outbox")
+    outbox.append(_study(folder.name))
+    shipper = Shipper(folder / "outbox", uri, "bench")
+    shipper.start()
+    while shipper.waiting:  # its start is measured elsewhere
+        if shipper.error:
+            shipper.close(0)
+            raise RuntimeError(shipper.error)
+        time.sleep(0.02)
+    for event in events:
+        outbox.append(event)
+    begin = time.monotonic()
+    while shipper.waiting:
+        time.sleep(0.005)
+    seconds = time.monotonic() - begin
+    shipper.close(60)
+    outbox.close()
+    return seconds
+
+
+def _one_by_one(uri: str, num_reports: int) -> float:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name("bench")
+    assert found is not None
+    runs = [client.create_run(found.experiment_id).info.run_id for _ in range(NUM_OPEN)]
+    begin = time.monotonic()
+    for step in range(num_reports):
+        now_ms = time.time_ns() // 1_000_000
+        metrics = [Metric(key, value, now_ms, step) for key, value in _metrics(step).items()]
+        client.log_batch(runs[step % NUM_OPEN], metrics)
+    return num_reports / (time.monotonic() - begin)
+
+
+def _study(name: str) -> Event:
+    return {"kind": "study", "time_ms": 1, "study": name, "spec": synthetic_spec(name), "facts": {}}
+
+
+def _metrics(step: int) -> dict[str, float]:
+    return {f"metric_{index}": step + index / 7 for index in range(NUM_METRICS)}
+
+
+def _whole_trials(num_trials: int, num_reports: int) -> Iterator[Event]:
+    now_ms = time.time_ns() // 1_000_000
+    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    for number in range(num_trials):
+        yield next(starts) | {"trial": number, "time_ms": now_ms}
+        for step in range(1, num_reports + 1):
+            yield {
+                "kind": "report",
+                "time_ms": now_ms,
+                "trial": number,
+                "step": step,
+                "metrics": _metrics(step),
+            }
+        end = {"kind": "end", "time_ms": now_ms, "trial": number, "outcome": "complete", "reason": ""}
+        yield end | {"step": num_reports, "metrics": {}}
+
+
+def _open_trials(num_reports: int) -> Iterator[Event]:
+    now_ms = time.time_ns() // 1_000_000
+    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    for number in range(NUM_OPEN):
+        yield next(starts) | {"trial": number, "time_ms": now_ms}
+    for step in range(num_reports):
+        yield {
+            "kind": "report",
+            "time_ms": now_ms,
+            "trial": step % NUM_OPEN,
+            "step": step,
+            "metrics": _metrics(step),
+        }
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    before = {key: os.environ.get(key) for key in CHILD_ENVIRONMENT}
+    os.environ.update(CHILD_ENVIRONMENT)
+    folder = Path(tempfile.mkdtemp(prefix="tracking-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
