@@ -73,6 +73,12 @@ class Mirror:
         self.acknowledged.save(self._folder)
         self.unacknowledged = False
 
+    def note_trouble(self, text: str) -> None:
+        """Leave beside the outbox, for `proxytune show`, what stands in the way."""
+        if self.acknowledged.error != text:
+            self.acknowledged.error = text
+            self.acknowledged.save(self._folder)
+
     def _ship(self, events: list[Event]) -> None:
         self._know_the_study(events)
         trials: dict[str, list[Event]] = {}

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ def ship_all(mirror: Mirror, finish: threading.Event, report: Callable[[str | No
 
     def trouble(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        report(explain(error, mirror.acknowledged) if error else None)
+        if error is not None:
+            text = explain(error, mirror.acknowledged)
+            report(text)
+            with suppress(OSError):  # the disk may be what is wrong
+                mirror.note_trouble(text)
 
     def ship_portion() -> bool:
         shipped = mirror.ship()
@@ -79,10 +83,10 @@ ADVICE = (  # what the trouble's text says, what it means, what to do
         r"readonly database|read-only",
         "lies on a read-only disk; make it writable or name another tracking.uri",
     ),
+    (r"No space left|disk is full", "has no space left on its disk; make room"),
     (r"unable to open database|\[Errno", "cannot be opened; its folder must exist and be writable"),
     (r"database is locked", "is locked by another program; close what holds it"),
     (r"password authentication failed|no password supplied", "refuses the password; put it in PGPASSFILE"),
-    (r"No space left|disk is full", "has no space left on its disk; make room"),
     (r"Max retries|[Cc]onnection|timed out", "cannot be reached; start the server or mend the address"),
 )
 

@@ -70,7 +70,13 @@ def server_command(uri: str, artifacts: Path, host: str = "127.0.0.1", port: int
 
     Other Host and Origin headers are refused (DNS rebinding, cross-site requests), no page may frame it but
     its own, and MLflow's job execution stays off (the command sets it by `env`).
+
+    Raises:
+        InputError: the URI is no store that a server can be put over, or holds a password.
     """
+    uri = check_uri(uri)
+    if uri.startswith("http"):
+        raise InputError(f"{uri} is a server already: open it in a browser")
     names = sorted({f"{host}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
     return [
         *("env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_DISABLE_TELEMETRY=true"),
@@ -129,6 +135,11 @@ def num_waiting(outbox_folder: Path, uri: str, experiment: str) -> int:
     return _count_events(
         outbox_folder, Acknowledgement.load(outbox_folder, check_uri(uri), experiment).offset
     )
+
+
+def last_error(outbox_folder: Path, uri: str, experiment: str) -> str | None:
+    """What stood between the events and the destination when they were last shipped; None if nothing did."""
+    return Acknowledgement.load(outbox_folder, check_uri(uri), experiment).error
 
 
 def _count_events(outbox_folder: Path, offset: int) -> int:

@@ -5,6 +5,7 @@ same store; and the same shipping on a thread of the driver instead of in a chil
 """
 
 import os
+import resource
 import shutil
 import tempfile
 import threading
@@ -73,7 +74,8 @@ def ship_rates(
 
 def driver_cost(num_trials: int) -> Iterator[Felt]:
     """The loop alone, beside a shipper in a child process, and beside one on a thread (both at their work)."""
-    yield Felt("no tracking", _loop(lambda: 5.0), 5.0)
+    end = time.monotonic() + 5
+    yield Felt("no tracking", _loop(lambda: time.monotonic() < end), 5.0)
     for name in ("child process", "thread"):
         with _scratch() as folder:
             outbox = Outbox(folder / "study" / "outbox")
@@ -87,7 +89,7 @@ def driver_cost(num_trials: int) -> Iterator[Felt]:
             )
             waiter = threading.Thread(target=work)
             waiter.start()
-            rate = _loop(lambda waiter=waiter: 600.0 if waiter.is_alive() else 0.0)
+            rate = _loop(waiter.is_alive)
             yield Felt(name, rate, time.monotonic() - begin)
 
 
@@ -111,14 +113,49 @@ def _thread(folder: Path, uri: str) -> Callable[[], Any]:
     return work
 
 
-def _loop(seconds_left: Callable[[], float]) -> float:
+def _loop(goes_on: Callable[[], bool]) -> float:
     """Turns of a driver-like loop each second, for as long as is asked."""
     begin = time.monotonic()
     turns = 0
-    while time.monotonic() - begin < seconds_left():
+    while goes_on():
         sum(range(2000))
         turns += 1
     return turns / (time.monotonic() - begin)
+
+
+def cpu_share(seconds: float, trial_seconds: float = 20.0, reports: int = 20, slots: int = 2) -> float:
+    """CPU seconds of the shipper for each second of a study whose trials take 20 s and report each second.
+
+    What the shipper needs to start, once a driver, is measured and left out.
+    """
+    starting = _paced(0, 0.0, reports, slots)
+    return (_paced(int(slots * seconds / trial_seconds), trial_seconds, reports, slots) - starting) / seconds
+
+
+def _paced(num_trials: int, trial_seconds: float, reports: int, slots: int) -> float:
+    """CPU seconds of a shipper beside that many trials at their real pace."""
+    with _scratch() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        outbox = Outbox(folder / "study" / "outbox")
+        outbox.append(_study("paced"))
+        shipper = Shipper(folder / "study" / "outbox", f"sqlite:///{folder / 'mlflow.db'}", "bench")
+        shipper.start()
+        while shipper.waiting:
+            time.sleep(0.05)
+        begin = time.monotonic()
+        for event in _whole_trials(num_trials, reports):
+            if event["kind"] == "report":
+                time.sleep(max(0.0, begin + _due(event, trial_seconds, reports, slots) - time.monotonic()))
+            outbox.append(event)
+        shipper.close(600)
+        outbox.close()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _due(event: Event, trial_seconds: float, reports: int, slots: int) -> float:
+    """Seconds until a report is due, trials one after another at the rate at which the slots finish them."""
+    return float(event["trial"] + event["step"] / reports) * trial_seconds / slots
 
 
 def _ship(folder: Path, uri: str, events: Iterator[Event]) -> float:

@@ -100,8 +100,10 @@ def bench_tracking(uri: str | None, runs: str, num_reports: int, as_json: bool) 
             tracking.ship_rates(store, sizes, num_reports, lambda text: err.print(text, highlight=False))
         )
     felt = list(tracking.driver_cost(200))
+    share = tracking.cpu_share(60)
     if as_json:
-        print_json({"shipped": [asdict(row) for row in shipped], "driver": [asdict(row) for row in felt]})
+        facts = {"shipped": [asdict(row) for row in shipped], "driver": [asdict(row) for row in felt]}
+        print_json(facts | {"cpu_share_of_20_second_trials": share})
         return
     for row in shipped:
         out.print(
@@ -111,8 +113,9 @@ def bench_tracking(uri: str | None, runs: str, num_reports: int, as_json: bool) 
             highlight=False,
         )
     for cost in felt:
-        share = cost.loops_per_second / felt[0].loops_per_second
+        speed = cost.loops_per_second / felt[0].loops_per_second
         out.print(
-            f"a driver's loop, {cost.name}: {share:.0%} of its speed alone, for {cost.seconds:.1f} s",
+            f"a driver's loop, {cost.name}: {speed:.0%} of its speed alone, for {cost.seconds:.1f} s",
             highlight=False,
         )
+    out.print(f"two slots of 20-second trials, a report a second: {share:.1%} of one core", highlight=False)

@@ -83,15 +83,15 @@ def show(study: str, storage: Path, database: str | None, as_json: bool) -> None
     """
     from proxytune.tuning.study import open_study
     from proxytune.tuning.summary import summary
-    from proxytune.tuning.tracking import num_waiting
+    from proxytune.tuning.tracking import last_error, num_waiting
 
     opened = open_study(study, storage, database)
+    destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
     facts = summary(opened) | {
         "folder": str(opened.folder),
         "tracking_uri": opened.tracking_uri,
-        "events_waiting": num_waiting(
-            opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment
-        ),
+        "events_waiting": num_waiting(*destination),
+        "tracking_error": last_error(*destination),
     }
     if as_json:
         print_json(facts)
@@ -99,6 +99,8 @@ def show(study: str, storage: Path, database: str | None, as_json: bool) -> None
         show_summary(facts)
         if facts["events_waiting"]:
             out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
+        if facts["tracking_error"]:
+            out.print(facts["tracking_error"], highlight=False, markup=False)
 
 
 def short(key: str) -> str:

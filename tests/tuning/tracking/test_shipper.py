@@ -15,7 +15,16 @@ import pytest
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.outbox import Event, Outbox
-from proxytune.tuning.tracking import Shipper, artifact_root, check_uri, default_uri, num_waiting
+from proxytune.tuning.tracking import (
+    Acknowledgement,
+    Shipper,
+    artifact_root,
+    check_uri,
+    default_uri,
+    last_error,
+    num_waiting,
+    server_command,
+)
 
 Fill = Callable[[Iterable[Event]], None]
 
@@ -97,6 +106,7 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
     assert shipper.error is not None
     assert "its folder must exist and be writable" in shipper.error
     assert "\n" not in shipper.error
+    wait_for(lambda: last_error(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune") == shipper.error)
     before = time.monotonic()
     assert shipper.close(0.5) > 0
     assert time.monotonic() - before < 30
@@ -133,3 +143,36 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
         artifact_root("postgresql+psycopg://h/d", tmp_path / "studies") == f"{tmp_path}/studies/mlartifacts"
     )
     assert artifact_root("https://host", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "advice"),
+    [
+        ("(sqlite3.OperationalError) attempt to write a readonly database", "make it writable"),
+        ("(sqlite3.OperationalError) database is locked", "close what holds it"),
+        ("[Errno 28] No space left on device", "make room"),
+        (
+            "API request to endpoint /x failed with error code 403 != 200. Response: 'Invalid Host header'",
+            "--allowed-hosts",
+        ),
+        (
+            "API request to endpoint /x failed with error code 403 != 200. Response: 'Permission denied'",
+            "EDIT permission",
+        ),
+        ("something new\nin two lines", "something new in two lines"),
+    ],
+)
+def test_trouble_is_explained_in_one_line(trouble: str, advice: str) -> None:
+    from proxytune.tuning.shipping import explain
+
+    line = explain(RuntimeError(trouble), Acknowledgement("http://host", "proxytune"))
+    assert advice in line
+    assert "\n" not in line
+
+
+def test_a_server_is_put_over_stores_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a server already"):
+        server_command("http://host:5000", tmp_path)
+    command = server_command("sqlite:////tmp/mlflow.db", tmp_path, port=5001)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false" in command
