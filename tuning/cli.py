@@ -7,6 +7,7 @@ import warnings
 import click
 
 from proxytune.datasets import DataError
+from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.bench import bench
 from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.options import err
@@ -15,7 +16,7 @@ from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
 from proxytune.tuning.commands.ui import ui
 from proxytune.tuning.commands.winner import export, train
-from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.errors import ProxytuneError, StorageError
 
 
 class Verbs(click.Group):
@@ -54,7 +55,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
         sys.exit(2)
     except ProxytuneError as error:
@@ -64,6 +65,9 @@ def main() -> None:
         sys.exit(75)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:  # a full or read-only disk, wherever it was met
+        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        sys.exit(StorageError.exit_code)
 
 
 for verb in (

@@ -335,7 +335,7 @@ class Ledger:
 
     def _interrupt(self, number: int, reason: str) -> None:
         live = self.live.pop(number)
-        self._spent_steps += live.step
+        self._spent_steps += live.reported  # what `_ask` takes back when it goes on, and a new driver finds
         self._requeue(number, live.attempt)
         self._started -= 1
         self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})

@@ -5,7 +5,6 @@ import os
 import platform
 import socket
 import subprocess
-import sys
 from typing import Any
 
 from proxytune.datasets import PreparedTask
@@ -19,7 +18,6 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
         "hardware": {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count()},
-        "command": sys.argv[:1],
     }
     if prepared is not None:
         facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}

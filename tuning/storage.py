@@ -129,7 +129,8 @@ class Lease:
                     return
                 except sa.exc.IntegrityError:
                     row = self._holder()  # somebody was faster
-            assert row is not None
+            if row is None:
+                raise HeldError(f"study {self._study} was held a moment ago; try again")
             if row.expires > time.time() and not _gone(row.host, row.pid):
                 raise HeldError(
                     f"study {self._study} is held by process {row.pid} on {row.host}; stop that one first"

@@ -336,6 +336,18 @@ def test_a_budget_of_training_steps_ends_the_study_at_the_next_reports(make_spec
     assert outcome_of(driver.study.trials()[second]) == "pruned"
 
 
+def test_steps_of_a_trial_that_is_handed_back_are_counted_once(make_spec) -> None:
+    driver = Driver(make_spec("search.max_steps=40", "search.stopping.name=none"))
+    number = driver.begin().number
+    for _ in range(5):  # interrupted five times half-way between two reports
+        driver.say(number, 10, 0.2)
+        driver.say(number, 15)
+        driver.ledger.requeue_live()
+        assert driver.begin().number == number
+    assert driver.say(number, 30, 0.4, outcome="complete")
+    assert not driver.ledger.finished  # 30 of 40, not 30 and 5 for each interruption
+
+
 def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("proxytune.tuning.ledger.time.monotonic", lambda: clock[0])

@@ -192,6 +192,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (finished / "x").exists()
 
 
+def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path) -> None:
+    trial = STUDY.partition("search:")[0]
+    (finished / "trial.yaml").write_text(trial)
+    done = proxytune("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
+    assert done.returncode == 2
+    assert "fp16" in done.stderr
+    assert "cpu" in done.stderr
+
+
 def test_check_prints_a_study_file_that_means_the_same(finished: Path) -> None:
     (finished / "resolved.yaml").write_text(proxytune("check", "small.yaml", cwd=finished).stdout)
     first, second = (
