@@ -5,8 +5,9 @@ numpy, and none of anything else, is called on the pickle's demand. Everything e
 """
 
 import pickle
+from collections.abc import Callable
 from math import prod
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,22 @@ _KNOWN = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's implementation: C's grows its memo to any index that a file names, gigabytes for a few bytes."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self) -> None:
+        """As the original, but the bytes are read before memory is set aside for them."""
+        read: Callable[[int], bytes] = self.read  # type: ignore[attr-defined]
+        size = int.from_bytes(read(8), "little")
+        content = read(size)
+        if len(content) < size:
+            raise EOFError(f"{size:,} bytes announced, {len(content):,} there")
+        self.append(bytearray(content))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
             raise DataError(f"it wants {module}.{name}, which data never need; refused, nothing was executed")

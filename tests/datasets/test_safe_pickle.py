@@ -4,6 +4,8 @@ import builtins
 import io
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -102,3 +104,32 @@ def test_damage_ends_in_dataerror(data):
         message = str(error)
     assert message.startswith("f: ")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x80\x02K\x01r\x00\x00\x00\x04.", id="a place in the memo far beyond its end"),
+        pytest.param(
+            b"\x80\x05\x96\x00\x00\x00\x40\x00\x00\x00\x00x.", id="a bytearray longer than the file"
+        ),
+    ],
+)
+def test_a_few_bytes_cannot_ask_for_memory(content):
+    script = (
+        "import io, resource, sys\n"
+        "from proxytune.datasets.errors import DataError\n"
+        "from proxytune.datasets.safe_pickle import load\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    load(io.BytesIO(bytes.fromhex(sys.argv[1])), 'f')\n"
+        "except DataError:\n"
+        "    pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, content.hex()], capture_output=True, text=True, check=True
+    )
+    assert (
+        int(done.stdout) < 50_000
+    )  # KiB; C's unpickler takes a gigabyte for the first, Python's own for the second
