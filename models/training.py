@@ -47,6 +47,7 @@ class TrainingConfig:
     eval_every: int  # optimizer steps between evaluations
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 (autocast; fp16 on CUDA only)
     micro_batch_size: int | None = None  # examples a forward pass; None: as many as run fastest on the device
+    compile: bool = False  # torch.compile the model: minutes at the start, the same results up to rounding
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_every"):
@@ -126,6 +127,7 @@ class Trainer:
             self.model = Classifier(model_config).to(self.device)
         if initial_weights is not None:
             warm_start(self.model, initial_weights)
+        self._compiled = torch.compile(self.model, dynamic=True) if training_config.compile else self.model
         self.optimizer = make_optimizer(self.model)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -251,7 +253,8 @@ class Trainer:
         token_ids = batch.token_ids[part].to(self.device)
         mask = batch.mask[part].to(self.device)
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            logits = self.model(token_ids, mask, trace)
+            model = self.model if diagnose else self._compiled
+            logits = model(token_ids, mask, trace)
         return logits, trace
 
     def _random_devices(self) -> list[str]:

@@ -35,6 +35,7 @@ EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budg
 ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
 CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
 SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
+MEMORY = "train_memory_mib_per_sequence"  # the metric whose constraint a trial breaks that ran out of memory
 POLL_SECONDS = 1.0
 _RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
 
@@ -320,8 +321,13 @@ class Ledger:
         """Tell Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
         metrics = end["metrics"]
         for constraint in self._constraints:
-            if constraint.metric in metrics:
-                trial.set_constraint(constraint.metric, constraint.excess(metrics[constraint.metric]))
+            excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
+            if end["outcome"] == "out_of_memory" and constraint.metric == MEMORY:
+                excess = max(
+                    1.0, excess or 0.0
+                )  # it needs more than it was predicted to; how much is unknown
+            if excess is not None:
+                trial.set_constraint(constraint.metric, excess)
         if end["outcome"] == "complete":
             self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
         elif end["outcome"] in ("pruned", "infeasible"):

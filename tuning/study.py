@@ -129,7 +129,10 @@ def begin_study(spec: StudySpec) -> Study:
                 study.enqueue_trial(dict(params))
             study.set_user_attr(BUDGET, spec.search.trials)
         else:
-            _check_same(json.loads(stored), json.loads(spec.model_dump_json()), spec.name)
+            known = parse_study(
+                json.loads(stored), where=f"study {spec.name}"
+            )  # keys newer than it: their defaults
+            _check_same(json.loads(known.model_dump_json()), json.loads(spec.model_dump_json()), spec.name)
             budget = max(spec.search.trials, int(study.user_attrs[BUDGET]))
             study.set_user_attr(BUDGET, budget)
         study.set_user_attr(SPEC, spec.model_dump_json())

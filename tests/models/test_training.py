@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -180,3 +181,17 @@ def test_wrong_training_is_refused(change: dict[str, Any], message: str) -> None
 def test_fp16_needs_cuda() -> None:
     with pytest.raises(ConfigError, match="needs CUDA"):
         Trainer(MODEL, replace(TRAINING, precision="fp16"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
+def test_compiled_model_trains_like_the_eager_one_at_several_lengths() -> None:
+    model = replace(MODEL, dropout=0.0)
+    eager = Trainer(model, TRAINING, seed=3)
+    compiled = Trainer(model, replace(TRAINING, compile=True), seed=3)
+    for seed, length in enumerate((24, 24, 16, 28)):
+        batch = make_batch(seed, length=length)
+        expected = eager.train_step(batch)
+        assert compiled.train_step(batch) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert compiled.state_dict()["model"].keys() == eager.state_dict()["model"].keys()

@@ -97,6 +97,29 @@ def test_a_trial_that_fails_is_told_no_value(spec, outcome: str) -> None:
     assert trial.user_attrs["end"]["reason"] == "because"
 
 
+@pytest.mark.parametrize("step", [0, 10])
+def test_a_trial_out_of_memory_is_told_as_breaking_the_memory_constraint(make_spec, step: int) -> None:
+    metric = "train_memory_mib_per_sequence"
+    driver = Driver(make_spec(f"search.constraints={{{metric}: '<= 4000'}}", "search.stopping.min_steps=10"))
+    number = driver.begin().number
+    if step:
+        metrics = {"val_accuracy": 0.2, "val_loss": 1.0, metric: 3.0}
+        driver.ledger.receive(number, Turn(step=step, metrics=metrics), {})
+    assert driver.say(number, step + 1, outcome="out_of_memory", reason="out of memory")
+    trial = driver.study.trials()[number]
+    assert trial.state == TrialState.FAIL
+    assert trial.constraints[metric] > 0
+
+
+def test_a_study_stored_before_a_key_existed_goes_on(make_spec) -> None:
+    spec = make_spec()
+    study = begin_study(spec)
+    stored = json.loads(study.optuna.user_attrs["spec"])
+    del stored["training"]["compile"]
+    study.optuna.set_user_attr("spec", json.dumps(stored))
+    assert begin_study(spec).budget == spec.search.trials
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_objective_that_is_not_finite_is_diverged(spec, value: float) -> None:
     driver = Driver(spec)
