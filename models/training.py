@@ -47,7 +47,7 @@ class TrainingConfig:
     eval_every: int  # optimizer steps between evaluations
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 (autocast; fp16 on CUDA only)
     micro_batch_size: int | None = None  # examples a forward pass; None: as many as run fastest on the device
-    compile: bool = False  # torch.compile the model: minutes at the start, the same results up to rounding
+    compile: bool = False  # torch.compile: tens of seconds at the start, the same results up to rounding
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_every"):

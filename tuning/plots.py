@@ -48,7 +48,7 @@ def pictures(history: History) -> Iterator[Picture]:
         timeline,
     ):
         for picture in draw(history):
-            yield _dressed(picture)
+            yield dressed(picture)
 
 
 def label(metric: str) -> str:
@@ -216,6 +216,13 @@ def pareto_front(history: History) -> Iterator[Picture]:
     figure = optuna_plots.plot_pareto_front(
         history.optuna_study(targets), target_names=[label(name) for name in targets]
     )
+    for trace in figure.data:  # Optuna's shades by trial number leave the earliest points white
+        best = trace.marker.colorbar.title.text == "Best Trial"
+        trace.update(
+            name="the front" if best else "other complete trials",
+            marker={"color": "#d62728" if best else "#8d99a6", "size": 9, "showscale": False},
+            showlegend=True,
+        )
     yield Picture(
         f"Pareto front: {' against '.join(targets)}",
         "Complete trials; no other trial is better in all of these than a point of the front.",
@@ -326,7 +333,7 @@ def _time_unit(span_ms: float) -> tuple[str, float]:
     return "seconds", 1000.0
 
 
-def _dressed(picture: Picture) -> Picture:
+def dressed(picture: Picture) -> Picture:
     """One look for all: a white ground, room for long axis names; the title stands above the figure."""
     figure = picture.figure
     figure.update_layout(

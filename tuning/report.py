@@ -9,8 +9,9 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.history import History, read_history
-from proxytune.tuning.plots import label, pictures
+from proxytune.tuning.plots import dressed, label, pareto_front, pictures
 from proxytune.tuning.run_page import flat, short
 
 STYLE = """
@@ -31,7 +32,27 @@ def write_report(outbox_folder: Path, path: Path) -> None:
         InputError: the outbox holds no study.
         OSError: the file cannot be written.
     """
-    page = report_page(read_history(outbox_folder))
+    _write(path, report_page(read_history(outbox_folder)))
+
+
+def write_pareto_front(outbox_folder: Path, path: Path) -> None:
+    """Write the Pareto front alone (one objective: against the memory of training) as an HTML file, in one step.
+
+    Raises:
+        InputError: the outbox holds no study, or fewer than two trials are complete.
+        OSError: the file cannot be written.
+    """
+    history = read_history(outbox_folder)
+    picture = next(pareto_front(history), None)
+    if picture is None:
+        raise InputError(f"study {history.name} has no two complete trials to draw yet; run it further")
+    figure = dressed(picture).figure.update_layout(
+        title=f"{history.name}: {picture.title}<br><sup>{picture.reading}</sup>", margin={"t": 90}
+    )
+    _write(path, figure.to_html())
+
+
+def _write(path: Path, page: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as temporary:
         temporary.write(page)
     os.chmod(temporary.name, 0o644)

@@ -16,6 +16,7 @@ from proxytune.tuning.commands.options import (
     storage_option,
     with_study_file,
 )
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec import StudySpec
 
 
@@ -73,19 +74,32 @@ def run(spec: StudySpec, as_json: bool) -> None:
 @click.argument("study")
 @storage_option
 @database_option
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw the Pareto front: a new .html file.",
+)
 @json_option
-def show(study: str, storage: Path, database: str | None, as_json: bool) -> None:
+def show(study: str, storage: Path, database: str | None, plot: Path | None, as_json: bool) -> None:
     """Show how STUDY stands: trials by outcome, the winner or the Pareto front, what waits for MLflow.
 
     \b
     proxytune show listops-mini
     proxytune show listops-mini --storage /mnt/studies --json
+    proxytune show listops-mini --plot front.html
     """
     from proxytune.tuning.study import open_study
     from proxytune.tuning.summary import summary
     from proxytune.tuning.tracking import last_error, num_waiting
 
     opened = open_study(study, storage, database)
+    if plot is not None:
+        if plot.exists() or plot.suffix != ".html":
+            raise InputError(f"--plot {plot}: name a new file that ends in .html")
+        from proxytune.tuning.report import write_pareto_front
+
+        write_pareto_front(opened.folder / "outbox", plot)
+        err.print(f"drawn: {plot.absolute()}", highlight=False)
     destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
     facts = summary(opened) | {
         "folder": str(opened.folder),

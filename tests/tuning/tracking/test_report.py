@@ -53,6 +53,19 @@ def test_several_objectives_have_theirs(fill: Fill, outbox_folder: Path) -> None
     assert "Learning curves: train_memory_mib_per_sequence" not in found, "it is known before any training"
 
 
+def test_the_front_stands_out_from_the_other_trials(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40, MULTI))
+    drawn = {picture.title: picture.figure for picture in pictures(read_history(outbox_folder))}
+    figure = drawn["Pareto front: val_accuracy against train_memory_mib_per_sequence"]
+    points = {trace.name: set(zip(trace.x, trace.y, strict=True)) for trace in figure.data}
+    assert points.keys() == {"the front", "other complete trials"}
+    assert points["the front"]
+    for accuracy, memory in points["the front"]:
+        rivals = points["the front"] | points["other complete trials"]
+        assert not any(a >= accuracy and m <= memory and (a, m) != (accuracy, memory) for a, m in rivals)
+    assert len({trace.marker.color for trace in figure.data}) == 2
+
+
 def test_the_best_so_far_is_the_direction_s(fill: Fill, outbox_folder: Path) -> None:
     fill(events(40, MULTI))
     history = read_history(outbox_folder)

@@ -1,6 +1,7 @@
 """`proxytune track sync`, `track rebuild`, `report`, as a user calls them."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,22 @@ def test_report_writes_a_page(study: StudySpec, storage: Path, tmp_path: Path) -
         ),
     ):
         assert isinstance(CliRunner().invoke(cli, arguments).exception, error)
+
+
+def test_show_draws_the_front_into_a_new_file(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+    path = tmp_path / "front.html"
+    arguments = ("show", study.name, "--storage", storage, "--json", "--plot")
+    with pytest.raises(InputError, match="no two complete trials"):
+        call(*arguments, path)
+    outbox = Outbox(study.folder / "outbox")
+    for event in list(synthetic_events(40))[1:]:
+        outbox.append(event)
+    outbox.close()
+    call(*arguments, path)
+    assert "Pareto front: val_accuracy against train_memory_mib_per_sequence" in path.read_text()
+    for refused in (path, tmp_path / "front.png"):
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=re.escape(str(refused))):
+            call(*arguments, refused)
+        assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.glob("front*")] == ["front.html"]
