@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
-from proxytune.tuning.metrics import METRICS
+from proxytune.tuning.metrics import MEMORY, METRICS
 from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.profile import predicted_profile
 from proxytune.tuning.rungs import Entry, Rungs
@@ -35,7 +35,6 @@ EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budg
 ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
 CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
 SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
-MEMORY = "train_memory_mib_per_sequence"  # the metric whose constraint a trial breaks that ran out of memory
 POLL_SECONDS = 1.0
 _RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
 

@@ -12,6 +12,9 @@ class Metric:
     profile: bool = False  # known once per model configuration, before any training
 
 
+MEMORY = "train_memory_mib_per_sequence"
+"""What the memory gate, the front of a single objective and a trial out of memory are about."""
+
 METRICS: dict[str, Metric] = {
     "val_accuracy": Metric(unit="", meaning="share of validation examples classified right"),
     "val_loss": Metric(unit="nats", meaning="mean cross-entropy over the validation examples"),
@@ -23,9 +26,7 @@ METRICS: dict[str, Metric] = {
     "tokens_per_second": Metric(
         unit="tokens/s", meaning="valid tokens trained on per second while other trials share the machine"
     ),
-    "train_memory_mib_per_sequence": Metric(
-        unit="MiB", meaning="predicted peak of a training step over its batch", profile=True
-    ),
+    MEMORY: Metric(unit="MiB", meaning="predicted peak of a training step over its batch", profile=True),
     "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", profile=True),
     "parameters": Metric(unit="", meaning="trainable parameters of the model", profile=True),
 }

@@ -9,7 +9,7 @@ import optuna.visualization as optuna_plots
 import plotly.graph_objects as go
 
 from proxytune.tuning.history import History, TrialHistory
-from proxytune.tuning.metrics import METRICS
+from proxytune.tuning.metrics import MEMORY, METRICS
 from proxytune.tuning.run_page import short
 from proxytune.tuning.tally import rung_steps
 
@@ -22,7 +22,6 @@ COLOURS = {
     "out_of_memory": "#9467bd",
     "failed": "#8c564b",
 }
-MEMORY = "train_memory_mib_per_sequence"
 TEMPERATURE = "model.contrastive_temperature"
 
 
