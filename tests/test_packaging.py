@@ -41,7 +41,7 @@ def loaded_by(module: str) -> set[str]:
     [
         ("proxytune.models", {"ray", "mlflow", "optuna"}),
         ("proxytune.datasets", {"ray", "mlflow", "optuna"}),
-        ("proxytune.tuning.trainable", {"mlflow", "optuna"}),
+        ("proxytune.tuning.trial.trainable", {"mlflow", "optuna"}),
         ("proxytune.tuning.cli", {"ray", "mlflow"}),
     ],
 )
@@ -50,7 +50,7 @@ def test_importing_stays_light(module: str, heavy: set[str]) -> None:
 
 
 def test_the_probe_sees_what_is_loaded() -> None:
-    assert {"ray", "optuna"} <= loaded_by("proxytune.tuning.searcher")
+    assert {"ray", "optuna"} <= loaded_by("proxytune.tuning.search.searcher")
 
 
 def test_a_wheel_in_an_empty_environment_checks_a_shipped_study(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from proxytune.tuning.ledger import Ledger
+from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of, summary
-from proxytune.tuning.tracking import Shipper
+from proxytune.tuning.tracking.shipper import Shipper
 
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 15.0

@@ -15,7 +15,7 @@ from proxytune.models.training import TrainingConfig
 from proxytune.tuning.constraints import parse_constraint
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.metrics import METRICS
-from proxytune.tuning.rungs import Rungs, best_share, better_half
+from proxytune.tuning.search.rungs import Rungs, best_share, better_half
 from proxytune.tuning.space import Domain, Scalar, SearchSpace
 from proxytune.tuning.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
 from proxytune.tuning.validation import Section, validated

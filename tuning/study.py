@@ -18,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
-from proxytune.tuning.ledger import BUDGET, END, PAUSE, STOP, Ledger
-from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.provenance import data_facts, driver_facts
+from proxytune.tuning.search.ledger import BUDGET, END, PAUSE, STOP, Ledger
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
 from proxytune.tuning.summary import summary
-from proxytune.tuning.tracking import Shipper, default_uri
+from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.tracking.shipper import Shipper, default_uri
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
@@ -222,9 +222,9 @@ def run_study(
 def _search(study: Study, ledger: Ledger, trainable: type | None, watch: Callable[[], Any] | None) -> None:
     from ray import tune
 
-    from proxytune.tuning.ray_session import ray_session
-    from proxytune.tuning.searcher import Adapter, LedgerScheduler, LedgerSearcher
-    from proxytune.tuning.trainable import TrialTrainable
+    from proxytune.tuning.cluster.ray_session import ray_session
+    from proxytune.tuning.search.searcher import Adapter, LedgerScheduler, LedgerSearcher
+    from proxytune.tuning.trial.trainable import TrialTrainable
 
     spec = study.spec
     with ray_session() as session, ExitStack() as stack:

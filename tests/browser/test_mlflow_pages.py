@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.tracking import Shipper, default_uri
+from proxytune.tuning.tracking.outbox import Outbox, read_events
+from proxytune.tuning.tracking.shipper import Shipper, default_uri
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.outbox import read_events
+from proxytune.tuning.tracking.outbox import read_events
 
 STUDY = """
 name: small

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from proxytune.tuning.outbox import Event
+from proxytune.tuning.tracking.outbox import Event
 
 START_MS = 1_700_000_000_000
 STEP_SECONDS = 0.02

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
-from proxytune.tuning.outbox import Event, Outbox
-from proxytune.tuning.tracking import CHILD_ENVIRONMENT, Shipper
+from proxytune.tuning.tracking.outbox import Event, Outbox
+from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, Shipper
 
 NUM_OPEN = 16  # trials that report at the same time
 NUM_METRICS = 10
@@ -104,7 +104,7 @@ def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
 
 def _thread(folder: Path, uri: str) -> Callable[[], Any]:
     def work() -> None:
-        from proxytune.tuning.mirror import Mirror
+        from proxytune.tuning.tracking.mirror import Mirror
 
         mirror = Mirror(folder / "study" / "outbox", uri, "bench")
         while mirror.ship():

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proxytune.tuning.ray_session import ray_session
+from proxytune.tuning.cluster.ray_session import ray_session
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.study import run_study
-from proxytune.tuning.tracking import default_uri
-from proxytune.tuning.trainable import TrialTrainable
-from proxytune.tuning.trial_run import TrialRun, Turn
+from proxytune.tuning.tracking.shipper import default_uri
+from proxytune.tuning.trial.trainable import TrialTrainable
+from proxytune.tuning.trial.trial_run import TrialRun, Turn
 from proxytune.tuning.trial_spec import TrialSpec
 
 REPORTS = 3

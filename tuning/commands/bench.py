@@ -88,7 +88,7 @@ def bench_tracking(uri: str | None, runs: str, num_reports: int, as_json: bool) 
     import tempfile
 
     from proxytune.tuning.benchmarks import tracking
-    from proxytune.tuning.tracking import check_uri
+    from proxytune.tuning.tracking.shipper import check_uri
 
     try:
         sizes = sorted(int(size) for size in runs.split(","))

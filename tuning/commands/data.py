@@ -135,10 +135,10 @@ def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray:
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
     """
     if on_ray:
-        from proxytune.tuning.ray_session import ray_session
+        from proxytune.tuning.cluster.ray_session import ray_session
 
         with ray_session():
-            from proxytune.tuning.ray_map import ray_map
+            from proxytune.tuning.cluster.ray_map import ray_map
 
             prepared = _prepared(task, root, options, "data prepare", ray_map)
     else:

@@ -90,13 +90,13 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
     """
     from proxytune.tuning.study import open_study
     from proxytune.tuning.summary import summary
-    from proxytune.tuning.tracking import last_error, num_waiting
+    from proxytune.tuning.tracking.shipper import last_error, num_waiting
 
     opened = open_study(study, storage, database)
     if plot is not None:
         if plot.exists() or plot.suffix != ".html":
             raise InputError(f"--plot {plot}: name a new file that ends in .html")
-        from proxytune.tuning.report import write_pareto_front
+        from proxytune.tuning.report.page import write_pareto_front
 
         write_pareto_front(opened.folder / "outbox", plot)
         err.print(f"drawn: {plot.absolute()}", highlight=False)
@@ -156,7 +156,7 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     proxytune trials listops-mini
     proxytune trials listops-mini --json | jq '.[] | select(.outcome == "pruned")'
     """
-    from proxytune.tuning.ledger import END
+    from proxytune.tuning.search.ledger import END
     from proxytune.tuning.study import open_study
     from proxytune.tuning.summary import outcome_of
 

@@ -33,8 +33,8 @@ def sync(study: str, storage: Path, database: str | None, timeout: float, as_jso
     \b
     proxytune track sync listops
     """
-    from proxytune.tuning.outbox import Outbox
     from proxytune.tuning.study import open_study
+    from proxytune.tuning.tracking.outbox import Outbox
 
     opened = open_study(study, storage, database)
     try:
@@ -89,7 +89,7 @@ def report(study: str, storage: Path, path: Path | None) -> None:
     proxytune report listops-mini
     proxytune report listops --storage /mnt/studies --out listops.html
     """
-    from proxytune.tuning.report import write_report
+    from proxytune.tuning.report.page import write_report
 
     folder = storage.absolute() / study
     if not (folder / "outbox").is_dir():
@@ -104,7 +104,7 @@ def report(study: str, storage: Path, path: Path | None) -> None:
 
 def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:
     """Ship what the destination lacks, saying once what stands in the way."""
-    from proxytune.tuning.tracking import Shipper, num_waiting
+    from proxytune.tuning.tracking.shipper import Shipper, num_waiting
 
     num_events = num_waiting(outbox_folder, uri, experiment)
     shipper = Shipper(outbox_folder, uri, experiment)

@@ -23,7 +23,7 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
     proxytune ui
     proxytune ui --storage /mnt/studies --port 5001
     """
-    from proxytune.tuning.tracking import artifact_root, default_uri, server_command
+    from proxytune.tuning.tracking.shipper import artifact_root, default_uri, server_command
 
     if uri is None and not (storage / "mlflow.db").exists():
         raise InputError(

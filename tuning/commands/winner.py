@@ -28,8 +28,8 @@ def export(study: str, number: int | None, folder: Path, storage: Path, database
     proxytune export listops-mini --out winner
     proxytune train winner/config.yaml
     """
-    from proxytune.tuning.export import export_trial
     from proxytune.tuning.study import open_study
+    from proxytune.tuning.winner.export import export_trial
 
     opened = open_study(study, storage, database)
     chosen = export_trial(opened, folder, number)
@@ -54,9 +54,9 @@ def train(config: Path, assignments: tuple[str, ...], folder: Path | None, as_js
     proxytune train winner/config.yaml
     proxytune train winner --set training.seed=1 --json
     """
-    from proxytune.tuning.export import refuse_existing, write_export
-    from proxytune.tuning.train import train_once
     from proxytune.tuning.trial_spec import load_trial
+    from proxytune.tuning.winner.export import refuse_existing, write_export
+    from proxytune.tuning.winner.train import train_once
 
     spec = load_trial(config / "config.yaml" if config.is_dir() else config, assignments)
     if folder is not None:

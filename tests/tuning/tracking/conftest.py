@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from proxytune.tuning.outbox import Event, Outbox, read_events
-from proxytune.tuning.tracking import CHILD_ENVIRONMENT, default_uri
+from proxytune.tuning.tracking.outbox import Event, Outbox, read_events
+from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, default_uri
 
 EXPERIMENT = "proxytune"
 

@@ -16,10 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning import mirror, shipping
 from proxytune.tuning.benchmarks.synthetic import synthetic_spec
-from proxytune.tuning.outbox import Outbox, read_events
-from proxytune.tuning.tracking import Acknowledgement, default_uri
+from proxytune.tuning.tracking import mirror, shipping
+from proxytune.tuning.tracking.outbox import Outbox, read_events
+from proxytune.tuning.tracking.shipper import Acknowledgement, default_uri
 
 NUM_STEPS = 5
 mirror.BATCH_BYTES = 3000  # small portions: more places to be killed at

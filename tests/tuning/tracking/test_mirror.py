@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from proxytune.tuning import mirror as mirror_module
 from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
-from proxytune.tuning.mirror import Blocked, Mirror
-from proxytune.tuning.outbox import Event, Outbox
+from proxytune.tuning.tracking import mirror as mirror_module
+from proxytune.tuning.tracking.mirror import Blocked, Mirror
+from proxytune.tuning.tracking.outbox import Event, Outbox
 
 Fill = Callable[[Iterable[Event]], None]
 

@@ -10,11 +10,11 @@ import pytest
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.history import History, read_history
-from proxytune.tuning.mirror import Mirror
-from proxytune.tuning.outbox import Event
-from proxytune.tuning.plots import pictures
-from proxytune.tuning.report import report_page, write_report
+from proxytune.tuning.report.history import History, read_history
+from proxytune.tuning.report.page import report_page, write_report
+from proxytune.tuning.report.plots import pictures
+from proxytune.tuning.tracking.mirror import Mirror
+from proxytune.tuning.tracking.outbox import Event
 
 Fill = Callable[[Iterable[Event]], None]
 MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}
@@ -175,7 +175,7 @@ def test_the_parent_run_has_the_report(
 
 
 def test_rungs_are_those_of_the_search() -> None:
-    from proxytune.tuning.tally import rung_steps
+    from proxytune.tuning.tracking.tally import rung_steps
 
     spec = synthetic_spec(steps=5000)
     assert rung_steps(spec) == [250, 750, 2250]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.outbox import JOURNAL, Event, Outbox
-from proxytune.tuning.tracking import Acknowledgement, Shipper
+from proxytune.tuning.tracking.outbox import JOURNAL, Event, Outbox
+from proxytune.tuning.tracking.shipper import Acknowledgement, Shipper
 
 Fill = Callable[[Iterable[Event]], None]
 

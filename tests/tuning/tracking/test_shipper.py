@@ -14,8 +14,8 @@ import pytest
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.outbox import Event, Outbox
-from proxytune.tuning.tracking import (
+from proxytune.tuning.tracking.outbox import Event, Outbox
+from proxytune.tuning.tracking.shipper import (
     Acknowledgement,
     Shipper,
     artifact_root,
@@ -39,7 +39,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 def children(pid: int) -> list[psutil.Process]:
     return [
-        child for child in psutil.Process(pid).children() if "proxytune.tuning.shipping" in child.cmdline()
+        child
+        for child in psutil.Process(pid).children()
+        if "proxytune.tuning.tracking.shipping" in child.cmdline()
     ]
 
 
@@ -72,8 +74,8 @@ def test_the_shipper_ends_with_its_parent(outbox_folder: Path, uri: str) -> None
     script = """
 import sys, time
 from pathlib import Path
-from proxytune.tuning.outbox import Outbox
-from proxytune.tuning.tracking import Shipper
+from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
 Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
 heavy = {"mlflow", "pandas", "sqlalchemy"} & sys.modules.keys()
@@ -163,7 +165,7 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_trouble_is_explained_in_one_line(trouble: str, advice: str) -> None:
-    from proxytune.tuning.shipping import explain
+    from proxytune.tuning.tracking.shipping import explain
 
     line = explain(RuntimeError(trouble), Acknowledgement("http://host", "proxytune"))
     assert advice in line

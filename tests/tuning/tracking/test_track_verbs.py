@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import HeldError, InputError, StorageError
-from proxytune.tuning.outbox import Outbox
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.study import begin_study
+from proxytune.tuning.tracking.outbox import Outbox
 
 
 @pytest.fixture

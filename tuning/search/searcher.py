@@ -11,8 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from proxytune.tuning.ledger import Ledger
-from proxytune.tuning.trial_run import Turn
+from proxytune.tuning.search.ledger import Ledger
+from proxytune.tuning.trial.trial_run import Turn
 
 
 class Adapter:

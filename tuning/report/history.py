@@ -12,9 +12,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.outbox import Event, read_events
 from proxytune.tuning.space import Domain
-from proxytune.tuning.tally import Tally
+from proxytune.tuning.tracking.outbox import Event, read_events
+from proxytune.tuning.tracking.tally import Tally
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
 

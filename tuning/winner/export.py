@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proxytune.tuning.checkpoints import newest_checkpoint
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.ledger import END, trial_folder
 from proxytune.tuning.provenance import data_facts, git_revision
+from proxytune.tuning.search.ledger import END, trial_folder
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of
+from proxytune.tuning.trial.checkpoints import newest_checkpoint
 from proxytune.tuning.trial_spec import TrialSpec
 from proxytune.tuning.yaml_file import as_yaml
 

@@ -1,6 +1,6 @@
 """Tracking as the driver sees it: where the events go, how many still wait, what stands in their way.
 
-MLflow itself lives in a child process (`proxytune.tuning.shipping`): importing it takes seconds and 170 MB, each
+MLflow itself lives in a child process (`proxytune.tuning.tracking.shipping`): importing it takes seconds and 170 MB, each
 of its calls holds the GIL, and the search must feel neither. The child reads the outbox, ships what its
 destination has not acknowledged, and ends with its parent; it may be killed at any moment without loss.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.outbox import JOURNAL
+from proxytune.tuning.tracking.outbox import JOURNAL
 
 RESTART_SECONDS = (1, 5, 30)  # how long a shipper that died is left alone: first, second, every further time
 CHILD_ENVIRONMENT = {
@@ -206,7 +206,7 @@ class Shipper:
         destination = (str(self._folder), self._acknowledged.uri, self._acknowledged.experiment)
         last_words = ""
         with subprocess.Popen(
-            [sys.executable, "-P", "-m", "proxytune.tuning.shipping", *destination],
+            [sys.executable, "-P", "-m", "proxytune.tuning.tracking.shipping", *destination],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -11,9 +11,9 @@ import torch
 
 from proxytune.datasets import TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
-from proxytune.tuning.checkpoints import newest_checkpoint, save_checkpoint
 from proxytune.tuning.data import prepare_task
-from proxytune.tuning.profile import predicted_profile
+from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
+from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial_spec import TrialSpec
 
 EVALUATION_BATCH_SIZE = 128

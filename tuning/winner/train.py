@@ -9,7 +9,7 @@ from torch import Tensor
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.progress import data_progress
-from proxytune.tuning.trial_run import TrialRun
+from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial_spec import TrialSpec
 
 

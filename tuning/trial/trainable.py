@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from ray import tune
 
-from proxytune.tuning.trial_run import TrialRun, Turn
+from proxytune.tuning.trial.trial_run import TrialRun, Turn
 from proxytune.tuning.trial_spec import TrialSpec
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxytune.tuning.metrics import METRICS
-from proxytune.tuning.outbox import Event
-from proxytune.tuning.tally import Tally
+from proxytune.tuning.tracking.outbox import Event
+from proxytune.tuning.tracking.tally import Tally
 
 SHORT = {"num_proxies": "proxies", "contrastive_temperature": "tau", "learning_rate": "lr"}
 FIXED = (  # what people sort and filter by even where it is not searched

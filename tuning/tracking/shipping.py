@@ -1,4 +1,4 @@
-"""The child process that ships an outbox to MLflow: `python -m proxytune.tuning.shipping FOLDER URI EXPERIMENT`.
+"""The child process that ships an outbox to MLflow: `python -m proxytune.tuning.tracking.shipping FOLDER URI EXPERIMENT`.
 
 It ends when its standard input ends and nothing waits any more, or at once when its parent is gone. Trouble with
 MLflow is told to the parent, noted beside the outbox for `proxytune show`, and tried again for ever.
@@ -22,8 +22,8 @@ import tenacity
 from filelock import FileLock
 from sqlalchemy import Engine, event
 
-from proxytune.tuning.mirror import Blocked, Mirror, one_line
-from proxytune.tuning.tracking import Acknowledgement
+from proxytune.tuning.tracking.mirror import Blocked, Mirror, one_line
+from proxytune.tuning.tracking.shipper import Acknowledgement
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60

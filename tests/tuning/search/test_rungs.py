@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxytune.tuning.rungs import MEDIAN_STARTUP, Entry, Rungs, best_share, better_half, rank
+from proxytune.tuning.search.rungs import MEDIAN_STARTUP, Entry, Rungs, best_share, better_half, rank
 
 values = st.floats(min_value=-100, max_value=100)
 

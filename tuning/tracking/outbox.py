@@ -1,7 +1,7 @@
 """The outbox: every tracking event of a study, in one append-only journal beside its trials.
 
 The study's driver appends to `events.jsonl` and never waits for MLflow; whoever ships the events acknowledges
-them in a file of its own (`proxytune.tuning.tracking`), so the whole journal can be shipped again elsewhere.
+them in a file of its own (`proxytune.tuning.tracking.shipper`), so the whole journal can be shipped again elsewhere.
 Each append is handed to the kernel at once: it survives the death of the process, not that of the machine.
 """
 

@@ -9,12 +9,12 @@ import pytest
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.ledger import Assignment, Ledger
-from proxytune.tuning.outbox import Outbox, read_events
+from proxytune.tuning.search.ledger import Assignment, Ledger
 from proxytune.tuning.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.study import Study, begin_study
 from proxytune.tuning.summary import outcome_of
-from proxytune.tuning.trial_run import Turn
+from proxytune.tuning.tracking.outbox import Outbox, read_events
+from proxytune.tuning.trial.trial_run import Turn
 
 
 class Driver:
@@ -250,7 +250,7 @@ def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_
 
 
 def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.ledger.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     first, second = driver.begin().number, driver.begin().number
     request_stop(driver.study, now=False)
@@ -266,7 +266,7 @@ def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(sp
 
 
 def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.ledger.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
     assert driver.ledger.finished
@@ -289,7 +289,7 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
 
 
 def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.ledger.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number = driver.begin().number
     pause(driver.study, on=True)
@@ -331,7 +331,7 @@ def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(mak
 
 
 def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.ledger.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.ledger.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number, other = driver.begin().number, driver.begin().number
     cancel_trial(driver.study, number)
@@ -373,7 +373,7 @@ def test_steps_of_a_trial_that_is_handed_back_are_counted_once(make_spec) -> Non
 
 def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("proxytune.tuning.ledger.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("proxytune.tuning.search.ledger.time.monotonic", lambda: clock[0])
     spec = make_spec("search.max_seconds=50")
     driver = Driver(spec)
     driver.begin()

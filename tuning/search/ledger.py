@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.metrics import MEMORY, METRICS
-from proxytune.tuning.outbox import Outbox
-from proxytune.tuning.profile import predicted_profile
-from proxytune.tuning.rungs import Entry, Rungs
-from proxytune.tuning.samplers import make_sampler
+from proxytune.tuning.search.rungs import Entry, Rungs
+from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.trial_run import Turn
+from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.trial.profile import predicted_profile
+from proxytune.tuning.trial.trial_run import Turn
 from proxytune.tuning.trial_spec import TrialSpec
 
 END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics"}, written before it is told

@@ -21,10 +21,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from proxytune.tuning import run_page
-from proxytune.tuning.outbox import Event, read_events
-from proxytune.tuning.tally import Tally
-from proxytune.tuning.tracking import Acknowledgement, artifact_root
+from proxytune.tuning.tracking import run_page
+from proxytune.tuning.tracking.outbox import Event, read_events
+from proxytune.tuning.tracking.shipper import Acknowledgement, artifact_root
+from proxytune.tuning.tracking.tally import Tally
 
 BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
 DOUBT_SECONDS = 60
@@ -329,7 +329,7 @@ class Mirror:
             self._client.log_artifact(run_id, str(path))
 
     def _log_report(self, run_id: str) -> None:
-        from proxytune.tuning.report import write_report  # Optuna's pictures: needed once, at the end
+        from proxytune.tuning.report.page import write_report  # Optuna's pictures: needed once, at the end
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "report.html")

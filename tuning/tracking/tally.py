@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxytune.tuning.outbox import Event
+from proxytune.tuning.tracking.outbox import Event
 
 GOOD = ("complete", "pruned")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxytune.tuning.checkpoints import (
+from proxytune.tuning.trial.checkpoints import (
     CorruptCheckpoint,
     load_checkpoint,
     newest_checkpoint,

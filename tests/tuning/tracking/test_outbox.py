@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.tuning.errors import HeldError
-from proxytune.tuning.outbox import JOURNAL, Outbox, read_events
+from proxytune.tuning.tracking.outbox import JOURNAL, Outbox, read_events
 
 
 def trial(number: int, attempt: int = 1) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_a_damaged_line_hides_no_other(tmp_path: Path) -> None:
 
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    script = "import sys; from pathlib import Path; from proxytune.tuning.outbox import Outbox; Outbox(Path(sys.argv[1]))"
+    script = "import sys; from pathlib import Path; from proxytune.tuning.tracking.outbox import Outbox; Outbox(Path(sys.argv[1]))"
     second = subprocess.run(
         [sys.executable, "-Pc", script, tmp_path], capture_output=True, text=True, check=False
     )
@@ -215,7 +215,7 @@ def test_kills_lose_nothing_that_was_appended(tmp_path: Path) -> None:
     script = """
 import itertools, sys
 from pathlib import Path
-from proxytune.tuning.outbox import Outbox
+from proxytune.tuning.tracking.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 first = int(sys.argv[2])
 for number in itertools.count(first):

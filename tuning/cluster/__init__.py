@@ -1,0 +1,1 @@
+"""Ray: the session a study runs in."""

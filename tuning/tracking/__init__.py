@@ -1,0 +1,1 @@
+"""The outbox and what ships it to MLflow."""

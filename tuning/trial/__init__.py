@@ -1,0 +1,1 @@
+"""One trial: its training, its turns on a Ray worker, its checkpoints."""

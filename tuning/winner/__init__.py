@@ -1,0 +1,1 @@
+"""The winner: chosen, exported, trained again."""
