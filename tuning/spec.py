@@ -192,7 +192,7 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(Path(str(folder)).rglob("*.yaml"))}
 
 
-def load_study(name_or_path: str, assignments: Iterable[str] = ()) -> StudySpec:
+def read_study(name_or_path: str, assignments: Iterable[str] = ()) -> StudySpec:
     """The study of a file, or a shipped one by its name, with `key=value` overrides.
 
     Raises:

@@ -29,4 +29,4 @@ class ValueConvolution(nn.Module):
         convolved = F.conv2d(
             channels, weight, padding=self.conv.padding, groups=heads * dim
         )  # (b, h e, n, 1)
-        return convolved[..., 0].view(len(v), heads, dim, -1).transpose(-2, -1)
+        return convolved[..., 0].view(v.shape[0], heads, dim, -1).transpose(-2, -1)

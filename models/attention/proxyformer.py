@@ -114,7 +114,7 @@ class Proxyformer(Attention):
         proxies = self.inject_input(x, mask, padding, trace)
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
         projections = (self.proxy_query, self.proxy_key) if self.own_projections else (self.query, self.key)
-        q_p, k_p = (self.split_heads(project(proxies)).expand(len(x), -1, -1, -1) for project in projections)
+        q_p, k_p = (self.split_heads(project(proxies)).expand(x.shape[0], -1, -1, -1) for project in projections)
         if trace.diagnose:
             trace.diagnostics.append(diagnose(proxies, q, k, q_p, k_p, padding))
 
@@ -124,7 +124,7 @@ class Proxyformer(Attention):
         if kind == "column":  # (K2 D) V = K2 (D V) for a diagonal D
             values = v * scaled_keep((*v.shape[:-1], 1), p, like=v)
         elif kind == "key":
-            kept = scaled_keep((len(x), self.num_heads, 1, x.shape[-2]), p, like=padding)
+            kept = scaled_keep((x.shape[0], self.num_heads, 1, x.shape[-2]), p, like=padding)
             padding = padding.masked_fill(kept == 0, MASKED_LOGIT)
         element = p if kind == "element" else 0.0
 
@@ -162,7 +162,7 @@ class Proxyformer(Attention):
             case "segment":
                 return segment_means(x, mask, self.num_proxies, self.max_length)
             case "cross-attention":
-                queries = self.inject_query(static).expand(len(x), -1, -1)
+                queries = self.inject_query(static).expand(x.shape[0], -1, -1)
                 read: Tensor = F.scaled_dot_product_attention(queries, self.inject_key(x), x, padding[:, 0])
                 return read
             case "carried":

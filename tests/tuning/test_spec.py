@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec import load_study, parse_study, shipped_studies
+from proxytune.tuning.spec import read_study, parse_study, shipped_studies
 from proxytune.tuning.yaml_file import as_yaml, override, parse_yaml, read_yaml
 
 SMALL = {
@@ -26,7 +26,7 @@ def small(*assignments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) -> None:
-    spec = load_study(name)
+    spec = read_study(name)
     assert spec.name == name
     first = spec.search.enqueue[0]
     assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (128, 0.07)
@@ -167,4 +167,4 @@ def test_rungs_grow_by_the_factor_and_end_below_the_budget() -> None:
 
 def test_unknown_study_names_the_shipped_ones() -> None:
     with pytest.raises(InputError, match="listops-mini"):
-        load_study("listops-min")
+        read_study("listops-min")

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from rich.console import Console
 
-from proxytune.tuning.spec import load_study
+from proxytune.tuning.spec import read_study
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ def with_study_file(command: Callable[P, R]) -> Callable[..., R]:
     def resolved(
         *args: Any, study: str, assignments: tuple[str, ...], storage: Path | None, **rest: Any
     ) -> R:
-        spec = load_study(
+        spec = read_study(
             study, (*assignments, *([f"storage={json.dumps(str(storage))}"] if storage else []))
         )
         return command(*args, spec=spec, **rest)  # type: ignore[arg-type]
