@@ -1,0 +1,296 @@
+"""Studies as jobs of a Ray cluster, over its dashboard's HTTP address: submitted, watched and stopped from anywhere.
+
+A job is `proxytune run STUDY --address auto` on the head node: start or resume. It carries this package and the
+resolved study file, never the working directory. At most one job of a study is alive; `<study>` names it.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.errors import InputError, ProxytuneError
+from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.yaml_file import as_yaml
+
+STOP_SECONDS = 120
+"""From SIGTERM to SIGKILL of a stopped job (Ray's own default is 3): checkpoints, then what waits for MLflow."""
+CONNECT_SECONDS = 5.0
+_STUDY, _ATTEMPT = "proxytune_study", "proxytune_attempt"  # a job's metadata
+_ALIVE = ("PENDING", "RUNNING")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission of a study; status is PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+
+    submission_id: str
+    study: str
+    attempt: int
+    status: str
+    message: str
+    start_ms: int | None
+    end_ms: int | None
+
+    @property
+    def alive(self) -> bool:
+        return self.status in _ALIVE
+
+
+class Jobs:
+    """The studies' jobs of one cluster.
+
+    The token is RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, unless it is given; it is sent
+    only to a cluster that asks for one, and a cluster that asks for none gets no job: anybody could run code there.
+
+    Raises:
+        InputError: nothing answers at the address, it is no Ray dashboard, it is open, the token is missing or
+            wrong, or its Ray is of another version.
+    """
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        import ray
+        import requests
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        if not address.startswith(("http://", "https://")):
+            raise InputError(
+                f"--address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
+            )
+        self.address = address.rstrip("/")
+        mode = self._authentication_mode()
+        if mode != "token":
+            raise InputError(
+                f"the cluster at {self.address} lets anybody run code ({mode}): start it with RAY_AUTH_MODE=token"
+            )
+        token = token or user_token()
+        if token is None:
+            raise InputError(
+                f"the cluster at {self.address} asks for a token: set RAY_AUTH_TOKEN_PATH to the file that holds it"
+            )
+        try:
+            with _explicit_address():
+                self._client = JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {token}"})
+            answer = requests.get(
+                f"{self.address}/api/version",
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=CONNECT_SECONDS,
+            )
+        except AuthenticationError:
+            raise InputError(
+                f"the cluster at {self.address} refuses the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold "
+                "the one that it was started with"
+            ) from None
+        except (requests.RequestException, ConnectionError, RuntimeError) as error:
+            raise InputError(f"{self.address}: {_one_line(error)}") from None
+        theirs = answer.json()["ray_version"]
+        if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+            raise InputError(
+                f"the cluster at {self.address} has Ray {theirs} and this machine {ray.__version__}: install the same"
+            )
+
+    def submit(self, spec: StudySpec) -> str:
+        """Start or resume the study as a job and return its submission id; the id of the one that is alive, if any.
+
+        Raises:
+            InputError: the study's storage is no place that a cluster can share.
+        """
+        if not spec.storage.is_absolute():
+            raise InputError(
+                f"storage: {spec.storage} is relative to this folder; a job needs an absolute one that every node "
+                "shares, such as --storage /mnt/studies"
+            )
+        alive = self.newest(spec.name)
+        if alive is not None and alive.alive:
+            return alive.submission_id
+        attempt = 1 if alive is None else alive.attempt + 1
+        with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
+            files = Path(name) / "job"
+            files.mkdir()
+            (files / "study.yaml").write_text(as_yaml(spec.model_dump(mode="json")), encoding="utf-8")
+            try:
+                return self._start(
+                    f"proxytune-{spec.name}-{attempt}",
+                    ["run", "study.yaml", "--address", "auto"],
+                    files,
+                    {_STUDY: spec.name, _ATTEMPT: str(attempt)},
+                )
+            except ProxytuneError:
+                rival = self.newest(spec.name)  # another submitter was faster
+                if rival is None or rival.attempt < attempt:
+                    raise
+                return rival.submission_id
+
+    def jobs(self) -> list[Job]:
+        """All submissions of all studies that the cluster remembers, oldest first."""
+        found = [
+            Job(
+                submission_id=details.submission_id,
+                study=details.metadata[_STUDY],
+                attempt=int(details.metadata[_ATTEMPT]),
+                status=str(details.status.value),
+                message=(details.message or "").strip(),
+                start_ms=details.start_time,
+                end_ms=details.end_time,
+            )
+            for details in self._call("list_jobs")
+            if details.submission_id and _STUDY in (details.metadata or {})
+        ]
+        return sorted(found, key=lambda job: (job.start_ms or 0, job.attempt))
+
+    def newest(self, name: str) -> Job | None:
+        """The study's last submission."""
+        return max(
+            (job for job in self.jobs() if job.study == name), key=lambda job: job.attempt, default=None
+        )
+
+    def status(self, name: str) -> str | None:
+        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; none: the study was never submitted here."""
+        job = self.newest(name)
+        return None if job is None else job.status
+
+    def logs(self, name: str) -> str:
+        """All that the study's last submission has printed so far.
+
+        Raises:
+            InputError: the study was never submitted here.
+        """
+        return str(self._call("get_job_logs", self._known(name).submission_id))
+
+    def follow(self, name: str) -> Iterator[str]:
+        """What the study's last submission prints, from its beginning, until it ends.
+
+        Raises:
+            InputError: the study was never submitted here.
+            ProxytuneError: the connection was lost; the job is not affected.
+        """
+        lines = self._client.tail_job_logs(self._known(name).submission_id)
+        loop = asyncio.new_event_loop()
+        try:
+            while True:
+                try:
+                    yield loop.run_until_complete(anext(lines))
+                except StopAsyncIteration:
+                    return
+                except (OSError, RuntimeError) as error:
+                    raise ProxytuneError(
+                        f"{self.address}: the log broke off ({_one_line(error)}); the job goes on"
+                    ) from None
+        finally:
+            loop.run_until_complete(lines.aclose())
+            loop.close()
+
+    def stop(self, name: str) -> None:
+        """Ask the study's job to stop: every trial hands back a checkpoint, and `submit` goes on with it.
+
+        Returns at once; killed after STOP_SECONDS if it has not ended by then.
+
+        Raises:
+            InputError: no job of the study is alive.
+        """
+        job = self._known(name)
+        if not job.alive:
+            raise InputError(f"study {name} is not running at {self.address}: its last job is {job.status}")
+        self._call("stop_job", job.submission_id)
+
+    def run(self, arguments: Sequence[str], files: Path) -> tuple[int, str]:
+        """Run another proxytune verb on the head node, with the folder's files beside it: exit code, output."""
+        submission = self._start(f"proxytune-{arguments[0]}-{time.time_ns()}", arguments, files, {})
+        while True:
+            details = self._call("get_job_info", submission)
+            if details.status.is_terminal():
+                code = details.driver_exit_code
+                return (1 if code is None else int(code)), str(self._call("get_job_logs", submission))
+            time.sleep(0.5)
+
+    def _start(self, submission: str, arguments: Sequence[str], files: Path, metadata: dict[str, str]) -> str:
+        with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
+            environment = {
+                "working_dir": str(files),
+                "py_modules": package_folders(Path(name)),
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "COLUMNS": "160"},
+            }
+            return str(
+                self._call(
+                    "submit_job",
+                    entrypoint=f"exec python -P -m proxytune.tuning {shlex.join(arguments)}",
+                    submission_id=submission,
+                    runtime_env=environment,
+                    metadata=metadata | {"proxytune": importlib.metadata.version("proxytune")},
+                )
+            )
+
+    def _known(self, name: str) -> Job:
+        job = self.newest(name)
+        if job is None:
+            known = sorted({other.study for other in self.jobs()})
+            there = f"studies there: {', '.join(known)}" if known else "none was"
+            raise InputError(f"study {name} was not submitted to {self.address}; {there}")
+        return job
+
+    def _call(self, method: str, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return getattr(self._client, method)(*arguments, **keywords)
+        except (OSError, RuntimeError) as error:
+            raise ProxytuneError(f"{self.address}: {_one_line(error)}") from None
+
+    def _authentication_mode(self) -> str:
+        """What the cluster asks its visitors for; the only question that goes out without the token."""
+        import requests
+
+        try:
+            answer = requests.get(f"{self.address}/api/authentication_mode", timeout=CONNECT_SECONDS)
+            return str(answer.json()["authentication_mode"])
+        except (requests.ConnectionError, requests.Timeout):
+            raise InputError(
+                f"nothing answers at {self.address} within {CONNECT_SECONDS:g} s: is the head node up, and is this "
+                "its dashboard's address (http://HEAD:8265, through a tunnel or a port-forward)?"
+            ) from None
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{self.address} answers, but not as the dashboard of Ray 2.52 or later"
+            ) from None
+
+
+def user_token() -> str | None:
+    """The Ray token of this user's environment: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
+
+    Raises:
+        InputError: RAY_AUTH_TOKEN_PATH names a file that cannot be read.
+    """
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        return path.read_text(encoding="ascii").strip() or None
+    except FileNotFoundError if not named else ():
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"RAY_AUTH_TOKEN_PATH: {path} cannot be read: {_one_line(error)}") from None
+
+
+@contextmanager
+def _explicit_address() -> Iterator[None]:
+    """Ray lets RAY_ADDRESS win over an address that was given; here the given one counts."""
+    hidden = {
+        name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

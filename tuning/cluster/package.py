@@ -1,0 +1,35 @@
+"""The installed package as folders that Ray puts on a node's import path: what its wheel holds, and nothing else.
+
+Not the wheel itself: of a .whl in `py_modules` Ray makes a `pip install --target`, which fetches every dependency
+again (torch too) on every node. The dependencies are the image's; this code is the submitter's, whatever version
+of it the image has.
+"""
+
+import importlib.metadata
+import importlib.util
+import shutil
+from pathlib import Path
+
+ROOMS = ("datasets", "models", "tuning")
+
+
+def package_folders(parent: Path) -> list[str]:
+    """Copy the package and its metadata into `parent`, one folder for each entry of `py_modules`."""
+    for room in ROOMS:
+        spec = importlib.util.find_spec(f"proxytune.{room}")
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin).parent
+        shutil.copytree(source, parent / "proxytune" / room, ignore=_not_in_the_wheel)
+    version = importlib.metadata.version("proxytune")
+    metadata = parent / f"proxytune-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: proxytune\nVersion: {version}\n")
+    return [str(parent / "proxytune"), str(metadata)]
+
+
+def _not_in_the_wheel(folder: str, names: list[str]) -> set[str]:
+    kept = {".py", ".yaml", ".typed"}
+    return {name for name in names if not (Path(folder, name).is_dir() or Path(name).suffix in kept)} | {
+        "__pycache__"
+    }
