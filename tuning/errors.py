@@ -13,6 +13,10 @@ class InputError(ProxytuneError):
     exit_code = 2
 
 
+class OtherSpecError(InputError):
+    """A study of this name exists with another spec, under which its results would not be comparable."""
+
+
 class HeldError(ProxytuneError):
     """Another driver holds the study."""
 

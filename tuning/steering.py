@@ -1,4 +1,7 @@
-"""Steering a study from another terminal: through its storage, heard by the driver within seconds."""
+"""Steering a study from elsewhere: through its storage, heard by the driver within seconds.
+
+Each wish carries `who` had it; by default user and host of this terminal.
+"""
 
 import getpass
 import socket
@@ -13,7 +16,7 @@ from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.yaml_file import nearest
 
 
-def extend(study: Study, trials: int) -> int:
+def extend(study: Study, trials: int, who: str | None = None) -> int:
     """Let the study take so many trials in all; a driver that runs it hears of it within seconds.
 
     Raises:
@@ -24,12 +27,12 @@ def extend(study: Study, trials: int) -> int:
             f"--trials {trials} does not extend study {study.name}: it may take {study.budget} already"
         )
     with storage_errors():
-        study.optuna.set_user_attr(EXTENDED_BY, _who())
+        study.optuna.set_user_attr(EXTENDED_BY, who or _terminal())
         study.optuna.set_user_attr(BUDGET, trials)
     return trials
 
 
-def enqueue(study: Study, params: Mapping[str, Any]) -> None:
+def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> None:
     """Put a configuration before anything that the sampler proposes; keys that are left out are sampled.
 
     Raises:
@@ -44,22 +47,22 @@ def enqueue(study: Study, params: Mapping[str, Any]) -> None:
         if not domain.contains(value):
             raise InputError(f"{key}={value} is outside its domain in study {study.name}")
     with storage_errors():
-        study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: _who()})
+        study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or _terminal()})
 
 
-def request_stop(study: Study, *, now: bool) -> None:
+def request_stop(study: Study, *, now: bool, who: str | None = None) -> None:
     """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
     with storage_errors():
-        study.optuna.set_user_attr(STOP, {"who": _who(), "now": now})
+        study.optuna.set_user_attr(STOP, {"who": who or _terminal(), "now": now})
 
 
-def pause(study: Study, *, on: bool) -> None:
+def pause(study: Study, *, on: bool, who: str | None = None) -> None:
     """Hand running trials back at their next turn and start none, until it is called with `on` false."""
     with storage_errors():
-        study.optuna.set_user_attr(PAUSE, _who() if on else None)
+        study.optuna.set_user_attr(PAUSE, (who or _terminal()) if on else None)
 
 
-def cancel_trial(study: Study, number: int) -> None:
+def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
     """Ask the driver to end one trial for good at its next turn.
 
     Raises:
@@ -74,8 +77,8 @@ def cancel_trial(study: Study, number: int) -> None:
         )
     with storage_errors():
         cancelled = dict(study.optuna.user_attrs.get(CANCEL, {}))
-        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): _who()})
+        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): who or _terminal()})
 
 
-def _who() -> str:
+def _terminal() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -178,6 +178,19 @@ class Lease:
                 return
 
 
+def driver_of(storage: RDBStorage, study: str) -> str | None:
+    """Which process holds the study's lease, if one does.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+    with storage_errors(), storage.engine.connect() as connection:
+        row = connection.execute(_leases.select().where(_leases.c.study == study)).first()
+    if row is None or row.expires <= time.time() or _gone(row.host, row.pid):
+        return None
+    return f"process {row.pid} on {row.host}"
+
+
 def _gone(host: str, pid: int) -> bool:
     """Whether the process ran on this machine and does not any more."""
     if host != socket.gethostname():

@@ -17,7 +17,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.data import prepare_task
-from proxytune.tuning.errors import HeldError, InputError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.errors import (
+    HeldError,
+    InputError,
+    Interrupted,
+    OtherSpecError,
+    ProxytuneError,
+    StorageError,
+)
 from proxytune.tuning.provenance import data_facts, driver_facts
 from proxytune.tuning.search.ledger import BUDGET, END, PAUSE, STOP, Ledger
 from proxytune.tuning.spec import StudySpec, parse_study
@@ -107,7 +114,7 @@ def begin_study(spec: StudySpec) -> Study:
     """Create the study, or open the one of the same name if its spec is the same or has a larger budget.
 
     Raises:
-        InputError: the stored spec differs, and where.
+        OtherSpecError: the stored spec differs, and where.
         StorageError: the storage cannot be written.
     """
     try:
@@ -129,10 +136,8 @@ def begin_study(spec: StudySpec) -> Study:
                 study.enqueue_trial(dict(params))
             study.set_user_attr(BUDGET, spec.search.trials)
         else:
-            known = parse_study(
-                json.loads(stored), where=f"study {spec.name}"
-            )  # keys newer than it: their defaults
-            _check_same(json.loads(known.model_dump_json()), json.loads(spec.model_dump_json()), spec.name)
+            # keys newer than the stored spec: their defaults
+            check_same(parse_study(json.loads(stored), where=f"study {spec.name}"), spec)
             budget = max(spec.search.trials, int(study.user_attrs[BUDGET]))
             study.set_user_attr(BUDGET, budget)
         study.set_user_attr(SPEC, spec.model_dump_json())
@@ -276,8 +281,13 @@ def _graceful_stop(ledger: Ledger) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_same(stored: dict[str, Any], new: dict[str, Any], name: str) -> None:
-    """Refuse to resume under a spec that would make the results incomparable."""
+def check_same(known: StudySpec, wanted: StudySpec) -> None:
+    """Refuse to resume a known study under a spec that would make the results incomparable.
+
+    Raises:
+        OtherSpecError: they differ, and where.
+    """
+    stored, new = (json.loads(spec.model_dump_json()) for spec in (known, wanted))
     for spec in (stored, new):
         spec["task"] = spec["task"] | {
             "root": None
@@ -289,8 +299,8 @@ def _check_same(stored: dict[str, Any], new: dict[str, Any], name: str) -> None:
             search.pop(budget, None)  # a larger budget extends
     differences = _differences(stored, new)
     if differences:
-        raise InputError(
-            f"study {name} exists with another spec: {'; '.join(differences[:3])}"
+        raise OtherSpecError(
+            f"study {wanted.name} exists with another spec: {'; '.join(differences[:3])}"
             f"{f' (and {len(differences) - 3} more)' if len(differences) > 3 else ''}; "
             "give the study another name or set these back"
         )

@@ -35,6 +35,14 @@ def summary(study: "Study") -> dict[str, Any]:
     }
 
 
+def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
+    """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
+    step, values = trial.last_step or 0, trial.intermediate_values
+    unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
+    end: dict[str, Any] = trial.user_attrs.get(END, unended)
+    return {"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end
+
+
 def outcome_of(trial: FrozenTrial) -> str:
     """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
     if END in trial.user_attrs:

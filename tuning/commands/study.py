@@ -156,18 +156,12 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     proxytune trials listops-mini
     proxytune trials listops-mini --json | jq '.[] | select(.outcome == "pruned")'
     """
-    from proxytune.tuning.search.ledger import END
     from proxytune.tuning.study import open_study
-    from proxytune.tuning.summary import outcome_of
+    from proxytune.tuning.summary import trial_row
 
     opened = open_study(study, storage, database)
     objectives = list(opened.spec.search.objectives)
-    rows = []
-    for trial in opened.trials():
-        step, values = trial.last_step or 0, trial.intermediate_values
-        unended = {"step": step, "metrics": {objectives[0]: values[step]} if values else {}, "reason": ""}
-        end = trial.user_attrs.get(END, unended)
-        rows.append({"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end)
+    rows = [trial_row(trial, objectives[0]) for trial in opened.trials()]
     if as_json:
         print_json(rows)
         return
