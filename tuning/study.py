@@ -96,13 +96,23 @@ def open_study(name: str, storage_folder: Path, database: str | None = None) -> 
         there = f"studies there: {', '.join(known)}" if known else "no study there yet"
         raise InputError(f"no study {name} in {storage_folder.absolute()}; {there}")
     storage = open_storage(database_url(folder, database), create=False)
+    return study_in(storage, name, storage_folder, database)
+
+
+def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str | None) -> Study:
+    """An existing study of an open storage.
+
+    Raises:
+        InputError: there is none of that name, or proxytune did not make it.
+        StorageError: the storage does not answer.
+    """
     with storage_errors():
         try:
             study = optuna.load_study(
                 study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
             )
         except KeyError:
-            raise InputError(f"no study {name} in {database or folder}") from None
+            raise InputError(f"no study {name} in {database or storage_folder.absolute() / name}") from None
         stored = study.user_attrs.get(SPEC)
     if stored is None:
         raise InputError(f"study {name} was not made by proxytune")
