@@ -3,3 +3,7 @@
 
 class ConfigError(ValueError):
     """A configuration that cannot be built; the message names the value, the rule and what to do, in one line."""
+
+
+class ExportError(ValueError):
+    """An export folder that is damaged, incomplete or of a newer format; the message is one line."""

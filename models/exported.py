@@ -1,0 +1,148 @@
+"""An export folder as torch needs it: sums checked, then the classifier built from model.json and its weights.
+
+Nothing in the folder is unpickled or executed here: JSON, and weights as safetensors. model.pt2 and model.onnx are for
+other programs and are never loaded from a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from proxytune.models.classifier import Classifier
+from proxytune.models.config import ModelConfig
+from proxytune.models.errors import ConfigError, ExportError
+
+FORMAT = 1
+"""Of the folder: raised when an older proxytune could no longer read it right."""
+SUMS, MODEL, WEIGHTS = "SHA256SUMS", "model.json", "weights.safetensors"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S[^\r\n]*)")
+
+
+def load_exported(folder: Path | str) -> Classifier:
+    """The exported classifier in eval mode, on the CPU, after every file it is made of has been checked.
+
+    Call it as `model(token_ids, mask)`: integers (b, n) and True at valid tokens, or (b, 2, n) for two documents.
+
+    Raises:
+        ExportError: no export folder, damaged, or written by a newer proxytune.
+    """
+    folder = Path(folder)
+    problems = changed_files(folder, (MODEL, WEIGHTS))
+    if problems:
+        raise ExportError(f"{folder} is damaged: {problems[0]}")
+    config = model_config(read_model_file(folder))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"{folder / WEIGHTS}: {error}") from None
+    model = Classifier(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1:2] or [str(error)]
+        raise ExportError(f"{folder / WEIGHTS} does not fit {MODEL}: {detail[0].strip()}") from None
+    return model.eval()
+
+
+def model_file(config: ModelConfig) -> dict[str, Any]:
+    """What model.json says: the folder's format and every field of the model's configuration."""
+    return {"format": FORMAT, "model": asdict(config)}
+
+
+def read_model_file(folder: Path) -> dict[str, Any]:
+    """model.json, if this version can read the folder.
+
+    Raises:
+        ExportError: damaged, or of a newer format.
+    """
+    path = folder / MODEL
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        number = value["format"]
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ExportError(f"{path} is damaged: it must be JSON with the folder's format") from None
+    if type(number) is not int or number < 1:
+        raise ExportError(f"{path}: format {number!r} is none; it is a whole number from 1")
+    if number > FORMAT:
+        raise ExportError(f"{folder} has format {number}, this proxytune reads up to {FORMAT}; upgrade it")
+    return dict(value)
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The configuration in what `read_model_file` gave.
+
+    Raises:
+        ExportError: an unknown or missing field, or a value that cannot be built.
+    """
+    try:
+        given = dict(values["model"])
+        unknown = given.keys() - {field.name for field in fields(ModelConfig)}
+        if unknown:
+            raise ExportError(f"{MODEL}: model.{min(unknown)} is no field of a model")
+        return ModelConfig(**given)
+    except ExportError:
+        raise
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{MODEL}: {error}") from None
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """SHA256SUMS as {file: sha256}, in the form that `sha256sum -c` reads.
+
+    Raises:
+        ExportError: there is none, or it is damaged.
+    """
+    path = folder / SUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        older = (
+            " (an older proxytune wrote none: export it again)" if (folder / "config.yaml").exists() else ""
+        )
+        raise ExportError(f"{folder} is no export folder: {SUMS} is missing{older}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: {error}") from None
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = _LINE.fullmatch(line)
+        name = PurePosixPath(match[2]) if match else None
+        if match is None or name is None or name.is_absolute() or ".." in name.parts or match[2] in sums:
+            raise ExportError(f"{path} is damaged: line {number} is no sha256 and file of its own")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+    """A line for each file (default: all of SHA256SUMS) that is not what was exported.
+
+    Raises:
+        ExportError: SHA256SUMS is missing or damaged.
+    """
+    sums = read_sums(folder)
+    problems = []
+    for name in sums if names is None else names:
+        path = folder / name
+        if name not in sums:
+            problems.append(f"{name} is not in {SUMS}")
+        elif path.is_symlink() or not path.is_file():
+            problems.append(f"{name} is missing")
+        elif (actual := file_sha256(path)) != sums[name]:
+            problems.append(f"{name} has sha256 {actual[:12]}..., {SUMS} says {sums[name][:12]}...")
+    return problems
+
+
+def file_sha256(path: Path) -> str:
+    """Of the file's bytes, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
