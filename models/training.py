@@ -217,6 +217,13 @@ class Trainer:
             raise Diverged(self.step, loss_mean)
         return {"val_accuracy": accuracy, "val_loss": loss_mean, **diagnostics}
 
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The logits of a batch without dropout, (b, num_classes)."""
+        self.model.eval()
+        with self._own_randomness():
+            return torch.cat([self._forward(batch, part)[0] for part in self._passes(batch)])
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that the next step depends on, in types that torch.load(weights_only=True) reads."""
         state = {

@@ -1,19 +1,44 @@
 """What a configuration costs before it runs: the metrics that depend on no training (models/footprint.py)."""
 
+import json
 from functools import lru_cache
+from typing import Any
 
 from proxytune.models.footprint import footprint
 from proxytune.tuning.trial_spec import TrialSpec
 
+_COST_TRAINING = {"batch_size", "micro_batch_size", "precision", "compile"}
+"""What a step's cost depends on; steps, schedule, rates and seed it does not."""
+_ON_OR_OFF = ("dropout", "attention_dropout", "contrastive_weight")
+"""Fields of the model whose cost depends on being zero or not, and on nothing else."""
+
+
+def cost_spec(spec: TrialSpec) -> dict[str, Any]:
+    """The part of a trial that its memory, FLOPs and speed depend on; equal costs have equal parts.
+
+    The data's place does not matter, dropout only by being there or not, the temperature not at all.
+    """
+    model = {key: value for key, value in spec.model.items() if key != "contrastive_temperature"}
+    model |= {key: 0.1 for key in _ON_OR_OFF if model[key]}
+    return {
+        "task": spec.task.model_dump(mode="json", exclude={"root"}),
+        "model": model,
+        "training": {key: value for key, value in spec.training.items() if key in _COST_TRAINING},
+    }
+
 
 def predicted_profile(spec: TrialSpec) -> dict[str, float]:
     """parameters, flops_per_sequence, train_memory_mib_per_sequence of a trial; cached by what they depend on."""
-    return dict(_predict(spec.model_dump_json(include={"task", "model", "training"})))
+    return dict(_predict(json.dumps(cost_spec(spec))))
 
 
 @lru_cache(maxsize=1024)
-def _predict(spec_json: str) -> dict[str, float]:
-    spec = TrialSpec.model_validate_json('{"name": "profile",' + spec_json.removeprefix("{"))
+def _predict(costs: str) -> dict[str, float]:
+    schedule = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-3, "eval_every": 1}
+    values = json.loads(costs)
+    spec = TrialSpec.model_validate(
+        {"name": "profile"} | values | {"training": values["training"] | schedule}
+    )
     training = spec.training_config()
     cost = footprint(
         spec.model_config_for(spec.task.info()),

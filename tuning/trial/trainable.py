@@ -1,12 +1,21 @@
 """One trial on Ray: an actor that is reused from trial to trial and reports a Turn at a time."""
 
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
+import torch
 from ray import tune
 
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
 from proxytune.tuning.trial_spec import TrialSpec
+
+
+DRAIN_POLL_SECONDS = 5.0
 
 
 class TrialTrainable(tune.Trainable):
@@ -20,6 +29,13 @@ class TrialTrainable(tune.Trainable):
     run_type: ClassVar[type[TrialRun]] = TrialRun
 
     def setup(self, config: dict[str, Any]) -> None:
+        self._rays_handler: Callable[[int, FrameType | None], Any] | None = None
+        self._training = False
+        self._leaving = False
+        self._looked = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, self._on_sigterm)
+            self._rays_handler = before if callable(before) else None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -28,7 +44,10 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        return {"turn": self._turn().to_json()}
+        turn = self._turn()
+        if self._leaving or self._node_is_draining():
+            self._leave()  # what this turn says is in the checkpoint, and is said again where it goes on
+        return {"turn": turn.to_json(), "device": device_name()}
 
     def cleanup(self) -> None:
         self._end()
@@ -42,12 +61,15 @@ class TrialTrainable(tune.Trainable):
         try:
             if self._run is None:
                 self._run = self.run_type(self._spec, self._folder)
+            self._training = True
             turn = self._run.turn()
         except OSError:
             raise
         except Exception as error:
             step = self._run.step if self._run else 0
             turn = Turn(step=step, outcome="failed", reason=f"{type(error).__name__}: {error}")
+        finally:
+            self._training = False
         if turn.outcome not in ("running", "complete"):
             self._run = None  # nothing of it is worth a checkpoint
         return turn
@@ -57,3 +79,33 @@ class TrialTrainable(tune.Trainable):
         if self._run is not None:
             self._run.save()
             self._run = None
+
+    # A machine that is about to go: a checkpoint within its grace, then Ray starts the trial again elsewhere.
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if self._training and self._run is not None:
+            self._leaving = True  # the state is whole again after the running step
+            self._run.end_turn()
+        else:
+            self._leave()
+
+    def _node_is_draining(self) -> bool:
+        """Whether Ray was told that this node will be taken away (a spot notice, a pod's end, `ray drain-node`)."""
+        if time.monotonic() - self._looked < DRAIN_POLL_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        import ray
+        from ray._private.state import state
+
+        return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+
+    def _leave(self) -> None:
+        self._end()
+        if self._rays_handler is not None:
+            self._rays_handler(signal.SIGTERM, None)
+        raise SystemExit(1)
+
+
+def device_name() -> str:
+    """What this process trains on: `cpu`, or the GPU that Ray gave it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -3,13 +3,14 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 
-from proxytune.datasets import TrainBatches, evaluation_batches
+from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
@@ -70,6 +71,7 @@ class TrialRun:
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
         self._reported = 0  # the step of the last report handed out
         self._saved = 0
+        self._turn_ends = False
         self._notes: list[str] = []
         if folder is not None:
             self._resume(folder)
@@ -89,19 +91,34 @@ class TrialRun:
             if self._report is not None and self._report[0] > self._reported:
                 return self._hand_out()  # made before an interruption: the receiver may not have it
             started = time.monotonic()
-            while self.step < self._training.steps:
-                self._train_step()
-                if self.step % self._training.eval_every == 0 or self.step == self._training.steps:
+            while not self._turn_ends:
+                if self._evaluation_is_due():
                     self._evaluate()
                     self.save()
                     return self._hand_out()
-                if time.monotonic() - started > self.turn_seconds:
+                self._train_step()
+                if time.monotonic() - started > self.turn_seconds and not self._evaluation_is_due():
                     break
+            return Turn(step=self.step, notes=self._take_notes())
+        except _TurnEnded:
             return Turn(step=self.step, notes=self._take_notes())
         except Diverged as error:
             return Turn(step=self.step, outcome="diverged", reason=str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
             return Turn(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
+
+    def end_turn(self) -> None:
+        """End the running turn after its training step, or in the middle of its evaluation. For signal handlers."""
+        self._turn_ends = True
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether this step's evaluation is still to be made (it may have been broken off)."""
+        due = self.step > 0 and self.step % self._training.eval_every == 0
+        return (due or self.step >= self._training.steps) and self._evaluated < self.step
+
+    @property
+    def _evaluated(self) -> int:
+        return self._report[0] if self._report is not None else 0
 
     def save(self) -> None:
         """Write a checkpoint of where the training is now, if it has moved since the last one."""
@@ -139,15 +156,19 @@ class TrialRun:
 
     def _evaluate(self) -> None:
         started = time.perf_counter()
-        metrics = self.trainer.evaluate(
-            evaluation_batches(self._prepared.validation, batch_size=EVALUATION_BATCH_SIZE)
-        )
+        metrics = self.trainer.evaluate(self._validation_batches())
         self._seconds += time.perf_counter() - started
         metrics |= self._since_report.means() | self._profile | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged(self.step, metrics["val_loss"])
         self._since_report = _Sums()
         self._report = (self.step, metrics)
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        for batch in evaluation_batches(self._prepared.validation, batch_size=EVALUATION_BATCH_SIZE):
+            if self._turn_ends:
+                raise _TurnEnded
+            yield batch
 
     def _hand_out(self) -> Turn:
         assert self._report is not None
@@ -159,6 +180,10 @@ class TrialRun:
     def _take_notes(self) -> tuple[str, ...]:
         notes, self._notes = tuple(self._notes), []
         return notes
+
+
+class _TurnEnded(Exception):
+    """`end_turn` was called during an evaluation."""
 
 
 @dataclass

@@ -1,0 +1,167 @@
+"""How fast a configuration trains and answers, and what it takes: measured on the task's real batches."""
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from proxytune.datasets import TrainBatches
+from proxytune.datasets.arrow_store import Split
+from proxytune.datasets.batches import Batch, collate
+from proxytune.models.training import Trainer
+from proxytune.tuning.data import prepare_task
+from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.trial.profile import cost_spec, predicted_profile
+from proxytune.tuning.trial.slot import exclusive_slot
+from proxytune.tuning.trial_spec import TrialSpec
+
+NUM_BATCHES = 4
+"""Timed batches: one from each quarter of the lengths that the task's batches have."""
+_DRAWN = 64  # batches among which those are found
+_MIB = 2**20
+
+
+def trial_device(spec: TrialSpec) -> str:
+    """cuda where there is one and the trial may use it, else cpu."""
+    return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
+
+
+def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, float]:
+    """Measure the configuration in this process, on `trial_device` with resources.cpu threads.
+
+    A figure is the sequences of NUM_BATCHES real batches divided by the sum of each one's median time, after a pass
+    over them that warms up; the batches are the same for every configuration of a task and batch size. Whoever
+    calls sees to it that nothing else trains here (`exclusive_slot`).
+
+    Args:
+        spec: the trial; its seed, steps, schedule and rates do not matter.
+        seconds: for how long passes are timed in each direction; at least one pass is, however long it takes.
+
+    Returns:
+        train_sequences_per_second (whole optimizer steps), inference_sequences_per_second (forward passes without
+        dropout, the trainer's batch size), train_memory_mib_per_sequence (on CUDA the peak of a step on the longest
+        rows, padded to the task's length; else the prediction), flops_per_sequence, parameters.
+
+    Raises:
+        DataError: the task's data is missing or damaged.
+        ConfigError: the model cannot be built here.
+        Diverged: the first steps already give no finite loss.
+        torch.OutOfMemoryError, MemoryError: it does not fit.
+    """
+    prepared = prepare_task(spec.task)
+    device = trial_device(spec)
+    training = replace(spec.training_config(), steps=10**9, warmup_steps=0, learning_rate=1e-9)
+    profile = predicted_profile(spec)
+    with _threads(spec.resources.cpu):
+        trainer = Trainer(spec.model_config_for(prepared.info), training, seed=0, device=device)
+        if device == "cuda":
+            longest = np.argsort(prepared.train.lengths, kind="stable")[-training.batch_size :]
+            torch.cuda.reset_peak_memory_stats()
+            trainer.train_step(collate(prepared.train, longest, full_padding=True))
+            sequences = min(training.micro_batch_size or training.batch_size, training.batch_size)
+            profile[MEMORY] = torch.cuda.max_memory_allocated() / _MIB / sequences
+        train = typical_batches(prepared.train, training.batch_size)
+        validation = typical_batches(prepared.validation, min(training.batch_size, len(prepared.validation)))
+        return profile | {
+            "train_sequences_per_second": _sequences_per_second(trainer.train_step, train, seconds, device),
+            "inference_sequences_per_second": _sequences_per_second(
+                trainer.predict, validation, seconds, device
+            ),
+        }
+
+
+def typical_batches(split: Split, batch_size: int) -> list[Batch]:
+    """NUM_BATCHES of the split's first training batches: those in the middle of each quarter by padded length."""
+    drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0), _DRAWN))
+    drawn.sort(key=lambda batch: batch.token_ids.shape[-1])
+    return [drawn[(2 * quarter + 1) * len(drawn) // (2 * NUM_BATCHES)] for quarter in range(NUM_BATCHES)]
+
+
+def _sequences_per_second(
+    work: Callable[[Batch], Any], batches: Sequence[Batch], seconds: float, device: str
+) -> float:
+    for batch in batches:
+        work(batch)
+    times: list[list[float]] = [[] for _ in batches]
+    began = time.perf_counter()
+    while not times[0] or time.perf_counter() - began < seconds:
+        for batch, own in zip(batches, times, strict=True):
+            started = time.perf_counter()
+            work(batch)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            own.append(time.perf_counter() - started)
+    return sum(len(batch.labels) for batch in batches) / sum(map(statistics.median, times))
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def stored_efficiency(spec: TrialSpec, folder: Path) -> dict[str, float]:
+    """The configuration's efficiency from `folder`, where it is measured (alone on this machine) if it is not there.
+
+    One file for each (what the cost depends on, task length, device). Equal configurations, whatever their seed, rates
+    or temperature, share it; two machines that need the same one at the same moment both measure it.
+
+    Raises:
+        OSError: the folder cannot be written.
+        Others as `measure_efficiency`.
+    """
+    path = folder / f"{efficiency_key(spec)}.json"
+    if (known := _read(path)) is not None:
+        return known
+    with exclusive_slot():
+        if (known := _read(path)) is not None:  # another trial measured it while this one waited
+            return known
+        measured = measure_efficiency(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(_key_facts(spec) | {"efficiency": measured}), encoding="utf-8")
+    temporary.rename(path)
+    return measured
+
+
+def efficiency_key(spec: TrialSpec) -> str:
+    """Names what an efficiency depends on, here: the costs' spec, the threads and the device."""
+    return hashlib.sha256(json.dumps(_key_facts(spec), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _key_facts(spec: TrialSpec) -> dict[str, Any]:
+    device = trial_device(spec)
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return {"costs": cost_spec(spec), "threads": spec.resources.cpu, "device": name}
+
+
+def _processor() -> str:
+    """The CPU's model, as Linux says it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    try:
+        values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["efficiency"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return values
