@@ -11,6 +11,7 @@ from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.bench import bench
 from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.options import err
+from proxytune.tuning.commands.serve import serve
 from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
@@ -86,6 +87,7 @@ for verb in (
     report,
     track,
     ui,
+    serve,
     bench,
 ):
     cli.add_command(verb)

@@ -1,0 +1,103 @@
+"""`proxytune serve`: the studies over HTTP."""
+
+import warnings
+from pathlib import Path
+
+import click
+
+from proxytune.tuning.commands.options import database_option, err, out, print_json, storage_option
+from proxytune.tuning.errors import InputError, StorageError
+
+
+@click.command()
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; beyond this machine with a token only.",
+)
+@click.option("--port", default=8642, show_default=True)
+@storage_option
+@database_option
+@click.option("--tracking-uri", metavar="URI", help="The studies' MLflow; default: sqlite beside them.")
+@click.option(
+    "--address", metavar="http://HEAD:8265", help="The Ray cluster that runs the studies; none: start none."
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A folder or archive that a study's task.root may name, or lie under. May be repeated.",
+)
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="Lines name:token; $PROXYTUNE_TOKEN adds one more."
+)
+@click.option(
+    "--requests-per-minute",
+    type=click.IntRange(min=20),
+    default=600,
+    show_default=True,
+    help="By one token; one that changes or exports counts as ten.",
+)
+@click.option("--print-openapi", is_flag=True, help="Print the OpenAPI document instead of serving.")
+def serve(
+    host: str,
+    port: int,
+    storage: Path,
+    database: str | None,
+    tracking_uri: str | None,
+    address: str | None,
+    roots: tuple[Path, ...],
+    token_file: Path | None,
+    requests_per_minute: int,
+    print_openapi: bool,
+) -> None:
+    """Serve studies over HTTP: submit, watch, steer, fetch the winner. Runs go to a Ray cluster, never to this process.
+
+    \b
+    proxytune serve --storage /mnt/studies --address http://head:8265
+    proxytune serve --host 0.0.0.0 --token-file tokens --storage /mnt/studies --address http://head:8265
+    curl localhost:8642/v1/studies
+    """
+    try:
+        from proxytune.tuning.service.app import make_app
+        from proxytune.tuning.service.server import bind
+        from proxytune.tuning.service.server import serve as run
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'proxytune[serve]'") from None
+    from proxytune.tuning.service.auth import read_tokens
+    from proxytune.tuning.service.settings import Settings, is_loopback
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tokens = read_tokens(token_file)
+    for warning in caught:
+        err.print(str(warning.message), style="yellow", highlight=False, markup=False)
+    if not is_loopback(host) and not tokens and not print_openapi:
+        raise InputError(
+            f"--host {host} is reached from other machines: give the server a token with --token-file or "
+            "$PROXYTUNE_TOKEN, or bind it to 127.0.0.1"
+        )
+    settings = Settings(
+        storage=storage.absolute(),
+        database=database,
+        tracking_uri=tracking_uri,
+        address=address,
+        roots=tuple(root.expanduser().absolute() for root in roots),
+        tokens=tokens,
+        host=host,
+        requests_per_minute=requests_per_minute,
+    )
+    if print_openapi:
+        print_json(make_app(settings).openapi())
+        return
+    try:
+        settings.storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--storage {storage}: {error.strerror}") from None
+    listener = bind(host, port)
+    place, bound = listener.getsockname()[:2]
+    place = f"[{place}]" if ":" in place else place
+    out.print(f"proxytune on http://{place}:{bound} (Ctrl-C ends it)", highlight=False)
+    run(settings, listener)

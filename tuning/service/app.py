@@ -1,0 +1,45 @@
+"""The application: gate, counters and routes around one server's state."""
+
+import importlib.metadata
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+from proxytune.tuning.service import actions, live, openapi, problems, routes, submission
+from proxytune.tuning.service.gate import Gate
+from proxytune.tuning.service.metrics import Measured
+from proxytune.tuning.service.settings import Settings
+from proxytune.tuning.service.state import State
+
+DESCRIPTION = """Studies of `proxytune` over HTTP, through the same functions as the command line.
+
+A study is a YAML or JSON file; POST it, and a job of the Ray cluster runs it. This server runs nothing itself: it may die
+and come back without touching a study. Every answer that is not a success is a problem (RFC 9457) whose `detail`
+says what is wrong and whose `hint` says what to do.
+"""
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """One server's application; its state is `app.state.proxytune`."""
+    state = State.of(settings)
+    app = FastAPI(
+        title="proxytune",
+        version=importlib.metadata.version("proxytune"),
+        description=DESCRIPTION,
+        openapi_url=None,  # a route of its own, behind the gate; and no pages that load scripts from elsewhere
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_name,
+        middleware=[Middleware(Measured, metrics=state.metrics), Middleware(Gate, settings=settings)],
+    )
+    app.state.proxytune = state
+    problems.install(app)
+    for part in (routes, submission, actions, live):
+        app.include_router(part.router)
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    return app
+
+
+def _name(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,66 @@
+"""What every request passes before anything reads it: from where, by whom, how often, how large."""
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from proxytune.tuning.service.auth import bearer
+from proxytune.tuning.service.limits import RateLimit, whole_body
+from proxytune.tuning.service.problems import Problem, response_to
+from proxytune.tuning.service.settings import Settings
+
+OPEN = {"/health", "/ready"}
+"""What needs no token: a container's probes have none. Neither says anything about a study."""
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+
+
+class Gate:
+    """ASGI middleware in front of all routes, known and unknown. Leaves `who` asks in the request's state."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._rate = RateLimit(settings.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no route is a websocket; uvicorn closes the connection
+        try:
+            headers = dict(scope["headers"])
+            if self._settings.loopback:
+                _refuse_web_pages(headers)
+            who = self._who(headers)
+            client = f"token {who}" if who else f"address {(scope.get('client') or ['?'])[0]}"
+            heavy = scope["method"] not in ("GET", "HEAD") or scope["path"].endswith("/export")
+            self._rate.check(client, 10 if heavy else 1)
+            if who is None and scope["path"] not in OPEN:
+                raise Problem(401, "no valid token", {"WWW-Authenticate": 'Bearer realm="proxytune"'})
+            receive = await whole_body(scope, receive)
+        except Problem as problem:
+            await response_to(problem)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["who"] = f"{who}@http"
+        await self._app(scope, receive, send)
+
+    def _who(self, headers: dict[bytes, bytes]) -> str | None:
+        if not self._settings.tokens and self._settings.loopback:
+            return "local"
+        return bearer(self._settings.tokens, headers.get(b"authorization"))
+
+
+def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:
+    """On loopback, where no token may be asked for, a browser must not become a stranger's hands.
+
+    A page that has a name rebound to 127.0.0.1 sends its own Host; one that posts across origins sends an Origin.
+    This service has no pages of its own.
+
+    Raises:
+        Problem: 403.
+    """
+    host = headers.get(b"host", b"").decode("latin-1")
+    if not _LOCAL_HOST.fullmatch(host):
+        raise Problem(403, f"this server answers to localhost and 127.0.0.1, not to {host[:100]!r}")
+    if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
+        raise Problem(403, "this server answers to no web page")

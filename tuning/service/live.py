@@ -1,0 +1,75 @@
+"""GET /v1/studies/{name}/events, and what machines ask a server: /health, /ready, /metrics, /openapi.json."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from proxytune.tuning.service.events import stream
+from proxytune.tuning.service.routes import StateOf, StudyOf, documented
+
+router = APIRouter()
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/health", tags=["server"], summary="Whether the process answers")
+def health() -> Health:
+    """For liveness probes. Asks for no token and looks at nothing."""
+    return Health()
+
+
+@router.get("/ready", tags=["server"], summary="Whether the storage answers")
+def ready(state: StateOf) -> Health:
+    """For readiness probes: 503 while the studies' storage does not answer. Asks for no token."""
+    state.studies.names()
+    return Health()
+
+
+@router.get(
+    "/metrics",
+    tags=["server"],
+    summary="Prometheus metrics",
+    dependencies=[Depends(documented)],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(state: StateOf) -> Response:
+    """The studies as they stand, and the requests of this server."""
+    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/openapi.json", tags=["server"], summary="This document", dependencies=[Depends(documented)])
+def openapi_document(request: Request) -> dict[str, Any]:
+    """The OpenAPI document of the service."""
+    document: dict[str, Any] = request.app.openapi()
+    return document
+
+
+@router.get(
+    "/v1/studies/{name}/events",
+    tags=["studies"],
+    summary="A study's events as a stream",
+    dependencies=[Depends(documented)],
+    response_class=EventSourceResponse,
+)
+async def stream_events(
+    study: StudyOf,
+    state: StateOf,
+    follow: Annotated[
+        bool, Query(description="Go on with what is still to come, until the study ends")
+    ] = True,
+    last_event_id: Annotated[
+        int, Header(ge=0, le=2**62, description="The id of the last event that was received")
+    ] = 0,
+) -> AsyncIterator[ServerSentEvent]:
+    """Everything that has happened to the study, in order: begun and ended trials, reports, and who steered it."""
+    async for event in stream(study.folder / "outbox", last_event_id, follow, state.closing):
+        yield event

@@ -1,0 +1,135 @@
+"""Every answer that is not a success: a JSON problem (RFC 9457) with the command line's own line, and what to do."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from proxytune.datasets import DataError
+from proxytune.models.errors import ConfigError
+from proxytune.tuning.errors import (
+    HeldError,
+    InputError,
+    OtherSpecError,
+    ProxytuneError,
+    StorageError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+HINTS = {
+    400: "send the body that /openapi.json describes for this address",
+    401: "send the header Authorization: Bearer TOKEN with a token that the server knows",
+    403: "talk to the server from this machine by the name localhost or 127.0.0.1, and not from a web page",
+    404: "GET /v1/studies lists the studies, /openapi.json the addresses",
+    405: "the header Allow names the methods of this address",
+    408: "send the whole request at once",
+    409: "give the study another name, or set the keys back; a study that is held goes on when its driver has ended",
+    413: "send less",
+    415: "send Content-Type: application/yaml or application/json",
+    422: "set the named value right and send the request again",
+    429: "wait for the seconds of the header Retry-After",
+    500: "the server's log has the details",
+    503: "what was acknowledged is safe: try again later, or see the server's log",
+}
+"""What to do, by status: shown beside every problem and in the OpenAPI document."""
+
+
+class NotFound(InputError):
+    """No study of that name on this server."""
+
+
+class ClusterError(ProxytuneError):
+    """The cluster that runs this server's studies does not take or answer a request."""
+
+
+class NoCluster(ProxytuneError):
+    """The server was started without a cluster, so it starts nothing."""
+
+
+class ProblemBody(BaseModel):
+    """What went wrong."""
+
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    detail: str = Field(
+        examples=["study: search.trials: 0 is refused: input should be greater than or equal to 1"]
+    )
+    error: str = Field(
+        description="The kind of error, as in Python and in exit codes", examples=["InputError"]
+    )
+    hint: str = Field(description="What to do", examples=[HINTS[422]])
+
+
+class Problem(Exception):
+    """An answer of its own status; raised where no error of the package fits."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.headers = status, headers or {}
+
+
+def response_to(error: Exception) -> Response:
+    """The answer that tells this error."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Problem):
+        status, headers, kind = error.status, error.headers, InputError
+    else:
+        status, kind = _status(error)
+    detail = str(error) or type(error).__name__
+    if status == 500:
+        logging.getLogger("uvicorn.error").error("a request failed", exc_info=error)
+        detail = "the server failed at this request"
+    body = ProblemBody(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        error=kind.__name__,
+        hint=HINTS.get(status, ""),
+    )
+    return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
+
+
+def _status(error: Exception) -> tuple[int, type[ProxytuneError]]:
+    if isinstance(error, NotFound):
+        return 404, InputError
+    if isinstance(error, OtherSpecError | HeldError):
+        return 409, type(error)
+    if isinstance(error, InputError | ConfigError | DataError):
+        return 422, InputError
+    if isinstance(error, NoCluster):
+        return 409, ProxytuneError
+    if isinstance(error, ClusterError):
+        return 503, ProxytuneError
+    if isinstance(error, StorageError | OSError):
+        return 503, StorageError
+    return 500, ProxytuneError
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer errors this way, FastAPI's own among them."""
+
+    async def told(_request: Request, error: Exception) -> Response:
+        return response_to(error)
+
+    async def http(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return response_to(Problem(error.status_code, str(error.detail), dict(error.headers or {})))
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first: Any = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return response_to(Problem(400, f"the body is not JSON: {first['ctx']['error']}"))
+        where = ".".join(str(part) for part in first["loc"])
+        return response_to(Problem(422, f"{where}: {first['msg']}"))
+
+    kinds: tuple[type[Exception], ...] = (Problem, ProxytuneError, ConfigError, DataError, OSError)
+    for kind in kinds:
+        app.add_exception_handler(kind, told)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)

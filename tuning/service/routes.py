@@ -1,0 +1,107 @@
+"""The studies over HTTP, to read: each route a call of what the command line calls."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from fastapi.security import HTTPBearer
+
+from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.service.events import finite
+from proxytune.tuning.service.messages import (
+    Outcome,
+    StudyDetail,
+    StudyLine,
+    StudyPage,
+    Trial,
+    TrialPage,
+    point,
+)
+from proxytune.tuning.service.state import State, state_of
+from proxytune.tuning.storage import driver_of
+from proxytune.tuning.study import Study
+from proxytune.tuning.summary import outcome_of, summary, trial_row
+from proxytune.tuning.tracking.shipper import last_error, num_waiting
+
+documented = HTTPBearer(
+    auto_error=False, description="A token of the server's --token-file (none asked for on loopback)"
+)
+"""For the OpenAPI document; the gate in front of all routes is what checks the token."""
+
+StateOf = Annotated[State, Depends(state_of)]
+StudyName = Annotated[
+    str,
+    Path(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="The study's name",
+        examples=["listops-mini"],
+    ),
+]
+
+
+def named_study(name: StudyName, state: StateOf) -> Study:
+    """The study of the path."""
+    return state.studies.get(name)
+
+
+StudyOf = Annotated[Study, Depends(named_study)]
+Offset = Annotated[int, Query(ge=0, le=10**6, description="How many to skip")]
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["studies"])
+
+
+@router.get("/studies", summary="List the studies")
+def list_studies(
+    state: StateOf, offset: Offset = 0, limit: Annotated[int, Query(ge=1, le=50)] = 50
+) -> StudyPage:
+    """All studies of the storage, in the order of their names."""
+    names = state.studies.names()
+    return StudyPage(
+        total=len(names), studies=[_line(state, name) for name in names[offset : offset + limit]]
+    )
+
+
+def _line(state: State, name: str) -> StudyLine:
+    try:
+        study = state.studies.get(name)
+        facts = summary(study)
+        driver = driver_of(study.storage, name)
+    except ProxytuneError as error:  # one that is damaged hides no other
+        return StudyLine(study=name, trials=0, budget=0, outcomes={}, driver=None, error=str(error))
+    shown = {key: facts[key] for key in ("study", "trials", "budget", "outcomes")}
+    return StudyLine(**shown, driver=driver, error=None)
+
+
+@router.get("/studies/{name}", summary="How a study stands")
+def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
+    """Trials by outcome, the winner or the Pareto front, who runs it, what waits for MLflow."""
+    facts = summary(study)
+    destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
+    return StudyDetail(
+        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives")},
+        best=[point(winner) for winner in facts["best"]],
+        driver=driver_of(study.storage, study.name),
+        job=state.runs.status(study.name),
+        events_waiting=num_waiting(*destination),
+        tracking_error=last_error(*destination),
+    )
+
+
+@router.get("/studies/{name}/spec", summary="A study's specification")
+def show_spec(study: StudyOf) -> dict[str, Any]:
+    """The study file with every default filled in."""
+    shown: dict[str, Any] = finite(study.spec.model_dump(mode="json"))
+    return shown
+
+
+@router.get("/studies/{name}/trials", summary="A study's trials")
+def list_trials(
+    study: StudyOf,
+    outcome: Annotated[Outcome | None, Query(description="Only trials that stand so")] = None,
+    offset: Offset = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> TrialPage:
+    """Every trial by number, with outcome, parameters and last metrics."""
+    trials = [trial for trial in study.trials() if outcome is None or outcome_of(trial) == outcome]
+    objective = next(iter(study.spec.search.objectives))
+    rows = [finite(trial_row(trial, objective)) for trial in trials[offset : offset + limit]]
+    return TrialPage(total=len(trials), trials=[Trial(**row) for row in rows])

@@ -1,0 +1,96 @@
+"""Starting and stopping studies, as jobs of the cluster: never in this process, which may die without touching one."""
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from proxytune.tuning.cluster.jobs import Jobs
+from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
+from proxytune.tuning.search.ledger import STOP
+from proxytune.tuning.service.problems import ClusterError, NoCluster
+from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.storage import driver_of
+from proxytune.tuning.study import Study
+
+T = TypeVar("T")
+ALIVE = ("PENDING", "RUNNING")
+
+
+class Runs:
+    """The cluster of one server. Without an address it starts nothing and knows of no job."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._lock = threading.Lock()
+        self._jobs: Jobs | None = None
+
+    def require(self) -> None:
+        """Make sure that there is a cluster, before anything is written.
+
+        Raises:
+            NoCluster: this server has none.
+            ClusterError: it does not answer.
+        """
+        self._cluster()
+
+    def start(self, study: Study, spec: StudySpec) -> str:
+        """Start or resume the study; the id of its job, which may have been running.
+
+        Raises:
+            HeldError: a driver that is none of this cluster's jobs has it, or the one that has it is stopping.
+            NoCluster, ClusterError
+        """
+        driver = driver_of(study.storage, study.name)
+        if driver is not None and study.optuna.user_attrs.get(STOP):
+            raise HeldError(f"study {study.name} is stopping; try again when {driver} has ended")
+        if driver is not None and self._ask(lambda jobs: jobs.status(study.name)) not in ALIVE:
+            raise HeldError(
+                f"study {study.name} is held by {driver}, which is no job of this server's cluster"
+            )
+        return self._ask(lambda jobs: jobs.submit(spec))
+
+    def status(self, name: str) -> str | None:
+        """How the study's last job stands, in Ray's words; none: it has no job. `unknown`: the cluster does not say."""
+        if self._address is None:
+            return None
+        try:
+            return self._ask(lambda jobs: jobs.status(name))
+        except ClusterError:
+            return "unknown"
+
+    def end(self, name: str) -> None:
+        """Ask the study's job, if one is alive, to hand its trials back and leave.
+
+        Raises:
+            ClusterError
+        """
+        if self._address is None:
+            return
+        if self._ask(lambda jobs: jobs.status(name)) in ALIVE:
+            try:
+                self._cluster().stop(name)
+            except InputError:
+                pass  # it has just ended
+            except ProxytuneError as error:
+                raise ClusterError(str(error)) from None
+
+    def _ask(self, question: Callable[[Jobs], T]) -> T:
+        jobs = self._cluster()
+        try:
+            return question(jobs)
+        except ProxytuneError as error:
+            raise ClusterError(str(error)) from None
+
+    def _cluster(self) -> Jobs:
+        if self._address is None:
+            raise NoCluster(
+                "this server has no cluster, so it reads and steers studies but starts none; start it with "
+                "--address http://HEAD:8265, or the study with `proxytune run`"
+            )
+        with self._lock:  # connecting hides environment variables for a moment
+            if self._jobs is None:
+                try:
+                    self._jobs = Jobs(self._address)
+                except ProxytuneError as error:
+                    raise ClusterError(str(error)) from None
+            return self._jobs

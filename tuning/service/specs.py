@@ -1,0 +1,119 @@
+"""A study file that came over the network: read within bounds, and kept from naming files and servers."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.service.problems import Problem
+from proxytune.tuning.service.settings import Settings
+from proxytune.tuning.spec import StudySpec, parse_study
+from proxytune.tuning.tracking.shipper import default_uri
+from proxytune.tuning.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
+
+JSON = "application/json"
+YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+RESERVED = {"mlartifacts", "mlflow.db"}
+"""What lies beside the studies in their folder."""
+
+
+def read_body(body: bytes, content_type: str) -> dict[str, Any]:
+    """The mapping in a request's body.
+
+    Raises:
+        Problem: 415, neither YAML nor JSON; 400, it cannot be read.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != JSON and kind not in YAML:
+        raise Problem(415, f"a study is YAML or JSON, not {kind[:100] or 'without a Content-Type'}")
+    try:
+        text = body.decode("utf-8")
+        value = _read_json(text) if kind == JSON else parse_yaml(text, where="study")
+        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")  # half a surrogate pair is no text
+    except UnicodeError:
+        raise Problem(400, "study: not UTF-8 text") from None
+    except InputError as error:
+        raise Problem(400, str(error)) from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise Problem(400, f"study: holds {type(value).__name__}, not a mapping of names to values")
+    return value
+
+
+def _read_json(text: str) -> Any:
+    """JSON under the bounds of a YAML file, and as strict: no second key of a name, no NaN."""
+
+    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise InputError(f"study: the key {key} appears twice")
+            values[key] = value
+        return values
+
+    def refuse(constant: str) -> Any:
+        raise InputError(f"study: {constant} is not JSON")
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"study: {error}") from None
+    waiting, nodes = [(value, 1)], 0
+    while waiting:
+        inner, depth = waiting.pop()
+        nodes += 1
+        if depth > MAX_DEPTH or nodes > MAX_NODES:
+            raise InputError(f"study: nested deeper than {MAX_DEPTH} or more than {MAX_NODES:,} values")
+        if isinstance(inner, dict | list):
+            waiting += [(part, depth + 1) for part in (inner.values() if isinstance(inner, dict) else inner)]
+    return value
+
+
+def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
+    """The study to run, where this server's own configuration says where everything is kept.
+
+    Raises:
+        InputError: what is wrong with it, or what it names that is not its to name.
+    """
+    own = {"storage": str(settings.storage), "database": settings.database}
+    for key, value in own.items():
+        if key in values and values[key] != value:
+            raise InputError(
+                f"study: {key}: this server keeps its studies in a place of its own; take the key out"
+            )
+    tracking = values.get("tracking", {})
+    if isinstance(tracking, dict):
+        if tracking.get("uri") not in (None, settings.tracking_uri, default_uri(settings.storage)):
+            raise InputError(
+                "study: tracking.uri: this server tracks to an MLflow of its own; take the key out"
+            )
+        own["tracking"] = tracking | {"uri": settings.tracking_uri}
+    try:
+        spec = parse_study(values | own, where="study")
+    except ArithmeticError as error:  # a number too large for a float, somewhere
+        raise InputError(f"study: a number is out of range: {error}") from None
+    if "task.root" in spec.search.space:
+        raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
+    if spec.name in RESERVED:
+        raise InputError(
+            f"study: name: {spec.name} is what this server calls a file of its own; take another name"
+        )
+    if spec.task.root is not None:
+        _confine(spec.task.root, settings.roots)
+    return spec
+
+
+def _confine(root: Path, roots: tuple[Path, ...]) -> None:
+    """Refuse data outside the configured roots, whichever way a link or `..` leads there.
+
+    Raises:
+        InputError: it is not under one of them.
+    """
+    try:
+        real = Path(os.path.realpath(root))
+    except (OSError, ValueError) as error:
+        raise InputError(f"study: task.root: {error}") from None
+    if not any(real.is_relative_to(os.path.realpath(allowed)) for allowed in roots):
+        known = ", ".join(map(str, roots)) or "none was configured (--root); leave it out for generated data"
+        raise InputError(f"study: task.root: {root} is not under a root of this server: {known}")

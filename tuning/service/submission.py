@@ -1,0 +1,74 @@
+"""POST /v1/studies: start or resume a study from its file."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+
+from proxytune.tuning.service.messages import Submitted
+from proxytune.tuning.service.problems import NotFound
+from proxytune.tuning.service.routes import StateOf, documented
+from proxytune.tuning.service.specs import JSON, YAML, admit, read_body
+from proxytune.tuning.service.state import State, who_asks
+from proxytune.tuning.steering import extend
+from proxytune.tuning.study import begin_study, check_same
+
+EXAMPLE = {
+    "name": "listops-mini",
+    "task": {"name": "listops-mini"},
+    "model": {"attention": "proxyformer", "num_layers": 2, "embedding_dim": 64, "num_heads": 2},
+    "training": {
+        "steps": 1200,
+        "warmup_steps": 120,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "eval_every": 200,
+    },
+    "search": {
+        "space": {
+            "model.num_proxies": {"choice": [16, 32, 64, 128]},
+            "model.contrastive_temperature": {"low": 0.02, "high": 1.0, "log": True},
+            "model.dropout": {"low": 0.0, "high": 0.4},
+        },
+        "stopping": {"name": "asha", "min_steps": 200, "reduction_factor": 3},
+        "trials": 12,
+    },
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The study file",
+        "content": {
+            JSON: {"schema": {"$ref": "#/components/schemas/StudySpec"}, "example": EXAMPLE},
+            YAML[0]: {"schema": {"$ref": "#/components/schemas/StudySpec"}, "example": EXAMPLE},
+        },
+    }
+}
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["studies"])
+
+
+@router.post("/studies", status_code=202, summary="Start or resume a study", openapi_extra=BODY)
+async def submit_study(request: Request, state: StateOf, who: Annotated[str, Depends(who_asks)]) -> Submitted:
+    """Hand a study to the cluster: a new one starts; one of the same name and spec goes on, with a larger budget if it
+    names one. The study's folder, database and MLflow are the server's; `task.root` must lie under one of its roots.
+    """
+    body = await request.body()
+    return await run_in_threadpool(_submit, body, request.headers.get("content-type", ""), state, who)
+
+
+def _submit(body: bytes, content_type: str, state: State, who: str) -> Submitted:
+    spec = admit(read_body(body, content_type), state.settings)
+    created = False
+    try:
+        check_same(state.studies.get(spec.name).spec, spec)
+    except NotFound:
+        created = True
+    state.runs.require()
+    if created:
+        begin_study(spec).storage.engine.dispose()  # in the list at once, and the name is taken
+    study = state.studies.get(spec.name)
+    if spec.search.trials > study.budget:
+        extend(study, spec.search.trials, who)
+    job = state.runs.start(study, spec)
+    return Submitted(study=spec.name, job=job, created=created, budget=study.budget)
