@@ -112,13 +112,10 @@ class Ledger:
                 self._end_event(trial.number, end)
             self._started += trial.state.is_finished() or end is not None
             self._spent_steps += end["step"] if end is not None else max(_reported_steps(trial), default=0)
-            for key, entry in trial.user_attrs.items():
-                if key.startswith(_RUNG):
-                    self._ladder(trial.number).enter(
-                        trial.number,
-                        int(key.removeprefix(_RUNG)),
-                        Entry(values=tuple(entry["values"]), violation=entry["violation"]),
-                    )
+            for rung, entry in rung_entries(trial).items():
+                self._ladder(trial.number).enter(
+                    trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
+                )
         self._seconds = float(self._study.user_attrs.get(SECONDS, 0.0))
         self._began = time.monotonic()
 
@@ -363,7 +360,13 @@ def trial_folder(spec: StudySpec, number: int) -> Path:
     return spec.folder / "trials" / str(number)
 
 
+def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
+    return {
+        int(key.removeprefix(_RUNG)): entry for key, entry in trial.user_attrs.items() if key.startswith(_RUNG)
+    }
+
+
 def _reported_steps(trial: FrozenTrial) -> list[int]:
     """The steps that a trial has reported, as far as the storage knows."""
-    rungs = [int(key.removeprefix(_RUNG)) for key in trial.user_attrs if key.startswith(_RUNG)]
-    return [*trial.intermediate_values, *rungs]
+    return [*trial.intermediate_values, *rung_entries(trial)]
