@@ -73,10 +73,11 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
             profile[MEMORY] = torch.cuda.max_memory_allocated() / _MIB / sequences
         train = typical_batches(prepared.train, training.batch_size)
         validation = typical_batches(prepared.validation, min(training.batch_size, len(prepared.validation)))
+        clock = _clock(device)
         return profile | {
-            "train_sequences_per_second": _sequences_per_second(trainer.train_step, train, seconds, device),
-            "inference_sequences_per_second": _sequences_per_second(
-                trainer.predict, validation, seconds, device
+            "train_sequences_per_second": sequences_per_second(trainer.train_step, train, seconds, clock),
+            "inference_sequences_per_second": sequences_per_second(
+                trainer.predict, validation, seconds, clock
             ),
         }
 
@@ -88,21 +89,31 @@ def typical_batches(split: Split, batch_size: int) -> list[Batch]:
     return [drawn[(2 * quarter + 1) * len(drawn) // (2 * NUM_BATCHES)] for quarter in range(NUM_BATCHES)]
 
 
-def _sequences_per_second(
-    work: Callable[[Batch], Any], batches: Sequence[Batch], seconds: float, device: str
+def sequences_per_second(
+    work: Callable[[Batch], Any], batches: Sequence[Batch], seconds: float, clock: Callable[[], float]
 ) -> float:
+    """Warm up, then time passes over the batches for so long, at least one; a batch counts with its median time."""
     for batch in batches:
         work(batch)
     times: list[list[float]] = [[] for _ in batches]
-    began = time.perf_counter()
-    while not times[0] or time.perf_counter() - began < seconds:
+    began = clock()
+    while not times[0] or clock() - began < seconds:
         for batch, own in zip(batches, times, strict=True):
-            started = time.perf_counter()
+            started = clock()
             work(batch)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            own.append(time.perf_counter() - started)
+            own.append(clock() - started)
     return sum(len(batch.labels) for batch in batches) / sum(map(statistics.median, times))
+
+
+def _clock(device: str) -> Callable[[], float]:
+    """Seconds, once the device has done what it was told."""
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return now
 
 
 @contextmanager
