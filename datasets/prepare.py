@@ -122,12 +122,7 @@ def prepare(
     """
     task = make_task(name, **options)
     source = find_source(task, Path(root) if root is not None else None)
-    address = hashlib.sha256(
-        json.dumps(
-            [_STORE_VERSION, name, task.version, _options(task), source.form, source.digest()]
-        ).encode()
-    ).hexdigest()
-    folder = Path(cache).resolve() / f"{name}-{address[:16]}"
+    folder = _folder(task, source, cache)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
@@ -136,6 +131,18 @@ def prepare(
     files = [folder / record.file for record in prepared.records.values()]
     _verify_once(folder, tuple((status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)))
     return prepared
+
+
+def prepared_folder(name: str, *, root: Path | None = None, cache: Path, **options: Any) -> Path:
+    """Where `prepare` puts the task, whether or not it has. Raises DataError when its source cannot be found."""
+    task = make_task(name, **options)
+    return _folder(task, find_source(task, Path(root) if root is not None else None), cache)
+
+
+def _folder(task: Task, source: Source, cache: Path) -> Path:
+    parts = [_STORE_VERSION, task.name, task.version, _options(task), source.form, source.digest()]
+    address = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return Path(cache).resolve() / f"{task.name}-{address[:16]}"
 
 
 @lru_cache

@@ -10,6 +10,8 @@ from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.bench import bench
 from proxytune.tuning.commands.data import data
+from proxytune.tuning.commands.doctor import doctor
+from proxytune.tuning.commands.jobs import logs, status, submit
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.commands.serve import serve
 from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
@@ -82,12 +84,16 @@ for verb in (
     stop,
     pause,
     resume,
+    submit,
+    status,
+    logs,
     export,
     train,
     report,
     track,
     ui,
     serve,
+    doctor,
     bench,
 ):
     cli.add_command(verb)

@@ -159,13 +159,15 @@ def begin_study(spec: StudySpec) -> Study:
 def run_study(
     spec: StudySpec,
     *,
+    address: str = "local",
     trainable: type | None = None,
     watch: Callable[[Study, Ledger, Shipper], Any] | None = None,
 ) -> Study:
     """Run the study until its budget is met: start it, or go on where any earlier driver left it.
 
-    `trainable` replaces the training (benchmarks and fault tests); `watch` is called once everything is set up and
-    may return a context manager that is held while the search runs (live progress).
+    `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
+    tests); `watch` is called once everything is set up and may return a context manager that is held while the
+    search runs (live progress).
 
     Raises:
         InputError: the study file cannot be run here.
@@ -175,6 +177,10 @@ def run_study(
         Interrupted: SIGINT or SIGTERM; the same call goes on.
         ProxytuneError: the budget is spent and no trial has completed.
     """
+    if address != "local":
+        from proxytune.tuning.cluster.ray_session import find_cluster
+
+        find_cluster(address)  # before anything is written
     prepared = prepare_task(spec.task) if trainable is None else None
     study = begin_study(spec)
     with ExitStack() as stack:
@@ -205,7 +211,8 @@ def run_study(
         lease.on_lost = lambda: ledger.stop("another driver took the study over")
         if not ledger.finished:
             try:
-                _search(study, ledger, trainable, (lambda: watch(study, ledger, shipper)) if watch else None)
+                held = (lambda: watch(study, ledger, shipper)) if watch else None
+                _search(study, ledger, address, trainable, held)
             finally:
                 if not lease.lost:
                     with storage_errors():
@@ -234,36 +241,65 @@ def run_study(
     return study
 
 
-def _search(study: Study, ledger: Ledger, trainable: type | None, watch: Callable[[], Any] | None) -> None:
+def _search(
+    study: Study,
+    ledger: Ledger,
+    address: str,
+    trainable: type | None,
+    watch: Callable[[], Any] | None,
+) -> None:
     from ray import tune
 
     from proxytune.tuning.cluster.ray_session import ray_session
+    from proxytune.tuning.cluster.ray_watch import watch_ray
     from proxytune.tuning.search.searcher import Adapter, LedgerScheduler, LedgerSearcher
     from proxytune.tuning.trial.trainable import TrialTrainable
 
     spec = study.spec
-    with ray_session() as session, ExitStack() as stack:
+    with ray_session(address) as session, ExitStack() as stack:
         resources = session.trial_resources(spec.resources)
-        adapter = Adapter(ledger, lambda: session.slots(spec.resources))
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        adapter = Adapter(ledger, lambda: session.slots(resources, spec.resources.max_concurrent))
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger tells of trials that fail
         stack.enter_context(_graceful_stop(ledger))
         if watch is not None:
             stack.enter_context(watch())
-        tune.run(
-            trainable or TrialTrainable,
-            name=spec.name,
-            search_alg=LedgerSearcher(adapter),
-            scheduler=LedgerScheduler(adapter),
-            num_samples=-1,
-            resources_per_trial=resources,
-            reuse_actors=True,
-            max_failures=spec.resources.max_failures,
-            raise_on_failed_trial=False,
-            storage_path=str(session.scratch / "tune"),
-            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
-            verbose=0,
-        )
+        over = threading.Event()
+        failures: list[Exception] = []
+
+        def died(reason: str) -> None:
+            ledger.stop(reason)
+            over.set()
+
+        def search() -> None:
+            try:
+                tune.run(
+                    trainable or TrialTrainable,
+                    name=spec.name,
+                    search_alg=LedgerSearcher(adapter),
+                    scheduler=LedgerScheduler(adapter),
+                    num_samples=-1,
+                    resources_per_trial=resources,
+                    reuse_actors=True,
+                    max_failures=spec.resources.max_failures,
+                    raise_on_failed_trial=False,
+                    storage_path=str(session.scratch / "tune"),
+                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+                    verbose=0,
+                )
+            except Exception as error:
+                failures.append(error)
+            over.set()
+
+        stack.enter_context(watch_ray(died, local=address == "local"))
+        # In a thread of its own: calls into a Ray that has died hang, and signals are not heard in them.
+        threading.Thread(target=search, name="search", daemon=True).start()
+        try:
+            over.wait()
+        finally:
+            adapter.close()
+        if failures and ledger.stopping is None:
+            raise failures[0]
         if adapter.error is not None:
             with storage_errors():
                 raise adapter.error

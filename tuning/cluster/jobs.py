@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Job:
     @property
     def alive(self) -> bool:
         return self.status in _ALIVE
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 class Jobs:
@@ -91,7 +95,7 @@ class Jobs:
                 "the one that it was started with"
             ) from None
         except (requests.RequestException, ConnectionError, RuntimeError) as error:
-            raise InputError(f"{self.address}: {_one_line(error)}") from None
+            raise InputError(f"{self.address}: {one_line(error)}") from None
         theirs = answer.json()["ray_version"]
         if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
             raise InputError(
@@ -164,7 +168,7 @@ class Jobs:
         Raises:
             InputError: the study was never submitted here.
         """
-        return str(self._call("get_job_logs", self._known(name).submission_id))
+        return str(self._call("get_job_logs", self.known(name).submission_id))
 
     def follow(self, name: str) -> Iterator[str]:
         """What the study's last submission prints, from its beginning, until it ends.
@@ -173,7 +177,7 @@ class Jobs:
             InputError: the study was never submitted here.
             ProxytuneError: the connection was lost; the job is not affected.
         """
-        lines = self._client.tail_job_logs(self._known(name).submission_id)
+        lines: Any = self._client.tail_job_logs(self.known(name).submission_id)
         loop = asyncio.new_event_loop()
         try:
             while True:
@@ -183,7 +187,7 @@ class Jobs:
                     return
                 except (OSError, RuntimeError) as error:
                     raise ProxytuneError(
-                        f"{self.address}: the log broke off ({_one_line(error)}); the job goes on"
+                        f"{self.address}: the log broke off ({one_line(error)}); the job goes on"
                     ) from None
         finally:
             loop.run_until_complete(lines.aclose())
@@ -197,7 +201,7 @@ class Jobs:
         Raises:
             InputError: no job of the study is alive.
         """
-        job = self._known(name)
+        job = self.known(name)
         if not job.alive:
             raise InputError(f"study {name} is not running at {self.address}: its last job is {job.status}")
         self._call("stop_job", job.submission_id)
@@ -229,7 +233,12 @@ class Jobs:
                 )
             )
 
-    def _known(self, name: str) -> Job:
+    def known(self, name: str) -> Job:
+        """The study's last submission.
+
+        Raises:
+            InputError: it was never submitted here, and which were.
+        """
         job = self.newest(name)
         if job is None:
             known = sorted({other.study for other in self.jobs()})
@@ -241,7 +250,7 @@ class Jobs:
         try:
             return getattr(self._client, method)(*arguments, **keywords)
         except (OSError, RuntimeError) as error:
-            raise ProxytuneError(f"{self.address}: {_one_line(error)}") from None
+            raise ProxytuneError(f"{self.address}: {one_line(error)}") from None
 
     def _authentication_mode(self) -> str:
         """What the cluster asks its visitors for; the only question that goes out without the token."""
@@ -273,10 +282,12 @@ def user_token() -> str | None:
     path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
         return path.read_text(encoding="ascii").strip() or None
-    except FileNotFoundError if not named else ():
-        return None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"RAY_AUTH_TOKEN_PATH: {path} cannot be read: {_one_line(error)}") from None
+        if not named and not path.exists():
+            return None
+        raise InputError(
+            f"{'RAY_AUTH_TOKEN_PATH' if named else 'token'}: {path} cannot be read: {one_line(error)}"
+        ) from None
 
 
 @contextmanager
@@ -291,6 +302,7 @@ def _explicit_address() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def one_line(error: BaseException | str) -> str:
+    """What an error of Ray or of the network says, in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

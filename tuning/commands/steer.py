@@ -55,16 +55,29 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
     "--now", is_flag=True, help="Interrupt running trials at their next turn instead of waiting for them."
 )
 @click.option("--trial", "number", type=int, help="End this trial for good, and nothing else.")
+@click.option(
+    "--address", metavar="URL", help="Stop its job on the cluster whose dashboard is there instead."
+)
 @storage_option
 @database_option
-def stop(study: str, now: bool, number: int | None, storage: Path, database: str | None) -> None:
+def stop(
+    study: str, now: bool, number: int | None, address: str | None, storage: Path, database: str | None
+) -> None:
     """Ask the driver that runs STUDY to stop, from any terminal; `run` goes on later.
 
     \b
     proxytune stop listops-mini
     proxytune stop listops-mini --now
     proxytune stop listops-mini --trial 7
+    proxytune stop listops --address http://head:8265
     """
+    if address is not None:
+        if now or number is not None:
+            raise InputError("--address stops the whole job, at once; leave --now and --trial out")
+        from proxytune.tuning.cluster.jobs import Jobs
+
+        Jobs(address).stop(study)
+        return
     from proxytune.tuning.steering import cancel_trial, request_stop
     from proxytune.tuning.study import open_study
 

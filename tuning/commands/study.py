@@ -45,8 +45,14 @@ def check(spec: StudySpec, as_json: bool) -> None:
 
 @click.command()
 @with_study_file
+@click.option(
+    "--address",
+    default="local",
+    show_default=True,
+    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
+)
 @json_option
-def run(spec: StudySpec, as_json: bool) -> None:
+def run(spec: StudySpec, address: str, as_json: bool) -> None:
     """Run STUDY until its budget is met: start it, or go on where it was (same name, same spec).
 
     Ctrl-C stops it with a checkpoint of every running trial; the same command goes on.
@@ -54,20 +60,34 @@ def run(spec: StudySpec, as_json: bool) -> None:
     \b
     proxytune run listops-mini
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
+    proxytune run listops --storage /mnt/studies --address auto
     """
     from proxytune.tuning.data import prepare_task
     from proxytune.tuning.progress import Watch, data_progress
     from proxytune.tuning.study import run_study
     from proxytune.tuning.summary import summary
+    from proxytune.tuning.tracking.shipper import num_waiting
 
+    if address != "local":
+        from proxytune.tuning.cluster.ray_session import find_cluster
+
+        find_cluster(address)  # a wrong one is told before the data is prepared
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
-    study = run_study(spec, watch=functools.partial(Watch, err))
+    study = run_study(spec, address=address, watch=functools.partial(Watch, err))
     facts = summary(study)
     if as_json:
         print_json(facts)
     else:
         show_summary(facts)
+    if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
+        err.print(
+            f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
+            f"`proxytune track sync {spec.name} --storage {spec.storage}` ships them",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
 
 
 @click.command()

@@ -4,6 +4,7 @@ An exception here would abort the whole experiment (and leave its trials as they
 is kept, the search stops, and the driver raises it after Ray has ended.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,23 @@ from proxytune.tuning.trial.trial_run import Turn
 
 
 class Adapter:
-    """What the searcher and the scheduler share: the ledger, who is who, and the first error."""
+    """What the searcher and the scheduler share: the ledger, who is who, and the first error.
+
+    They are called from the thread that runs Ray's loop. Once `close` has returned, that loop may go on (it may hang
+    in a Ray that has died), and the ledger belongs to the caller alone.
+    """
 
     def __init__(self, ledger: Ledger, slots: Callable[[], int]) -> None:
         self.ledger = ledger
         self.slots = slots
         self.numbers: dict[str, int] = {}  # Ray's trial ids to Optuna's numbers
         self.error: Exception | None = None
+        self.lock = threading.Lock()
+        self.closed = False
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
 
     def fail(self, error: Exception) -> None:
         self.error = self.error or error
@@ -40,6 +51,10 @@ class LedgerSearcher(Searcher):
         """Ray's own state is never read again: the ledger's storage holds the truth."""
 
     def suggest(self, trial_id: str) -> Any:
+        with self._adapter.lock:
+            return Searcher.FINISHED if self._adapter.closed else self._suggest(trial_id)
+
+    def _suggest(self, trial_id: str) -> Any:
         adapter = self._adapter
         try:
             if len(adapter.ledger.live) >= adapter.slots():
@@ -59,13 +74,14 @@ class LedgerSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         number = self._adapter.numbers.pop(trial_id, None)
-        if error and number is not None:
-            try:
-                self._adapter.ledger.lost(
-                    number, "its worker was lost more often than resources.max_failures"
-                )
-            except Exception as failure:
-                self._adapter.fail(failure)
+        with self._adapter.lock:
+            if error and number is not None and not self._adapter.closed:
+                try:
+                    self._adapter.ledger.lost(
+                        number, "its worker was lost more often than resources.max_failures"
+                    )
+                except Exception as failure:
+                    self._adapter.fail(failure)
 
 
 class LedgerScheduler(FIFOScheduler):
@@ -77,17 +93,24 @@ class LedgerScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         where = {"node": result.get("node_ip", ""), "pid": result.get("pid", 0)}
-        try:
-            stop = self._adapter.ledger.receive(trial.config["number"], Turn.from_json(result["turn"]), where)
-        except Exception as error:
-            self._adapter.fail(error)
-            stop = True
+        where |= {"device": result["device"]} if "device" in result else {}
+        adapter = self._adapter
+        with adapter.lock:
+            try:
+                turn = Turn.from_json(result["turn"])
+                stop = adapter.closed or adapter.ledger.receive(trial.config["number"], turn, where)
+            except Exception as error:
+                adapter.fail(error)
+                stop = True
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if trial.trial_id in self._adapter.numbers and trial.num_failures <= trial.max_failures:
-            try:
-                self._adapter.ledger.again(trial.config["number"])
-            except Exception as error:
-                self._adapter.fail(error)
+        adapter = self._adapter
+        with adapter.lock:
+            again = trial.trial_id in adapter.numbers and trial.num_failures <= trial.max_failures
+            if again and not adapter.closed:
+                try:
+                    adapter.ledger.again(trial.config["number"])
+                except Exception as error:
+                    adapter.fail(error)

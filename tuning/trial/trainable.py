@@ -14,7 +14,6 @@ from ray import tune
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
 from proxytune.tuning.trial_spec import TrialSpec
 
-
 DRAIN_POLL_SECONDS = 5.0
 
 

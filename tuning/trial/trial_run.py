@@ -91,7 +91,7 @@ class TrialRun:
             if self._report is not None and self._report[0] > self._reported:
                 return self._hand_out()  # made before an interruption: the receiver may not have it
             started = time.monotonic()
-            while not self._turn_ends:
+            while not self._turn_ends and (self.step < self._training.steps or self._evaluation_is_due()):
                 if self._evaluation_is_due():
                     self._evaluate()
                     self.save()

@@ -1,0 +1,81 @@
+"""`doctor`: what could go wrong on a cluster, before it does."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from proxytune.tuning.commands.options import json_option, out, print_json, set_option
+from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.spec import StudySpec, read_study
+from proxytune.tuning.yaml_file import as_yaml
+
+COLOURS = {"ok": "green", "warning": "yellow", "red": "red"}
+
+
+@click.command()
+@click.argument("study", required=False)
+@set_option
+@click.option("--storage", type=click.Path(path_type=Path), help="Overrides the study file.")
+@click.option(
+    "--address",
+    default="local",
+    show_default=True,
+    help="auto or HOST:PORT on a node of a cluster, its dashboard's http:// from elsewhere, or this machine.",
+)
+@json_option
+def doctor(
+    study: str | None, assignments: tuple[str, ...], storage: Path | None, address: str, as_json: bool
+) -> None:
+    """Look for what would stop a study on a cluster: versions, GPUs, clocks and access on every node.
+
+    With STUDY also its storage, data, database, MLflow and room for its trials. Exit code 1 if anything is red.
+
+    \b
+    proxytune doctor --address auto
+    proxytune doctor listops --storage /mnt/studies --address http://head:8265
+    """
+    moved = [f"storage={json.dumps(str(storage))}"] if storage else []
+    spec = None if study is None else read_study(study, (*assignments, *moved))
+    findings = _over_there(spec, address) if address.startswith("http") else _here(spec, address)
+    if as_json:
+        print_json(findings)
+    else:
+        table = Table("node", "check", "state", "what", box=None)
+        for finding in findings:
+            node, check, state, text = (escape(finding[key]) for key in ("node", "check", "state", "text"))
+            table.add_row(node, check, f"[{COLOURS[state]}]{state}[/]", text)
+        out.print(table)
+    red = [finding for finding in findings if finding["state"] == "red"]
+    if red:
+        raise ProxytuneError(f"{len(red)} of {len(findings)} checks are red; the first: {red[0]['text']}")
+
+
+def _here(spec: StudySpec | None, address: str) -> list[dict[str, str]]:
+    from proxytune.tuning.cluster.preflight import examine
+
+    return [finding.facts() for finding in examine(spec, address)]
+
+
+def _over_there(spec: StudySpec | None, address: str) -> list[dict[str, str]]:
+    """The same, as a job on the cluster's head."""
+    from proxytune.tuning.cluster.jobs import Jobs
+
+    jobs = Jobs(address)
+    with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
+        files = Path(name)
+        arguments = ["doctor", "--address", "auto", "--json"]
+        if spec is not None:
+            (files / "study.yaml").write_text(as_yaml(spec.model_dump(mode="json")), encoding="utf-8")
+            arguments.insert(1, "study.yaml")
+        _, text = jobs.run(arguments, files)
+    start = text.find("\n[\n")
+    if start < 0:
+        raise ProxytuneError(f"the doctor's job at {address} failed: {' '.join(text.split())[-300:]}")
+    findings: list[dict[str, Any]]
+    findings, _ = json.JSONDecoder().raw_decode(text, start + 1)
+    return findings
