@@ -51,13 +51,18 @@ class LedgerSearcher(Searcher):
         """Ray's own state is never read again: the ledger's storage holds the truth."""
 
     def suggest(self, trial_id: str) -> Any:
+        try:
+            slots = self._adapter.slots()  # asks Ray, which may hang: not under the lock
+        except Exception as error:
+            self._adapter.fail(error)
+            return Searcher.FINISHED
         with self._adapter.lock:
-            return Searcher.FINISHED if self._adapter.closed else self._suggest(trial_id)
+            return Searcher.FINISHED if self._adapter.closed else self._suggest(trial_id, slots)
 
-    def _suggest(self, trial_id: str) -> Any:
+    def _suggest(self, trial_id: str, slots: int) -> Any:
         adapter = self._adapter
         try:
-            if len(adapter.ledger.live) >= adapter.slots():
+            if len(adapter.ledger.live) >= slots:
                 return None
             assignment = adapter.ledger.next_trial()
         except Exception as error:
