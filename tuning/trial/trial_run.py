@@ -42,6 +42,13 @@ class Turn:
         return cls(**values | {"notes": tuple(values["notes"])})
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or a device had no memory left; torch's allocator for CPUs says so in words only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 class TrialRun:
     """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
 
@@ -104,7 +111,9 @@ class TrialRun:
             return Turn(step=self.step, notes=self._take_notes())
         except Diverged as error:
             return Turn(step=self.step, outcome="diverged", reason=str(error))
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             return Turn(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
 
     def end_turn(self) -> None:
