@@ -9,6 +9,7 @@ import click
 from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.bench import bench
+from proxytune.tuning.commands.confirm import confirm
 from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.doctor import doctor
 from proxytune.tuning.commands.jobs import logs, status, submit
@@ -38,6 +39,7 @@ def cli() -> None:
     proxytune check listops-mini                 what would run
     proxytune run listops-mini                   start or resume
     proxytune show listops-mini                  the best so far
+    proxytune confirm listops-mini               the best again on fresh seeds, the winner tested once
     proxytune export listops-mini --out winner   the winner as a folder
     proxytune ui                                 browse in MLflow
     """
@@ -87,6 +89,7 @@ for verb in (
     submit,
     status,
     logs,
+    confirm,
     export,
     train,
     report,

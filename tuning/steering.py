@@ -27,7 +27,7 @@ def extend(study: Study, trials: int, who: str | None = None) -> int:
             f"--trials {trials} does not extend study {study.name}: it may take {study.budget} already"
         )
     with storage_errors():
-        study.optuna.set_user_attr(EXTENDED_BY, who or _terminal())
+        study.optuna.set_user_attr(EXTENDED_BY, who or terminal_user())
         study.optuna.set_user_attr(BUDGET, trials)
     return trials
 
@@ -47,19 +47,19 @@ def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> 
         if not domain.contains(value):
             raise InputError(f"{key}={value} is outside its domain in study {study.name}")
     with storage_errors():
-        study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or _terminal()})
+        study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or terminal_user()})
 
 
 def request_stop(study: Study, *, now: bool, who: str | None = None) -> None:
     """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
     with storage_errors():
-        study.optuna.set_user_attr(STOP, {"who": who or _terminal(), "now": now})
+        study.optuna.set_user_attr(STOP, {"who": who or terminal_user(), "now": now})
 
 
 def pause(study: Study, *, on: bool, who: str | None = None) -> None:
     """Hand running trials back at their next turn and start none, until it is called with `on` false."""
     with storage_errors():
-        study.optuna.set_user_attr(PAUSE, (who or _terminal()) if on else None)
+        study.optuna.set_user_attr(PAUSE, (who or terminal_user()) if on else None)
 
 
 def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
@@ -77,8 +77,9 @@ def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
         )
     with storage_errors():
         cancelled = dict(study.optuna.user_attrs.get(CANCEL, {}))
-        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): who or _terminal()})
+        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): who or terminal_user()})
 
 
-def _terminal() -> str:
+def terminal_user() -> str:
+    """user@host, who sits at this terminal."""
     return f"{getpass.getuser()}@{socket.gethostname()}"

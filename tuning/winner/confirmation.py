@@ -74,7 +74,7 @@ class Confirmation:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """A confirmation from what `to_json` gave, also after a way through JSON's text."""
         candidates = tuple(_built(Candidate, candidate) for candidate in values["candidates"])
-        test = values["test"] and _built(TestResult, values["test"])
+        test = values["test"] and stored_test(values["test"])
         fields = dict(values) | {"candidates": candidates, "test": test}
         return cls(**fields | {name: tuple(values[name]) for name in ("seeds", "tied")})
 
@@ -88,6 +88,12 @@ def read_confirmation(study: Study) -> Confirmation | None:
     with storage_errors():
         stored = study.optuna.user_attrs.get(CONFIRMATION)
     return None if stored is None else Confirmation.from_json(stored)
+
+
+def stored_test(values: Mapping[str, Any]) -> TestResult:
+    """A test result from its fields, lists being tuples."""
+    result: TestResult = _built(TestResult, values)
+    return result
 
 
 def _built(kind: type[Any], values: Mapping[str, Any]) -> Any:

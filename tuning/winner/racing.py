@@ -59,17 +59,21 @@ def race(values: Mapping[int, Sequence[Sequence[float] | None]]) -> dict[int, in
     outcome does not depend on the order in which values came.
 
     Args:
-        values: for each candidate, for each seed in order, its objectives (more being better); None: not known yet.
+        values: for each candidate, for each seed in order, its objectives (more being better); None: not known yet;
+            not finite: the training broke down, which eliminates too.
     """
-    left, out = list(values), {}
+    left, out = list(values), dict[int, int]()
     for wave in range(1, min(map(len, values.values()), default=0) + 1):
-        known = [list(values[candidate][:wave]) for candidate in left]
-        if any(row is None for rows in known for row in rows):
+        newest = {candidate: values[candidate][wave - 1] for candidate in left}
+        if any(value is None for value in newest.values()):
             break
-        table = np.array(known, dtype=float).transpose(1, 0, 2)
-        worse = clearly_worse(table)
-        out |= {candidate: wave for candidate, gone in zip(left, worse, strict=True) if gone}
-        left = [candidate for candidate in left if candidate not in out]
+        broken = [candidate for candidate, value in newest.items() if not np.isfinite(value).all()]
+        left = [candidate for candidate in left if candidate not in broken]
+        table = np.array([values[candidate][:wave] for candidate in left], dtype=float)
+        worse = clearly_worse(table.transpose(1, 0, 2)) if left else []
+        gone = [candidate for candidate, is_worse in zip(left, worse, strict=True) if is_worse]
+        left = [candidate for candidate in left if candidate not in gone]
+        out |= dict.fromkeys([*broken, *gone], wave)
     return out
 
 
