@@ -1,0 +1,86 @@
+"""The manifests as a user applies them, read once."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+
+Manifest = dict[str, Any]
+
+
+def load(name: str) -> ModuleType:
+    """A module beside the tests (they are no package)."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def kustomize(folder: Path) -> list[Manifest]:
+    """The objects that `kubectl apply --kustomize` sends."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="session")
+def deploy() -> Path:
+    return DEPLOY
+
+
+@pytest.fixture(scope="session")
+def written() -> list[Manifest]:
+    """Every object as it is written in deploy/kuberay, options included."""
+    return [
+        document
+        for path in sorted((DEPLOY / "kuberay").rglob("*.yaml"))
+        if path.name not in ("kustomization.yaml", "study.yaml")
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+
+
+@pytest.fixture(scope="session")
+def standing() -> list[Manifest]:
+    """What stands between studies."""
+    return kustomize(DEPLOY / "kuberay")
+
+
+@pytest.fixture(scope="session")
+def job() -> list[Manifest]:
+    """A study as a RayJob."""
+    return kustomize(DEPLOY / "kuberay" / "rayjob")
+
+
+@pytest.fixture(scope="session")
+def with_options(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """The same with both optional components switched on."""
+    copy = tmp_path_factory.mktemp("options") / "kuberay"
+    shutil.copytree(DEPLOY / "kuberay", copy)
+    file = copy / "kustomization.yaml"
+    lines = file.read_text().splitlines()
+    switched = [
+        line.removeprefix("# ") if line.startswith(("# components", "#   - ")) else line for line in lines
+    ]
+    assert switched != lines
+    file.write_text("\n".join(switched))
+    return kustomize(copy)
+
+
+@pytest.fixture(scope="session")
+def ray_io() -> ModuleType:
+    return load("ray_io")
