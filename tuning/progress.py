@@ -63,8 +63,12 @@ class Watch:
     def _lines(self) -> None:
         seen: set[int] = {trial.number for trial in self._study.trials() if trial.state.is_finished()}
         last = time.monotonic()
+        trouble: str | None = None
         while True:
             over = self._done.wait(REFRESH_SECONDS)
+            if self._shipper.error != trouble:
+                trouble = self._shipper.error
+                self._console.print(trouble or "MLflow takes events again", highlight=False, markup=False)
             for trial in self._study.trials():
                 if trial.state.is_finished() and trial.number not in seen:
                     seen.add(trial.number)
@@ -107,9 +111,7 @@ class Watch:
             table.add_row(str(number), f"{live.step}/{self._steps}", *values, _params(live.params))
         lines: list[RenderableType] = [Text(f"{self._study.name}: {self._headline()}"), table]
         if self._shipper.error:
-            lines.append(
-                Text(f"MLflow: {self._shipper.error} ({self._shipper.waiting} events wait)", "yellow")
-            )
+            lines.append(Text(f"{self._shipper.error} ({self._shipper.waiting} events wait)", "yellow"))
         lines += [Text(note, "yellow") for note in self._ledger.notes[-3:]]
         return Group(*lines)
 

@@ -7,6 +7,8 @@ import socket
 import subprocess
 from typing import Any
 
+import torch
+
 from proxytune.datasets import PreparedTask
 
 
@@ -17,7 +19,13 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
-        "hardware": {"host": socket.gethostname(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "hardware": {
+            "host": socket.gethostname(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        },
     }
     if prepared is not None:
         facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}

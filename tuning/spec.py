@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig
@@ -17,6 +17,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.metrics import METRICS
 from proxytune.tuning.search.rungs import Rungs, best_share, better_half
 from proxytune.tuning.space import Domain, Scalar, SearchSpace
+from proxytune.tuning.tracking.shipper import check_uri
 from proxytune.tuning.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
 from proxytune.tuning.validation import Section, validated
 from proxytune.tuning.yaml_file import nearest, override, read_yaml
@@ -69,7 +70,12 @@ class Tracking(Section):
     """Where MLflow is (default: a sqlite file beside the studies) and the experiment's name."""
 
     uri: str | None = None
-    experiment: str = "proxytune"
+    experiment: str = Field(default="proxytune", min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _trackable(cls, uri: str | None) -> str | None:
+        return uri if uri is None else check_uri(uri)  # before a password in it is stored anywhere
 
 
 class StudySpec(TrialSpec):

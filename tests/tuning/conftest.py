@@ -1,11 +1,12 @@
 """A small study and a cache of prepared data that all tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from proxytune.tuning.spec import StudySpec, parse_study
+from proxytune.tuning.tracking.outbox import Event, Outbox
 from proxytune.tuning.yaml_file import override
 
 
@@ -49,3 +50,22 @@ def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
         return parse_study(override(values, assignments), "test")
 
     return make
+
+
+@pytest.fixture
+def outbox_folder(tmp_path: Path) -> Path:
+    """Of a study whose events a test makes up."""
+    return tmp_path / "studies" / "study" / "outbox"
+
+
+@pytest.fixture
+def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
+    """Append events to the study's journal."""
+
+    def append(events: Iterable[Event]) -> None:
+        outbox = Outbox(outbox_folder)
+        for event in events:
+            outbox.append(event)
+        outbox.close()
+
+    return append

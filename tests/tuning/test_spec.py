@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec import read_study, parse_study, shipped_studies
+from proxytune.tuning.spec import parse_study, read_study, shipped_studies
 from proxytune.tuning.yaml_file import as_yaml, override, parse_yaml, read_yaml
 
 SMALL = {
@@ -80,6 +80,8 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
         ("resources.gpu=lots", ["resources.gpu", "lots"]),
         ("name=../up", ["name", "../up"]),
         ("database=postgresql://me:secret@host/db", ["password"]),
+        ("tracking.uri=http://me:secret@host", ["tracking.uri", "password", "MLFLOW_TRACKING_PASSWORD"]),
+        ("tracking.uri=mlruns", ["tracking.uri", "mlruns", "sqlite:///"]),
     ],
 )
 def test_a_mistake_is_one_line_with_key_and_rule(assignment: str, words: list[str]) -> None:

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from proxytune.tuning.constraints import parse_constraint
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.space import Domain
 from proxytune.tuning.tracking.outbox import Event, read_events
@@ -51,6 +52,9 @@ class History:
     facts: Mapping[str, Any]
     tally: Tally
     trials: dict[int, TrialHistory]
+    status: str = "running"  # as the newest driver left it
+    start_ms: int = 0  # Unix time of the first event, and of the last one so far
+    last_ms: int = 0
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -71,9 +75,28 @@ class History:
             study.add_trial(
                 optuna.trial.create_trial(state=TrialState.FAIL)
                 if trial is None
-                else _frozen(trial, domains, list(objectives))
+                else self._frozen(trial, domains, list(objectives))
             )
         return study
+
+    def _frozen(self, trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
+        values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
+        state = STATES.get(trial.outcome, TrialState.FAIL)
+        if state == TrialState.COMPLETE and len(values) < len(objectives):
+            state = TrialState.FAIL
+        params = {key: value for key, value in trial.params.items() if key in domains}
+        frozen = optuna.trial.create_trial(
+            state=state,
+            values=values if state == TrialState.COMPLETE else None,
+            params=params,
+            distributions={key: _distribution(domains[key], value) for key, value in params.items()},
+            intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
+        )
+        for metric, rule in self.tally.constraints.items():
+            if metric in trial.last:
+                excess = parse_constraint(metric, rule).excess(trial.last[metric])
+                frozen.set_constraint(metric, excess)
+        return frozen
 
 
 def read_history(folder: Path) -> History:
@@ -82,25 +105,34 @@ def read_history(folder: Path) -> History:
     Raises:
         InputError: it holds no study.
     """
-    name, spec, facts, tally = "", {}, {}, Tally()
-    trials: dict[int, TrialHistory] = {}
+    history = History("", {}, {}, Tally(), {})
+    trials = history.trials
     offset, behind = -1, 0
     while behind != offset:
         offset = behind
         events, behind = read_events(folder, offset, max_bytes=8 << 20)
         for event in events:
-            tally.fold(event)
+            history.tally.fold(event)
+            history.last_ms = max(history.last_ms, event.get("time_ms", 0))
             if event["kind"] == "study":
-                name, spec, facts = event["study"], event["spec"], event.get("facts", {})
+                history.name, history.spec, history.facts = (
+                    event["study"],
+                    event["spec"],
+                    event.get("facts", {}),
+                )
+                history.start_ms = history.start_ms or event["time_ms"]
+                history.status = "running"
+            elif event["kind"] == "study_end":
+                history.status = event["status"]
             elif event["kind"] == "trial":
                 trial = trials.setdefault(event["trial"], TrialHistory(event["trial"], event["params"]))
                 trial.outcome = "running"
                 trial.stays.append(Stay(event["time_ms"], event["time_ms"]))
             elif event["kind"] in ("report", "end") and event["trial"] in trials:
                 _take_in(trials[event["trial"]], event)
-    if not spec:
+    if not history.spec:
         raise InputError(f"{folder} holds no events of a study; run it first")
-    return History(name, spec, facts, tally, trials)
+    return history
 
 
 def _take_in(trial: TrialHistory, event: Event) -> None:
@@ -115,21 +147,6 @@ def _take_in(trial: TrialHistory, event: Event) -> None:
         stay.worker = f"{event['node']} {event.get('pid', '')}".strip()
     if event["kind"] == "end":
         trial.outcome, trial.reason = event["outcome"], event.get("reason", "")
-
-
-def _frozen(trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
-    values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
-    state = STATES.get(trial.outcome, TrialState.FAIL)
-    if state == TrialState.COMPLETE and len(values) < len(objectives):
-        state = TrialState.FAIL
-    params = {key: value for key, value in trial.params.items() if key in domains}
-    return optuna.trial.create_trial(
-        state=state,
-        values=values if state == TrialState.COMPLETE else None,
-        params=params,
-        distributions={key: _distribution(domains[key], value) for key, value in params.items()},
-        intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
-    )
 
 
 def _distribution(domain: Mapping[str, Any], value: Any) -> BaseDistribution:

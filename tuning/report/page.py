@@ -1,9 +1,11 @@
 """A study's report: one HTML file that needs nothing else, with its standing, its best trials and its pictures."""
 
 import html
+import math
 import os
 import tempfile
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ table { border-collapse: collapse; margin: 0.5em 0 1.5em }
 td, th { border: 1px solid #ccc; padding: 0.25em 0.7em; text-align: left; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 h2 { margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em }
+div.wide { overflow-x: auto }
 p.reading { color: #555; max-width: 60em }
 """
 NUM_BEST = 10  # trials in the table
@@ -62,8 +65,9 @@ def _write(path: Path, page: str) -> None:
 def report_page(history: History) -> str:
     """The whole page."""
     sections = [
-        f"<h2>{html.escape(picture.title)}</h2><p class=reading>{html.escape(picture.reading)}</p>"
+        f"<h2>{html.escape(picture.title)}</h2><p class=reading>{html.escape(picture.reading)}</p><div class=wide>"
         + picture.figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        + "</div>"
         for picture in pictures(history)
     ]
     name = html.escape(history.name)
@@ -82,6 +86,8 @@ def _standing(history: History) -> str:
     budget = history.spec.get("search", {}).get("trials", "?")
     rows = [
         ("objectives", ", ".join(f"{way} {label(name)}" for name, way in history.objectives.items())),
+        *((f"constraint on {label(metric)}", rule) for metric, rule in history.tally.constraints.items()),
+        ("status", f"{history.status}, {_moment(history.start_ms)} to {_moment(history.last_ms)}"),
         ("trials", f"{len(history.trials)} of {budget}"),
         *((f"… {outcome}", str(count)) for outcome, count in outcomes.items()),
         ("steps trained", f"{tally.steps:,}"),
@@ -93,24 +99,43 @@ def _standing(history: History) -> str:
     return _table((), rows)
 
 
+def _moment(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def _best(history: History) -> str:
-    complete = [trial for trial in history.trials.values() if trial.outcome == "complete"]
+    """The winner and those behind it; with several objectives the Pareto front."""
     objective, way = next(iter(history.objectives.items()))
-    complete = [trial for trial in complete if objective in trial.last]
+    complete = [
+        trial
+        for trial in history.trials.values()
+        if trial.outcome == "complete" and objective in trial.last and history.tally.feasible(trial.last)
+    ]
     if not complete:
-        return "<p>No trial has reached the full budget yet.</p>"
+        rule = " within the constraints" if history.tally.constraints else ""
+        return f"<p>No trial has reached the full budget{rule} yet.</p>"
+    title = f"Best complete trials by {objective}"
+    if len(history.objectives) > 1:
+        front = {trial.number for trial in history.optuna_study(history.objectives).best_trials}
+        complete = [trial for trial in complete if trial.number in front]
+        title = f"Pareto front, by {objective}"
     complete.sort(key=lambda trial: trial.last[objective], reverse=way == "maximize")
-    params = sorted({key for trial in complete for key in trial.params})
-    head = ("trial", *history.objectives, *(key.rpartition(".")[2] for key in params))
+    params = list(dict.fromkeys(key for trial in complete for key in trial.params))
+    head = ("trial", *map(label, history.objectives), *(key.rpartition(".")[2] for key in params))
     rows = [
         (
             f"{trial.number:04d}",
-            *(f"{trial.last.get(name, float('nan')):.4f}" for name in history.objectives),
+            *(_value(trial.last.get(name, math.nan)) for name in history.objectives),
             *(short(trial.params.get(key, "")) for key in params),
         )
         for trial in complete[:NUM_BEST]
     ]
-    return f"<h2>Best complete trials by {html.escape(objective)}</h2>" + _table(head, rows)
+    more = f"<p class=reading>and {len(complete) - NUM_BEST} more.</p>" if len(complete) > NUM_BEST else ""
+    return f"<h2>{html.escape(title)}</h2>{_table(head, rows)}{more}"
+
+
+def _value(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _facts(history: History) -> str:
@@ -129,7 +154,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"] if head else []
     for row in rows:
         cells = (
-            f"<td{' class=number' if head and cell.replace('.', '').isdigit() else ''}>{html.escape(cell)}</td>"
+            f"<td{' class=number' if head and cell.replace('.', '').replace(',', '').isdigit() else ''}>{html.escape(cell)}</td>"
             for cell in row
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")

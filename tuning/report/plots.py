@@ -22,6 +22,11 @@ COLOURS = {
     "out_of_memory": "#9467bd",
     "failed": "#8c564b",
 }
+FRONT = {  # what Optuna calls a group of trials: its name here, its colour
+    "Best Trial": ("the front", "#d62728"),
+    "Infeasible Trial": ("break a constraint", "#e8a33d"),
+}
+FEWEST_FOR_IMPORTANCES = 10  # complete trials; below, PED-ANOVA finds memory to depend on dropout
 TEMPERATURE = "model.contrastive_temperature"
 
 
@@ -73,6 +78,16 @@ def optimisation_history(history: History) -> Iterator[Picture]:
             history.optuna_study({objective: way}), target_name=label(objective)
         )
         figure.update_layout(xaxis_title="trial", yaxis_title=label(objective))
+        if len(history.trials) <= 20:
+            figure.update_xaxes(dtick=1)  # there is no trial 0.5
+        figure.for_each_trace(
+            lambda trace: trace.update(
+                name={"Best Value": "best so far", "Infeasible Trial": "breaks a constraint"}.get(
+                    trace.name, "complete trial"
+                ),
+                showlegend=trace.x is not None and len(trace.x) > 0,
+            )
+        )
         yield Picture(
             f"Optimisation history: {objective} ({way})",
             "One point for each complete trial, in the order in which they were started; the line is the best so "
@@ -88,10 +103,10 @@ def learning_curves(history: History) -> Iterator[Picture]:
         if not any(len({value for _, value in trial.curves[objective]}) > 1 for trial in reported):
             continue  # known before the training, or reported once: no curve
         figure = go.Figure()
-        for outcome in COLOURS:
+        for outcome in sorted(COLOURS, key=lambda outcome: outcome == "complete"):  # those above the others
             group = [trial for trial in reported if trial.outcome == outcome]
             if group:
-                figure.add_trace(_curves(group, objective, outcome))
+                figure.add_traces(_curves(group, objective, outcome))
         best = history.tally.best_trial.get(objective)
         if best in history.trials:
             steps, values = zip(*history.trials[best].curves[objective], strict=True)
@@ -100,18 +115,25 @@ def learning_curves(history: History) -> Iterator[Picture]:
                 go.Scatter(x=steps, y=values, mode="lines", name=name, line={"color": "black", "width": 3})
             )
         for number, rung in enumerate(rungs, start=1):
-            figure.add_vline(rung, line={"dash": "dot", "color": "grey"}, annotation_text=f"rung {number}")
+            name = f"rung {number}" if len(rungs) <= 8 else ""
+            line = {"dash": "dot", "color": "grey", "width": 1}
+            figure.add_vline(rung, line=line, annotation_text=name)
         figure.update_layout(xaxis_title="optimizer step", yaxis_title=label(objective))
         yield Picture(
             f"Learning curves: {objective}",
-            "One line for each trial, coloured by how it ended. At each dotted rung, trials are compared with all "
-            "that reached it before, and the worse part is stopped there.",
+            "One line for each trial, coloured by how it ended."
+            + (
+                " At each dotted rung, trials are compared with all that reached it before, and the worse part is "
+                "stopped there."
+                if rungs
+                else ""
+            ),
             figure,
         )
 
 
-def _curves(trials: list[TrialHistory], metric: str, outcome: str) -> go.Scatter:
-    """All lines of one outcome as one trace: hundreds of traces make a page slow."""
+def _curves(trials: list[TrialHistory], metric: str, outcome: str) -> list[go.Scatter]:
+    """All lines of one outcome as one trace (hundreds of traces make a page slow), and its key in full colour."""
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []
@@ -123,24 +145,35 @@ def _curves(trials: list[TrialHistory], metric: str, outcome: str) -> go.Scatter
         x.append(None)
         y.append(None)
         text.append("")
-    faint = max(0.3, min(0.9, 25 / len(trials)))
-    return go.Scatter(
-        x=x,
-        y=y,
-        text=text,
-        name=f"{outcome} ({len(trials)})",
-        mode="lines+markers" if len(trials) <= 60 else "lines",
-        line={"color": COLOURS[outcome], "width": 1.5},
-        marker={"size": 4},
-        opacity=faint,
-        hovertemplate="%{text}<br>step %{x}: %{y:.4f}",
-    )
+    line = {"color": COLOURS[outcome], "width": 1.5}
+    return [
+        go.Scatter(
+            x=x,
+            y=y,
+            text=text,
+            mode="lines+markers" if len(trials) <= 60 else "lines",
+            line=line,
+            marker={"size": 6 if len(trials) <= 20 else 4},  # a trial of one report is its marker
+            opacity=max(0.3, min(0.9, 25 / len(trials))),
+            hovertemplate="%{text}<br>step %{x}: %{y:.4f}<extra></extra>",
+            legendgroup=outcome,
+            showlegend=False,
+        ),
+        go.Scatter(
+            x=[None],
+            y=[None],
+            name=f"{outcome} ({len(trials)})",
+            mode="lines",
+            line=line | {"width": 3},
+            legendgroup=outcome,
+        ),
+    ]
 
 
 def parameter_importances(history: History) -> Iterator[Picture]:
     for objective, way in history.objectives.items():
         num_trials = len(_complete_with(history, objective))
-        if num_trials < 4:
+        if num_trials < FEWEST_FOR_IMPORTANCES:
             continue
         try:
             figure = optuna_plots.plot_param_importances(history.optuna_study({objective: way}))
@@ -169,7 +202,11 @@ def parallel_coordinates(history: History) -> Iterator[Picture]:
         figure.update_xaxes(
             ticktext=[next((name for name in full_names if name.startswith(head)), head) for head in heads]
         )
+        figure.update_traces(  # above the bar, a long name narrows the picture
+            marker_colorbar_title_side="right", selector=lambda trace: bool(trace.marker.colorbar.title.text)
+        )
         figure.update_layout(margin={"l": 110, "r": 60, "t": 40, "b": 60})
+        _widen(figure, len(full_names))
         yield Picture(
             f"Parallel coordinates: {objective}",
             "One line for each complete trial through its value and its parameters, darker where it is better.",
@@ -189,11 +226,18 @@ def slices(history: History) -> Iterator[Picture]:
                 and axis.update(_log_ticks([trial.params.get(axis.title.text) for trial in shown]))
             )
         )
+        _widen(figure, len({key for trial in shown for key in trial.params}))
         yield Picture(
             f"Slices: {objective}",
             "The objective against each parameter alone, complete trials only; darker points came later.",
             figure,
         )
+
+
+def _widen(figure: go.Figure, num_columns: int) -> None:
+    """Give many columns the room to be read; the page scrolls sideways."""
+    if num_columns > 5:
+        figure.update_layout(width=200 * num_columns, autosize=False)
 
 
 def _log_ticks(values: Iterable[float | None]) -> dict[str, Any]:
@@ -216,15 +260,22 @@ def pareto_front(history: History) -> Iterator[Picture]:
         history.optuna_study(targets), target_names=[label(name) for name in targets]
     )
     for trace in figure.data:  # Optuna's shades by trial number leave the earliest points white
-        best = trace.marker.colorbar.title.text == "Best Trial"
+        kind = trace.hovertemplate.partition("<extra>")[2].removesuffix("</extra>")
+        name, colour = FRONT.get(kind, ("other complete trials", "#8d99a6"))
         trace.update(
-            name="the front" if best else "other complete trials",
-            marker={"color": "#d62728" if best else "#8d99a6", "size": 9, "showscale": False},
-            showlegend=True,
+            name=name,
+            marker={"color": colour, "size": 9 if len(targets) == 2 else 5, "showscale": False, "line": None},
+            showlegend=len(trace.x) > 0,
         )
+        if name == "the front" and len(trace.x) <= 20:
+            numbers = [text.partition('"number": ')[2].partition(",")[0] for text in trace.text]
+            trace.update(mode="markers+text", hovertext=trace.text, text=numbers, textposition="top right")
+            trace.update(hovertemplate="%{hovertext}<extra>the front</extra>")
+    figure.update_layout(height=460 if len(targets) == 2 else 650)
     yield Picture(
         f"Pareto front: {' against '.join(targets)}",
-        "Complete trials; no other trial is better in all of these than a point of the front.",
+        "Complete trials. For each of the front, named by its number, none is better in one of these without being "
+        "worse in another.",
         figure,
     )
 
@@ -292,6 +343,8 @@ def timeline(history: History) -> Iterator[Picture]:
                     y=[row[stay.worker] for _, stay in group],
                     text=[str(trial.number) for trial, _ in group],
                     textposition="inside",
+                    insidetextanchor="middle",
+                    textangle=0,
                     customdata=[[trial.step, _words(trial)] for trial, _ in group],
                     hovertemplate="trial %{text}, step %{customdata[0]}<br>%{customdata[1]}",
                     orientation="h",
@@ -309,7 +362,8 @@ def timeline(history: History) -> Iterator[Picture]:
     )
     yield Picture(
         "Timeline of trials on workers",
-        "One row for each worker process, one bar for each stay of a trial there; gaps are time without work.",
+        "One row for each worker process (node, process id), one bar for each stay of a trial there, with its number "
+        "where it fits; gaps are time without work.",
         figure,
     )
 

@@ -50,7 +50,8 @@ def check_uri(uri: str) -> str:
     Raises:
         InputError: a password in it (it would end in logs and process lists), or an unknown kind of store.
     """
-    masked = re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", uri)
+    masked = re.sub(r"//([^/@:?]*):.*@", r"//\1:***@", uri)  # greedy: a password may hold @ and /
+    masked = re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", masked)
     if masked != uri:
         raise InputError(
             f"tracking.uri {masked} holds a password; take it out and set MLFLOW_TRACKING_USERNAME and "

@@ -80,7 +80,7 @@ ADVICE = (  # what the trouble's text says, what it means, what to do
         "forbids this user to write; ask for the EDIT permission on the experiment",
     ),
     (
-        r"readonly database|read-only",
+        r"readonly database|[Rr]ead-only",
         "lies on a read-only disk; make it writable or name another tracking.uri",
     ),
     (r"No space left|disk is full", "has no space left on its disk; make room"),

@@ -4,10 +4,12 @@ Every point of a counter is a function of the journal up to one final end, so th
 again, in whatever portions, gives the same points.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.tracking.outbox import Event
 
 GOOD = ("complete", "pruned")
@@ -18,11 +20,12 @@ class Tally:
     """Counters up to some point of the journal; holds only numbers, text, lists and dicts (it goes to JSON)."""
 
     directions: dict[str, str] = field(default_factory=dict)  # objective -> maximize | minimize
+    constraints: dict[str, str] = field(default_factory=dict)  # metric -> rule; who breaks one is no best
     rungs: list[int] = field(default_factory=list)  # the steps at which trials are compared
     resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
     outcomes: dict[str, int] = field(default_factory=dict)  # final ends by outcome
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # trials without a final end
-    best: dict[str, float] = field(default_factory=dict)  # over complete trials
+    best: dict[str, float] = field(default_factory=dict)  # over complete trials that break no constraint
     best_trial: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     cpu_seconds: float = 0.0
@@ -38,6 +41,7 @@ class Tally:
         if kind == "study":
             search = event["spec"].get("search", {})
             self.directions = dict(search.get("objectives") or {})
+            self.constraints = dict(search.get("constraints") or {})
             self.rungs = rung_steps(event["spec"])
             given = event["spec"].get("resources", {})
             self.resources = {key: _number(given.get(key)) for key in ("cpu", "gpu")}
@@ -59,12 +63,17 @@ class Tally:
         """How many rungs a trial has reached with this step."""
         return sum(rung <= step for rung in self.rungs)
 
+    def feasible(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a trial with these metrics breaks no constraint."""
+        rules = [parse_constraint(metric, rule) for metric, rule in self.constraints.items()]
+        return violation(rules, metrics) == 0
+
     def _see(self, event: Event) -> None:
         open_trial = self.running.get(str(event["trial"]))
         if open_trial is not None:
             open_trial["step"] = max(open_trial["step"], event["step"])
-            seen = {key: event["metrics"][key] for key in self.directions if key in event["metrics"]}
-            open_trial["last"] |= seen
+            watched = (*self.directions, *self.constraints)
+            open_trial["last"] |= {key: event["metrics"][key] for key in watched if key in event["metrics"]}
 
     def _end(self, event: Event) -> dict[str, float]:
         key, outcome = str(event["trial"]), event["outcome"]
@@ -77,9 +86,9 @@ class Tally:
         self.running.pop(key, None)
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.steps += open_trial["step"]
-        if outcome == "complete":
-            for name, value in open_trial["last"].items():
-                sign = 1 if self.directions[name] == "maximize" else -1
+        if outcome == "complete" and self.feasible(open_trial["last"]):
+            for name, way in self.directions.items():
+                sign, value = (1 if way == "maximize" else -1), open_trial["last"].get(name, math.nan)
                 if value == value and (name not in self.best or sign * value > sign * self.best[name]):
                     self.best[name], self.best_trial[name] = value, event["trial"]
         return self.counters()
@@ -100,13 +109,16 @@ class Tally:
 
 
 def rung_steps(spec: Mapping[str, Any]) -> list[int]:
-    """The rungs of a resolved study spec: min_steps * reduction_factor^k, below the full budget."""
+    """`StudySpec.rung_steps` of a resolved spec as plain values: the shipper is to import neither models nor torch."""
     stopping, training = spec.get("search", {}).get("stopping") or {}, spec.get("training", {})
-    rung = stopping.get("min_steps") or training.get("eval_every")
+    every, steps = training.get("eval_every"), training.get("steps", 0)
+    rung = stopping.get("min_steps") or every
     if stopping.get("name", "none") == "none" or not rung:
         return []
+    if stopping["name"] == "median":
+        return [step for step in range(every, steps, every) if step >= rung]
     rungs = []
-    while rung < training.get("steps", 0):
+    while rung < steps:
         rungs.append(rung)
         rung *= stopping["reduction_factor"]
     return rungs

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from proxytune.tuning.tracking.outbox import Event, Outbox, read_events
+from proxytune.tuning.tracking.outbox import read_events
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, default_uri
 
 EXPERIMENT = "proxytune"
@@ -47,24 +47,6 @@ def storage(tmp_path: Path, empty_database: Path) -> Path:
 @pytest.fixture
 def uri(storage: Path) -> str:
     return default_uri(storage)
-
-
-@pytest.fixture
-def outbox_folder(storage: Path) -> Path:
-    return storage / "study" / "outbox"
-
-
-@pytest.fixture
-def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
-    """Append events to the study's journal."""
-
-    def append(events: Iterable[Event]) -> None:
-        outbox = Outbox(outbox_folder)
-        for event in events:
-            outbox.append(event)
-        outbox.close()
-
-    return append
 
 
 class Store:

@@ -356,3 +356,12 @@ def test_mlflow_error_codes_are_what_we_take_them_for() -> None:
         from mlflow.protos.databricks_pb2 import ErrorCode
 
         assert MlflowException("x", ErrorCode.Value(code)).error_code == code
+
+
+def test_the_parent_run_has_the_report(
+    fill: Fill, outbox_folder: Path, uri: str, store: Any, tmp_path: Path
+) -> None:
+    fill(synthetic_events(6, steps=400))
+    assert mirrored(outbox_folder, uri).notice is None
+    page = store.artifact(store.parent(), "report.html", tmp_path / "down")
+    assert "Timeline of trials on workers" in page

@@ -92,7 +92,7 @@ time.sleep(600)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill, tmp_path: Path) -> None:
@@ -121,6 +121,8 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
         "http://user:secret@host:5000",
         "postgresql://user:secret@host/db",
         "postgresql+psycopg://:secret@host/db",
+        "postgresql+psycopg://user:se/cret@word@host/db",
+        "postgresql://user@host/db?sslmode=require&password=secret",
         "./mlruns",
         "sqlite:///relative.db",
         "file:///tmp/mlruns",
@@ -129,7 +131,8 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
 def test_unusable_addresses_are_refused_without_repeating_a_password(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         check_uri(uri)
-    assert "secret" not in str(caught.value)
+    for part in ("secret", "cret", "word@"):
+        assert part not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -4,16 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
+from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.page import report_page, write_report
 from proxytune.tuning.report.plots import pictures
-from proxytune.tuning.tracking.mirror import Mirror
 from proxytune.tuning.tracking.outbox import Event
 
 Fill = Callable[[Iterable[Event]], None]
@@ -32,7 +30,7 @@ def titles(history: History) -> list[str]:
 
 
 def test_a_study_has_all_its_pictures(fill: Fill, outbox_folder: Path) -> None:
-    fill(events(40))
+    fill(events(80))
     assert titles(read_history(outbox_folder)) == [
         "Optimisation history: val_accuracy (maximize)",
         "Learning curves: val_accuracy",
@@ -58,6 +56,10 @@ def test_the_front_stands_out_from_the_other_trials(fill: Fill, outbox_folder: P
     drawn = {picture.title: picture.figure for picture in pictures(read_history(outbox_folder))}
     figure = drawn["Pareto front: val_accuracy against train_memory_mib_per_sequence"]
     points = {trace.name: set(zip(trace.x, trace.y, strict=True)) for trace in figure.data}
+    (front,) = figure.select_traces({"name": "the front"})
+    last = {str(trial.number): trial.last for trial in read_history(outbox_folder).trials.values()}
+    for number, *point in zip(front.text, front.x, front.y, strict=True):
+        assert point == [last[number][name] for name in MULTI]
     assert points.keys() == {"the front", "other complete trials"}
     assert points["the front"]
     for accuracy, memory in points["the front"]:
@@ -77,8 +79,38 @@ def test_the_best_so_far_is_the_direction_s(fill: Fill, outbox_folder: Path) -> 
         assert line.y[-1] == best
 
 
+def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -> None:
+    """Without the constraint the best trial needs more than 30 MiB."""
+
+    def constrained(rule: str) -> Iterator[Event]:
+        for event in events(60, seed=3):
+            if event["kind"] == "study":
+                event["spec"]["search"]["constraints"] = {"train_memory_mib_per_sequence": rule}
+            yield event
+
+    fill(constrained("<= 30"))
+    history = read_history(outbox_folder)
+    complete = [trial for trial in history.trials.values() if trial.outcome == "complete"]
+    feasible = [trial for trial in complete if trial.last["train_memory_mib_per_sequence"] <= 30]
+    best = max(feasible, key=lambda trial: trial.last["val_accuracy"])
+    assert max(trial.last["val_accuracy"] for trial in complete) > best.last["val_accuracy"]
+    assert history.tally.best_trial == {"val_accuracy": best.number}
+    table = report_page(history).partition("Best complete trials")[2].partition("</table>")[0]
+    assert re.findall(r"<td[^>]*>(\d{4})</td>", table)[0] == f"{best.number:04d}"
+    assert table.count("<tr>") == 1 + min(10, len(feasible))
+    drawn = {picture.title: picture.figure for picture in pictures(history)}
+    (line,) = drawn["Optimisation history: val_accuracy (maximize)"].select_traces({"name": "best so far"})
+    assert line.y[-1] == best.last["val_accuracy"]
+    front = drawn["Pareto front: val_accuracy against train_memory_mib_per_sequence"]
+    assert {trace.name for trace in front.data} == {
+        "the front",
+        "other complete trials",
+        "break a constraint",
+    }
+
+
 def test_every_axis_of_a_picture_has_a_name(fill: Fill, outbox_folder: Path) -> None:
-    fill(events(40))
+    fill(events(80))
     for picture in pictures(read_history(outbox_folder)):
         if "Timeline" in picture.title or "importances" in picture.title:
             continue  # their vertical axes are lists of names
@@ -89,10 +121,15 @@ def test_every_axis_of_a_picture_has_a_name(fill: Fill, outbox_folder: Path) -> 
         assert picture.figure.layout.yaxis.title.text, picture.title
 
 
+@pytest.mark.parametrize("objectives", [None, MULTI, MULTI | {"tokens_per_second": "maximize"}])
 @pytest.mark.parametrize("num_trials", [1, 2, 5, 500])
-def test_any_number_of_trials_makes_a_page(fill: Fill, outbox_folder: Path, num_trials: int) -> None:
-    fill(events(num_trials))
-    assert f"{num_trials} of {num_trials}" in report_page(read_history(outbox_folder))
+def test_any_number_of_trials_makes_a_page(
+    fill: Fill, outbox_folder: Path, num_trials: int, objectives: dict[str, str] | None
+) -> None:
+    fill(events(num_trials, objectives))
+    page = report_page(read_history(outbox_folder))
+    assert f"{num_trials} of {num_trials}" in page
+    assert "finished, 2023-11-14 22:13 UTC to" in page
 
 
 def test_a_study_that_has_just_started_makes_a_page(fill: Fill, outbox_folder: Path) -> None:
@@ -160,26 +197,3 @@ def test_a_page_fetches_nothing_and_hostile_text_stays_text(
 def test_an_empty_outbox_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no events of a study"):
         read_history(tmp_path)
-
-
-def test_the_parent_run_has_the_report(
-    fill: Fill, outbox_folder: Path, uri: str, store: Any, tmp_path: Path
-) -> None:
-    fill(synthetic_events(6, steps=400))
-    mirror = Mirror(outbox_folder, uri, "proxytune")
-    while mirror.ship():
-        mirror.acknowledge()
-    assert mirror.notice is None
-    page = store.artifact(store.parent(), "report.html", tmp_path / "down")
-    assert "Timeline of trials on workers" in page
-
-
-def test_rungs_are_those_of_the_search() -> None:
-    from proxytune.tuning.tracking.tally import rung_steps
-
-    spec = synthetic_spec(steps=5000)
-    assert rung_steps(spec) == [250, 750, 2250]
-    spec["search"]["stopping"]["min_steps"] = None
-    assert rung_steps(spec) == [250, 750, 2250], "eval_every is the default"
-    spec["search"]["stopping"]["name"] = "none"
-    assert rung_steps(spec) == []
