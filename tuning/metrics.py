@@ -1,15 +1,21 @@
 """The metrics of a trial: their names, units and meanings, said once (DESIGN.md section 5)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric: its unit ("" = a share or a pure number), what it means, and when it is known."""
+    """One metric: its unit ("" = a share or a pure number), what it means, and how it comes to be known.
+
+    report: from training, in each report. predicted: once for each model configuration, before anything runs.
+    measured: once for each distinct model configuration, before its training, where the study asks for it.
+    """
 
     unit: str
     meaning: str
-    profile: bool = False  # known once per model configuration, before any training
+    known: Literal["report", "predicted", "measured"] = "report"
 
 
 MEMORY = "train_memory_mib_per_sequence"
@@ -26,7 +32,18 @@ METRICS: dict[str, Metric] = {
     "tokens_per_second": Metric(
         unit="tokens/s", meaning="valid tokens trained on per second while other trials share the machine"
     ),
-    MEMORY: Metric(unit="MiB", meaning="predicted peak of a training step over its batch", profile=True),
-    "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", profile=True),
-    "parameters": Metric(unit="", meaning="trainable parameters of the model", profile=True),
+    MEMORY: Metric(unit="MiB", meaning="predicted peak of a training step over its batch", known="predicted"),
+    "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", known="predicted"),
+    "parameters": Metric(unit="", meaning="trainable parameters of the model", known="predicted"),
+    "train_sequences_per_second": Metric(
+        unit="sequences/s", meaning="optimizer steps on real batches, alone on the machine", known="measured"
+    ),
+    "inference_sequences_per_second": Metric(
+        unit="sequences/s", meaning="forward passes on real batches, alone on the machine", known="measured"
+    ),
 }
+
+
+def any_known(how: str, names: Iterable[str]) -> bool:
+    """Whether any of these metrics is known that way."""
+    return any(METRICS[name].known == how for name in names)

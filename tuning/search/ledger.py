@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
-from proxytune.tuning.metrics import MEMORY, METRICS
+from proxytune.tuning.metrics import MEMORY, any_known
 from proxytune.tuning.search.rungs import Entry, Rungs
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.spec import StudySpec
@@ -46,6 +46,7 @@ class Assignment:
     number: int
     spec: TrialSpec
     folder: Path
+    efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
 
 
 @dataclass
@@ -90,9 +91,9 @@ class Ledger:
         self._cancelled: dict[int, str] = {}
         self.paused_by: str | None = None
         self._polled = -math.inf
-        self._predicts = any(
-            METRICS[name].profile for name in [*spec.search.objectives, *spec.search.constraints]
-        )
+        named = [*spec.search.objectives, *spec.search.constraints]
+        self._predicts = any_known("predicted", named)
+        self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
         self.live: dict[int, Live] = {}
         self.notes: list[str] = []
 
@@ -167,7 +168,7 @@ class Ledger:
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
         self._event("trial", trial=trial.number, params=params, attempt=attempt, config=config)
-        return Assignment(trial.number, spec, trial_folder(self._spec, trial.number))
+        return Assignment(trial.number, spec, trial_folder(self._spec, trial.number), self._efficiency)
 
     @property
     def finished(self) -> bool:
@@ -218,7 +219,11 @@ class Ledger:
         if live is None:
             return True  # a worker that was given up reports late
         self.notes += [f"trial {number}: {note}" for note in turn.notes]
-        live.step = turn.step
+        broken = ""
+        if turn.profile is not None:
+            live.metrics, broken = turn.profile, self._broken(turn.profile)
+        else:
+            live.step = turn.step
         stop = False
         if turn.metrics is not None:
             live.metrics = turn.metrics
@@ -231,6 +236,8 @@ class Ledger:
                 self._end(number, "complete", "")
             else:
                 self._end(number, "diverged", f"objective is {values} at step {turn.step}")
+        elif broken:
+            self._end(number, "pruned", f"measured {broken} breaks the constraint")
         elif stop:
             self._end(number, "pruned", f"not among the best at step {turn.step}")
         else:
@@ -262,17 +269,21 @@ class Ledger:
 
     def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
         """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""
-        broken = [
-            f"{constraint.metric} {profile[constraint.metric]:.4g}"
-            for constraint in self._constraints
-            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
-        ]
+        broken = self._broken(profile)
         if broken:
-            reason = f"predicted {', '.join(broken)} breaks the constraint"
+            reason = f"predicted {broken} breaks the constraint"
             end = {"outcome": "infeasible", "reason": reason, "step": 0, "metrics": profile}
             trial.set_user_attr(END, end)
             self._tell(trial, end)
         return bool(broken)
+
+    def _broken(self, profile: Mapping[str, float]) -> str:
+        """Which constraints break, with the values; empty if none does."""
+        return ", ".join(
+            f"{constraint.metric} {profile[constraint.metric]:.4g}"
+            for constraint in self._constraints
+            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
+        )
 
     @property
     def _fixed(self) -> dict[str, Any]:
@@ -363,7 +374,9 @@ def trial_folder(spec: StudySpec, number: int) -> Path:
 def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
     return {
-        int(key.removeprefix(_RUNG)): entry for key, entry in trial.user_attrs.items() if key.startswith(_RUNG)
+        int(key.removeprefix(_RUNG)): entry
+        for key, entry in trial.user_attrs.items()
+        if key.startswith(_RUNG)
     }
 
 

@@ -75,6 +75,7 @@ class LedgerSearcher(Searcher):
             "number": assignment.number,
             "folder": str(assignment.folder),
             "spec": assignment.spec.model_dump_json(),
+            "efficiency": str(assignment.efficiency) if assignment.efficiency else None,
         }
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:

@@ -22,7 +22,7 @@ from proxytune.datasets.batches import Batch, collate
 from proxytune.models.training import Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.metrics import MEMORY
-from proxytune.tuning.trial.profile import cost_spec, predicted_profile
+from proxytune.tuning.trial.profile import cost_spec, predicted_profile, trial_device
 from proxytune.tuning.trial.slot import exclusive_slot
 from proxytune.tuning.trial_spec import TrialSpec
 
@@ -30,11 +30,6 @@ NUM_BATCHES = 4
 """Timed batches: one from each quarter of the lengths that the task's batches have."""
 _DRAWN = 64  # batches among which those are found
 _MIB = 2**20
-
-
-def trial_device(spec: TrialSpec) -> str:
-    """cuda where there is one and the trial may use it, else cpu."""
-    return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
 
 
 def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, float]:

@@ -4,6 +4,8 @@ import json
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from proxytune.models.footprint import footprint
 from proxytune.tuning.trial_spec import TrialSpec
 
@@ -25,6 +27,11 @@ def cost_spec(spec: TrialSpec) -> dict[str, Any]:
         "model": model,
         "training": {key: value for key, value in spec.training.items() if key in _COST_TRAINING},
     }
+
+
+def trial_device(spec: TrialSpec) -> str:
+    """Where the trial trains in this process: cuda if there is one and the trial may use it, else cpu."""
+    return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
 
 
 def predicted_profile(spec: TrialSpec) -> dict[str, float]:

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -11,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from ray import tune
 
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.trial.efficiency import stored_efficiency
+from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory
 from proxytune.tuning.trial_spec import TrialSpec
 
 DRAIN_POLL_SECONDS = 5.0
@@ -54,10 +56,15 @@ class TrialTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._spec = TrialSpec.model_validate_json(config["spec"])
         self._folder = Path(config["folder"])
+        self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
+        self._efficiency: dict[str, float] | None = None
         self._run: TrialRun | None = None
 
     def _turn(self) -> Turn:
         try:
+            if self._efficiency_folder is not None and self._efficiency is None:
+                self._efficiency = stored_efficiency(self._spec, self._efficiency_folder)
+                return Turn(step=0, profile=self._efficiency)
             if self._run is None:
                 self._run = self.run_type(self._spec, self._folder)
             self._training = True
@@ -66,9 +73,12 @@ class TrialTrainable(tune.Trainable):
             raise
         except Exception as error:
             step = self._run.step if self._run else 0
-            turn = Turn(step=step, outcome="failed", reason=f"{type(error).__name__}: {error}")
+            outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
+            turn = Turn(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
         finally:
             self._training = False
+        if turn.metrics is not None and self._efficiency is not None:
+            turn = replace(turn, metrics=turn.metrics | self._efficiency)
         if turn.outcome not in ("running", "complete"):
             self._run = None  # nothing of it is worth a checkpoint
         return turn

@@ -14,7 +14,8 @@ from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.trial.profile import predicted_profile
+from proxytune.tuning.trial.profile import predicted_profile, trial_device
+from proxytune.tuning.trial.slot import shared_slot
 from proxytune.tuning.trial_spec import TrialSpec
 
 EVALUATION_BATCH_SIZE = 128
@@ -29,6 +30,7 @@ class Turn:
 
     step: int
     metrics: dict[str, float] | None = None
+    profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
     outcome: str = "running"
     reason: str = ""
     notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
@@ -65,9 +67,11 @@ class TrialRun:
         self._folder = folder
         self._prepared = prepare_task(spec.task)
         self._training = spec.training_config()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.trainer = Trainer(
-            spec.model_config_for(self._prepared.info), self._training, seed=spec.seed, device=device
+            spec.model_config_for(self._prepared.info),
+            self._training,
+            seed=spec.seed,
+            device=trial_device(spec),
         )
         self._batches = TrainBatches(
             self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
@@ -94,6 +98,10 @@ class TrialRun:
         Raises:
             OSError: the checkpoint could not be written.
         """
+        with shared_slot():
+            return self._turn()
+
+    def _turn(self) -> Turn:
         try:
             if self._report is not None and self._report[0] > self._reported:
                 return self._hand_out()  # made before an interruption: the receiver may not have it

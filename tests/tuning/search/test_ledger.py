@@ -392,3 +392,38 @@ def test_hyperband_lets_every_other_trial_pass_the_first_rung(make_spec) -> None
     numbers = [driver.begin().number for _ in range(4)]
     stopped = [driver.say(number, 10, 0.5 - 0.1 * number) for number in numbers]
     assert stopped == [False, False, True, False]  # 0 and 2 share the ladder with a rung, 1 and 3 have none
+
+
+SPEED = "train_sequences_per_second"
+
+
+def test_a_measured_speed_that_breaks_a_constraint_ends_the_trial_before_it_trains(make_spec) -> None:
+    driver = Driver(make_spec(f"search.constraints={{{SPEED}: '>= 100'}}"))
+    slow, fast = driver.begin(), driver.begin()
+    assert slow.efficiency == driver.study.folder / "efficiency"
+    assert driver.ledger.receive(slow.number, Turn(step=0, profile={SPEED: 99.0}), {})
+    assert not driver.ledger.receive(fast.number, Turn(step=0, profile={SPEED: 101.0}), {})
+    trial = driver.study.trials()[slow.number]
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {SPEED: 1.0})
+    assert trial.user_attrs["end"]["reason"] == f"measured {SPEED} 99 breaks the constraint"
+    assert driver.events("end")[0]["metrics"] == {SPEED: 99.0}
+    assert driver.events("report") == []
+
+
+def test_a_trial_that_goes_on_keeps_its_steps_when_it_tells_its_speed_again(make_spec) -> None:
+    driver = Driver(
+        make_spec(f"search.objectives={{val_loss: minimize, {SPEED}: maximize}}", "search.max_steps=50")
+    )
+    number = driver.begin().number
+    report = {"val_accuracy": 0.2, "val_loss": 1.0, SPEED: 7.0}
+    driver.ledger.receive(number, Turn(step=10, metrics=report), {})
+    driver.ledger.requeue_live()
+    assert driver.begin().number == number
+    assert not driver.ledger.receive(number, Turn(step=0, profile={SPEED: 7.0}), {})
+    assert driver.ledger.live[number].step == 10
+    driver.ledger.receive(number, Turn(step=30, metrics=report, outcome="complete"), {})
+    assert driver.study.trials()[number].values == [1.0, 7.0]
+
+
+def test_a_study_that_names_no_speed_measures_none(make_spec) -> None:
+    assert Driver(make_spec()).begin().efficiency is None

@@ -1,0 +1,62 @@
+"""A study whose objective is a speed: real Ray, real measurements, once for each distinct configuration."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from proxytune.tuning.tracking.outbox import read_events
+
+STUDY = """
+name: fast
+task: {name: listops-mini, train_examples: 256}
+model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16}
+training: {steps: 20, warmup_steps: 2, batch_size: 8, learning_rate: 1e-3, eval_every: 10}
+search:
+  space:
+    model.num_proxies: {choice: [4, 32]}
+    model.contrastive_temperature: {low: 0.05, high: 1.0}
+  objectives: {val_accuracy: maximize, train_sequences_per_second: maximize}
+  constraints: {inference_sequences_per_second: ">= 0.001"}
+  sampler: {name: random}
+  stopping: {name: none}
+  trials: 4
+  enqueue: [{model.num_proxies: 4}, {model.num_proxies: 4}, {model.num_proxies: 32}]
+"""
+SPEEDS = ("train_sequences_per_second", "inference_sequences_per_second")
+
+
+def run(folder: Path, *arguments: str) -> dict:
+    command = "from proxytune.tuning.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", command, "run", "fast.yaml", "--json", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_path: Path) -> None:
+    (tmp_path / "fast.yaml").write_text(STUDY)
+    front = run(tmp_path)["best"]
+    folder = tmp_path / "studies" / "fast"
+    kept = {path.name: path.read_bytes() for path in (folder / "efficiency").iterdir()}
+    assert len(kept) == 2
+    run(tmp_path, "--set", "search.trials=5")
+    assert {path.name: path.read_bytes() for path in (folder / "efficiency").iterdir()} == kept
+
+    measured = {}
+    for text in kept.values():
+        values = json.loads(text)
+        speeds = tuple(values["efficiency"][name] for name in SPEEDS)
+        measured[values["costs"]["model"]["num_proxies"]] = speeds
+    events = read_events(folder / "outbox")[0]
+    proxies = {
+        event["trial"]: event["params"]["model.num_proxies"] for event in events if event["kind"] == "trial"
+    }
+    reports = [event for event in events if event["kind"] == "report"]
+    assert len(reports) == 2 * 5
+    for event in reports:
+        assert tuple(event["metrics"][name] for name in SPEEDS) == measured[proxies[event["trial"]]]
+    for winner in front:
+        assert winner["values"][SPEEDS[0]] == measured[winner["params"]["model.num_proxies"]][0]
