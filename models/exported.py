@@ -39,6 +39,15 @@ def load_exported(folder: Path | str) -> Classifier:
     problems = changed_files(folder, (MODEL, WEIGHTS))
     if problems:
         raise ExportError(f"{folder} is damaged: {problems[0]}")
+    return build_classifier(folder)
+
+
+def build_classifier(folder: Path) -> Classifier:
+    """As `load_exported`, of a folder whose sums are known to be right, or not yet written.
+
+    Raises:
+        ExportError: model.json and the weights do not make a classifier.
+    """
     config = model_config(read_model_file(folder))
     try:
         weights = load_file(folder / WEIGHTS)
