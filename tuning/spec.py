@@ -29,6 +29,7 @@ _HINTS = {f"model.{name}": hint for name, hint in get_type_hints(ModelConfig).it
 INTEGER_KEYS = frozenset(
     {"training.seed"} | {key for key, hint in _HINTS.items() if int in (hint, *get_args(hint))}
 )
+MAX_RUNGS = 100_000
 
 
 class Sampler(Section):
@@ -50,6 +51,20 @@ class Stopping(Section):
     reduction_factor: int = Field(default=3, ge=2)
 
 
+class WarmStart(Section):
+    """An earlier study whose best configurations go first and whose trials inform the sampler (search/warm_start.py)."""
+
+    study: str
+    top: int = Field(default=8, ge=0)  # how many of its configurations go first
+    storage: Path | None = None  # where it lies; default: where this study does
+    database: str | None = None
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: Path | None) -> Path | None:
+        return None if storage is None else storage.expanduser().absolute()
+
+
 class Search(Section):
     """The space, what is optimised under which constraints, by whom, and for how long."""
 
@@ -64,6 +79,7 @@ class Search(Section):
     max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
     max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
     enqueue: tuple[dict[str, Scalar], ...] = ()
+    warm_start: WarmStart | None = None  # after what is enqueued
 
 
 class Tracking(Section):
@@ -117,8 +133,13 @@ class StudySpec(TrialSpec):
                     raise ValueError(f"search.space.{key}: {value} cannot be built: {error}") from None
         self.rung_steps()
         self._check_sampler()
-        if self.database and "@" in self.database and re.search(r"//[^/@]*:[^/@]*@", self.database):
-            raise ValueError("database: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD")
+        warm_start = self.search.warm_start
+        urls = {"database": self.database, "search.warm_start.database": warm_start and warm_start.database}
+        for key, url in urls.items():
+            if url and re.search(r"//[^/@]*:[^/@]*@", url):
+                raise ValueError(
+                    f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
+                )
         return self
 
     def _check_sampler(self) -> None:
@@ -184,6 +205,11 @@ class StudySpec(TrialSpec):
             )
         if stopping.name == "median":
             every = int(self.training["eval_every"])
+            if steps // every > MAX_RUNGS:
+                raise ValueError(
+                    f"training.eval_every: {every} makes more than {MAX_RUNGS:,} evaluations a trial, and median "
+                    "compares at each of them; evaluate less often"
+                )
             return tuple(step for step in range(every, steps, every) if step >= rung)
         rungs = []
         while rung < steps:

@@ -61,7 +61,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
             storage.engine.dispose()  # so that the next connection is a tuned one
         if create:
             _leases.metadata.create_all(storage.engine)
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
         raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {_first_line(error)}") from None
     return storage
 
@@ -86,6 +86,8 @@ def storage_errors() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__  # Optuna's own words fit every error
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

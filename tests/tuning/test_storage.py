@@ -76,3 +76,9 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
         open_storage("postgresql+psycopg://me:secret@127.0.0.1:1/x", create=True)
     assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError, match="file is not a database"):
+        open_storage(f"sqlite:///{tmp_path / 'study.db'}", create=False)
