@@ -1,7 +1,8 @@
-"""What tracking costs: reports shipped per second as the store grows, and what the driver's own loop feels of it.
+"""What tracking costs: reports shipped per second as the store grows, and what the search feels of it.
 
 Anchors in the same run: one `log_batch` for each report, as Ray's callback and most code do it, straight into the
-same store; and the same shipping on a thread of the driver instead of in a child process.
+same store; and the same shipping on a thread of the driver instead of in a child process. Rates per CPU second are of
+the shipper alone (not of a database server) and hold on a busy machine, too.
 """
 
 import os
@@ -12,14 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
 from proxytune.tuning.tracking.outbox import Event, Outbox
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, Shipper
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRIAL_SECONDS = 20.0  # of the study whose share is measured
+SLOTS = 2
 NUM_OPEN = 16  # trials that report at the same time
 NUM_METRICS = 10
 REPORTS_PER_TRIAL = 3
@@ -31,6 +37,7 @@ class Shipped:
 
     num_runs: int
     reports_per_second: float  # sustained, out of a full outbox, 16 trials reporting
+    reports_per_cpu_second: float
     trials_per_second: float  # whole trials: start, three reports, end
     one_by_one_per_second: float  # the anchor: a log_batch for each report
 
@@ -44,8 +51,79 @@ class Felt:
     seconds: float
 
 
+def run(
+    uri: str | None, sizes: list[int], num_reports: int, seconds: float, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure everything; a store of its own in sqlite unless a URI is given, `seconds` for a paced study.
+
+    Raises:
+        RuntimeError: the store does not take the events; the message says why.
+    """
+    with _scratch() as folder:
+        store = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        shipped = [asdict(row) for row in ship_rates(store, folder, sizes, num_reports, progress)]
+        progress(f"a study of {TRIAL_SECONDS:g}-second trials, for {seconds:g} s")
+        share, start = cpu_share(store, folder, seconds)
+    progress("a driver's loop beside the shipping")
+    return {
+        "store": store.partition(":")[0],
+        "shipped": shipped,
+        "driver": [asdict(row) for row in driver_cost(40 if seconds < 60 else 200)],
+        "share_added_to_20_second_trials": share,
+        "shipper_start_cpu_seconds": start,
+    }
+
+
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """The figures that the bars are about."""
+    figures = {
+        f"{result['store']}, {row['num_runs']:,} runs in the store": (
+            f"{row['reports_per_second']:.0f} reports/s ({row['reports_per_cpu_second']:.0f} per CPU second), "
+            f"{row['trials_per_second']:.1f} whole trials/s; a log_batch a report: "
+            f"{row['one_by_one_per_second']:.0f} reports/s"
+        )
+        for row in result["shipped"]
+    }
+    share, start = result["share_added_to_20_second_trials"], result["shipper_start_cpu_seconds"]
+    figures[f"{result['store']}, added to 20-second trials on {SLOTS} slots"] = (
+        f"{share:.2%} of their CPU time, and {start:.1f} CPU seconds once a driver"
+    )
+    alone, *others = result["driver"]
+    for row in others:
+        figures[f"a driver's loop beside a shipper, {row['name']}"] = (
+            f"{row['loops_per_second'] / alone['loops_per_second']:.0%} of its speed alone"
+        )
+    return figures
+
+
+def figure(result: dict[str, Any]) -> "Figure":
+    """Rates over the number of runs in the store."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawn.subplots()
+    runs = [row["num_runs"] for row in result["shipped"]]
+    for key, name in (
+        ("reports_per_second", "shipped by the outbox"),
+        ("reports_per_cpu_second", "... per CPU second of the shipper"),
+        ("one_by_one_per_second", "anchor: a log_batch for each report"),
+    ):
+        axes.plot(runs, [row[key] for row in result["shipped"]], marker="o", label=name)
+    bar = 500 if result["store"].startswith("postgresql") else 200
+    axes.axhline(bar, color="grey", linestyle=":", label=f"bar: {bar} reports/s")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="runs in the store",
+        ylabel=f"reports/s ({NUM_METRICS} metrics each)",
+        title=f"Shipping to MLflow on {result['store']}",
+    )
+    axes.legend()
+    return drawn
+
+
 def ship_rates(
-    uri: str, sizes: list[int], num_reports: int, progress: Callable[[str], None]
+    uri: str, folder: Path, sizes: list[int], num_reports: int, progress: Callable[[str], None]
 ) -> Iterator[Shipped]:
     """Grow the store to each size in turn and measure there.
 
@@ -53,23 +131,22 @@ def ship_rates(
         RuntimeError: the store does not take the events; the message says why.
     """
     num_runs = 0
-    with _scratch() as folder:
-        for size in sizes:
-            progress(f"filling the store with {size} runs")
-            if size > num_runs:
-                _ship(folder / f"fill-{size}", uri, _whole_trials(size - num_runs, 1))
-                num_runs = size
-            num_trials = max(20, num_reports // 40)
-            trial_seconds = _ship(
-                folder / f"trials-{size}", uri, _whole_trials(num_trials, REPORTS_PER_TRIAL)
-            )
-            report_seconds = _ship(folder / f"reports-{size}", uri, _open_trials(num_reports))
-            yield Shipped(
-                num_runs=size,
-                reports_per_second=num_reports / report_seconds,
-                trials_per_second=num_trials / trial_seconds,
-                one_by_one_per_second=_one_by_one(uri, max(20, num_reports // 40)),
-            )
+    for size in sizes:
+        progress(f"filling the store with {size} runs")
+        if size > num_runs:
+            _ship(folder / f"fill-{size}", uri, _whole_trials(size - num_runs, 1))
+            num_runs = size
+        progress(f"measuring with {size} runs in the store")
+        num_trials = max(20, num_reports // 40)
+        trial_seconds, _ = _ship(folder / f"trials-{size}", uri, _whole_trials(num_trials, REPORTS_PER_TRIAL))
+        report_seconds, cpu_seconds = _ship(folder / f"reports-{size}", uri, _open_trials(num_reports))
+        yield Shipped(
+            num_runs=size,
+            reports_per_second=num_reports / report_seconds,
+            reports_per_cpu_second=num_reports / cpu_seconds,
+            trials_per_second=num_trials / trial_seconds,
+            one_by_one_per_second=_one_by_one(uri, max(20, num_reports // 40)),
+        )
 
 
 def driver_cost(num_trials: int) -> Iterator[Felt]:
@@ -123,43 +200,46 @@ def _loop(goes_on: Callable[[], bool]) -> float:
     return turns / (time.monotonic() - begin)
 
 
-def cpu_share(seconds: float, trial_seconds: float = 20.0, reports: int = 20, slots: int = 2) -> float:
-    """CPU seconds of the shipper for each second of a study whose trials take 20 s and report each second.
+def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
+    """What tracking adds to the CPU time of a study whose trials take 20 s and report each second, one core a slot.
 
-    What the shipper needs to start, once a driver, is measured and left out.
+    Returned are the share while trials run, by shipper and outbox together, and the CPU seconds of a shipper that
+    only starts and ends.
     """
-    starting = _paced(0, 0.0, reports, slots)
-    return (_paced(int(slots * seconds / trial_seconds), trial_seconds, reports, slots) - starting) / seconds
+    start = _paced(uri, folder / "start", 0)
+    num_trials = int(SLOTS * seconds / TRIAL_SECONDS)
+    return (_paced(uri, folder / "paced", num_trials) - start) / (num_trials * TRIAL_SECONDS), start
 
 
-def _paced(num_trials: int, trial_seconds: float, reports: int, slots: int) -> float:
-    """CPU seconds of a shipper beside that many trials at their real pace."""
-    with _scratch() as folder:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        outbox = Outbox(folder / "study" / "outbox")
-        outbox.append(_study("paced"))
-        shipper = Shipper(folder / "study" / "outbox", f"sqlite:///{folder / 'mlflow.db'}", "bench")
-        shipper.start()
-        while shipper.waiting:
-            time.sleep(0.05)
-        begin = time.monotonic()
-        for event in _whole_trials(num_trials, reports):
-            if event["kind"] == "report":
-                time.sleep(max(0.0, begin + _due(event, trial_seconds, reports, slots) - time.monotonic()))
-            outbox.append(event)
-        shipper.close(600)
-        outbox.close()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
+    """CPU seconds of outbox and shipper beside that many trials at their real pace."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outbox = Outbox(folder / "outbox")
+    outbox.append(_study("paced"))
+    shipper = Shipper(folder / "outbox", uri, "bench")
+    shipper.start()
+    while shipper.waiting:
+        time.sleep(0.05)
+    begin, appending = time.monotonic(), 0.0
+    for event in _whole_trials(num_trials, reports):
+        if event["kind"] == "report":
+            time.sleep(max(0.0, begin + _due(event, reports) - time.monotonic()))
+        started = time.thread_time()
+        outbox.append(event)
+        appending += time.thread_time() - started
+    shipper.close(600)
+    outbox.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return appending + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _due(event: Event, trial_seconds: float, reports: int, slots: int) -> float:
+def _due(event: Event, reports: int) -> float:
     """Seconds until a report is due, trials one after another at the rate at which the slots finish them."""
-    return float(event["trial"] + event["step"] / reports) * trial_seconds / slots
+    return float(event["trial"] + event["step"] / reports) * TRIAL_SECONDS / SLOTS
 
 
-def _ship(folder: Path, uri: str, events: Iterator[Event]) -> float:
-    """Seconds to ship a full outbox by the child process, from its first acknowledgement to its last."""
+def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float]:
+    """Seconds, and CPU seconds of the child process, to ship a full outbox once the shipper has started."""
     outbox = Outbox(folder / "outbox")
     outbox.append(_study(folder.name))
     shipper = Shipper(folder / "outbox", uri, "bench")
@@ -169,15 +249,23 @@ def _ship(folder: Path, uri: str, events: Iterator[Event]) -> float:
             shipper.close(0)
             raise RuntimeError(shipper.error)
         time.sleep(0.02)
+    before = _cpu_seconds(shipper)
     for event in events:
         outbox.append(event)
     begin = time.monotonic()
     while shipper.waiting:
-        time.sleep(0.005)
-    seconds = time.monotonic() - begin
+        time.sleep(0.05)
+    seconds, cpu_seconds = time.monotonic() - begin, _cpu_seconds(shipper) - before
     shipper.close(60)
     outbox.close()
-    return seconds
+    return seconds, cpu_seconds
+
+
+def _cpu_seconds(shipper: Shipper) -> float:
+    """What the shipper's child process has used so far."""
+    assert shipper._process is not None
+    words = Path(f"/proc/{shipper._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _one_by_one(uri: str, num_reports: int) -> float:

