@@ -9,6 +9,7 @@ import click
 from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.bench import bench
+from proxytune.tuning.commands.compare import compare
 from proxytune.tuning.commands.confirm import confirm
 from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.doctor import doctor
@@ -90,6 +91,7 @@ for verb in (
     status,
     logs,
     confirm,
+    compare,
     export,
     train,
     report,

@@ -147,8 +147,8 @@ def read_openings(study: Study) -> list[dict[str, Any]]:
 
 
 def efficiency_folder(study: Study) -> Path:
-    """Where the study's storage keeps what configurations were measured to cost."""
-    return study.spec.storage.absolute() / "efficiency"
+    """Where a study keeps what its configurations were measured to cost; the search measures into it too."""
+    return study.folder / "efficiency"
 
 
 def _store(study: Study, name: str, value: Any) -> None:
