@@ -6,6 +6,7 @@ resolved study file, never the working directory. At most one job of a study is 
 
 import asyncio
 import importlib.metadata
+import logging
 import os
 import shlex
 import tempfile
@@ -70,6 +71,8 @@ class Jobs:
             raise InputError(
                 f"--address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
             )
+        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         self.address = address.rstrip("/")
         mode = self._authentication_mode()
         if mode != "token":
@@ -113,23 +116,36 @@ class Jobs:
                 f"storage: {spec.storage} is relative to this folder; a job needs an absolute one that every node "
                 "shares, such as --storage /mnt/studies"
             )
-        alive = self.newest(spec.name)
+        return self._once(spec.name, ["run", "study.yaml"], spec)
+
+    def confirm(self, spec: StudySpec, *, top: int, seeds: int) -> str:
+        """Confirm the study's winner as a job (`proxytune confirm`); the id of the one that is alive, if any.
+
+        Its `status`, `logs` and `stop` go by the name `<study>.confirm`.
+        """
+        where = ["--storage", str(spec.storage), *(["--database", spec.database] if spec.database else [])]
+        arguments = ["confirm", spec.name, *where, "--top", str(top), "--seeds", str(seeds)]
+        return self._once(f"{spec.name}.confirm", arguments, spec)
+
+    def _once(self, name: str, arguments: Sequence[str], spec: StudySpec) -> str:
+        """Start a job of this name unless one is alive; either's id."""
+        alive = self.newest(name)
         if alive is not None and alive.alive:
             return alive.submission_id
         attempt = 1 if alive is None else alive.attempt + 1
-        with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
-            files = Path(name) / "job"
+        with tempfile.TemporaryDirectory(prefix="proxytune-") as folder:
+            files = Path(folder) / "job"
             files.mkdir()
             (files / "study.yaml").write_text(as_yaml(spec.model_dump(mode="json")), encoding="utf-8")
             try:
                 return self._start(
-                    f"proxytune-{spec.name}-{attempt}",
-                    ["run", "study.yaml", "--address", "auto"],
+                    f"proxytune-{name}-{attempt}",
+                    [*arguments, "--address", "auto"],
                     files,
-                    {_STUDY: spec.name, _ATTEMPT: str(attempt)},
+                    {_STUDY: name, _ATTEMPT: str(attempt)},
                 )
             except ProxytuneError:
-                rival = self.newest(spec.name)  # another submitter was faster
+                rival = self.newest(name)  # another submitter was faster
                 if rival is None or rival.attempt < attempt:
                     raise
                 return rival.submission_id
