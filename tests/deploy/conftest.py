@@ -84,3 +84,8 @@ def with_options(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
 @pytest.fixture(scope="session")
 def ray_io() -> ModuleType:
     return load("ray_io")
+
+
+@pytest.fixture(scope="session")
+def containers() -> ModuleType:
+    return load("containers")
