@@ -81,7 +81,8 @@ class Domain(BaseModel):
             return False
         assert self.low is not None
         assert self.high is not None
-        return self.low <= value <= self.high
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return self.low <= value <= self.high and math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def corners(self) -> Sequence[Scalar]:
         """The extreme values: all choices, or the two ends of the range."""

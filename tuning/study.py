@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,12 +27,14 @@ from proxytune.tuning.errors import (
     StorageError,
 )
 from proxytune.tuning.provenance import data_facts, driver_facts
-from proxytune.tuning.search.ledger import BUDGET, END, PAUSE, STOP, Ledger
+from proxytune.tuning.search.ledger import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START, Ledger
+from proxytune.tuning.search.warm_start import Earlier, take
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
 from proxytune.tuning.summary import summary
 from proxytune.tuning.tracking.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper, default_uri
+from proxytune.tuning.trial.here import check_data, check_device
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
@@ -120,6 +123,26 @@ def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str
     return Study(parse_study(values, where=f"study {name}"), storage, study)
 
 
+def earlier_study(spec: StudySpec) -> Earlier | None:
+    """What a new study of this spec takes from its `search.warm_start`, if it names one.
+
+    Raises:
+        InputError: there is no such study, or it is this one.
+        StorageError: its storage does not answer.
+    """
+    wish = spec.search.warm_start
+    if wish is None:
+        return None
+    storage, database = wish.storage or spec.storage, wish.database or spec.database
+    if wish.study == spec.name and (storage.absolute(), database) == (spec.storage.absolute(), spec.database):
+        raise InputError(f"search.warm_start.study: {wish.study} is this study itself")
+    try:
+        source = open_study(wish.study, storage, database)
+    except InputError as error:
+        raise InputError(f"search.warm_start.study: {error}") from None
+    return take(spec, source.spec, source.trials(), END)
+
+
 def begin_study(spec: StudySpec) -> Study:
     """Create the study, or open the one of the same name if its spec is the same or has a larger budget.
 
@@ -142,8 +165,14 @@ def begin_study(spec: StudySpec) -> Study:
         )
         stored = study.user_attrs.get(SPEC)
         if stored is None:
+            earlier = earlier_study(spec)
             for params in spec.search.enqueue:
                 study.enqueue_trial(dict(params))
+            if earlier is not None:
+                study.set_user_attr(WARM_START, earlier.to_json())
+                for one in earlier.first:
+                    who = f"trial {one['trial']} of {earlier.study}"
+                    study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
             study.set_user_attr(BUDGET, spec.search.trials)
         else:
             # keys newer than the stored spec: their defaults
@@ -156,18 +185,59 @@ def begin_study(spec: StudySpec) -> Study:
     return Study(spec, storage, study)
 
 
+def check_study(spec: StudySpec) -> list[str]:
+    """What a start of this study would find, for people; nothing is written.
+
+    Raises:
+        InputError: its budget is spent, or what `search.warm_start` names is not there.
+        OtherSpecError: a study of that name exists with another spec.
+        StorageError: the storage does not answer.
+    """
+    if not (spec.database or (spec.folder / "study.db").exists()):
+        return _earlier_lines(earlier_study(spec))
+    storage = open_storage(database_url(spec.folder, spec.database), create=False)
+    with storage_errors():
+        names = optuna.get_all_study_names(storage)
+    if spec.name not in names:
+        return _earlier_lines(earlier_study(spec))
+    study = study_in(storage, spec.name, spec.storage, spec.database)
+    check_same(study.spec, spec)
+    trials, budget = study.trials(), max(study.budget, spec.search.trials)
+    ended = [trial for trial in trials if END in trial.user_attrs]
+    steps = sum(trial.user_attrs[END]["step"] for trial in ended)
+    seconds = float(study.optuna.user_attrs.get(SECONDS, 0.0))
+    for key, spent, limit in (
+        ("trials", len(ended), budget),
+        ("max_steps", steps, spec.search.max_steps),
+        ("max_seconds", seconds, spec.search.max_seconds),
+    ):
+        if limit is not None and spent >= limit:
+            raise InputError(
+                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to go on, "
+                "or give the study another name"
+            )
+    stored = study.optuna.user_attrs.get(WARM_START)
+    lines = _earlier_lines(Earlier.from_json(stored) if stored else None)
+    return [f"study {spec.name} exists and goes on: {len(ended)} of {budget} trials have ended", *lines]
+
+
+def _earlier_lines(earlier: Earlier | None) -> list[str]:
+    return [] if earlier is None else [earlier.summary(), *earlier.notes]
+
+
 def run_study(
     spec: StudySpec,
     *,
     address: str = "local",
     trainable: type | None = None,
+    make_ledger: Callable[..., Ledger] = Ledger,
     watch: Callable[[Study, Ledger, Shipper], Any] | None = None,
 ) -> Study:
     """Run the study until its budget is met: start it, or go on where any earlier driver left it.
 
     `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
-    tests); `watch` is called once everything is set up and may return a context manager that is held while the
-    search runs (live progress).
+    tests), `make_ledger` the ledger (by a subclass, say); `watch` is called once everything is set up and may return
+    a context manager that is held while the search runs (live progress).
 
     Raises:
         InputError: the study file cannot be run here.
@@ -181,7 +251,12 @@ def run_study(
         from proxytune.tuning.cluster.ray_session import find_cluster
 
         find_cluster(address)  # before anything is written
-    prepared = prepare_task(spec.task) if trainable is None else None
+    prepared = None
+    if trainable is None:
+        if address == "local":
+            check_device(spec)
+        prepared = prepare_task(spec.task)
+        check_data(spec, prepared)
     study = begin_study(spec)
     with ExitStack() as stack:
         lease = Lease(study.storage, spec.name)
@@ -192,7 +267,7 @@ def run_study(
         except OSError as error:
             raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
         stack.callback(outbox.close)
-        ledger = Ledger(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+        ledger = make_ledger(spec, study.optuna, study.storage, outbox, data_facts(prepared))
         with storage_errors():
             ledger.reconcile()
         now_ms = time.time_ns() // 1_000_000
@@ -325,6 +400,18 @@ def _graceful_stop(ledger: Ledger) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _try_object_store(url: str) -> None:
+    """Put, read and delete a small object, so that a missing bucket or credential is told before any training."""
+    probe = ObjectFolder(url) / f"probe-{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(b"proxytune")
+        if probe.read_bytes() != b"proxytune":
+            raise OSError("it gives back other bytes than were put")
+        probe.delete()
+    except OSError as error:
+        raise StorageError(f"checkpoints: {url} cannot be used: {one_line(error)}") from None
 
 
 def check_same(known: StudySpec, wanted: StudySpec) -> None:

@@ -19,21 +19,38 @@ from proxytune.tuning.commands.options import (
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec import StudySpec
 
+address_option = click.option(
+    "--address",
+    default="local",
+    show_default=True,
+    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
+)
+
 
 @click.command()
 @with_study_file
+@address_option
 @json_option
-def check(spec: StudySpec, as_json: bool) -> None:
+def check(spec: StudySpec, address: str, as_json: bool) -> None:
     """Resolve STUDY and say what would run, without running anything.
+
+    Refuses what `run` would: a budget that is spent, a precision that this machine lacks (not looked at for a
+    cluster), an earlier study that is not there.
 
     \b
     proxytune check listops
     proxytune check my-study.yaml --set search.trials=100 --json
     """
+    from proxytune.tuning.study import check_study
+    from proxytune.tuning.trial.here import check_device
+    from proxytune.tuning.yaml_file import as_yaml
+
+    if address == "local":
+        check_device(spec)
+    lines = check_study(spec)
     if as_json:
         print_json(spec.model_dump(mode="json"))
         return
-    from proxytune.tuning.yaml_file import as_yaml
 
     click.echo(as_yaml(spec.model_dump(mode="json")), nl=False)
     rungs = ", ".join(map(str, spec.rung_steps())) or "none"
@@ -41,16 +58,13 @@ def check(spec: StudySpec, as_json: bool) -> None:
         f"{spec.search.trials} trials of up to {spec.training['steps']} steps, compared at steps: {rungs}",
         highlight=False,
     )
+    for line in lines:
+        err.print(line, highlight=False, markup=False)
 
 
 @click.command()
 @with_study_file
-@click.option(
-    "--address",
-    default="local",
-    show_default=True,
-    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
-)
+@address_option
 @json_option
 def run(spec: StudySpec, address: str, as_json: bool) -> None:
     """Run STUDY until its budget is met: start it, or go on where it was (same name, same spec).

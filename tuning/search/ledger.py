@@ -20,8 +20,10 @@ from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.metrics import MEMORY, any_known
 from proxytune.tuning.search.rungs import Entry, Rungs
 from proxytune.tuning.search.samplers import make_sampler
+from proxytune.tuning.search.warm_start import Earlier
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.trial.object_store import Folder, ObjectFolder
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import Turn
 from proxytune.tuning.trial_spec import TrialSpec
@@ -34,6 +36,7 @@ PAUSE = "pause"  # user attribute of the study: who wants nothing to run for now
 EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budget last
 ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
 CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
+WARM_START = "warm_start"  # user attribute of the study: what it took from an earlier one (warm_start.py)
 SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
 POLL_SECONDS = 1.0
 _RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
@@ -45,7 +48,7 @@ class Assignment:
 
     number: int
     spec: TrialSpec
-    folder: Path
+    folder: Folder
     efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
 
 
@@ -94,6 +97,7 @@ class Ledger:
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
+        self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, Live] = {}
         self.notes: list[str] = []
 
@@ -117,7 +121,14 @@ class Ledger:
                 self._ladder(trial.number).enter(
                     trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
                 )
-        self._seconds = float(self._study.user_attrs.get(SECONDS, 0.0))
+        attributes = self._study.user_attrs
+        if attributes.get(WARM_START) is not None:
+            earlier = Earlier.from_json(attributes[WARM_START])
+            self._earlier = earlier.frozen_trials(self._spec)
+            self.notes += [earlier.summary(), *earlier.notes]
+            if SECONDS not in attributes:  # the study has just been created
+                self._event("log", who="", text="; ".join([earlier.summary(), *earlier.notes]))
+        self._seconds = float(attributes.get(SECONDS, 0.0))
         self._began = time.monotonic()
 
     def stop(self, reason: str, *, now: bool = True) -> None:
@@ -149,7 +160,7 @@ class Ledger:
 
     def _ask(self) -> Assignment | None:
         """One trial from Optuna; None if its prediction breaks a constraint, which is then told without a run."""
-        self._study.sampler = make_sampler(self._spec, self._next_number)
+        self._study.sampler = make_sampler(self._spec, self._next_number, self._earlier)
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
         params = self._spec.space.suggest(trial, self._fixed)
@@ -366,8 +377,10 @@ class Ledger:
         self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})
 
 
-def trial_folder(spec: StudySpec, number: int) -> Path:
+def trial_folder(spec: StudySpec, number: int) -> Folder:
     """Where a trial keeps its checkpoints."""
+    if spec.checkpoints is not None:
+        return ObjectFolder(spec.checkpoints) / spec.name / "trials" / str(number)
     return spec.folder / "trials" / str(number)
 
 

@@ -8,6 +8,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from proxytune.tuning.search.warm_start import Informed
 from proxytune.tuning.spec import StudySpec
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -28,8 +29,8 @@ class Grid(optuna.samplers.GridSampler):
         pass
 
 
-def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
-    """The study's sampler for the trial of this number.
+def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
+    """The study's sampler for the trial of this number; `earlier` trials of another study inform it (warm_start.py).
 
     Its random state comes from the study's seed and the number alone: it is the same in every process, and what
     the sampler has learnt is in the storage. One generator for the whole study would begin anew at each resume and
@@ -46,4 +47,5 @@ def make_sampler(spec: StudySpec, number: int) -> BaseSampler:
                 scramble=True, seed=sampler.seed, warn_independent_sampling=False
             )
     seed = np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0]
-    return SAMPLERS[sampler.name](int(seed))
+    made = SAMPLERS[sampler.name](int(seed))
+    return Informed(made, earlier) if earlier else made

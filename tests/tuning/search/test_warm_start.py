@@ -1,0 +1,183 @@
+"""Warm start: an earlier study's best go first and its trials inform the sampler, and nothing else of it is there."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.search.warm_start import Earlier
+from proxytune.tuning.study import begin_study, check_study, earlier_study
+from proxytune.tuning.trial.trial_run import Turn
+
+_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
+assert _spec is not None
+assert _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+Driver = _module.Driver
+
+PEAK = 0.27  # the dropout at which the accuracy is best
+
+
+def accuracy(assignment) -> float:
+    return 0.5 - abs(assignment.spec.model["dropout"] - PEAK)
+
+
+def run(driver, trials: int) -> list[dict]:
+    for _ in range(trials):
+        assignment = driver.begin()
+        driver.say(assignment.number, 30, accuracy(assignment), outcome="complete")
+    return [dict(trial.params) for trial in driver.study.trials()]
+
+
+@pytest.fixture
+def old(make_spec):
+    """An earlier study of 16 trials, by the random sampler."""
+    driver = Driver(
+        make_spec("name=old", "search.trials=16", "search.sampler.name=random", "search.enqueue=[]")
+    )
+    run(driver, 16)
+    driver.die()
+    return driver.study
+
+
+def new_spec(make_spec, *assignments: str, top: int = 3):
+    return make_spec(
+        "name=new", "search.enqueue=[]", f"search.warm_start={{study: old, top: {top}}}", "search.trials=30", *assignments
+    )  # fmt: skip
+
+
+def best(study, number: int) -> list[dict]:
+    ranked = sorted(study.trials(), key=lambda trial: -trial.values[0])
+    return [dict(trial.params) for trial in ranked[:number]]
+
+
+def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
+    driver = Driver(new_spec(make_spec))
+    assert driver.study.best() == []
+    assert driver.study.budget == 30
+    assert run(driver, 5)[:3] == best(old, 3)
+    assert [trial.number for trial in driver.study.trials()] == [0, 1, 2, 3, 4]
+    assert [event["trial"] for event in driver.events("trial")] == [0, 1, 2, 3, 4]
+    log = [event["text"] for event in driver.events("log")]
+    assert log[0] == (
+        "warm start from old: 3 of its configurations go first, 16 of its 16 trials inform the sampler"
+    )
+    assert log[1:] == ["enqueued trial 0", "enqueued trial 1", "enqueued trial 2"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_the_sampler_knows_its_trials_from_the_first_proposal(make_spec, old, sampler: str) -> None:
+    def distances(*assignments: str) -> float:
+        driver = Driver(make_spec("search.enqueue=[]", f"search.sampler.name={sampler}", *assignments))
+        numbers = [driver.begin() for _ in range(4)]
+        return sum(abs(one.spec.model["dropout"] - PEAK) for one in numbers) / 4
+
+    cold = distances("name=cold")
+    warm = distances("name=warm", "search.warm_start={study: old, top: 0}")
+    assert warm < cold / 2  # the seeds are fixed: no chance in it
+
+
+def test_what_was_taken_is_frozen_and_a_resumed_study_proposes_the_same(make_spec, old) -> None:
+    def params(storage: str, kill_after: int) -> list[dict]:
+        folder = old.folder.parent.parent / storage
+        shutil.copytree(old.folder, folder / "old", ignore=shutil.ignore_patterns("writer.lock"))
+        spec = new_spec(make_spec, f"storage={json.dumps(str(folder))}")
+        driver = Driver(spec)
+        run(driver, kill_after)
+        driver.die()
+        shutil.rmtree(folder / "old")
+        return run(Driver(spec), 12 - kill_after)
+
+    assert params("one", 5) == params("two", 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ("training.steps=60", "training.steps was 30, here 60"),
+        ("task.train_examples=512", "task.train_examples was 256, here 512"),
+        ("model.embedding_dim=32", "model.embedding_dim was 16, here 32"),
+        ("search.sampler.name=cmaes", "sampler cmaes takes nothing from trials of another study"),
+        ("search.objectives={train_sequences_per_second: maximize}", "do not know every objective"),
+    ],
+)
+def test_where_values_cannot_be_compared_its_best_go_first_all_the_same(
+    make_spec, old, change: str, note: str
+) -> None:
+    earlier = earlier_study(new_spec(make_spec, "search.stopping.min_steps=10", change))
+    assert earlier is not None
+    assert earlier.trials == []
+    assert [one["params"] for one in earlier.first] == best(old, 3)
+    assert note in earlier.notes[-1]
+
+
+def test_a_seed_or_an_interval_of_evaluations_may_differ(make_spec, old) -> None:
+    earlier = earlier_study(
+        new_spec(make_spec, "training.seed=5", "training.eval_every=5", "search.stopping.min_steps=5")
+    )
+    assert earlier is not None
+    assert len(earlier.trials) == 16
+
+
+def test_only_what_lies_inside_the_new_space_is_taken_and_a_new_key_takes_the_old_value(
+    make_spec, old
+) -> None:
+    space = "{model.dropout: {low: 0.0, high: 0.25}, model.num_proxies: {choice: [2, 4, 8]}, model.num_heads: {choice: [1, 2]}}"
+    spec = new_spec(make_spec, f"search.space={space}", top=16)
+    earlier = earlier_study(spec)
+    assert earlier is not None
+    inside = [trial for trial in old.trials() if trial.params["model.dropout"] <= 0.25]
+    assert 0 < len(inside) < 16
+    assert len(earlier.trials) == len(earlier.first) == len(inside)
+    assert all(one["params"]["model.num_heads"] == 2 for one in earlier.first)
+    assert sum("is outside its domain" in note for note in earlier.notes) == 16 - len(inside) + 1
+    assert run(Driver(spec), len(inside)) == [one["params"] for one in earlier.first]
+
+
+def test_several_objectives_rank_it_anew_and_pruned_or_infeasible_trials_do_not_go_first(make_spec) -> None:
+    driver = Driver(
+        make_spec("name=old", "search.stopping.min_steps=10", 'search.constraints={val_loss: "<= 2"}')
+    )
+    for accuracy, loss, outcome in ((0.5, 1.5, "complete"), (0.1, 1.0, "complete"), (0.9, 3.0, "complete")):
+        number = driver.begin().number
+        metrics = {"val_accuracy": accuracy, "val_loss": loss}
+        driver.ledger.receive(number, Turn(step=30, metrics=metrics, outcome=outcome), {})
+    assert driver.say(driver.begin().number, 10, 0.0)  # pruned
+    driver.die()
+    one = earlier_study(new_spec(make_spec))
+    assert one is not None
+    assert [first["trial"] for first in one.first] == [0, 1]
+    assert "trial 2 does not go first: it breaks a constraint" in one.notes
+    assert [trial["state"] for trial in one.trials] == ["COMPLETE"] * 3 + ["PRUNED"]
+    by_loss = earlier_study(new_spec(make_spec, "search.objectives={val_loss: minimize}"))
+    assert by_loss is not None
+    assert [first["trial"] for first in by_loss.first] == [1, 0]
+    assert [trial["values"] for trial in by_loss.trials] == [[1.5], [1.0], [3.0]]
+    two = new_spec(make_spec, "search.objectives={val_accuracy: maximize, val_loss: minimize}")
+    assert {first["trial"] for first in earlier_study(two).first} == {0, 1}  # type: ignore[union-attr]
+    frozen = Earlier.from_json(json.loads(json.dumps(one.to_json()))).frozen_trials(new_spec(make_spec))
+    assert [trial.state for trial in frozen] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
+
+
+def test_check_shows_it_and_refuses_an_unknown_study_or_itself(make_spec, old) -> None:
+    assert check_study(new_spec(make_spec))[0].startswith("warm start from old: 3 of its")
+    with pytest.raises(InputError, match=r"search\.warm_start\.study: no study odl in .*studies there: old"):
+        check_study(make_spec("search.warm_start={study: odl}"))
+    with pytest.raises(InputError, match="small is this study itself"):
+        check_study(make_spec("search.warm_start={study: small}"))
+    assert not make_spec().folder.exists()  # nothing was written
+
+
+def test_a_started_study_keeps_what_it_took(make_spec, old) -> None:
+    spec = new_spec(make_spec)
+    begin_study(spec)
+    shutil.rmtree(old.folder)
+    assert check_study(spec)[1].startswith("warm start from old: 3 of its")
+    assert begin_study(spec).budget == 30
+    with pytest.raises(InputError, match=r"search\.warm_start\.top was 3, now 5"):
+        begin_study(new_spec(make_spec, top=5))
