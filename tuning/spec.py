@@ -18,6 +18,7 @@ from proxytune.tuning.metrics import METRICS
 from proxytune.tuning.search.rungs import Rungs, best_share, better_half
 from proxytune.tuning.space import Domain, Scalar, SearchSpace
 from proxytune.tuning.tracking.shipper import check_uri
+from proxytune.tuning.trial.object_store import object_url
 from proxytune.tuning.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
 from proxytune.tuning.validation import Section, validated
 from proxytune.tuning.yaml_file import nearest, override, read_yaml
@@ -103,6 +104,22 @@ class StudySpec(TrialSpec):
     database: str | None = (
         None  # Optuna's storage as an SQLAlchemy URL; default: sqlite in the study's folder
     )
+    checkpoints: str | None = None  # s3://bucket/prefix or gs://...; default: in the study's folder
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _a_folder(cls, storage: Any) -> Any:
+        if isinstance(storage, str) and "://" in storage:
+            raise ValueError(
+                f"{storage} is no folder, and the journal for MLflow (and sqlite, without `database`) needs one; "
+                f"keep storage a folder of the driver and set checkpoints: {storage}, database: postgresql+psycopg://..."
+            )
+        return storage
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _an_object_store(cls, checkpoints: str | None) -> str | None:
+        return None if checkpoints is None else object_url(checkpoints)
 
     @model_validator(mode="after")
     def _searchable(self) -> Self:
@@ -121,6 +138,7 @@ class StudySpec(TrialSpec):
                     raise ValueError(f"search.enqueue[{position}]: {key} is not in search.space")
                 if not domain.contains(value):
                     raise ValueError(f"search.enqueue[{position}]: {key}={value} is outside its domain")
+        self._check_conditions()
         try:
             space = self.space
         except ValueError as error:
@@ -141,6 +159,26 @@ class StudySpec(TrialSpec):
                     f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
                 )
         return self
+
+    def _check_conditions(self) -> None:
+        """Every `when` names a key that there is and values that it can have, or its key would never be searched."""
+        fixed = {f"model.{key}": value for key, value in self.model.items()} | {
+            f"training.{key}": value for key, value in self.training.items()
+        }
+        for key, domain in self.search.space.items():
+            for other, wanted in domain.when.items():
+                where = f"search.space.{key}.when.{other}"
+                if other not in self.search.space and other not in fixed:
+                    raise ValueError(f"{where}: unknown key; {nearest(other, [*self.search.space, *fixed])}")
+                allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+                searched = self.search.space.get(other)
+                for value in allowed:
+                    if searched is not None and not searched.contains(value):
+                        raise ValueError(f"{where}: {value} is outside the domain of {other}")
+                if searched is None and fixed[other] not in allowed:
+                    raise ValueError(
+                        f"{where}: {other} is {fixed[other]} in every trial, so {key} is never searched"
+                    )
 
     def _check_sampler(self) -> None:
         name, domains = self.search.sampler.name, self.search.space

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from proxytune.tuning.summary import summary
 from proxytune.tuning.tracking.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper, default_uri
 from proxytune.tuning.trial.here import check_data, check_device
+from proxytune.tuning.trial.object_store import try_object_store
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
@@ -251,6 +251,8 @@ def run_study(
         from proxytune.tuning.cluster.ray_session import find_cluster
 
         find_cluster(address)  # before anything is written
+    if spec.checkpoints is not None:
+        try_object_store(spec.checkpoints)
     prepared = None
     if trainable is None:
         if address == "local":
@@ -400,18 +402,6 @@ def _graceful_stop(ledger: Ledger) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _try_object_store(url: str) -> None:
-    """Put, read and delete a small object, so that a missing bucket or credential is told before any training."""
-    probe = ObjectFolder(url) / f"probe-{uuid.uuid4().hex}"
-    try:
-        probe.write_bytes(b"proxytune")
-        if probe.read_bytes() != b"proxytune":
-            raise OSError("it gives back other bytes than were put")
-        probe.delete()
-    except OSError as error:
-        raise StorageError(f"checkpoints: {url} cannot be used: {one_line(error)}") from None
 
 
 def check_same(known: StudySpec, wanted: StudySpec) -> None:

@@ -26,10 +26,11 @@ from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
 from proxytune.tuning.cluster.ray_session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.data import cache_folder
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.storage import RENEWAL_SECONDS, database_url
 from proxytune.tuning.tracking.shipper import check_uri, default_uri
+from proxytune.tuning.trial.object_store import try_object_store
 
 OK, WARNING, RED = "ok", "warning", "red"
 PACKAGES = ("ray", "torch", "proxytune", "pyarrow", "numpy")
@@ -67,7 +68,9 @@ def examine(spec: StudySpec | None, address: str) -> list[Finding]:
                 findings.append(Finding(name, "answers", RED, one_line(answer)))
                 continue
             findings += _judge_node(name, answer, mine)
-            if marker is not None:
+            if answer["checkpoints"] is not None:  # then only the driver uses the folder
+                findings.append(Finding(name, "checkpoints", *answer["checkpoints"]))
+            elif marker is not None:
                 findings.append(_judge_storage(name, answer, marker))
             if answer["fingerprint"]:
                 fingerprints[name] = answer["fingerprint"]
@@ -99,6 +102,7 @@ class NodeProbe:
             "cuda": _cuda(),
             "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
             "storage": None if marker is None else _leave_marker(Path(marker)),
+            "checkpoints": None if spec is None or spec.checkpoints is None else _try_store(spec.checkpoints),
         } | ({"data": None, "fingerprint": None} if spec is None else _look_for_data(spec))
 
 
@@ -193,6 +197,14 @@ def _leave_marker(marker: Path) -> tuple[str, str]:
         return OK, name
     except OSError as error:
         return RED, f"{marker.parent} cannot be written there: {error.strerror} (as user {os.getuid()})"
+
+
+def _try_store(url: str) -> tuple[str, str]:
+    try:
+        try_object_store(url)
+    except StorageError as error:
+        return RED, str(error)
+    return OK, f"{url} is writable"
 
 
 def _look_for_data(spec: StudySpec) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     Raises:
         InputError: what is wrong with it, or what it names that is not its to name.
     """
-    own = {"storage": str(settings.storage), "database": settings.database}
+    own = {"storage": str(settings.storage), "database": settings.database, "checkpoints": None}
     for key, value in own.items():
         if key in values and values[key] != value:
             raise InputError(

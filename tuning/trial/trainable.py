@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from proxytune.tuning.trial.efficiency import stored_efficiency
+from proxytune.tuning.trial.object_store import as_folder
 from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory
 from proxytune.tuning.trial_spec import TrialSpec
 
@@ -55,7 +56,7 @@ class TrialTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._spec = TrialSpec.model_validate_json(config["spec"])
-        self._folder = Path(config["folder"])
+        self._folder = as_folder(config["folder"])
         self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
         self._efficiency: dict[str, float] | None = None
         self._run: TrialRun | None = None

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,6 +13,7 @@ from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
+from proxytune.tuning.trial.object_store import Folder
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
 from proxytune.tuning.trial_spec import TrialSpec
@@ -62,7 +62,7 @@ class TrialRun:
     turn_seconds: ClassVar[float] = 2.0
     """A turn ends after this time at the latest, so that a stop takes effect within a few seconds."""
 
-    def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
+    def __init__(self, spec: TrialSpec, folder: Folder | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
         self._folder = folder
         self._prepared = prepare_task(spec.task)
@@ -151,7 +151,7 @@ class TrialRun:
         save_checkpoint(self._folder, self.step, state)
         self._saved = self.step
 
-    def _resume(self, folder: Path) -> None:
+    def _resume(self, folder: Folder) -> None:
         state, refused = newest_checkpoint(folder)
         self._notes += refused
         if state is None:

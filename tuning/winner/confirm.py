@@ -24,6 +24,7 @@ from proxytune.tuning.storage import Lease, storage_errors
 from proxytune.tuning.study import Study, run_study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial.checkpoints import checkpoint_paths
+from proxytune.tuning.trial.object_store import Folder
 from proxytune.tuning.trial_spec import TrialSpec
 from proxytune.tuning.winner.candidates import SEED, candidates, fresh_seeds, without_seed
 from proxytune.tuning.winner.confirmation import (
@@ -304,7 +305,7 @@ def _worker_errors(what: str) -> Iterator[None]:
 def _test(
     study: Study,
     confirmation: Confirmation,
-    folders: Sequence[Path],
+    folders: Sequence[Folder],
     again: bool,
     who: str,
     session: "RaySession",
@@ -354,7 +355,7 @@ def _test(
     return result
 
 
-def _checksum(folder: Path) -> str:
+def _checksum(folder: Folder) -> str:
     """The sha256 of a retraining's newest checkpoint, as its manifest says."""
     try:
         manifest = json.loads((next(checkpoint_paths(folder)) / "manifest.json").read_text(encoding="utf-8"))
@@ -364,7 +365,7 @@ def _checksum(folder: Path) -> str:
 
 
 def _evaluate(
-    models: list[tuple[TrialSpec, Path]], by: str, reason: str, study: Study, session: "RaySession", say: Say
+    models: list[tuple[TrialSpec, Folder]], by: str, reason: str, study: Study, session: "RaySession", say: Say
 ) -> tuple[list[float], int]:
     import ray
 

@@ -8,12 +8,13 @@ from proxytune.models.training import Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.trial.checkpoints import checkpoint_paths, load_checkpoint
 from proxytune.tuning.trial.efficiency import trial_device
+from proxytune.tuning.trial.object_store import Folder
 from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE
 from proxytune.tuning.trial_spec import TrialSpec
 
 
 def accuracies_on_test(
-    models: Sequence[tuple[TrialSpec, Path]], by: str, reason: str, log_folder: Path
+    models: Sequence[tuple[TrialSpec, Folder]], by: str, reason: str, log_folder: Path
 ) -> Iterator[tuple[int, float]]:
     """Open the test split (which is logged in `log_folder`) and evaluate each model, a spec and its trial's folder.
 

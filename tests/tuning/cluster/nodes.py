@@ -1,0 +1,184 @@
+"""A real Ray cluster on this machine: one `ray start --block` a node, as in a container, ended by pid and never by name."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TOKEN = "token-of-the-test-cluster-0123456789abcdef"
+
+
+def free_port() -> int:
+    """Outside 10002-19999, where Ray's own workers listen."""
+    while True:
+        port = random.randint(20000, 30000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+
+
+@dataclass
+class Node:
+    """One node's `ray start`; its log is beside its folder."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    id: str = ""
+
+    def tree(self) -> list[psutil.Process]:
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [*parent.children(recursive=True), parent]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """As a power cut: every process of the node at once."""
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(30)
+
+    def terminate(self) -> None:
+        """As a pod's end: SIGTERM to the container's first process alone."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+class RayCluster:
+    """A head and workers with a token, ports and a folder of their own."""
+
+    def __init__(self, cpus: int = 1, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # short: Ray's sockets lie in it
+        self.port, self.dashboard_port, self._client_port = free_port(), free_port(), free_port()
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # what else the machine holds is not the test's affair
+            "OMP_NUM_THREADS": "1",
+            "PYTHONSAFEPATH": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        self._environment = dict(environment or {})
+        self.nodes: list[Node] = []
+        self._cpus = cpus
+        self.head = self.start_head()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def start_head(self) -> Node:
+        """The head, once its dashboard answers."""
+        options = [
+            *("--head", f"--port={self.port}", f"--temp-dir={self.folder / 'head'}"),
+            *(f"--dashboard-port={self.dashboard_port}", f"--ray-client-server-port={self._client_port}"),
+        ]
+        node = self._start("head", self._cpus, options, self._environment, self._dashboard_answers)
+        (node.id,) = self.alive()
+        return node
+
+    def add(
+        self, name: str, cpus: int = 1, gpus: int = 0, environment: Mapping[str, str] | None = None
+    ) -> Node:
+        """A worker node with a folder of its own, once the cluster counts it."""
+        before = self.alive()
+        options = [f"--address={self.address}", f"--num-gpus={gpus}", f"--temp-dir={self.folder / name}"]
+        node = self._start(name, cpus, options, environment or {}, lambda: self.alive() - before)
+        (node.id,) = self.alive() - before
+        return node
+
+    def alive(self) -> set[str]:
+        """The ids of the nodes that the cluster counts."""
+        return {node["node_id"] for node in self.state("nodes") if node["state"] == "ALIVE"}
+
+    def state(self, what: str) -> list[dict]:
+        """What the dashboard's state API lists: nodes, actors."""
+        request = urllib.request.Request(
+            f"{self.dashboard}/api/v0/{what}?limit=1000", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return list(json.load(answer)["data"]["result"]["result"])
+
+    def drain(self, node: Node, seconds: int) -> None:
+        """What a spot notice does: Ray is told that the node will be gone."""
+        subprocess.run(
+            [
+                *(sys.executable, "-P", "-m", "ray.scripts.scripts", "drain-node", "--address", self.address),
+                *("--node-id", node.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+                *("--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)),
+            ],
+            env=os.environ | self.environment,
+            check=True,
+            capture_output=True,
+        )
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            node.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(
+        self,
+        name: str,
+        cpus: int,
+        options: list[str],
+        environment: Mapping[str, str],
+        ready: Callable[[], object],
+    ) -> Node:
+        """A node that is ready; tried again, since Ray gives up after 15 s where a machine is slow."""
+        for attempt in range(4):
+            log = self.folder / f"{name}-{attempt}.log"
+            command = [
+                *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", *options),
+                *(f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats"),
+                *("--min-worker-port=0", "--max-worker-port=0"),
+                f"--dashboard-agent-listen-port={free_port()}",
+                f"--dashboard-agent-grpc-port={free_port()}",
+                f"--runtime-env-agent-port={free_port()}",
+                f"--metrics-export-port={free_port()}",
+            ]
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    command,
+                    stdout=file,
+                    stderr=file,
+                    env=os.environ | self.environment | environment,
+                    cwd=self.folder,
+                    start_new_session=True,
+                )
+            node = Node(process, log)
+            self.nodes.append(node)
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                if ready():
+                    return node
+                time.sleep(0.2)
+            node.kill()
+        raise AssertionError(node.log.read_text()[-3000:])
+
+    def _dashboard_answers(self) -> bool:
+        try:
+            return bool(self.alive())
+        except (OSError, KeyError, ValueError):
+            return False
