@@ -34,13 +34,13 @@ class MlflowServer:
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = artifacts.parent / f"server-{self.port}.log"
+        self.log_path = artifacts.parent / f"server-{self.port}.log"
         self._command = [*server_command(store_uri, artifacts, port=self.port), *extra]
         self._environment = os.environ | (environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, start_new_session=True, env=self._environment
             )
@@ -66,7 +66,7 @@ class MlflowServer:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()[-3000:]
+        return self.log_path.read_text()[-3000:]
 
     def arguments(self) -> list[str]:
         return self._command

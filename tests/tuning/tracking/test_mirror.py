@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from proxytune.tuning.benchmarks.synthetic import synthetic_events, synthetic_spec
 from proxytune.tuning.tracking import mirror as mirror_module
 from proxytune.tuning.tracking.mirror import Blocked, Mirror
-from proxytune.tuning.tracking.outbox import Event, Outbox
+from proxytune.tuning.tracking.outbox import Event, Outbox, read_events
+from proxytune.tuning.tracking.shipper import last_error
 
 Fill = Callable[[Iterable[Event]], None]
 
@@ -299,20 +300,27 @@ def test_a_run_that_somebody_deleted_stays_away_and_is_told(
     assert {number: run.info.status for number, run in store.trials().items()} == {1: "FINISHED"}
 
 
-def test_two_studies_of_one_name_stay_apart(tmp_path: Path, uri: str, store: Any, storage: Path) -> None:
+def test_two_studies_of_one_name_stay_apart(tmp_path: Path, uri: str, store: Any) -> None:
+    """From two folders of studies into one experiment."""
     notices = []
-    for folder in ("first", "second"):
-        outbox = Outbox(storage / folder / "outbox")
+    for storage in ("first", "second"):
+        folder = tmp_path / storage / "study" / "outbox"
+        outbox = Outbox(folder)
         for event in (study(), start(0), end(0, "complete", val_accuracy=0.5), STUDY_END):
             outbox.append(event)
         outbox.close()
-        notices.append(mirrored(storage / folder / "outbox", uri).notice)
-    assert notices[0] is None
-    assert notices[1] is not None
-    assert "another study named study" in notices[1]
+        mirrored(folder, uri)
+        notices.append(last_error(folder, uri, "proxytune"))
+        identifier = read_events(folder)[0][0]["id"]
+    assert notices == [
+        None,
+        "experiment proxytune holds another study named study; the runs of this one have the tag "
+        f"study_id={identifier}, or give it another name or experiment",
+    ]
     runs = store.runs()
     assert len(runs) == 4
     assert len({run.data.tags["study_id"] for run in runs}) == 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_a_second_destination_gets_everything(

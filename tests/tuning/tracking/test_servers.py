@@ -1,7 +1,10 @@
 """Tracking over a real MLflow server that goes away, hangs, fails, forbids; and straight into a real PostgreSQL."""
 
+import base64
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +18,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from proxytune.tuning.benchmarks.synthetic import synthetic_events
+from proxytune.tuning.tracking.mirror import Mirror
 from proxytune.tuning.tracking.outbox import JOURNAL, Event, Outbox
 from proxytune.tuning.tracking.shipper import Acknowledgement, Shipper
+from proxytune.tuning.tracking.shipping import explain
 
 Fill = Callable[[Iterable[Event]], None]
 
@@ -132,50 +138,127 @@ def test_a_locked_database_is_waited_for(
     assert store.differences(outbox_folder) == {}
 
 
-@pytest.mark.slow
-def test_a_wrong_password_is_told_and_the_right_one_ships(
-    storage: Path, outbox_folder: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path, make_store: Any
-) -> None:
-    config = storage / "auth.ini"
+ADMIN = ("admin", "canary-9vQmLw7")
+READER = ("reader", "canary-Reader-7")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Any]:
+    """A server with basic auth; `reader` may read every experiment and write none."""
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    config = folder / "auth.ini"
     config.write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{storage}/auth.db\n"
-        "admin_username = admin\nadmin_password = canary-9vQmLw7\n"
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
+        f"admin_username = {ADMIN[0]}\nadmin_password = {ADMIN[1]}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     server = servers.MlflowServer(
-        f"sqlite:///{storage}/mlflow.db",
-        storage / "mlartifacts",
+        f"sqlite:///{folder}/mlflow.db",
+        folder / "mlartifacts",
         *("--app-name", "basic-auth"),
         environment={"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32},
     )
     server.start()
-    try:
-        outbox = Outbox(outbox_folder)
-        for event in synthetic_events(3, steps=100):
-            outbox.append(event)
-        for user, password in ((None, None), ("admin", "wrong")):
-            for key, value in (("USERNAME", user), ("PASSWORD", password)):
-                if value is not None:
-                    monkeypatch.setenv(f"MLFLOW_TRACKING_{key}", value)
-            shipper = Shipper(outbox_folder, server.url, "proxytune")
-            shipper.start()
-            wait_for(lambda shipper=shipper: shipper.error)
-            assert "set MLFLOW_TRACKING_USERNAME and _PASSWORD" in str(shipper.error), shipper.error
-            assert shipper.close(1) > 0
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-9vQmLw7")
-        shipper = Shipper(outbox_folder, server.url, "proxytune")
-        shipper.start()
-        wait_for(lambda: shipper.waiting == 0)
-        command_lines = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
-        assert shipper.close(120) == 0
-        outbox.close()
-        assert make_store(server.url).differences(outbox_folder) == {}
-        assert "canary-9vQmLw7" not in command_lines
-        written = [path for path in outbox_folder.iterdir() if path.is_file()]
-        assert not [path for path in written if b"canary-9vQmLw7" in path.read_bytes()]
-        assert b"canary-9vQmLw7" not in (storage / "mlflow.db").read_bytes()
-    finally:
-        server.stop()
+    request = urllib.request.Request(
+        f"{server.url}/api/2.0/mlflow/users/create",
+        json.dumps(dict(zip(("username", "password"), READER, strict=True))).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(":".join(ADMIN).encode()).decode(),
+        },
+    )
+    urllib.request.urlopen(request, timeout=30).close()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def log_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    def log_in(user: str, password: str) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+
+    return log_in
+
+
+def trouble(outbox_folder: Path, url: str, experiment: str) -> str:
+    """The line that the shipper says when it tries to ship."""
+    mirror = Mirror(outbox_folder, url, experiment)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MLflow's errors have nothing in common
+        mirror.ship()
+    assert Acknowledgement.load(outbox_folder, url, experiment).offset == 0
+    return explain(caught.value, mirror.acknowledged)
+
+
+def test_a_wrong_password_is_told_and_the_right_one_ships(
+    guarded: Any, outbox_folder: Path, log_in: Any, make_store: Any, fill: Fill
+) -> None:
+    fill(synthetic_events(1, steps=100))
+    advice = (
+        f"MLflow at {guarded.url} refuses the name or password; set MLFLOW_TRACKING_USERNAME and _PASSWORD"
+    )
+    assert trouble(outbox_folder, guarded.url, "passwords").startswith(advice), "no name at all"
+    log_in("admin", "wrong")
+    assert trouble(outbox_folder, guarded.url, "passwords").startswith(advice)
+    shipper = Shipper(outbox_folder, guarded.url, "passwords")
+    shipper.start()
+    wait_for(lambda: shipper.error)
+    assert str(shipper.error).startswith(advice)
+    assert shipper.close(1) > 0
+    log_in(*ADMIN)
+    shipper = Shipper(outbox_folder, guarded.url, "passwords")
+    shipper.start()
+    wait_for(lambda: shipper.waiting == 0)
+    command_lines = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+    assert shipper.close(120) == 0
+    assert shipper.error is None
+    assert make_store(guarded.url, "passwords").differences(outbox_folder) == {}
+    assert ADMIN[1] not in command_lines
+    written = [path for path in outbox_folder.iterdir() if path.is_file()]
+    assert not [path for path in written if ADMIN[1].encode() in path.read_bytes()]
+    (database,) = Path(guarded.log_path).parent.glob("mlflow.db")
+    assert ADMIN[1].encode() not in database.read_bytes()
+
+
+def test_a_user_who_may_only_read_is_told_what_to_ask_for(
+    guarded: Any, outbox_folder: Path, log_in: Any, fill: Fill
+) -> None:
+    fill(synthetic_events(1, steps=100))
+    log_in(*ADMIN)
+    MlflowClient(guarded.url).create_experiment("of-others")
+    log_in(*READER)
+    line = trouble(outbox_folder, guarded.url, "of-others")
+    assert line.startswith(f"MLflow at {guarded.url} forbids this user to write; ask for the EDIT permission")
+
+
+def test_a_host_name_that_the_server_does_not_serve_is_told(
+    guarded: Any, outbox_folder: Path, log_in: Any, fill: Fill
+) -> None:
+    fill(synthetic_events(1, steps=100))
+    log_in(*ADMIN)
+    line = trouble(outbox_folder, f"http://127.1:{guarded.port}", "hosts")  # loopback by another name
+    assert "start the server with it in --allowed-hosts" in line
+
+
+def test_a_deleted_experiment_is_told_and_its_restoration_ships(
+    guarded: Any, outbox_folder: Path, log_in: Any, fill: Fill, make_store: Any
+) -> None:
+    log_in(*ADMIN)
+    client = MlflowClient(guarded.url)
+    identifier = client.create_experiment("deleted")
+    client.delete_experiment(identifier)
+    fill(synthetic_events(1, steps=100))
+    line = trouble(outbox_folder, guarded.url, "deleted")
+    assert line == (
+        "experiment deleted was deleted in MLflow; restore it with `mlflow experiments restore "
+        f"--experiment-id {identifier}`, or name another in tracking.experiment"
+    )
+    client.restore_experiment(identifier)
+    mirror = Mirror(outbox_folder, guarded.url, "deleted")
+    while mirror.ship():
+        mirror.acknowledge()
+    assert make_store(guarded.url, "deleted").differences(outbox_folder) == {}
 
 
 @pytest.mark.slow
@@ -213,7 +296,6 @@ def postgres() -> Iterator[Any]:
     server.close()
 
 
-@pytest.mark.slow
 def test_postgresql_holds_a_study_exactly_through_a_crash(
     postgres: Any, outbox_folder: Path, make_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +303,7 @@ def test_postgresql_holds_a_study_exactly_through_a_crash(
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, postgres.uri, "proxytune")
     shipper.start()
-    events = list(synthetic_events(30, steps=400, seed=4))
+    events = list(synthetic_events(12, steps=400, seed=4))
     for index, event in enumerate(events):
         outbox.append(event)
         if index == len(events) // 3:

@@ -115,6 +115,54 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
     outbox.close()
 
 
+def test_a_read_only_disk_is_told_and_the_search_goes_on(
+    fill: Fill, storage: Path, uri: str, store: Any
+) -> None:
+    """MLflow's store becomes read-only: a mount of its own for root, whom permissions do not stop."""
+    script = """
+import sys, time
+from pathlib import Path
+from proxytune.tuning.benchmarks.synthetic import synthetic_events
+from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.tracking.shipper import Shipper
+outbox = Outbox(Path(sys.argv[1]))
+shipper = Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune")
+shipper.start()
+for event in synthetic_events(3, steps=100):
+    outbox.append(event)
+while not shipper.error:
+    time.sleep(0.05)
+outbox.close()
+print(shipper.error)
+print(shipper.close(1))
+"""
+    folder = storage.parent / "elsewhere" / "study" / "outbox"
+    command = [sys.executable, "-Pc", script, str(folder), uri]
+    if os.getuid() == 0:
+        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
+        inside = ["unshare", "--mount", "sh", "-c"]
+        if subprocess.run([*inside, mount, str(storage)], capture_output=True, check=False).returncode:
+            pytest.skip("this container may not mount anything read-only")
+        command = [*inside, f'{mount} && exec "$@"', str(storage), *command]
+    else:
+        (storage / "mlflow.db").chmod(0o444)
+        storage.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    storage.chmod(0o755)
+    (storage / "mlflow.db").chmod(0o644)
+    assert done.returncode == 0, done.stderr
+    line, waiting = done.stdout.splitlines()
+    assert line == (
+        f"MLflow at {uri} lies on a read-only disk; make it writable or name another tracking.uri. "
+        "Events wait in the outbox meanwhile"
+    )
+    assert int(waiting) > 0
+    shipper = Shipper(folder, uri, "proxytune")
+    shipper.start()
+    assert shipper.close(120) == 0
+    assert store.differences(folder) == {}
+
+
 @pytest.mark.parametrize(
     "uri",
     [
