@@ -1,10 +1,14 @@
-"""A folder as a tar stream, file by file in pieces: nothing of it is held in memory, and it says nothing of this machine."""
+"""A folder as a tar stream and back: nothing of it is held in memory, it says nothing of this machine, and it may not lie."""
 
+import shutil
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from proxytune.tuning.errors import StorageError
 
 PIECE = 1 << 20
+MAX_FILES = 10_000
 MEDIA_TYPE = "application/x-tar"
 
 
@@ -23,3 +27,43 @@ def tar(folder: Path, name: str) -> Iterator[bytes]:
                 yield piece
         yield bytes(-entry.size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """The top folder of an archive as a new `folder`, after the sums that it carries have been checked.
+
+    Only regular files below one top folder are taken, and no more bytes than the archive has.
+
+    Raises:
+        StorageError: anything else is in it, it is cut short, or its sums are wrong.
+        OSError: the folder cannot be written.
+    """
+    from proxytune.models.errors import ExportError
+    from proxytune.models.exported import changed_files
+
+    folder.mkdir()
+    try:
+        with tarfile.open(archive, "r:") as tar_file:
+            for count, entry in enumerate(tar_file, start=1):
+                place = PurePosixPath(entry.name)
+                inner = place.parts[1:]
+                if (
+                    not entry.isreg()
+                    or place.is_absolute()
+                    or not inner
+                    or ".." in place.parts
+                    or count > MAX_FILES
+                ):
+                    raise StorageError(f"the archive holds {entry.name!r}, which no export has")
+                target = folder.joinpath(*inner)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = tar_file.extractfile(entry)
+                assert source is not None
+                with target.open("xb") as file:
+                    shutil.copyfileobj(source, file, PIECE)
+        problems = changed_files(folder)
+    except (tarfile.TarError, ExportError, FileExistsError, NotADirectoryError, EOFError) as error:
+        raise StorageError(f"what the server sent is no export: {error}") from None
+    if problems:
+        raise StorageError(f"what the server sent is damaged: {problems[0]}")
+    return folder

@@ -112,11 +112,25 @@ class TrialPage(BaseModel):
     trials: list[Trial]
 
 
-class Points(BaseModel):
-    """Trials, best first."""
+class Chosen(BaseModel):
+    """The best trial, and why it is."""
 
     study: Name
-    objectives: dict[str, str] = Field(examples=[{"val_accuracy": "maximize"}])
+    rule: str = Field(
+        description="How it was chosen",
+        examples=["the best val_accuracy among the eligible trials; ties go to the lower number"],
+    )
+    best: Point
+
+
+class Front(BaseModel):
+    """A Pareto front, by trial number."""
+
+    study: Name
+    objectives: dict[str, str] = Field(
+        description="What was compared",
+        examples=[{"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}],
+    )
     points: list[Point]
 
 
@@ -161,6 +175,13 @@ class Enqueue(_Body):
     """A configuration that goes before anything the sampler proposes; keys that are left out are sampled."""
 
     params: dict[str, Value] = Field(min_length=1, max_length=100, examples=[{"model.num_proxies": 64}])
+
+
+class Confirm(_Body):
+    """How much a confirmation takes."""
+
+    top: int = Field(default=5, ge=1, le=100, description="Candidates")
+    seeds: int = Field(default=5, ge=2, le=100, description="Fresh seeds of each, at most")
 
 
 def point(winner: dict[str, Any]) -> Point:

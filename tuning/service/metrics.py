@@ -126,4 +126,9 @@ class Measured:
                 self._metrics.count(scope, status, time.perf_counter() - began)
             await send(message)
 
-        await self._app(scope, receive, observed)
+        try:
+            await self._app(scope, receive, observed)
+        except Exception:
+            if not status:
+                self._metrics.count(scope, 500, time.perf_counter() - began)
+            raise

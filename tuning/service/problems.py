@@ -1,6 +1,5 @@
 """Every answer that is not a success: a JSON problem (RFC 9457) with the command line's own line, and what to do."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -82,8 +81,7 @@ def response_to(error: Exception) -> Response:
         status, kind = _status(error)
     detail = str(error) or type(error).__name__
     if status == 500:
-        logging.getLogger("uvicorn.error").error("a request failed", exc_info=error)
-        detail = "the server failed at this request"
+        detail = "the server failed at this request"  # uvicorn logs the rest
     body = ProblemBody(
         title=HTTPStatus(status).phrase,
         status=status,
@@ -128,7 +126,7 @@ def install(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"])
         return response_to(Problem(422, f"{where}: {first['msg']}"))
 
-    kinds: tuple[type[Exception], ...] = (Problem, ProxytuneError, ConfigError, DataError, OSError)
+    kinds: tuple[type[Exception], ...] = (Problem, ProxytuneError, ConfigError, DataError, OSError, Exception)
     for kind in kinds:
         app.add_exception_handler(kind, told)
     app.add_exception_handler(HTTPException, http)

@@ -11,6 +11,7 @@ from proxytune.tuning.service.problems import ClusterError, NoCluster
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.storage import driver_of
 from proxytune.tuning.study import Study
+from proxytune.tuning.winner.retraining import SUFFIX
 
 T = TypeVar("T")
 ALIVE = ("PENDING", "RUNNING")
@@ -38,8 +39,13 @@ class Runs:
 
         Raises:
             HeldError: a driver that is none of this cluster's jobs has it, or the one that has it is stopping.
+            InputError: it is a confirmation's.
             NoCluster, ClusterError
         """
+        if study.name.endswith(SUFFIX):
+            raise InputError(
+                f"study {study.name} goes on with its confirmation: confirm {study.name.removesuffix(SUFFIX)}"
+            )
         driver = driver_of(study.storage, study.name)
         if driver is not None and study.optuna.user_attrs.get(STOP):
             raise HeldError(f"study {study.name} is stopping; try again when {driver} has ended")
@@ -48,6 +54,18 @@ class Runs:
                 f"study {study.name} is held by {driver}, which is no job of this server's cluster"
             )
         return self._ask(lambda jobs: jobs.submit(spec))
+
+    def confirm(self, study: Study, *, top: int, seeds: int) -> str:
+        """Confirm the study's winner; the id of the job.
+
+        Raises:
+            HeldError: the search is still running.
+            NoCluster, ClusterError
+        """
+        driver = driver_of(study.storage, study.name)
+        if driver is not None and self._ask(lambda jobs: jobs.status(f"{study.name}{SUFFIX}")) not in ALIVE:
+            raise HeldError(f"study {study.name} is being run by {driver}; confirm it when it has ended")
+        return self._ask(lambda jobs: jobs.confirm(study.spec, top=top, seeds=seeds))
 
     def status(self, name: str) -> str | None:
         """How the study's last job stands, in Ray's words; none: it has no job. `unknown`: the cluster does not say."""

@@ -17,7 +17,7 @@ CONNECTIONS = 200
 
 
 class _Server(uvicorn.Server):
-    """Tells the event streams that the server is leaving; uvicorn would wait for them."""
+    """Tells the event streams that the server is leaving, where uvicorn would wait for them; and a signal is no failure."""
 
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
@@ -25,7 +25,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._proxytune.closing.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit  # the second time, at once
+        self.should_exit = True
 
 
 def make_server(settings: Settings) -> _Server:

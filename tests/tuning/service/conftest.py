@@ -1,0 +1,146 @@
+"""A study that was run without Ray, and real servers over it: uvicorn on a free port of loopback."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxytune.tuning.search.ledger import Ledger
+from proxytune.tuning.service.auth import _digest
+from proxytune.tuning.service.server import bind, make_server
+from proxytune.tuning.service.settings import Settings
+from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.study import begin_study
+from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.trial.trial_run import TrialRun, Turn
+
+TOKEN = "alice-0123456789abcdef0123456789abcdef"
+
+
+class Driver:
+    """Runs a study by hand: what the ledger says, without Ray and without training."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.study = begin_study(spec)
+        self.outbox = Outbox(spec.folder / "outbox")
+        self.ledger = Ledger(spec, self.study.optuna, self.study.storage, self.outbox)
+        self.ledger.reconcile()
+        self.outbox.append(
+            {"kind": "study", "time_ms": 1, "study": spec.name, "spec": spec.model_dump(mode="json")}
+        )
+
+    def trial(self, step: int, outcome: str, **metrics: float) -> int:
+        assignment = self.ledger.next_trial()
+        assert assignment is not None
+        shown = {"val_loss": 1.0, "train_memory_mib_per_sequence": 2.0} | metrics
+        self.ledger.receive(
+            assignment.number, Turn(step=step, metrics=shown if metrics else None, outcome=outcome), {}
+        )
+        return assignment.number
+
+    def train(self) -> int:
+        """One trial that is really trained, here."""
+        assignment = self.ledger.next_trial()
+        assert assignment is not None
+        run = TrialRun(assignment.spec, assignment.folder)
+        while not self.ledger.receive(assignment.number, run.turn(), {}):
+            pass
+        run.save()
+        return assignment.number
+
+    def end(self) -> None:
+        self.outbox.append({"kind": "study_end", "time_ms": 2, "status": "finished", "summary": {}})
+        self.outbox.close()
+        self.study.storage.engine.dispose()
+
+    def hears(self) -> None:
+        """Look at once at what others wish, as it does every second."""
+        self.ledger._polled = -1e9
+        self.ledger._poll()
+
+
+@pytest.fixture
+def spec(make_spec: Callable[..., StudySpec]) -> StudySpec:
+    return make_spec("search.stopping.name=none")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `finished` keeps its study once it was made."""
+    return tmp_path_factory.mktemp("built") / "small"
+
+
+@pytest.fixture
+def finished(spec: StudySpec, built: Path) -> StudySpec:
+    """Two complete trials, one diverged with a NaN, one failed without a report."""
+    if not built.exists():
+        driver = Driver(spec)
+        driver.trial(30, "complete", val_accuracy=0.5)
+        driver.trial(30, "complete", val_accuracy=0.7, train_memory_mib_per_sequence=8.0)
+        driver.trial(20, "diverged", val_accuracy=0.1, val_loss=float("nan"))
+        driver.trial(0, "failed")
+        driver.end()
+        spec.folder.rename(built)
+    shutil.copytree(built, spec.folder)
+    return spec
+
+
+class Servers:
+    """Real servers over one folder of studies, each on a free port, ended together."""
+
+    def __init__(self, storage: Path) -> None:
+        self._settings = Settings(storage=storage, requests_per_minute=10_000)
+        self._running: list[tuple[Any, threading.Thread, socket.socket]] = []
+
+    def start(self, port: int = 0, **given: Any) -> str:
+        """Start one, with settings as keywords; its address."""
+        listener = bind("127.0.0.1", port)
+        server = make_server(replace(self._settings, **given))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        self._running.append((server, thread, listener))
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def stop(self) -> None:
+        for server, thread, listener in self._running:
+            server.handle_exit(2, None)
+            thread.join(60)
+            listener.close()
+            assert not thread.is_alive()
+        self._running.clear()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    running = Servers(tmp_path / "studies")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def serve(servers: Servers) -> Callable[..., str]:
+    """Start a server over the test's studies; settings as keywords. Gives its address."""
+    return servers.start
+
+
+@pytest.fixture
+def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Client]:
+    """A client of a server over the finished study."""
+    with httpx.Client(base_url=serve(), timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def tokens() -> dict[str, bytes]:
+    return {"alice": _digest(TOKEN.encode()), "bob": _digest(b"bob-" + b"0" * 40)}

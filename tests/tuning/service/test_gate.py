@@ -1,0 +1,249 @@
+"""Who gets in, from where, how often and with how much: over real HTTP."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxytune.tuning.commands.serve import serve as serve_command
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.service import limits
+from proxytune.tuning.service.app import make_app
+from proxytune.tuning.service.auth import bearer, read_tokens
+from proxytune.tuning.service.gate import OPEN
+from proxytune.tuning.service.settings import Settings, is_loopback
+
+TOKEN = "alice-0123456789abcdef0123456789abcdef"
+
+GOOD = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def _routes() -> list[tuple[str, str]]:
+    document = make_app(Settings(storage=Path("/nowhere"))).openapi()
+    return [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+
+
+def test_every_route_asks_for_a_token(serve, finished, tokens) -> None:
+    """All routes that the application has, and one that it has not: with no token, a wrong one, another scheme."""
+    routes = _routes()
+    assert len(routes) > 12
+    app_routes = {path for _, path in routes}
+    assert {"/v1/studies", "/metrics", "/openapi.json", "/v1/studies/{name}/export"} <= app_routes
+    bad = [
+        {},
+        {"Authorization": f"Bearer {TOKEN}x"},
+        {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": TOKEN},
+    ]
+    with httpx.Client(base_url=serve(tokens=tokens)) as http:
+        for method, path in [*routes, ("GET", "/v1/unknown"), ("DELETE", "/v1/studies/small")]:
+            address = path.replace("{name}", "small")
+            for headers in bad:
+                answer = http.request(method, address, headers=headers)
+                if path in OPEN:
+                    assert answer.status_code == 200
+                    continue
+                assert answer.status_code == 401, (method, path)
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+                assert answer.headers["content-type"] == "application/problem+json"
+            if method == "GET":
+                assert http.get(address, headers=GOOD).status_code in (200, 404, 503)  # nothing to export
+
+
+def test_the_routes_of_the_document_are_all_there_are() -> None:
+    app = make_app(Settings(storage=Path("/nowhere")))
+    found = set()
+
+    def walk(routes) -> None:
+        for route in routes:
+            if hasattr(route, "methods"):
+                found.update((method, route.path) for method in route.methods)
+            elif hasattr(route, "routes"):
+                walk(route.routes)
+
+    walk(app.routes)
+    assert found <= set(_routes())
+
+
+tokens_file = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9._~+/=-]{32,80}", fullmatch=True),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(tokens_file, st.data())
+def test_a_token_opens_as_its_bearer_and_nothing_else_does(tmp_path_factory, tokens, data) -> None:
+    path = tmp_path_factory.mktemp("tokens") / "tokens"
+    path.touch(mode=0o600)
+    path.write_text("# who: what\n\n" + "\n".join(f"{name}:{token}" for name, token in tokens.items()))
+    known = read_tokens(path)
+    assert set(known) == set(tokens)
+    for token in tokens.values():
+        assert tokens[bearer(known, f"Bearer {token}".encode())] == token
+        assert token not in repr(known)
+    other = data.draw(
+        st.binary(max_size=100).filter(lambda text: text.strip() not in {t.encode() for t in tokens.values()})
+    )
+    assert bearer(known, b"Bearer " + other) is None
+    assert bearer(known, None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("alice:short", "32 at least"),
+        ("al ice:" + "0" * 40, "line 1: write it as name:token"),
+        (f"a:{'0' * 40}\na:{'1' * 40}", "line 2: a second token of a"),
+        (f"{'0' * 40}\n{'1' * 40}", "give each a name"),
+        ("# none", "holds no token"),
+    ],
+)
+def test_a_token_file_that_is_wrong_is_refused_without_its_secrets(tmp_path, text, message) -> None:
+    path = tmp_path / "tokens"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_tokens(path)
+    assert "0" * 40 not in str(caught.value)
+
+
+def test_a_token_file_that_all_can_read_is_warned_of(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("0" * 40)
+    path.chmod(0o644)
+    with pytest.warns(UserWarning, match="everybody on this machine can read it"):
+        assert list(read_tokens(path)) == ["token"]
+
+
+def test_a_token_of_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("PROXYTUNE_TOKEN", TOKEN)
+    assert bearer(read_tokens(None), f"bearer  {TOKEN}".encode()) == "environment"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:8642"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "192.168.0.9"}, 403),
+        ({"Host": "localhost@evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://localhost:9999"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "LOCALHOST:8642"}, 200),
+        ({"Host": "[::1]:8642"}, 200),
+        ({}, 200),
+    ],
+)
+def test_on_loopback_no_web_page_gets_an_answer(http: httpx.Client, headers, status) -> None:
+    answer = http.get("/v1/studies", headers=headers)
+    assert answer.status_code == status
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert "server" not in answer.headers
+    if status == 403:
+        preflight = http.options("/v1/studies", headers=headers | {"Access-Control-Request-Method": "POST"})
+        assert preflight.status_code == 403
+
+
+def test_only_loopback_is_loopback() -> None:
+    assert all(map(is_loopback, ["127.0.0.1", "127.1.2.3", "::1", "localhost"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.9", "example.org", ""]))
+
+
+def test_too_large_a_body_is_refused_before_it_is_read(http: httpx.Client) -> None:
+    declared = http.post("/v1/studies", content=b"x" * (limits.MAX_BODY + 1))
+    assert (declared.status_code, declared.headers["connection"]) == (413, "close")
+    assert f"{limits.MAX_BODY:,} bytes" in declared.json()["detail"]
+    chunked = http.post("/v1/studies", content=iter([b"x" * 40_000] * 3))
+    assert chunked.status_code == 413
+    fits = http.post(
+        "/v1/studies", content=b"x" * limits.MAX_BODY, headers={"Content-Type": "application/json"}
+    )
+    assert fits.status_code == 400
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(http: httpx.Client, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    url = http.base_url
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nslow")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(serve, finished, tokens) -> None:
+    with httpx.Client(base_url=serve(tokens=tokens, requests_per_minute=30), headers=GOOD) as http:
+        assert http.post("/v1/studies/small/pause").status_code == 202  # counts as ten
+        answers = [http.get("/v1/studies/small/spec") for _ in range(25)]
+        assert [answer.status_code for answer in answers] == [200] * 20 + [429] * 5
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 61
+        assert "30 requests in a minute" in answers[-1].json()["detail"]
+        bob = {"Authorization": "Bearer bob-" + "0" * 40}
+        assert http.get("/v1/studies/small/spec", headers=bob).status_code == 200
+        strangers = [http.get("/v1/studies", headers={"Authorization": "Bearer no"}) for _ in range(35)]
+        assert [answer.status_code for answer in strangers] == [401] * 30 + [429] * 5
+
+
+def test_the_command_refuses_what_would_be_open_to_all(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("PROXYTUNE_TOKEN", raising=False)
+    storage = tmp_path / "studies"
+    with pytest.raises(InputError, match="give the server a token"):
+        serve_command.main(["--host", "0.0.0.0", "--storage", str(storage)], standalone_mode=False)
+    assert not storage.exists()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        arguments = ["--port", str(taken.getsockname()[1]), "--storage", str(storage)]
+        with pytest.raises(InputError, match="Address already in use; choose others"):
+            serve_command.main(arguments, standalone_mode=False)
+
+
+def test_the_command_leaves_at_a_signal_and_says_no_secret(tmp_path, finished) -> None:
+    token = "canary-0123456789abcdef0123456789abcdef"
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from proxytune.tuning.cli import main; main()",
+        "serve",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [*command, "--storage", str(finished.storage)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PROXYTUNE_TOKEN": token},
+    ) as process:
+        assert process.stdout is not None
+        url = re.search(r"http://[\d.:]+", process.stdout.readline())[0]
+        assert httpx.get(f"{url}/v1/studies").status_code == 401
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{url}/v1/studies", headers=headers).status_code == 200
+        httpx.post(f"{url}/v1/studies/small/pause", headers=headers).raise_for_status()
+        with httpx.stream(
+            "GET", f"{url}/v1/studies/small/events", headers=headers | {"Last-Event-ID": "1000000"}
+        ) as stream:
+            assert stream.status_code == 200  # it waits for events that never come
+            began = time.monotonic()
+            process.terminate()
+            stream.read()
+        output = process.stdout.read()
+    assert process.returncode == 0
+    assert token not in output
+    assert "Traceback" not in output
+    assert time.monotonic() - began < 19  # not the grace that an unfinished request is given
+    for path in finished.storage.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes(), path

@@ -1,0 +1,142 @@
+"""What a server shows of studies: over real HTTP, from a study that a ledger wrote."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxytune.tuning.service import studies
+from proxytune.tuning.study import begin_study
+
+
+def test_a_study_is_listed_and_shown_as_the_command_line_does(http: httpx.Client) -> None:
+    page = http.get("/v1/studies").json()
+    assert page["total"] == 1
+    assert page["studies"][0]["outcomes"] == {"complete": 2, "diverged": 1, "failed": 1}
+    shown = http.get("/v1/studies/small").json()
+    assert (shown["trials"], shown["budget"], shown["objectives"]) == (4, 4, {"val_accuracy": "maximize"})
+    assert [(point["trial"], point["values"]) for point in shown["best"]] == [(1, {"val_accuracy": 0.7})]
+    assert (shown["driver"], shown["job"], shown["events_waiting"]) == (None, None, 14)
+
+
+def test_trials_come_in_pages_and_by_outcome_and_nan_is_null(http: httpx.Client) -> None:
+    page = http.get("/v1/studies/small/trials", params={"limit": 1, "offset": 2}).json()
+    assert page["total"] == 4
+    assert page["trials"][0]["outcome"] == "diverged"
+    assert page["trials"][0]["metrics"] == {
+        "val_accuracy": 0.1,
+        "val_loss": None,
+        "train_memory_mib_per_sequence": 2.0,
+    }
+    complete = http.get("/v1/studies/small/trials", params={"outcome": "complete"}).json()
+    assert [trial["trial"] for trial in complete["trials"]] == [0, 1]
+    assert complete["trials"][0]["params"] == {"model.num_proxies": 4, "model.dropout": 0.1}
+    assert http.get("/v1/studies/small/trials", params={"outcome": "good"}).status_code == 422
+
+
+def test_what_another_process_writes_is_seen_at_once(http: httpx.Client, finished) -> None:
+    assert http.get("/v1/studies/small").json()["budget"] == 4
+    begin_study(finished.model_copy(update={"search": finished.search.model_copy(update={"trials": 9})}))
+    assert http.get("/v1/studies/small").json()["budget"] == 9
+    assert http.get("/v1/studies/small/spec").json()["search"]["trials"] == 9
+
+
+def test_a_damaged_study_hides_no_other(http: httpx.Client, finished) -> None:
+    broken = finished.storage / "broken"
+    broken.mkdir()
+    (broken / "study.db").write_bytes(b"not a database" * 100)
+    broken, small = http.get("/v1/studies").json()["studies"]
+    assert "not a database" in broken["error"]
+    assert (small["study"], small["error"]) == ("small", None)
+    assert http.get("/v1/studies/broken").status_code == 503
+    metrics = {family.name: family for family in text_string_to_metric_families(http.get("/metrics").text)}
+    assert metrics["proxytune_studies_unreadable"].samples[0].value == 1
+    assert metrics["proxytune_studies"].samples[0].value == 2
+
+
+def test_more_studies_than_are_kept_open(serve, make_spec, monkeypatch) -> None:
+    monkeypatch.setattr(studies, "KEPT", 2)
+    names = [f"s{number}" for number in range(4)]
+    for name in names:
+        begin_study(make_spec(f"name={name}")).storage.engine.dispose()
+    with httpx.Client(base_url=serve(), timeout=60) as http:
+        for _ in range(2):
+            page = http.get("/v1/studies", params={"offset": 1}).json()
+            assert page["total"] == 4
+            assert [(line["study"], line["error"]) for line in page["studies"]] == [
+                (name, None) for name in names[1:]
+            ]
+
+
+def test_metrics_are_what_prometheus_reads(http: httpx.Client) -> None:
+    http.get("/v1/studies/small")
+    http.get("/v1/studies/nothing")
+    http.get("/a/path/that/a/stranger/varies")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(http.get("/metrics").text)
+        for sample in family.samples
+    }
+    assert samples["proxytune_trials", ("outcome", "complete"), ("study", "small")] == 2
+    assert samples["proxytune_trials_budget", ("study", "small")] == 4
+    assert samples["proxytune_best_value", ("objective", "val_accuracy"), ("study", "small")] == 0.7
+    assert samples["proxytune_outbox_events_waiting", ("study", "small")] == 14
+    assert samples["proxytune_running", ("study", "small")] == 0
+    requests = {key[1:]: value for key, value in samples.items() if key[0] == "proxytune_http_requests_total"}
+    route = ("route", "/v1/studies/{name}")
+    assert requests[("method", "GET"), route, ("status", "200")] == 1
+    assert requests[("method", "GET"), route, ("status", "404")] == 1
+    assert requests[("method", "GET"), ("route", "none"), ("status", "404")] == 1
+    assert samples["proxytune_http_request_seconds_count", ("method", "GET"), route] == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "%2e%2e", "..%2f..%2fetc", "%2fetc", "a%00b", "a%0ab", ".hidden", "mlflow.db", "x" * 200]
+)
+def test_no_name_leaves_the_storage(http: httpx.Client, finished, name: str) -> None:
+    (finished.storage / "mlflow.db").write_bytes(b"x")
+    (finished.storage.parent / "study.db").write_bytes(b"x")
+    answer = http.get(f"/v1/studies/{name}/trials")
+    assert answer.status_code in (404, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_no_link_leaves_the_storage(http: httpx.Client, finished, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (finished.folder / "study.db").rename(tmp_path / "elsewhere" / "study.db")
+    (finished.storage / "link").symlink_to(tmp_path / "elsewhere")
+    assert http.get("/v1/studies/link").status_code == 404
+
+
+def test_a_folder_of_studies_that_does_not_answer_is_told(http: httpx.Client, finished) -> None:
+    """A study whose files were taken away under the server is gone; one that comes back is read anew."""
+    assert http.get("/v1/studies/small").status_code == 200
+    finished.folder.rename(finished.storage / "away")
+    assert http.get("/v1/studies/small").status_code == 404
+    (finished.storage / "away").rename(finished.folder)
+    assert http.get("/v1/studies/small").status_code == 200
+
+
+def _events(text: str) -> list[tuple[int, str, dict]]:
+    blocks = [
+        dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        for block in text.strip().split("\n\n")
+    ]
+    return [(int(block["id"]), block["event"], json.loads(block["data"])) for block in blocks if block]
+
+
+def test_events_stream_to_the_end_and_go_on_where_they_were_cut(http: httpx.Client) -> None:
+    answer = http.get("/v1/studies/small/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = _events(answer.text)
+    kinds = [kind for _, kind, _ in events]
+    assert (kinds[0], kinds[-1], len(kinds)) == ("journal", "study_end", 14)
+    assert [event["metrics"]["val_loss"] for _, kind, event in events if kind == "report"] == [1.0, 1.0, None]
+    cut = events[4][0]
+    assert (
+        _events(http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(cut)}).text) == events[5:]
+    )
+    assert http.get("/v1/studies/small/events", headers={"Last-Event-ID": "x"}).status_code == 422
+    assert http.get("/v1/studies/nothing/events").status_code == 404

@@ -1,0 +1,130 @@
+"""Actions over real HTTP, heard by a real ledger, under the name of whose token it was."""
+
+import httpx
+import pytest
+
+from proxytune.tuning.search.ledger import STOP
+from proxytune.tuning.storage import Lease
+from proxytune.tuning.study import open_study
+from tests.tuning.service.conftest import TOKEN, Driver
+
+
+@pytest.fixture
+def driver(spec) -> Driver:
+    return Driver(spec)
+
+
+@pytest.fixture
+def http(serve, driver, tokens):
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=serve(tokens=tokens), timeout=60, headers=headers) as client:
+        yield client
+    driver.outbox.close()
+
+
+def act(http: httpx.Client, action: str, body: dict | None = None) -> httpx.Response:
+    return (
+        http.post(f"/v1/studies/small/{action}", json=body)
+        if body
+        else http.post(f"/v1/studies/small/{action}")
+    )
+
+
+def test_pause_and_resume(http, driver) -> None:
+    first = driver.ledger.next_trial()
+    assert act(http, "pause").json() == {
+        "study": "small",
+        "action": "pause",
+        "who": "alice@http",
+        "job": None,
+    }
+    driver.hears()
+    assert driver.ledger.paused_by == "alice@http"
+    assert driver.ledger.next_trial() is None
+    lease = Lease(driver.study.storage, "small")
+    lease.acquire()  # somebody drives it, so that nothing has to be submitted
+    assert act(http, "resume").status_code == 202
+    lease.release()
+    driver.hears()
+    assert driver.ledger.paused_by is None
+    assert first.number in driver.ledger.live
+
+
+def test_stop_now_and_later(http, driver) -> None:
+    assert act(http, "stop").status_code == 202
+    driver.hears()
+    assert (driver.ledger.stopping, driver.ledger._now) == ("alice@http asked for it", False)
+    assert act(http, "stop", {"now": True}).status_code == 202
+    driver.hears()
+    assert driver.ledger._now
+
+
+def test_one_trial_is_ended(http, driver) -> None:
+    number = driver.ledger.next_trial().number
+    assert act(http, "stop", {"trial": number}).json()["action"] == f"stop trial {number}"
+    driver.hears()
+    assert driver.ledger._cancelled == {number: "alice@http"}
+    missing = act(http, "stop", {"trial": 7})
+    assert (missing.status_code, missing.json()["detail"]) == (
+        422,
+        "study small has no trial 7; it has 1 so far",
+    )
+    assert driver.study.optuna.user_attrs.get(STOP) is None
+
+
+def test_extend_and_enqueue(http, driver) -> None:
+    assert act(http, "extend", {"trials": 9}).status_code == 202
+    driver.hears()
+    assert driver.ledger._budget == 9
+    less = act(http, "extend", {"trials": 9})
+    assert less.status_code == 422
+    assert "it may take 9 already" in less.json()["detail"]
+    driver.ledger.next_trial()  # the study file's own
+    assert (
+        act(http, "enqueue", {"params": {"model.num_proxies": 8, "model.dropout": 0.25}}).status_code == 202
+    )
+    assignment = driver.ledger.next_trial()
+    assert (assignment.spec.model["num_proxies"], assignment.spec.model["dropout"]) == (8, 0.25)
+    assert driver.study.trials()[assignment.number].user_attrs["enqueued_by"] == "alice@http"
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "status", "detail"),
+    [
+        ("enqueue", {"params": {"model.num_proxies": 5}}, 422, "model.num_proxies=5 is outside its domain"),
+        ("enqueue", {"params": {"model.num_proxy": 4}}, 422, "did you mean model.num_proxies?"),
+        ("enqueue", {"params": {"model.dropout": "0.1"}}, 422, "is outside its domain"),
+        ("enqueue", {"params": {"model.dropout": [0.1]}}, 422, "body.params.model.dropout"),
+        ("enqueue", {"params": {}}, 422, "body.params"),
+        ("extend", {"trials": "9"}, 422, "body.trials: Input should be a valid integer"),
+        ("extend", {"trials": 9, "more": 1}, 422, "body.more"),
+        ("extend", None, 422, "body"),
+        ("stop", {"trial": -1}, 422, "body.trial"),
+        ("resume", None, 409, "this server has no cluster"),
+    ],
+)
+def test_a_wrong_wish_is_told_and_changes_nothing(http, driver, action, body, status, detail) -> None:
+    answer = act(http, action, body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert detail in answer.json()["detail"]
+    assert answer.json()["hint"]
+    driver.hears()
+    assert (driver.ledger.paused_by, driver.ledger.stopping, driver.ledger._budget) == (None, None, 4)
+    assert len(driver.study.trials()) == 1  # what the study file enqueues
+
+
+def test_a_body_that_is_no_json(http) -> None:
+    answer = http.post("/v1/studies/small/extend", content=b"{", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert "the body is not JSON" in answer.json()["detail"]
+
+
+def test_while_it_stops_it_cannot_be_resumed(http, driver) -> None:
+    lease = Lease(driver.study.storage, "small")
+    lease.acquire()
+    act(http, "stop")
+    answer = act(http, "resume")
+    lease.release()
+    assert (answer.status_code, answer.json()["error"]) == (409, "HeldError")
+    assert "is stopping; try again when process" in answer.json()["detail"]
+    assert open_study("small", driver.study.spec.storage).optuna.user_attrs[STOP]["who"] == "alice@http"

@@ -1,0 +1,247 @@
+"""Studies that come over the network: what is refused, before anything is written."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.service.limits import MAX_BODY
+from proxytune.tuning.service.problems import Problem
+from proxytune.tuning.service.settings import Settings
+from proxytune.tuning.service.specs import admit, read_body
+from proxytune.tuning.service.submission import EXAMPLE
+from proxytune.tuning.yaml_file import as_yaml, override
+from tests.tuning.service.conftest import Servers
+
+YAML = {"Content-Type": "application/yaml"}
+JSON = {"Content-Type": "application/json"}
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n"
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "data").mkdir()
+    return Settings(storage=tmp_path / "studies", roots=(tmp_path / "data",))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Path]]:
+    """A client of a server without a cluster and without studies, and their folder."""
+    storage = tmp_path_factory.mktemp("studies")
+    servers = Servers(storage)
+    with httpx.Client(base_url=servers.start(), timeout=60) as http:
+        yield http, storage
+    servers.stop()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "detail"),
+    [
+        (BOMB, YAML, 400, "aliases (*a) are not allowed"),
+        ("name: x\nname: y", YAML, 400, 'line 2: found duplicate key "name"'),
+        ('{"name": "x", "name": "y"}', JSON, 400, "the key name appears twice"),
+        ("[" * 40 + "]" * 40, JSON, 400, "nested deeper than 32"),
+        ("[" * 20_000, JSON, 400, "study: "),
+        ("[" * 40 + "]" * 40, YAML, 400, "nested deeper than 32"),
+        ('{"name": NaN}', JSON, 400, "NaN is not JSON"),
+        ('{"name": "\\ud800"}', JSON, 400, "not UTF-8 text"),
+        (b"\xff\xfe", YAML, 400, "not UTF-8 text"),
+        ('"\\ud800"', YAML, 400, "not UTF-8 text"),
+        ("{", JSON, 400, "study: "),
+        ("[]", JSON, 400, "holds list"),
+        ("1: x", YAML, 400, "holds dict"),
+        ("", YAML, 400, "holds NoneType"),
+        ("!!python/object/apply:os.system ['true']", YAML, 400, "study"),
+        ("name: x", {"Content-Type": "text/plain"}, 415, "YAML or JSON, not text/plain"),
+        ("name: x", {}, 415, "without a Content-Type"),
+        ("{}", JSON, 422, "is missing"),
+        (as_yaml(EXAMPLE | {"serach": 1}), YAML, 422, "did you mean search?"),
+        (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 128 letters"),
+        (json.dumps(EXAMPLE | {"name": "mlartifacts"}), JSON, 422, "take another name"),
+        (json.dumps(EXAMPLE), JSON, 409, "this server has no cluster"),
+        (as_yaml(EXAMPLE), YAML, 409, "this server has no cluster"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_and_leaves_nothing(empty, body, kind, status, detail) -> None:
+    http, storage = empty
+    answer = http.post("/v1/studies", content=body, headers=kind)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert detail in answer.json()["detail"]
+    assert http.get("/v1/studies").json()["total"] == 0
+    assert os.listdir(storage) == []
+
+
+def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
+    values = json.loads(finished.model_dump_json(exclude={"database"}))
+    with httpx.Client(base_url=serve(), timeout=60) as http:
+        same = http.post("/v1/studies", json=values)
+        assert (same.status_code, same.json()["error"]) == (
+            409,
+            "ProxytuneError",
+        )  # only a cluster is wanting
+        values["training"]["steps"] = 60
+        other = http.post("/v1/studies", json=values)
+    assert (other.status_code, other.json()["error"]) == (409, "OtherSpecError")
+    assert "training.steps was 30, now 60" in other.json()["detail"]
+
+
+def spec_with(*assignments: str) -> dict:
+    return override(EXAMPLE, assignments)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "storage=/elsewhere",
+        "storage=../elsewhere",
+        "database=sqlite:////elsewhere/x.db",
+        "database=postgresql+psycopg://host/name",
+        "tracking.uri=http://elsewhere",
+        "tracking.uri=sqlite:////elsewhere/mlflow.db",
+        "tracking.uri=file:///etc",
+    ],
+)
+def test_a_study_names_no_place_of_the_servers(settings, assignment) -> None:
+    with pytest.raises(InputError, match="take the key out"):
+        admit(spec_with(assignment), settings)
+
+
+def test_a_study_that_names_the_servers_own_places_is_welcome(settings) -> None:
+    first = admit(spec_with(), settings)
+    again = admit(json.loads(first.model_dump_json()), settings)
+    assert again == first
+    assert (again.storage, again.database, again.tracking.uri) == (settings.storage, None, None)
+
+
+@pytest.mark.parametrize(
+    "root", ["/etc", "/etc/passwd", "{data}/../other", "{data}/link", "{data}/link/below", "~root", "/"]
+)
+def test_data_outside_the_roots_is_refused(settings, tmp_path, root) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
+    with pytest.raises(InputError, match="is not under a root of this server"):
+        admit(spec_with(f"task.root={root.format(data=tmp_path / 'data')}"), settings)
+
+
+def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
+    for root in (
+        tmp_path / "data",
+        tmp_path / "data" / "lra",
+        tmp_path / "data" / "x" / ".." / "aclImdb_v1.tar.gz",
+    ):
+        assert admit(spec_with(f"task.root={root}"), settings).task.root == root
+    with pytest.raises(InputError, match="none was configured"):
+        admit(spec_with("task.root=/data"), Settings(storage=settings.storage))
+
+
+def test_roots_cannot_be_searched(settings) -> None:
+    values = spec_with()
+    values["search"]["space"]["task.root"] = {"choice": ["/etc/passwd"]}
+    with pytest.raises(InputError, match=r"task\.root cannot be searched"):
+        admit(values, settings)
+
+
+@pytest.mark.parametrize("number", ["1e400", str(10**400), "-1", "0", "1e308"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.steps",
+        "search.trials",
+        "search.space.model.dropout",
+        "search.space.model.num_proxies",
+        "search.stopping.min_steps",
+    ],
+)
+def test_a_number_beyond_all_bounds_is_refused_or_taken_at_once(settings, key, number) -> None:
+    value = f"{{low: 0, high: {number}}}" if ".space." in key else number
+    for stopping in ("asha", "median", "hyperband"):  # median once listed every evaluation of a trial
+        with contextlib.suppress(InputError):
+            admit(spec_with(f"{key}={value}", f"search.stopping.name={stopping}"), settings)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
+    max_leaves=12,
+)
+paths = st.sampled_from(
+    [
+        "name",
+        "task",
+        "task.name",
+        "task.root",
+        "model",
+        "model.num_heads",
+        "training",
+        "training.steps",
+        "search",
+        "search.space",
+        "search.objectives",
+        "search.constraints",
+        "search.sampler",
+        "search.stopping",
+        "search.trials",
+        "search.enqueue",
+        "resources",
+        "resources.gpu",
+        "tracking",
+        "storage",
+        "database",
+    ]
+)
+
+
+@given(st.dictionaries(paths, plain, min_size=1, max_size=3))
+def test_no_value_of_any_key_gets_more_than_an_answer(values) -> None:
+    study = json.loads(json.dumps(EXAMPLE))
+    for path, value in values.items():
+        *sections, key = path.split(".")
+        target = study
+        for section in sections:
+            target = target[section] if isinstance(target.get(section), dict) else {}
+        target[key] = value
+    with contextlib.suppress(InputError):
+        admit(study, Settings(storage=Path("/nowhere")))
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode(errors="surrogatepass")))
+def test_no_body_gets_more_than_an_answer(body) -> None:
+    for kind in (JSON, YAML):
+        with contextlib.suppress(Problem):
+            assert isinstance(read_body(body, kind["Content-Type"]), dict)
+
+
+@given(plain.filter(lambda value: isinstance(value, dict)))
+def test_json_is_read_as_it_was_written(value) -> None:
+    def holds(part) -> bool:  # what JSON has no word for
+        if isinstance(part, float):
+            return part == part and abs(part) != float("inf")
+        if isinstance(part, dict):
+            return all(map(holds, part.values()))
+        return not isinstance(part, list) or all(map(holds, part))
+
+    if holds(value):
+        assert read_body(json.dumps(value).encode(), "application/json; charset=utf-8") == value
+
+
+@pytest.mark.slow
+def test_the_slowest_body_that_is_let_in(record_property) -> None:
+    for name, body in {
+        "flow": "[" + "1," * (MAX_BODY // 2 - 2) + "1]",
+        "keys": "\n".join(f"k{i}:" for i in range(MAX_BODY // 7)),
+    }.items():
+        began = time.process_time()
+        with contextlib.suppress(Problem):
+            read_body(body.encode()[:MAX_BODY], "application/yaml")
+        record_property(f"seconds for {name}", f"{time.process_time() - began:.1f}")
