@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -53,12 +54,17 @@ def build_classifier(folder: Path) -> Classifier:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ExportError(f"{folder / WEIGHTS}: {error}") from None
+    with torch.device("meta"):  # so that a config of absurd size costs nothing
+        expected = {name: tensor.shape for name, tensor in Classifier(config).state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        wanted, found = expected.get(name), weights[name].shape if name in weights else None
+        if wanted != found:
+            sizes = [
+                " x ".join(map(str, shape)) if shape is not None else "absent" for shape in (found, wanted)
+            ]
+            raise ExportError(f"{WEIGHTS}: {name} is {sizes[0]}, {MODEL} makes it {sizes[1]}")
     model = Classifier(config)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[1:2] or [str(error)]
-        raise ExportError(f"{folder / WEIGHTS} does not fit {MODEL}: {detail[0].strip()}") from None
+    model.load_state_dict(weights)
     return model.eval()
 
 

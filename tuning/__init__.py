@@ -1,1 +1,25 @@
-"""The search: Ray runs it, Optuna proposes, MLflow mirrors (the only room that knows these three)."""
+"""The search: Ray runs it, Optuna proposes, MLflow mirrors (the only room that knows these three).
+
+From Python: load_study, best, pareto_front, export; Client for a study service.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxytune.tuning.service.client import Client
+    from proxytune.tuning.winner.api import best, export, load_study, pareto_front
+
+__all__ = ["Client", "best", "export", "load_study", "pareto_front"]
+
+
+def __getattr__(name: str) -> Any:
+    # Workers import this package too, and must not load Optuna through it.
+    if name == "Client":
+        from proxytune.tuning.service.client import Client
+
+        return Client
+    if name in __all__:
+        from proxytune.tuning.winner import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

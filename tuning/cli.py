@@ -20,7 +20,7 @@ from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
 from proxytune.tuning.commands.ui import ui
-from proxytune.tuning.commands.winner import export, train
+from proxytune.tuning.commands.winner import evaluate, export, predict, train, verify
 from proxytune.tuning.errors import ProxytuneError, StorageError
 
 
@@ -42,6 +42,7 @@ def cli() -> None:
     proxytune show listops-mini                  the best so far
     proxytune confirm listops-mini               the best again on fresh seeds, the winner tested once
     proxytune export listops-mini --out winner   the winner as a folder
+    proxytune verify winner                      is it what was exported
     proxytune ui                                 browse in MLflow
     """
     # Optuna says in a log line what our table shows; experimental parts are chosen with care.
@@ -93,7 +94,10 @@ for verb in (
     confirm,
     compare,
     export,
+    verify,
     train,
+    evaluate,
+    predict,
     report,
     track,
     ui,

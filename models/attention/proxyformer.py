@@ -114,7 +114,9 @@ class Proxyformer(Attention):
         proxies = self.inject_input(x, mask, padding, trace)
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
         projections = (self.proxy_query, self.proxy_key) if self.own_projections else (self.query, self.key)
-        q_p, k_p = (self.split_heads(project(proxies)).expand(x.shape[0], -1, -1, -1) for project in projections)
+        q_p, k_p = (
+            self.split_heads(project(proxies)).expand(x.shape[0], -1, -1, -1) for project in projections
+        )
         if trace.diagnose:
             trace.diagnostics.append(diagnose(proxies, q, k, q_p, k_p, padding))
 

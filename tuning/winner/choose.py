@@ -48,6 +48,9 @@ class Limits:
         return " and ".join(map(_rule, self.constraints))
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """The trial that was chosen, and by which rule."""
@@ -108,7 +111,7 @@ def choose(
     objectives: Mapping[str, str],
     *,
     number: int | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
     confirmed: int | None = None,
     constraints: Sequence[Constraint] = (),
 ) -> Selection:

@@ -69,26 +69,24 @@ def changed_fields(folder: Path, name: str) -> list[str]:
         actual = field_digests(folder / name)
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return list(differing(stored, actual))
+    return [path or "the whole file" for path, _, _ in differing(stored, actual)]
 
 
-def differing(one: Any, other: Any, path: str = "") -> Iterator[str]:
-    """The paths at which two trees of plain values differ, a path for each leaf or missing branch."""
+ABSENT = "absent"
+
+
+def differing(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The paths at which two trees of plain values differ, with both values: one for each leaf or missing branch."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
             inner = f"{path}.{key}" if path else str(key)
-            if key in one and key in other:
-                yield from differing(one[key], other[key], inner)
-            else:
-                yield inner
+            yield from differing(one.get(key, ABSENT), other.get(key, ABSENT), inner)
     elif isinstance(one, list) and isinstance(other, list):
         for index in range(max(len(one), len(other))):
-            if index < min(len(one), len(other)):
-                yield from differing(one[index], other[index], f"{path}[{index}]")
-            else:
-                yield f"{path}[{index}]"
+            pair = [tree[index] if index < len(tree) else ABSENT for tree in (one, other)]
+            yield from differing(pair[0], pair[1], f"{path}[{index}]")
     elif type(one) is not type(other) or one != other:
-        yield path
+        yield path, one, other
 
 
 def _digests(value: Any) -> Any:

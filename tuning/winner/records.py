@@ -43,7 +43,7 @@ class TrialRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that strict JSON holds: what is not finite becomes a string."""
-        return {name: _strict(value) for name, value in asdict(self).items()}
+        return {name: strict_json(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -95,11 +95,12 @@ def _record(trial: FrozenTrial, spec: StudySpec) -> TrialRecord:
     )
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
+    """The value with every number that is not finite as a string, since JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _strict(inner) for key, inner in value.items()}
+        return {key: strict_json(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_strict(inner) for inner in value]
+        return [strict_json(inner) for inner in value]
     return value
