@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
-from rich.console import Console
 
 from proxytune.models.attention import MECHANISMS as REGISTRY
 from proxytune.models.footprint import footprint
@@ -22,37 +22,43 @@ def test_every_mechanism_of_the_registry_is_compared() -> None:
 
 
 def test_a_quick_run_saves_a_table_and_a_picture(tmp_path: Path) -> None:
-    seen: list[str] = []
-    names = ("softmax-explicit", "proxyformer")
-    measurements = models.run(
-        tmp_path / "bench",
-        (128, 256),
-        names,
-        batch_size=4,
-        quick=True,
-        progress=lambda m: seen.append(m.mechanism),
-    )
-    assert seen == [*names, *names]
-    with (tmp_path / "bench" / "models.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["mechanism"], row["length"]) for row in rows] == [
-        (m.mechanism, str(m.length)) for m in measurements
+    arguments = [
+        "bench",
+        "models",
+        "--lengths",
+        "128",
+        "--batch-size",
+        "4",
+        "--quick",
+        "--out",
+        str(tmp_path),
     ]
+    result = CliRunner(catch_exceptions=False).invoke(cli, arguments)
+    assert "3.8x the throughput, 0.08x the memory" in " ".join(result.output.split())
+    (saved,) = tmp_path.glob("models-*.json")
+    document = json.loads(saved.read_text())
+    assert document["date"].startswith(saved.stem.removeprefix("models-")[:10])
+    assert document["hardware"]["cpus"] > 0
+    assert document["versions"]["torch"] == torch.__version__
+    assert "a training step of Proxyformer, n = 128" in document["headline"]
+    rows = document["result"]
+    assert [(row["length"], row["mechanism"]) for row in rows] == [(128, name) for name in models.MECHANISMS]
     for row in rows:
-        anchor = next(other for other in rows if other["length"] == row["length"])
-        speeds = float(row["sequences_per_second"]) / float(anchor["sequences_per_second"])
-        assert float(row["throughput_ratio"]) == pytest.approx(speeds)
-        costs = footprint(models.model_config(row["mechanism"], int(row["length"])), 4)
-        assert float(row["training_mib_per_sequence"]) == pytest.approx(costs.training_mib_per_sequence)
-        assert int(row["parameters"]) == costs.parameters
-    assert (tmp_path / "bench" / "models.png").read_bytes().startswith(b"\x89PNG")
-    console = Console(width=160, record=True)
-    console.print(models.table(measurements))
-    assert "3.8x the throughput, 0.08x the memory" in " ".join(console.export_text().split())
+        anchor = next(
+            other for other in rows if (other["length"], other["mechanism"]) == (row["length"], models.ANCHOR)
+        )
+        speeds = row["sequences_per_second"] / anchor["sequences_per_second"]
+        assert row["throughput_ratio"] == pytest.approx(speeds)
+        costs = footprint(models.model_config(row["mechanism"], row["length"]), 4)
+        assert row["training_mib_per_sequence"] == pytest.approx(costs.training_mib_per_sequence)
+        assert row["parameters"] == costs.parameters
+    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    table = CliRunner(catch_exceptions=False).invoke(cli, ["bench", "table", str(tmp_path)]).output
+    assert "| models | a training step of Proxyformer, n = 128 |" in table
 
 
-def test_without_the_anchor_there_are_no_ratios(tmp_path: Path) -> None:
-    (measurement,) = models.run(tmp_path, (128,), ("linformer",), batch_size=2, quick=True)
+def test_without_the_anchor_there_are_no_ratios() -> None:
+    (measurement,) = models.run((128,), ("linformer",), batch_size=2, quick=True)
     assert measurement.throughput_ratio is None
     assert measurement.memory_ratio is None
     assert measurement.sequences_per_second > 0

@@ -4,14 +4,12 @@ Times are ratios to explicit softmax attention in the same run, as the paper's 3
 to the machine. A CPU is measured on one thread in seconds of its own time, so that a busy machine blurs them less.
 """
 
-import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -19,6 +17,9 @@ from rich.table import Table
 from proxytune.models.config import ModelConfig
 from proxytune.models.footprint import footprint
 from proxytune.models.training import Trainer, TrainingConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ANCHOR = "softmax-explicit"
 PAPER_LENGTH, PAPER_THROUGHPUT_RATIO, PAPER_MEMORY_RATIO = 4096, 3.8, 0.08
@@ -58,7 +59,6 @@ class Measurement:
 
 
 def run(
-    folder: Path,
     lengths: Sequence[int] = LENGTHS,
     mechanisms: Sequence[str] = tuple(MECHANISMS),
     batch_size: int = 32,
@@ -66,10 +66,9 @@ def run(
     device: str = "cpu",
     progress: Callable[[Measurement], None] = lambda measurement: None,
 ) -> list[Measurement]:
-    """Measure, and save models.csv and models.png into `folder`.
+    """Measure.
 
     Args:
-        folder: made if it does not exist.
         lengths: tokens a sequence, all valid.
         mechanisms: names of MECHANISMS.
         batch_size: of the memory prediction.
@@ -86,11 +85,7 @@ def run(
                 measurement = measure(mechanism, config, batch_size, tokens, repeats, device)
                 progress(measurement)
                 measurements.append(measurement)
-    measurements = with_ratios(measurements)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_csv(measurements, folder / "models.csv")
-    save_png(measurements, folder / "models.png")
-    return measurements
+    return with_ratios(measurements)
 
 
 def model_config(mechanism: str, length: int) -> ModelConfig:
@@ -179,15 +174,7 @@ def with_ratios(measurements: list[Measurement]) -> list[Measurement]:
     ]
 
 
-def save_csv(measurements: list[Measurement], path: Path) -> None:
-    """One row a measurement."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Measurement.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(asdict(m) for m in measurements)
-
-
-def save_png(measurements: list[Measurement], path: Path) -> None:
+def figure(measurements: list[Measurement]) -> "Figure":
     """Three panels over the length, both axes logarithmic."""
     from matplotlib.figure import Figure
 
@@ -196,9 +183,9 @@ def save_png(measurements: list[Measurement], path: Path) -> None:
         ("training_mib_per_sequence", "predicted training memory, MiB/sequence"),
         ("training_gflops_per_sequence", "training GFLOP/sequence"),
     )
-    figure = Figure(figsize=(16, 6), layout="constrained")
+    drawing = Figure(figsize=(16, 6), layout="constrained")
     names = list(dict.fromkeys(m.mechanism for m in measurements))
-    for axes, (field, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (field, label) in zip(drawing.subplots(1, len(panels)), panels, strict=True):
         for i, name in enumerate(names):
             own = [m for m in measurements if m.mechanism == name]
             axes.loglog(
@@ -218,8 +205,8 @@ def save_png(measurements: list[Measurement], path: Path) -> None:
         axes.set_xlabel("n, tokens a sequence")
         axes.set_title(label)
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=120)
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return drawing
 
 
 def table(measurements: list[Measurement]) -> Table:

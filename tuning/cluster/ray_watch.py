@@ -24,7 +24,8 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
     import ray
 
     context = ray.get_runtime_context()
-    node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    node = next(node for node in nodes if node["NodeID"] == context.get_node_id())
     host, _, port = context.gcs_address.rpartition(":")
     places = {
         "GCS": (host, int(port)),

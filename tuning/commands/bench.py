@@ -1,17 +1,73 @@
 """`proxytune bench`: the benchmarks."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES = Path("tests/benchmarks/listops_mini_curves.jsonl.xz")
 
 
 @click.group()
 def bench() -> None:
-    """Measure, always against what a user would pick instead, as ratios within one run."""
+    """Measure, always against what a user would pick instead, as ratios within one run.
+
+    Each saves a JSON and a PNG with the date, the machine and the versions; `bench table` sums them up.
+    """
+
+
+def _measured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all benchmarks share."""
+    for option in (
+        click.option(
+            "--out",
+            "folder",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("build/bench"),
+            show_default=True,
+            help="Where the dated JSON and PNG are written.",
+        ),
+        click.option("--quick", is_flag=True, help="A small form that takes a minute, for CI."),
+        json_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _finish(
+    folder: Path,
+    as_json: bool,
+    name: str,
+    headline: dict[str, str],
+    result: Any,
+    figure: "Figure",
+    shown: Any = None,
+) -> None:
+    """Save a result, and print its JSON, or `shown` (by default the headline) and where it was saved."""
+    from proxytune.tuning.benchmarks.saved import save_result
+
+    path = save_result(folder, name, headline, result, figure)
+    if as_json:
+        print_json(result)
+        return
+    if shown is not None:
+        out.print(shown)
+    else:
+        for what, value in headline.items():
+            out.print(f"{what}: {value}", highlight=False, markup=False)
+    out.print(f"saved {path} and {path.with_suffix('.png').name}", highlight=False, markup=False)
+
+
+_say = functools.partial(err.print, highlight=False, markup=False)
 
 
 @bench.command("turnaround")
@@ -19,103 +75,234 @@ def bench() -> None:
     "--trials", "num_trials", default=200, show_default=True, help="Trials without work, 3 reports each."
 )
 @click.option("--stock-trials", default=50, show_default=True, help="The same with stock Ray Tune.")
-@json_option
-def bench_turnaround(num_trials: int, stock_trials: int, as_json: bool) -> None:
-    """Seconds a trial without work, tracking on, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback."""
+@_measured
+def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """Seconds a trial without work, tracking on, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback.
+
+    \b
+    proxytune bench turnaround --quick
+    """
     from proxytune.tuning.benchmarks import turnaround
 
-    result = turnaround.run(num_trials, stock_trials)
-    if as_json:
-        print_json(result)
-        return
-    for name, value in result.items():
-        out.print(f"{name}: {value:.4g}", highlight=False)
+    result = turnaround.run(*((20, 5) if quick else (num_trials, stock_trials)))
+    headline = {
+        "a trial without work, tracked": f"{result['seconds_per_trial']:.3f} s",
+        "the same with stock Ray Tune": f"{result['stock_seconds_per_trial']:.2f} s ({result['ratio']:.1f} times)",
+    }
+    _finish(folder, as_json, "turnaround", headline, result, turnaround.figure(result))
+
+
+@bench.command("overhead")
+@click.option(
+    "--trials", "num_trials", default=1000, show_default=True, help="Finished trials before the asks."
+)
+@_measured
+def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """What an ask costs beside Optuna's own on the same history and sampler, and beside stock OptunaSearch.
+
+    \b
+    proxytune bench overhead
+    """
+    from proxytune.tuning.benchmarks import overhead
+
+    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_say)
+    asks = result["ask_milliseconds"]
+    headline = {
+        f"an ask after {result['finished_trials']} trials": f"{asks[overhead.OURS]:.1f} ms",
+        "the same by Optuna alone": f"{asks[overhead.OWN]:.1f} ms (ours is {result['ratio_to_optuna']:.2f} of it)",
+        "the same by stock OptunaSearch": f"{asks[overhead.STOCK]:.1f} ms",
+        "three reports and an end": f"{result['driver_milliseconds_per_trial']['reports and end']:.1f} ms",
+    }
+    _finish(folder, as_json, "overhead", headline, result, overhead.figure(result))
+
+
+@bench.command("scale")
+@click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
+@_measured
+def bench_scale(trials: str, folder: Path, quick: bool, as_json: bool) -> None:
+    """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.
+
+    \b
+    proxytune bench scale --trials 100,1000
+    """
+    from proxytune.tuning.benchmarks import scale
+
+    result = scale.run([60] if quick else _numbers("--trials", trials), _say)
+    headline = {
+        f"{study['trials']} trials without work": (
+            f"{study['seconds_per_trial']:.3f} s a trial; driver {study['mib_per_1000_trials']['second half']:.0f} "
+            f"MiB per 1,000; resumed in {study['resume_seconds']:.1f} s"
+        )
+        for study in result["studies"]
+    }
+    _finish(folder, as_json, "scale", headline, result, scale.figure(result))
+
+
+@bench.command("sampling")
+@click.option(
+    "--curves",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=CURVES,
+    show_default=True,
+    help="Recorded trainings, as benchmarks/curves.py writes them.",
+)
+@click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
+@_measured
+def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """Regret against budget over recorded trainings: random, tpe, asha + tpe, stock OptunaSearch + ASHA.
+
+    \b
+    proxytune bench sampling --seeds 30
+    """
+    from proxytune.tuning.benchmarks import sampling
+
+    result = sampling.run(curves, 2 if quick else num_seeds, progress=_say)
+    last, budget = -1, result["budgets"][-1]
+    headline = {
+        f"regret in val_accuracy after {budget:g} trainings a worker, {name}": "{mean:.4f} [{low:.4f}, {high:.4f}]".format(
+            **points[last]
+        )
+        for name, points in result["regret"].items()
+    }
+    _finish(folder, as_json, "sampling", headline, result, sampling.figure(result), sampling.table(result))
+
+
+@bench.command("efficiency")
+@_measured
+def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
+    """Run listops-mini and tell which share of its slot-seconds went into training.
+
+    \b
+    proxytune bench efficiency
+    """
+    from proxytune.tuning.benchmarks import efficiency
+
+    small = [
+        "search.trials=4",
+        "training.steps=200",
+        "training.warmup_steps=20",
+        "training.eval_every=100",
+        "search.stopping.min_steps=100",
+        "task.train_examples=2000",
+    ]
+    result = efficiency.run(small if quick else [])
+    headline = {
+        f"slot-seconds spent training, {result['trials']} trials on {result['slots']} slots": f"{result['share_training']:.1%}"
+    }
+    _finish(folder, as_json, "efficiency", headline, result, efficiency.figure(result))
+
+
+@bench.command("data")
+@_measured
+def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
+    """Rows a second of generating and preparing each task that has a generator.
+
+    \b
+    proxytune bench data --quick
+    """
+    from proxytune.tuning.benchmarks import data
+
+    result = data.run(quick, _say)
+    headline = {
+        f"{name}, {task['rows']} rows on {result['cores']} cores": (
+            f"{task['rows_per_second']:.0f} rows/s, opened in {task['open_milliseconds']:.0f} ms"
+        )
+        for name, task in result["tasks"].items()
+    }
+    _finish(folder, as_json, "data", headline, result, data.figure(result))
+
+
+@bench.command("table")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def bench_table(folder: Path) -> None:
+    """Print the newest results of FOLDER as a Markdown table.
+
+    \b
+    proxytune bench table build/bench
+    """
+    from proxytune.tuning.benchmarks.saved import markdown_table, newest_results
+
+    results = newest_results(folder)
+    if not results:
+        raise InputError(f"{folder}: no results there; run a benchmark with --out {folder}")
+    click.echo(markdown_table(results))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: give integers with commas between them") from None
 
 
 @bench.command("models")
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("build/bench"),
-    show_default=True,
-    help="Where models.csv and models.png are written.",
-)
 @click.option("--lengths", default="512,1024,2048,4096,8192", show_default=True, help="Tokens a sequence.")
 @click.option(
     "--batch-size", default=32, show_default=True, help="Sequences a pass, for the predicted memory."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--quick", is_flag=True, help="One short timed step instead of the best of three.")
-@json_option
+@_measured
 def bench_models(
-    folder: Path, lengths: str, batch_size: int, device: str, quick: bool, as_json: bool
+    lengths: str, batch_size: int, device: str, folder: Path, quick: bool, as_json: bool
 ) -> None:
-    """Throughput, predicted memory and FLOPs of every attention mechanism, as ratios to explicit softmax."""
+    """Throughput, predicted memory and FLOPs of every attention mechanism, as ratios to explicit softmax.
+
+    \b
+    proxytune bench models --quick --lengths 512,1024
+    """
     from proxytune.models.errors import ConfigError
     from proxytune.tuning.benchmarks import models
 
     def progress(m: models.Measurement) -> None:
-        err.print(f"n = {m.length}, {m.mechanism}: {m.sequences_per_second:.3g} sequences/s", highlight=False)
+        _say(f"n = {m.length}, {m.mechanism}: {m.sequences_per_second:.3g} sequences/s")
 
+    tokens = _numbers("--lengths", lengths)
     try:
-        tokens = [int(length) for length in lengths.split(",")]
         for length, mechanism in ((length, name) for length in tokens for name in models.MECHANISMS):
             models.model_config(mechanism, length)
     except ConfigError as error:
         raise InputError(f"--lengths is {lengths!r}: {error}") from None
-    except ValueError:
-        raise InputError(f"--lengths is {lengths!r}: give integers with commas between them") from None
-    measurements = models.run(
-        folder, tokens, batch_size=batch_size, quick=quick, device=device, progress=progress
+    measurements = models.run(tokens, batch_size=batch_size, quick=quick, device=device, progress=progress)
+    headline = {
+        f"a training step of Proxyformer, n = {m.length}": (
+            f"{models.ratio(m.throughput_ratio)} the throughput and {models.ratio(m.memory_ratio)} the memory "
+            f"of explicit softmax"
+        )
+        for m in measurements
+        if m.mechanism == "proxyformer"
+    }
+    result = [asdict(measurement) for measurement in measurements]
+    _finish(
+        folder, as_json, "models", headline, result, models.figure(measurements), models.table(measurements)
     )
-    if as_json:
-        print_json([asdict(measurement) for measurement in measurements])
-        return
-    out.print(models.table(measurements))
-    out.print(f"saved {folder / 'models.csv'} and {folder / 'models.png'}", highlight=False)
 
 
 @bench.command("tracking")
 @click.option("--uri", help="The MLflow store to fill; default: an sqlite file that is thrown away.")
-@click.option("--runs", default="100,1000", show_default=True, help="Measure with so many runs in the store.")
+@click.option(
+    "--runs", default="100,1000,5000", show_default=True, help="Measure with so many runs in the store."
+)
 @click.option(
     "--reports", "num_reports", default=4000, show_default=True, help="Reports to ship at each size."
 )
-@json_option
-def bench_tracking(uri: str | None, runs: str, num_reports: int, as_json: bool) -> None:
-    """Reports shipped to MLflow per second as the store grows, and what the driver feels of it."""
-    import tempfile
+@_measured
+def bench_tracking(
+    uri: str | None, runs: str, num_reports: int, folder: Path, quick: bool, as_json: bool
+) -> None:
+    """Reports shipped to MLflow per second as the store grows, and what the search feels of it.
 
+    \b
+    proxytune bench tracking --quick
+    proxytune bench tracking --uri postgresql+psycopg://me@localhost/mlflow
+    """
     from proxytune.tuning.benchmarks import tracking
     from proxytune.tuning.tracking.shipper import check_uri
 
+    uri = check_uri(uri) if uri else None
+    sizes = [20, 60] if quick else sorted(_numbers("--runs", runs))
     try:
-        sizes = sorted(int(size) for size in runs.split(","))
-    except ValueError:
-        raise InputError(f"--runs is {runs!r}: give integers with commas between them") from None
-    with tempfile.TemporaryDirectory(prefix="tracking-") as folder:
-        store = check_uri(uri) if uri else f"sqlite:///{folder}/mlflow.db"
-        shipped = list(
-            tracking.ship_rates(store, sizes, num_reports, lambda text: err.print(text, highlight=False))
-        )
-    felt = list(tracking.driver_cost(200))
-    share = tracking.cpu_share(60)
-    if as_json:
-        facts = {"shipped": [asdict(row) for row in shipped], "driver": [asdict(row) for row in felt]}
-        print_json(facts | {"cpu_share_of_20_second_trials": share})
-        return
-    for row in shipped:
-        out.print(
-            f"{row.num_runs} runs in the store: {row.reports_per_second:.0f} reports/s and "
-            f"{row.trials_per_second:.1f} whole trials/s shipped; one log_batch a report: "
-            f"{row.one_by_one_per_second:.0f} reports/s",
-            highlight=False,
-        )
-    for cost in felt:
-        speed = cost.loops_per_second / felt[0].loops_per_second
-        out.print(
-            f"a driver's loop, {cost.name}: {speed:.0%} of its speed alone, for {cost.seconds:.1f} s",
-            highlight=False,
-        )
-    out.print(f"two slots of 20-second trials, a report a second: {share:.1%} of one core", highlight=False)
+        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, _say)
+    except RuntimeError as error:
+        raise StorageError(str(error)) from None
+    name = f"tracking-{result['store'].partition('+')[0]}"
+    _finish(folder, as_json, name, tracking.headline(result), result, tracking.figure(result))

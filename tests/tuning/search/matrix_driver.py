@@ -1,0 +1,124 @@
+"""A driver of studies whose trials meet one fault each: `python matrix_driver.py FOLDER OBJECTIVES...`, each a study."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.spec import StudySpec, parse_study
+from proxytune.tuning.study import run_study
+from proxytune.tuning.trial.trainable import TrialTrainable
+from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.trial_spec import TrialSpec
+
+FAULTS = (
+    "finishes",
+    "stopped at a rung",
+    "NaN",
+    "Inf",
+    "out of memory",
+    "worker killed",
+    "trial raises",
+    "driver killed",
+)
+"""By trial number. Each happens at step FAULT_STEP, behind the rung and report at step RUNG."""
+OBJECTIVES = {
+    "one": {"val_accuracy": "maximize"},
+    "several": {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"},
+}
+RUNG, FAULT_STEP, STEPS = 10, 15, 20
+MEMORY_BOUND = 1000.0
+DRIVER = "MATRIX_DRIVER"  # environment variable: the process id of the driver
+
+
+def accuracy(number: int, step: int) -> float:
+    """Each trial is better than those before it, so that it passes the rung; only one is not."""
+    return 0.01 * step / STEPS if FAULTS[number] == "stopped at a rung" else 0.1 * (number + step / STEPS)
+
+
+class FaultyRun(TrialRun):
+    """Real training, up to the fault."""
+
+    turn_seconds: ClassVar[float] = 0.0  # a step a turn
+
+    def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
+        assert folder is not None
+        self._number = int(folder.name)
+        self._marker = folder / "fault"
+        super().__init__(spec, folder)
+
+    def turn(self) -> Turn:
+        fault = FAULTS[self._number]
+        if self.step == FAULT_STEP and not self._marker.exists():
+            self._marker.parent.mkdir(parents=True, exist_ok=True)
+            self._marker.touch()
+            if fault == "worker killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "driver killed":
+                os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
+                signal.pause()  # Ray ends this process when its driver is gone
+            if fault == "trial raises":
+                raise ValueError("a mistake of ours")
+        return super().turn()
+
+    def _train_step(self) -> None:
+        if self.step == FAULT_STEP:
+            fault = FAULTS[self._number]
+            if fault in ("NaN", "Inf"):
+                with torch.no_grad():
+                    next(self.trainer.model.parameters()).fill_(float(fault))
+            if fault == "out of memory":
+                torch.empty(1 << 46)
+        super()._train_step()
+
+    def _evaluate(self) -> None:
+        super()._evaluate()
+        assert self._report is not None
+        step, metrics = self._report
+        metrics["val_accuracy"] = accuracy(self._number, step)
+
+
+class FaultyTrainable(TrialTrainable):
+    run_type: ClassVar[type[TrialRun]] = FaultyRun
+
+
+def matrix_spec(storage: Path, objectives: str) -> StudySpec:
+    values: dict[str, Any] = {
+        "name": objectives,
+        "task": {"name": "listops-mini", "train_examples": 256},
+        "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+        "training": {
+            "steps": STEPS,
+            "warmup_steps": 2,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "eval_every": RUNG,
+        },
+        "search": {
+            "space": {"model.dropout": {"low": 0.0, "high": 0.3}},
+            "objectives": OBJECTIVES[objectives],
+            "constraints": {"train_memory_mib_per_sequence": f"<= {MEMORY_BOUND}"},
+            "stopping": {"name": "asha", "min_steps": RUNG, "reduction_factor": 2},
+            "trials": len(FAULTS),
+        },
+        "resources": {"max_concurrent": 1, "max_failures": 1},
+        "storage": str(storage),
+    }
+    return parse_study(values, "matrix")
+
+
+def main() -> None:
+    os.environ[DRIVER] = str(os.getpid())
+    for objectives in sys.argv[2:]:
+        try:
+            run_study(matrix_spec(Path(sys.argv[1]), objectives), trainable=FaultyTrainable)
+        except ProxytuneError as error:
+            sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

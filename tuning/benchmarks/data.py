@@ -1,0 +1,58 @@
+"""Rows a second of preparing each task that can be generated, and milliseconds to open what was prepared."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.datasets import TASKS, open_prepared, prepare
+from proxytune.datasets.prepare import make_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRAIN_EXAMPLES = {"pathfinder": 4_000, "pathfinder64": 2_000, "pathx": 1_000}
+"""Where the whole task would take too long; the others are prepared whole. --quick takes a twentieth of these."""
+QUICK_EXAMPLES = {"listops": 500, "listops-mini": 500, "pathfinder": 200, "pathfinder64": 100, "pathx": 50}
+
+
+def run(quick: bool = False, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Generate and prepare every generated task into a folder that is thrown away, on all cores."""
+    sizes: Mapping[str, int] = QUICK_EXAMPLES if quick else TRAIN_EXAMPLES
+    tasks = {}
+    for name in TASKS:
+        if make_task(name).generator is None:
+            continue
+        with tempfile.TemporaryDirectory(prefix="data-") as cache:
+            began = time.perf_counter()
+            prepared = prepare(name, cache=Path(cache), train_examples=sizes.get(name))
+            seconds = time.perf_counter() - began
+            rows = sum(record.rows for record in prepared.records.values())
+            began = time.perf_counter()
+            open_prepared(prepared.folder)
+            opened = time.perf_counter() - began
+        tasks[name] = {
+            "rows": rows,
+            "seconds": seconds,
+            "rows_per_second": rows / seconds,
+            "open_milliseconds": 1000 * opened,
+        }
+        progress(f"{name}: {rows} rows in {seconds:.1f} s, {rows / seconds:.0f} rows/s")
+    return {"cores": len(os.sched_getaffinity(0)), "tasks": tasks}
+
+
+def figure(result: dict[str, Any]) -> "Figure":
+    """Rows a second of each task, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(8, 4), layout="constrained")
+    axes = drawing.subplots()
+    names = list(result["tasks"])
+    bars = axes.barh(names, [result["tasks"][name]["rows_per_second"] for name in names])
+    axes.bar_label(bars, fmt=" {:.0f}")
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"rows a second on {result['cores']} cores, generated and written")
+    return drawing

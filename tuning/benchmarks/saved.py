@@ -1,0 +1,74 @@
+"""Where a benchmark's figures are kept: a dated JSON and PNG a run, with the command, the machine and the versions."""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.tuning.provenance import driver_facts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_result(folder: Path, name: str, headline: dict[str, str], result: Any, figure: "Figure") -> Path:
+    """Write <name>-<UTC time>.json and .png into `folder`, which is made if need be; the path of the JSON.
+
+    `headline` is what a table of all benchmarks shows of this one: a few figures with their units, in words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    stem = f"{name}-{now:%Y-%m-%dT%H-%M-%S}"
+    facts = driver_facts(None)
+    hardware = facts["hardware"] | {"cpu": _cpu_model(), "load_average": os.getloadavg()[0]}
+    del hardware["host"]
+    document = {
+        "benchmark": name,
+        "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "command": " ".join(["proxytune", *sys.argv[1:]]),
+        "git_revision": facts["git_revision"],
+        "versions": facts["versions"],
+        "hardware": hardware,
+        "headline": headline,
+        "result": result,
+    }
+    figure.savefig(folder / f"{stem}.png", dpi=120)
+    path = folder / f"{stem}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+    return path
+
+
+def newest_results(folder: Path) -> list[dict[str, Any]]:
+    """The newest result of each benchmark in a folder, by name."""
+    newest = {}
+    for path in sorted(folder.glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        newest[document["benchmark"]] = document
+    return [newest[name] for name in sorted(newest)]
+
+
+def markdown_table(documents: list[dict[str, Any]]) -> str:
+    """The headlines as a Markdown table with the date and the machine."""
+    lines = ["| benchmark | what | figure | date | machine |", "|---|---|---|---|---|"]
+    for document in documents:
+        hardware = document["hardware"]
+        machine = f"{hardware['cpus']} cores, {hardware['cpu']}"
+        for what, figure in document["headline"].items():
+            lines.append(
+                f"| {document['benchmark']} | {what} | {figure} | {document['date'][:10]} | {machine} |"
+            )
+    return "\n".join(lines)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )

@@ -1,0 +1,150 @@
+"""Many trials without work on real Ray: wall time, the driver's CPU and memory as it goes on, and the time to resume.
+
+The sampler is random, since what an ask costs is Optuna's (`bench overhead` measures that): here it is what a driver
+keeps of each finished trial, and whether a trial takes longer the more there are.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.tuning.benchmarks.turnaround import NoWorkTrainable, no_work_study
+from proxytune.tuning.search.ledger import Ledger
+from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.study import begin_study, run_study
+from proxytune.tuning.tracking.outbox import Outbox, read_events
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLE_SECONDS = 1.0
+SIZES = (100, 1_000, 10_000)
+
+
+def run(sizes: Sequence[int] = SIZES, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """One study of each size, from nothing."""
+    return {"studies": [_measure(size, progress) for size in sizes]}
+
+
+def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    progress(f"{num_trials} trials")
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        spec = _spec(Path(folder), num_trials)
+        samples: list[tuple[int, int]] = []  # (time in ms, PSS in KiB)
+        spent: list[float] = []
+
+        @contextmanager
+        def watch(*_: Any) -> Iterator[None]:
+            over = threading.Event()
+
+            def sample() -> None:
+                while True:
+                    samples.append((time.time_ns() // 1_000_000, driver_kib()))
+                    if over.wait(SAMPLE_SECONDS):
+                        return
+
+            thread = threading.Thread(target=sample, daemon=True)
+            began, cpu = time.perf_counter(), time.process_time()
+            thread.start()
+            yield
+            spent.extend((time.perf_counter() - began, time.process_time() - cpu))
+            over.set()
+            thread.join()
+            samples.append((time.time_ns() // 1_000_000, driver_kib()))
+
+        began = time.perf_counter()
+        study = run_study(spec, trainable=NoWorkTrainable, watch=watch)
+        whole = time.perf_counter() - began
+        assert len(study.trials()) == num_trials
+        ends = sorted(
+            event["time_ms"] for event in read_events(spec.folder / "outbox")[0] if event["kind"] == "end"
+        )
+        study.storage.engine.dispose()
+        memory = _by_trials(samples, ends)
+        result = {
+            "trials": num_trials,
+            "search_seconds": spent[0],
+            "whole_seconds": whole,  # with Ray's start and end, and MLflow's last events
+            "seconds_per_trial": spent[0] / num_trials,
+            "driver_cpu_milliseconds_per_trial": 1000 * spent[1] / num_trials,
+            "mib_per_1000_trials": {
+                "first half": _slope(memory[: len(memory) // 2 + 1]),
+                "second half": _slope(memory[len(memory) // 2 :]),
+            },
+            "memory": memory,
+            "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
+        }
+    progress(
+        f"{num_trials} trials: {result['seconds_per_trial']:.3f} s a trial, "
+        f"{result['mib_per_1000_trials']} MiB per 1,000, resumed in {result['resume_seconds']:.2f} s"
+    )
+    return result
+
+
+def _spec(storage: Path, num_trials: int) -> StudySpec:
+    spec = no_work_study(storage, num_trials)
+    return spec.model_copy(
+        update={"search": spec.search.model_copy(update={"sampler": spec.search.sampler.model_copy(update={"name": "random"})})}
+    )  # fmt: skip
+
+
+def driver_kib() -> int:
+    """Memory of this process: its own and its share of what it shares (PSS), in KiB."""
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise RuntimeError("the kernel does not tell the PSS of a process")
+
+
+def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[int, float]]:
+    """(finished trials, MiB) at about forty points."""
+    import bisect
+
+    points = [(bisect.bisect_right(ends, when), kib / 1024) for when, kib in samples]
+    return points[:: max(1, len(points) // 40)] + points[-1:]
+
+
+def _slope(points: list[tuple[int, float]]) -> float:
+    """MiB per 1,000 trials by least squares."""
+    import numpy as np
+
+    trials, mib = np.array(points, float).T
+    return float(1000 * np.polyfit(trials, mib, 1)[0]) if np.ptp(trials) else 0.0
+
+
+def _resume_seconds(spec: StudySpec) -> float:
+    """From opening a study with all its finished trials to its next trial, in this process."""
+    began = time.perf_counter()
+    study = begin_study(spec)
+    outbox = Outbox(spec.folder / "outbox")
+    ledger = Ledger(spec, study.optuna, study.storage, outbox)
+    ledger.reconcile()
+    assert ledger.next_trial() is not None
+    seconds = time.perf_counter() - began
+    outbox.close()
+    study.storage.engine.dispose()
+    return seconds
+
+
+def figure(result: dict[str, Any]) -> "Figure":
+    """The driver's memory over the finished trials of the largest study, and each size's seconds a trial."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(12, 5), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    largest = result["studies"][-1]
+    left.plot(*zip(*largest["memory"], strict=True), marker=".")
+    left.set_ylim(bottom=0)
+    left.set_xlabel("finished trials")
+    left.set_title(f"driver's memory (PSS), MiB, {largest['trials']} trials")
+    sizes = [str(study["trials"]) for study in result["studies"]]
+    right.bar(sizes, [study["seconds_per_trial"] for study in result["studies"]])
+    right.set_xlabel("trials of the study")
+    right.set_title("seconds a trial without work")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return drawing
