@@ -171,6 +171,7 @@ def test_ui_serves_the_experiment_on_loopback(finished: Path) -> None:
         (["run", "text", "--storage", "elsewhere"], ["text", "root"]),
         (["run", "text", "--set", "task.root=nowhere", "--storage", "elsewhere"], ["nowhere"]),
         (["run", "small.yaml", "--set", "resources.gpu=7", "--set", "name=gpu"], ["resources.gpu", "7"]),
+        (["check", "small.yaml"], ["search.trials", "4 of 4", "raise it"]),
         (["check", "small.yaml", "--set", "task.name=listop"], ["listop", "listops"]),
         (["show", "smll"], ["smll", "small"]),
         (["export", "small", "--trial", "99", "--out", "x"], ["99", "0 to 3"]),
@@ -202,9 +203,11 @@ def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path) -> None
 
 
 def test_check_prints_a_study_file_that_means_the_same(finished: Path) -> None:
-    (finished / "resolved.yaml").write_text(proxytune("check", "small.yaml", cwd=finished).stdout)
+    more = ("--set", "search.trials=9")  # the budget of the finished study is spent, which check refuses
+    (finished / "resolved.yaml").write_text(proxytune("check", "small.yaml", *more, cwd=finished).stdout)
     first, second = (
-        proxytune("check", name, "--json", cwd=finished).stdout for name in ("small.yaml", "resolved.yaml")
+        proxytune("check", name, *more, "--json", cwd=finished).stdout
+        for name in ("small.yaml", "resolved.yaml")
     )
     assert json.loads(first) == json.loads(second)
 
