@@ -13,7 +13,7 @@ from typing import Any
 
 from proxytune.tuning.errors import StorageError
 
-_URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*")
+_URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""Addresses where no cluster is: told in one line, within seconds, before anything is written."""
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from proxytune.tuning.cluster.jobs import Jobs
+from proxytune.tuning.cluster.ray_session import find_cluster
+from proxytune.tuning.errors import InputError
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Says one thing to whatever it is asked, and keeps what it was asked."""
+
+    text = b"hello"
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.path} {self.headers.get('Authorization')}")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.text)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize(
+    ("look", "address", "words"),
+    [
+        (find_cluster, "127.0.0.1:9", ["no Ray cluster at", ":9", "ray start --head"]),
+        (find_cluster, "OTHER", ["no Ray cluster at"]),
+        (find_cluster, "nosuchhost.invalid:6379", ["nosuchhost.invalid"]),
+        (find_cluster, "ray://127.0.0.1:10001", ["ray://", "proxytune submit"]),
+        (find_cluster, "http://127.0.0.1:8265", ["submit STUDY --address http://127.0.0.1:8265"]),
+        (find_cluster, "head", ["'head'", "HOST:PORT"]),
+        (Jobs, "http://127.0.0.1:9", ["nothing answers at http://127.0.0.1:9"]),
+        (Jobs, "http://OTHER", ["not as the dashboard of Ray"]),
+        (Jobs, "127.0.0.1:8265", ["http://HEAD:8265"]),
+        (Jobs, "ray://127.0.0.1:10001", ["http://HEAD:8265"]),
+    ],
+)
+def test_a_wrong_address_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, look: Callable[[str], object], address: str, words: list[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
+    with serving(Answers) as other, pytest.raises(InputError) as refused:
+        look(address.replace("OTHER", other))
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_cluster_that_takes_anybody_gets_no_job_and_never_sees_the_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Open(Answers):
+        text = b'{"authentication_mode": "disabled"}'
+        asked: list[str] = []
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
+    with serving(Open) as place, pytest.raises(InputError, match="RAY_AUTH_MODE=token"):
+        Jobs(f"http://{place}")
+    assert Open.asked == ["/api/authentication_mode None"]
+
+
+def test_run_at_a_wrong_address_writes_nothing(tool) -> None:
+    done = tool.run("run", "small.yaml", "--address", "127.0.0.1:9")
+    assert done.returncode == 2
+    assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
+    assert sorted(path.name for path in tool.folder.iterdir()) == ["small.yaml", "token"]

@@ -1,0 +1,68 @@
+"""What a cluster has room for, counted node by node, and what of the package goes to its nodes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.cluster.ray_session import RaySession
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.trial_spec import Resources
+
+
+def session(*nodes: tuple[float, float]) -> RaySession:
+    made = RaySession(Path("/nowhere"))
+    made._nodes = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
+    made._counted = float("inf")  # never counted again
+    return made
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpu", "gpu", "fits"),
+    [
+        ([(8, 0)], 1, "auto", 8),
+        ([(0, 0), (8, 1), (8, 1)], 2, "auto", 2),  # a head without cores, two GPU nodes
+        ([(3, 0), (3, 0)], 2, 0, 2),  # one core of each is of no use
+        ([(16, 2), (4, 0)], 1, 0.5, 4),
+        ([(16, 1)], 1, 0.1, 10),
+    ],
+)
+def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> None:
+    made = session(*nodes)
+    needs = made.trial_resources(Resources(cpu=cpu, gpu=gpu))
+    assert made.slots(needs, None) == fits
+    assert made.slots(needs, 1) == 1
+    assert made.slots(needs, 99) == fits
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (Resources(cpu=4), "resources.cpu: 4 is more than a node has here (3)"),
+        (Resources(gpu=1), "resources.gpu: 1"),
+    ],
+)
+def test_what_no_single_node_has_is_refused(resources: Resources, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        session((3, 0), (3, 0)).trial_resources(resources)
+    assert words in str(refused.value)
+
+
+def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_path: Path) -> None:
+    shipped, metadata = package_folders(tmp_path)
+    kinds = {path.suffix for path in Path(shipped).rglob("*") if path.is_file()}
+    assert kinds == {".py", ".yaml", ".typed"}
+    assert not list(tmp_path.rglob("__pycache__"))
+    assert Path(metadata).name.startswith("proxytune-")
+    script = "import proxytune.tuning.spec as m, importlib.metadata as d; print(m.__file__, d.version('proxytune'))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(tmp_path))
