@@ -23,9 +23,8 @@ from proxytune.tuning.search.ledger import END, trial_folder
 from proxytune.tuning.storage import Lease, storage_errors
 from proxytune.tuning.study import Study, run_study
 from proxytune.tuning.summary import outcome_of
-from proxytune.tuning.trial.checkpoints import checkpoint_paths
+from proxytune.tuning.trial.checkpoints import MANIFEST, checkpoint_paths
 from proxytune.tuning.trial.object_store import Folder
-from proxytune.tuning.trial_spec import TrialSpec
 from proxytune.tuning.winner.candidates import SEED, candidates, fresh_seeds, without_seed
 from proxytune.tuning.winner.confirmation import (
     CONFIRMATION,
@@ -46,6 +45,7 @@ CHEAPNESS = (MEMORY, "flops_per_sequence")
 """What decides between tied candidates, the first that differs."""
 
 Say = Callable[[str], None]
+Evaluate = Callable[..., Iterator[tuple[int, float]]]
 
 
 def confirm_study(
@@ -103,7 +103,8 @@ def confirm_study(
             _store(study, CONFIRMATION, confirmation.to_json())
             models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
             folders = [trial_folder(spec, model.number) for model in models]
-            test = _test(study, confirmation, folders, again, who, session, say)
+            evaluate = functools.partial(_evaluate_on_ray, study, session)
+            test = result_on_test(study, confirmation, folders, evaluate, who=who, again=again, say=say)
         confirmation = replace(confirmation, test=test)
         _store(study, CONFIRMATION, confirmation.to_json())
         return confirmation
@@ -302,19 +303,28 @@ def _worker_errors(what: str) -> Iterator[None]:
         raise ProxytuneError(f"{what}: {str(error).strip().splitlines()[-1]}") from None
 
 
-def _test(
+def result_on_test(
     study: Study,
     confirmation: Confirmation,
     folders: Sequence[Folder],
-    again: bool,
+    evaluate: Evaluate,
+    *,
     who: str,
-    session: "RaySession",
+    again: bool,
     say: Say,
 ) -> TestResult:
     """The winner's result on the test split: known already, or from an opening that is recorded before it.
 
     An opening that was recorded and has no result (killed in between) is gone on with for the very same models: nobody
     has seen what is in it, and it can only come out the same.
+
+    Args:
+        folders: where the checkpoints of the winner's retrainings are, in the order of its seeds.
+        evaluate: called with the models (spec and folder), by and reason; gives what `accuracies_on_test` does.
+
+    Raises:
+        InputError: the split was opened before for other models, and not `again`.
+        StorageError: a checkpoint is gone.
     """
     winner = confirmation.best
     subject = {
@@ -336,9 +346,13 @@ def _test(
     specs = [study.spec.trial(winner.params | {SEED: seed}) for seed in winner.seeds]
     say(f"the test split is opened for trial {winner.trial} (opening {len(openings)} of this study)")
     reason = f"confirm {study.name}: trial {winner.trial}, opening {len(openings)}"
-    values, num_examples = _evaluate(
-        list(zip(specs, folders, strict=True)), opening["by"], reason, study, session, say
-    )
+    values: list[float] = []
+    num_examples = 0
+    for num_examples, accuracy in evaluate(
+        list(zip(specs, folders, strict=True)), by=opening["by"], reason=reason
+    ):
+        values.append(accuracy)
+        say(f"tested {len(values)} of {len(specs)} models on {num_examples:,} examples")
     result = TestResult(
         trial=winner.trial,
         seeds=winner.seeds,
@@ -358,15 +372,15 @@ def _test(
 def _checksum(folder: Folder) -> str:
     """The sha256 of a retraining's newest checkpoint, as its manifest says."""
     try:
-        manifest = json.loads((next(checkpoint_paths(folder)) / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((next(checkpoint_paths(folder)) / MANIFEST).read_text(encoding="utf-8"))
         return str(manifest["sha256"])
     except (StopIteration, OSError, ValueError, KeyError):
         raise StorageError(f"{folder}: the retraining's checkpoint is gone or damaged") from None
 
 
-def _evaluate(
-    models: list[tuple[TrialSpec, Folder]], by: str, reason: str, study: Study, session: "RaySession", say: Say
-) -> tuple[list[float], int]:
+def _evaluate_on_ray(
+    study: Study, session: "RaySession", models: Sequence[Any], *, by: str, reason: str
+) -> Iterator[tuple[int, float]]:
     import ray
 
     from proxytune.tuning.winner.final_test import accuracies_on_test
@@ -374,11 +388,6 @@ def _evaluate(
     needs = session.trial_resources(study.spec.resources)
     evaluate: Any = ray.remote(num_returns="streaming", max_retries=0)(accuracies_on_test)
     evaluate = evaluate.options(num_cpus=needs["cpu"], num_gpus=needs["gpu"])
-    values: list[float] = []
-    num_examples = 0
     with _worker_errors("evaluating on the test split"):
         for reference in evaluate.remote(models, by, reason, study.folder):
-            num_examples, accuracy = ray.get(reference)
-            values.append(accuracy)
-            say(f"tested {len(values)} of {len(models)} models on {num_examples:,} examples")
-    return values, num_examples
+            yield ray.get(reference)

@@ -141,7 +141,9 @@ class Race(Ledger):
         wanted = {point for point in self._plan.points if point[0] not in self._out}
         for trial in trials:
             point = self._points.get(trial.number)
-            if trial.state == TrialState.WAITING and point is not None and point not in wanted:
+            if trial.state != TrialState.WAITING or point is None:
+                continue
+            if point not in wanted or END in trial.user_attrs:
                 reason = self._reason(point[0]) if point[0] in self._out else "not part of this confirmation"
                 self._withdraw(trial, reason)
 
