@@ -16,7 +16,7 @@ from typing import Any
 from proxytune.tuning.cluster.jobs import one_line, user_token
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.cluster.ray_watch import leave_ray
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.trial_spec import Resources
 
 LOCAL = "local"
@@ -115,6 +115,7 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
 
     Raises:
         InputError: there is no cluster at the address, it refuses the token, or its versions are others.
+        Interrupted: Ray did not start in time; the machine is too busy.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
     scratch = Path(tempfile.mkdtemp(prefix="proxytune-"))
@@ -143,6 +144,8 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
                 f"Ray at {address} cannot be used: {one_line(error)}. The driver of a study runs on a node of the "
                 "cluster: from elsewhere, `proxytune submit STUDY --address http://HEAD:8265`"
             ) from None
+        except Exception as error:  # Ray gives its own processes 30 s to start, and says so in a bare Exception
+            raise Interrupted(f"Ray did not start: {one_line(error)} The same command tries again") from None
         try:
             yield RaySession(scratch)
         finally:
