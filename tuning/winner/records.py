@@ -84,7 +84,7 @@ def _record(trial: FrozenTrial, spec: StudySpec) -> TrialRecord:
         params=dict(trial.params),
         step=end["step"],
         metrics=dict(end["metrics"]),
-        values=dict(zip(spec.search.objectives, trial.values, strict=True)) if trial.values else {},
+        values=dict(zip(spec.search.objectives, trial.values, strict=True)) if outcome == "complete" else {},
         violations=excesses(spec, end["metrics"]),
         reports={str(step): value for step, value in sorted(trial.intermediate_values.items())},
         rungs={str(step): entry for step, entry in sorted(rung_entries(trial).items())},
