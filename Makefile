@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check audit faults format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,18 @@ check: .venv/installed build/types/proxytune
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --package proxytune
 	$(BIN)/lint-imports
+
+# Licences first, since that needs no network. --strict: an index without PyPI's JSON API then fails the audit, where
+# pip-audit by itself reports "no known vulnerabilities" of packages that it could not look up.
+audit: .venv/installed
+	mkdir -p build
+	$(BIN)/pip-licenses --order license --format markdown --output-file build/licences.md
+	$(BIN)/pip-audit --strict --skip-editable --progress-spinner off
+
+# Every fault in a real study (half an hour), and the table that docs/FAULTS.md shows.
+faults: .venv/installed
+	$(BIN)/pytest tests/faults -m "slow or not slow"
+	$(BIN)/python tests/faults/table.py > docs/FAULTS.md
 
 format: .venv/installed
 	$(BIN)/ruff format .

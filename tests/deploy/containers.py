@@ -103,6 +103,7 @@ class Compose:
             "shm": service.get("shm_size", "64m").removesuffix("b"),
             "hosts": self.addresses,
             "package": str(self.package),
+            "python": str((self.package / "bin" / "python3").resolve()),
             "scripts": [str(self.file.parent / script) for script in ("leave-node", "ray-node", "answers")],
             "root": str(self.work / "roots" / name),
         }
@@ -127,6 +128,7 @@ class Container:
             run("ip", "-n", name, "addr", "add", f"{self.address}/24", "dev", "eth0")
             run("ip", "-n", name, "link", "set", "eth0", "up")
             run("ip", "-n", name, "link", "set", "lo", "up")
+            run("ip", "-n", name, "route", "add", "default", "via", "10.77.0.1")
         self._pid_file = self.compose.work / f"{self.name}.pid"
         self._pid_file.unlink(missing_ok=True)
         description = self.compose.work / f"{self.name}.json"
@@ -200,8 +202,11 @@ class Container:
         assert self._process is not None
         for init in self._children(self._process.pid):
             for child in self._children(init):
-                if os.readlink(f"/proc/{child}/root") != "/":
-                    return child
+                try:
+                    if os.readlink(f"/proc/{child}/root") != "/":
+                        return child
+                except OSError:  # it has just ended: a mount of the laying out
+                    continue
         return None
 
 
@@ -245,6 +250,8 @@ def inside(spec: dict[str, Any]) -> int:
         "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in spec["hosts"].items())
     )
     place("/docker-entrypoint-initdb.d").mkdir(exist_ok=True)
+    for parent in Path(spec["python"]).parents[:-1]:  # it may lie in root's home, which is closed to others
+        place(str(parent)).chmod(place(str(parent)).stat().st_mode | 0o011)
     bind(spec["package"], "/opt/proxytune", "-o", "ro")
     for script in spec["scripts"]:
         bind(script, f"/usr/local/bin/{Path(script).name}", "-o", "ro")
