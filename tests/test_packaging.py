@@ -40,7 +40,9 @@ def loaded_by(module: str) -> set[str]:
     ("module", "heavy"),
     [
         ("proxytune.models", {"ray", "mlflow", "optuna"}),
+        ("proxytune.models.exported", {"ray", "mlflow", "optuna"}),
         ("proxytune.datasets", {"ray", "mlflow", "optuna"}),
+        ("proxytune.tuning", {"ray", "mlflow", "optuna", "torch"}),
         ("proxytune.tuning.trial.trainable", {"mlflow", "optuna"}),
         ("proxytune.tuning.cli", {"ray", "mlflow"}),
     ],

@@ -25,6 +25,17 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+def piped(command: list[str]) -> tuple[list[str], str | None]:
+    """A command and its standard input: `echo TEXT | proxytune ...` as the latter with the text."""
+    if command[0] == "echo" and "|" in command:
+        return command[command.index("|") + 1 :], command[1] + "\n"
+    return command, None
+
+
 def test_make_targets_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = [command[1] for command in commands() if command[0] == "make"]
@@ -35,9 +46,10 @@ def test_make_targets_exist() -> None:
 
 def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     env = os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    verbs = [command[1:] for command in commands() if command[0] == "proxytune"]
-    assert {"check", "run", "show", "trials", "ui", "export", "train"} <= {verb[0] for verb in verbs}
-    for verb in verbs:
+    run = [(command[1:], given) for command, given in map(piped, commands()) if command[0] == "proxytune"]
+    wanted = {"check", "run", "show", "trials", "ui", "export", "verify", "evaluate", "predict", "train"}
+    assert wanted <= {verb[0] for verb, _ in run}
+    for verb, given in run:
         extra: list[str] = []
         if verb[0] == "run":
             extra = [argument for assignment in SHORT for argument in ("--set", assignment)]
@@ -47,6 +59,7 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
             [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *verb, *extra],
             cwd=tmp_path,
             env=env,
+            input=given,
             capture_output=True,
             text=True,
             timeout=240,
@@ -54,3 +67,15 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
         )
         assert done.returncode == 0, f"{shlex.join(verb)}: {done.stderr}"
         assert done.stdout.strip(), shlex.join(verb)
+    assert python_blocks()
+    for block in python_blocks():
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", block],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "parameters" in done.stdout

@@ -105,9 +105,16 @@ def test_the_export_is_whole_and_trains_to_the_same_accuracy(finished: Path) -> 
     assert str(finished / "winner") in done.stdout
     folder = finished / "winner"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
+        "card.md",
         "config.yaml",
+        "fields.json",
         "metrics.json",
+        "model.json",
+        "model.onnx",
+        "model.pt2",
         "provenance.json",
+        "sweep.json",
         "weights.safetensors",
     ]
     metrics = json.loads((folder / "metrics.json").read_text())
