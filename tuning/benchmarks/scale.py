@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxytune.tuning.benchmarks.turnaround import NoWorkTrainable, no_work_study
+from proxytune.tuning.benchmarks.turnaround import REPORTS, NoWorkTrainable, no_work_study
 from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.study import begin_study, run_study
 from proxytune.tuning.tracking.outbox import Outbox, read_events
+from proxytune.tuning.trial.trial_run import Turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +26,12 @@ SAMPLE_SECONDS = 1.0
 SIZES = (100, 1_000, 10_000)
 
 
-def run(sizes: Sequence[int] = SIZES, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """One study of each size, from nothing."""
-    return {"studies": [_measure(size, progress) for size in sizes]}
+def run(
+    sizes: Sequence[int] = SIZES, *, ray: bool = True, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """One study of each size, from nothing; without Ray, the ledger alone."""
+    measure = _measure if ray else _measure_ledger
+    return {"studies": [measure(size, progress) for size in sizes]}
 
 
 def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -85,6 +89,51 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
     return result
 
 
+def _measure_ledger(num_trials: int, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The same of the ledger alone, in a loop in place of Ray's: what is left is storage, journal and sampler."""
+    progress(f"{num_trials} trials without Ray")
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        spec = _spec(Path(folder), num_trials)
+        study = begin_study(spec)
+        outbox = Outbox(spec.folder / "outbox")
+        ledger = Ledger(spec, study.optuna, study.storage, outbox)
+        ledger.reconcile()
+        memory: list[tuple[int, float]] = []
+        steps = int(spec.training["steps"])
+        began, cpu = time.perf_counter(), time.process_time()
+        for number in range(num_trials):
+            if number % max(1, num_trials // 40) == 0:
+                memory.append((number, driver_kib() / 1024))
+                progress(
+                    f"{number} trials, {time.process_time() - cpu:.0f} s of CPU, {memory[-1][1]:.0f} MiB"
+                )
+            assignment = ledger.next_trial()
+            assert assignment is not None
+            value = 1.0 - abs(float(assignment.spec.model["dropout"]) - 0.2)
+            for report in range(1, REPORTS + 1):
+                metrics = {"val_accuracy": value, "val_loss": 1.0 - value}
+                outcome = "complete" if report == REPORTS else "running"
+                turn = Turn(step=steps * report // REPORTS, metrics=metrics, outcome=outcome)
+                ledger.receive(assignment.number, turn, {})
+        seconds, spent = time.perf_counter() - began, time.process_time() - cpu
+        memory.append((num_trials, driver_kib() / 1024))
+        outbox.close()
+        study.storage.engine.dispose()
+        return {
+            "trials": num_trials,
+            "without_ray": True,
+            "search_seconds": seconds,
+            "seconds_per_trial": seconds / num_trials,
+            "driver_cpu_milliseconds_per_trial": 1000 * spent / num_trials,
+            "mib_per_1000_trials": {
+                "first half": _slope(memory[: len(memory) // 2 + 1]),
+                "second half": _slope(memory[len(memory) // 2 :]),
+            },
+            "memory": memory,
+            "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
+        }
+
+
 def _spec(storage: Path, num_trials: int) -> StudySpec:
     spec = no_work_study(storage, num_trials)
     return spec.model_copy(
@@ -140,7 +189,9 @@ def figure(result: dict[str, Any]) -> "Figure":
     left.plot(*zip(*largest["memory"], strict=True), marker=".")
     left.set_ylim(bottom=0)
     left.set_xlabel("finished trials")
-    left.set_title(f"driver's memory (PSS), MiB, {largest['trials']} trials")
+    left.set_title(
+        f"driver's memory (PSS), MiB, {largest['trials']} trials{', without Ray' if 'without_ray' in largest else ''}"
+    )
     sizes = [str(study["trials"]) for study in result["studies"]]
     right.bar(sizes, [study["seconds_per_trial"] for study in result["studies"]])
     right.set_xlabel("trials of the study")

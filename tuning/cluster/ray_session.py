@@ -144,7 +144,7 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
                 f"Ray at {address} cannot be used: {one_line(error)}. The driver of a study runs on a node of the "
                 "cluster: from elsewhere, `proxytune submit STUDY --address http://HEAD:8265`"
             ) from None
-        except Exception as error:  # Ray gives its own processes 30 s to start, and says so in a bare Exception
+        except Exception as error:  # a bare one: Ray gives its own processes 30 s to start
             raise Interrupted(f"Ray did not start: {one_line(error)} The same command tries again") from None
         try:
             yield RaySession(scratch)

@@ -118,8 +118,9 @@ def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) ->
 
 @bench.command("scale")
 @click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
+@click.option("--without-ray", is_flag=True, help="The ledger alone: storage, journal and sampler.")
 @_measured
-def bench_scale(trials: str, folder: Path, quick: bool, as_json: bool) -> None:
+def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_json: bool) -> None:
     """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.
 
     \b
@@ -127,9 +128,10 @@ def bench_scale(trials: str, folder: Path, quick: bool, as_json: bool) -> None:
     """
     from proxytune.tuning.benchmarks import scale
 
-    result = scale.run([60] if quick else _numbers("--trials", trials), _say)
+    sizes = [60] if quick else _numbers("--trials", trials)
+    result = scale.run(sizes, ray=not without_ray, progress=_say)
     headline = {
-        f"{study['trials']} trials without work": (
+        f"{study['trials']} trials without work{', without Ray' if without_ray else ''}": (
             f"{study['seconds_per_trial']:.3f} s a trial; driver {study['mib_per_1000_trials']['second half']:.0f} "
             f"MiB per 1,000; resumed in {study['resume_seconds']:.1f} s"
         )
