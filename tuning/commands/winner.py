@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,10 @@ from proxytune.tuning.commands.options import (
     storage_option,
 )
 from proxytune.tuning.errors import InputError, ProxytuneError
+
+if TYPE_CHECKING:
+    from proxytune.tuning.study import Study
+    from proxytune.tuning.winner.choose import Limits
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -38,7 +43,7 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path))
     type=click.FloatRange(min=0, min_open=True),
     help="The best trial of at least so many sequences trained per second.",
 )
-@click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--out", "place", required=True, help="The folder to write, or s3://bucket/prefix.")
 @click.option("--register/--no-register", default=True, help="Register the model in the study's MLflow.")
 @storage_option
 @database_option
@@ -48,7 +53,7 @@ def export(
     pareto: bool,
     max_memory_mib: float | None,
     min_throughput: float | None,
-    folder: Path,
+    place: str,
     register: bool,
     storage: Path,
     database: str | None,
@@ -59,11 +64,12 @@ def export(
     proxytune export listops-mini --out winner
     proxytune export listops-mini --pareto --out front
     proxytune export listops-mini --max-memory-mib 4 --out small
+    proxytune export listops-mini --out s3://bucket/winner
     proxytune verify winner
     """
     from proxytune.tuning.study import open_study
     from proxytune.tuning.winner.choose import Limits
-    from proxytune.tuning.winner.export import export_study
+    from proxytune.tuning.winner.destination import destination
 
     limits = Limits(max_memory_mib=max_memory_mib, min_throughput=min_throughput)
     if (number is not None) + pareto + bool(limits) > 1:
@@ -71,13 +77,33 @@ def export(
             "--trial, --pareto and --max-memory-mib / --min-throughput exclude each other; take one"
         )
     opened = open_study(study, storage, database)
+    with destination(place) as folder:
+        _export_to(folder, place, opened, number, pareto, limits, register)
+
+
+def _export_to(
+    folder: Path,
+    place: str,
+    opened: "Study",
+    number: int | None,
+    pareto: bool,
+    limits: "Limits",
+    register: bool,
+) -> None:
+    from proxytune.tuning.winner.export import export_study
+
     with err.status("choosing") as status:
         written = export_study(
             opened, folder, number=number, pareto=pareto, limits=limits, say=lambda line: status.update(line)
         )
     for one in written:
+        shown = (
+            str(one.folder.absolute()).replace(str(folder.absolute()), place)
+            if "://" in place
+            else one.folder.absolute()
+        )
         values = ", ".join(f"{name} {value:.4g}" for name, value in one.record.values.items())
-        out.print(f"trial {one.record.trial} ({values}) -> {one.folder.absolute()}", highlight=False)
+        out.print(f"trial {one.record.trial} ({values}) -> {shown}", highlight=False)
     if not register:
         return
     from proxytune.tuning.winner.mlflow_model import ALIAS

@@ -44,7 +44,7 @@ class ObjectFolder:
     def read_text(self, encoding: str) -> str:
         return self.read_bytes().decode(encoding)
 
-    def write_bytes(self, content: bytes) -> None:
+    def write_bytes(self, content: bytes | memoryview) -> None:
         """Put one object; whoever reads it meanwhile gets the old one or the new one, whole."""
         store, key = _store(self.url)
         with store.open_output_stream(key) as stream:

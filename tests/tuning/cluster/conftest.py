@@ -66,7 +66,7 @@ class Tool:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=1200,
             check=False,
             env=os.environ | self.environment | environment,
         )
@@ -94,7 +94,7 @@ class Tool:
         return [event for event in read_events(folder)[0] if event["kind"] == kind] if folder.exists() else []
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 150) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.cluster.preflight import RED, _judge_node
 from proxytune.tuning.cluster.ray_session import RaySession
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.trial_spec import Resources
@@ -66,3 +67,37 @@ def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_pat
         check=True,
     )
     assert done.stdout.startswith(str(tmp_path))
+
+
+def answer(**changes) -> dict:
+    """What a healthy node answers the doctor."""
+    return {
+        "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
+        "cuda": {"build": "12.9", "gpus": ["H100, 80 GiB"]},
+        "memory_gib": 64.0,
+        "resources": {"CPU": 8.0, "GPU": 1.0},
+        "skew": (0.1, 0.2),
+        "data": ("ok", "prepared"),
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "red", "words"),
+    [
+        ({}, set(), ""),
+        (
+            {"versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.14.0"}},
+            {"versions"},
+            "torch 2.14.0, here 2.13.0",
+        ),
+        ({"cuda": {"build": None, "gpus": []}}, {"resources"}, "without CUDA"),
+        ({"cuda": {"build": None, "gpus": []}, "resources": {"CPU": 8.0}}, set(), ""),
+        ({"skew": (-9.0, 0.5)}, {"clock"}, "-9.00 s"),
+        ({"skew": (-9.0, 8.5)}, set(), ""),  # measured too roughly to say so
+        ({"data": ("red", "text: no root")}, {"data"}, "no root"),
+    ],
+)
+def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str], words: str) -> None:
+    findings = list(_judge_node("node", answer(**changes), answer()["versions"]))
+    assert {finding.check for finding in findings if finding.state == RED} == red
+    assert words in " ".join(finding.text for finding in findings if finding.state == RED)

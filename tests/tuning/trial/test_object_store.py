@@ -23,6 +23,7 @@ from proxytune.tuning.trial.checkpoints import (
 )
 from proxytune.tuning.trial.object_store import ObjectFolder, try_object_store
 from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.winner.destination import destination
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,80 @@ def test_a_place_that_is_no_store_is_refused(make_spec, assignment: str, words: 
         make_spec(assignment)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder: ObjectFolder) -> None:
+    with destination(str(folder / "winner")) as local:
+        (local / "point").mkdir(parents=True)
+        for name in ("SHA256SUMS", "model.json", "point/SHA256SUMS", "point/weights.safetensors"):
+            (local / name).write_text(name)
+        assert folder.names() == []
+    assert folder.names() == [
+        f"winner/{name}"
+        for name in ("SHA256SUMS", "model.json", "point/SHA256SUMS", "point/weights.safetensors")
+    ]
+    assert not local.exists()
+    with pytest.raises(InputError, match="winner exists"), destination(str(folder / "winner")):
+        raise AssertionError("the export began")
+    with pytest.raises(InputError, match="--out s3://"), destination("s3://a b"):
+        raise AssertionError("the export began")
+
+
+def test_an_export_that_fails_uploads_nothing(folder: ObjectFolder) -> None:
+    def fail(local: Path) -> None:
+        local.mkdir()
+        (local / "model.json").write_text("{}")
+        raise KeyError("the export failed")
+
+    with pytest.raises(KeyError), destination(str(folder / "half")) as local:
+        fail(local)
+    assert folder.names() == []
+
+
+STUDY = """
+name: small
+task: {name: listops-mini, train_examples: 256}
+model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16, num_proxies: 4}
+training: {steps: 40, warmup_steps: 4, batch_size: 8, learning_rate: 1e-3, eval_every: 20}
+search:
+  space: {model.dropout: {low: 0.0, high: 0.3}}
+  stopping: {name: none}
+  trials: 2
+checkpoints: s3://bucket/whole
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_whole_study_keeps_its_checkpoints_in_the_store_and_its_winner_goes_there(
+    server: Any, tmp_path: Path
+) -> None:
+    def proxytune(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "proxytune.tuning", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1200,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    (tmp_path / "small.yaml").write_text(STUDY)
+    nowhere = proxytune("run", "small.yaml", "--set", "checkpoints=s3://no-such-bucket/x")
+    assert nowhere.returncode == 5
+    assert "s3://no-such-bucket/x cannot be used" in nowhere.stderr
+    assert not (tmp_path / "studies").exists()
+    done = proxytune("run", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "studies" / "small" / "trials").exists()
+    place = ObjectFolder("s3://bucket/whole/small/trials")
+    assert {name.split("/")[0] for name in place.names()} == {"0", "1"}
+    exported = proxytune("export", "small", "--no-register", "--out", "s3://bucket/winner")
+    assert exported.returncode == 0, exported.stderr
+    assert "-> s3://bucket/winner" in exported.stdout
+    for name in ObjectFolder("s3://bucket/winner").names():
+        (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fetched" / name).write_bytes((ObjectFolder("s3://bucket/winner") / name).read_bytes())
+    verified = proxytune("verify", "fetched")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    everything = "".join(
+        path.read_text(errors="replace") for path in (tmp_path / "studies").rglob("*") if path.is_file()
+    )
+    assert "canary" not in everything + done.stdout + done.stderr

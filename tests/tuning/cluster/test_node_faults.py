@@ -1,0 +1,193 @@
+"""Nodes that die, leave and come while a study runs on PostgreSQL and a real MLflow server: nothing lost, nothing twice.
+
+pytest -m slow tests/tuning/cluster/test_node_faults.py    (prints its timeline at the end)
+"""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.trial.trial_run import TrialRun
+
+TRIALS = 10
+TRIAL_SECONDS = 15.0
+
+
+def steps_of_a_trial(make_spec) -> int:
+    """So many that a trial takes TRIAL_SECONDS on this machine as it is now; a multiple of 4."""
+    spec = make_spec("training.steps=100000", "training.eval_every=50000").trial({"model.dropout": 0.1})
+    run = TrialRun(spec, None)
+    run.turn()
+    started, before = time.monotonic(), run.step
+    run.turn()
+    rate = (run.step - before) / (time.monotonic() - started)
+    return 4 * max(25, min(2000, int(rate * TRIAL_SECONDS / 4)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_restarted(
+    nodes, servers, tool, make_spec, until, tmp_path: Path, record_property
+) -> None:
+    binaries = servers.postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL here")
+    steps = steps_of_a_trial(make_spec)
+    database = servers.PostgresServer(binaries)
+    (tmp_path / "mlflow").mkdir()
+    mlflow = servers.MlflowServer(f"sqlite:///{tmp_path}/mlflow/mlflow.db", tmp_path / "mlflow" / "artifacts")
+    cluster = None
+    began = time.monotonic()
+    timeline: list[str] = []
+
+    def note(what: str) -> float:
+        timeline.append(f"{time.monotonic() - began:7.1f} s  {what}")
+        return time.monotonic()
+
+    try:
+        mlflow.start()
+        passwords = {"PGPASSFILE": str(database.passfile)}
+        head_environment = passwords | {"PROXYTUNE_CACHE": str(tmp_path / "head")}
+        cluster = nodes.RayCluster(cpus=0, environment=head_environment)
+
+        def add(name: str):
+            return cluster.add(name, environment={"PROXYTUNE_CACHE": str(tmp_path / name)})
+
+        first, second = add("a"), add("b")
+        tool.environment |= passwords
+        storage = tool.folder / "studies"
+        submit = (
+            *("submit", "small.yaml", "--address", cluster.dashboard, "--storage", storage),
+            *("--set", f"database={database.uri}", "--set", f"tracking.uri={mlflow.url}"),
+            *("--set", f"training.steps={steps}", "--set", f"training.eval_every={steps // 4}"),
+            *("--set", f"search.trials={TRIALS}", "--set", "resources.max_failures=1"),
+        )
+        done = tool.run(*submit)
+        assert done.returncode == 0, done.stderr
+        note(f"submitted: {TRIALS} trials of {steps} steps, a head without cores, two workers of one core")
+
+        def reports() -> list[dict]:
+            return tool.events("small", "report")
+
+        def attempts() -> Counter:
+            return Counter(event["trial"] for event in tool.events("small", "trial"))
+
+        def pid_of(node) -> set[int]:
+            return {process.pid for process in node.tree()}
+
+        def running_on(node) -> list[int]:
+            """Trials whose last report came from the node, and that have not ended."""
+            ended = {event["trial"] for event in tool.events("small", "end")}
+            last = {event["trial"]: event["pid"] for event in reports()}
+            return [trial for trial, pid in last.items() if trial not in ended and pid in pid_of(node)]
+
+        def again(trial: int, before: Counter) -> bool:
+            return attempts()[trial] > before[trial] or any(
+                event["trial"] == trial for event in tool.events("small", "end")
+            )
+
+        until(lambda: running_on(first) and running_on(second))
+        note("both workers have reported")
+
+        before, (victim, *_) = attempts(), running_on(first)
+        killed = note(f"node a killed with -9; it ran trial {victim}")
+        first.kill()
+        until(lambda: again(victim, before))
+        note(f"its trial is given out again, {time.monotonic() - killed:.1f} s after the kill")
+        third = add("c")
+        note("node c added")
+        until(lambda: running_on(third))
+        note(f"node c has reported, {time.monotonic() - killed:.1f} s after the kill")
+
+        until(lambda: running_on(second))
+        before, (moved, *_) = attempts(), running_on(second)
+        asked = note(f"node b is told that it will be taken away in 60 s; it runs trial {moved}")
+        cluster.drain(second, 60)
+        until(lambda: again(moved, before))
+        note(f"its trial has left it with a checkpoint, {time.monotonic() - asked:.1f} s after the notice")
+        second.kill()
+        fourth = add("d")
+        note("node b is gone, node d added")
+        until(lambda: running_on(fourth))
+
+        before, (moved, *_) = attempts(), running_on(fourth)
+        asked = note(f"node d gets SIGTERM as a pod does; it runs trial {moved}")
+        fourth.terminate()
+        until(lambda: again(moved, before))
+        note(f"its trial has left it with a checkpoint, {time.monotonic() - asked:.1f} s after SIGTERM")
+        fourth.process.wait(120)
+        note(f"node d has ended by itself, {time.monotonic() - asked:.1f} s after SIGTERM")
+
+        completed = {
+            event["trial"] for event in tool.events("small", "end") if event["outcome"] == "complete"
+        }
+        assert len(completed) < TRIALS, "too fast for a restart of the head"
+        cluster.head.kill()
+        third.kill()
+        lost = note(
+            f"the head is killed with -9, and with it the driver; {len(completed)} trials are complete"
+        )
+        shown = tool.json("show", "small", "--storage", storage, "--database", database.uri)
+        assert shown["outcomes"].get("complete", 0) >= len(completed)
+        cluster.head = cluster.start_head()
+        fifth, _ = add("e"), add("f")
+        note("a new head and two new workers are up")
+        done = tool.run(*submit)
+        assert done.returncode == 0, done.stderr
+        until(lambda: running_on(fifth))
+        note(
+            f"submitted again; the first report is {time.monotonic() - lost:.1f} s after the head was killed"
+        )
+        until(
+            lambda: (
+                tool.json("status", "--address", cluster.dashboard)[0]["status"] not in ("PENDING", "RUNNING")
+            ),
+            900,
+        )
+        note("the job has ended")
+
+        job = tool.json("status", "--address", cluster.dashboard)[0]
+        assert job["status"] == "SUCCEEDED", job["message"]
+        rows = tool.json("trials", "small", "--storage", storage, "--database", database.uri)
+        assert Counter(row["outcome"] for row in rows) == {"complete": TRIALS}
+        told = Counter((event["trial"], event["step"]) for event in reports())
+        points = range(steps // 4, steps + 1, steps // 4)
+        assert told == {(trial, step): 1 for trial in range(TRIALS) for step in points}
+        ends = Counter((e["trial"], e["outcome"]) for e in tool.events("small", "end"))
+        assert all(ends[trial, "complete"] == 1 for trial in range(TRIALS))
+        repeated = sum(attempts().values()) - TRIALS
+        note(
+            f"{TRIALS} trials complete, {len(told)} reports each told once, {repeated} times a trial was given out again"
+        )
+        check_mlflow(mlflow.url, rows, list(points))
+        note("MLflow has one finished run a trial with every report")
+    finally:
+        if cluster is not None:
+            cluster.close()
+        mlflow.stop()
+        database.close()
+        for line in timeline:
+            record_property("timeline", line)
+            print(line)
+
+
+def check_mlflow(url: str, rows: list[dict], points: list[int]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=url)
+    experiment = client.get_experiment_by_name("proxytune")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    trials = {run.data.tags["trial_key"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(runs) == len(trials) + 1
+    assert sorted(trials, key=lambda key: int(key.partition("/")[2])) == [
+        f"small/{n}" for n in range(len(rows))
+    ]
+    for row in rows:
+        run = trials[f"small/{row['trial']}"]
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, "val_loss")
+        assert sorted(point.step for point in history) == points, json.dumps(row)
