@@ -241,12 +241,10 @@ class Ledger:
             stop = self._report(live, turn.step, turn.metrics, where)
         if turn.outcome not in ("running", "complete"):
             self._end(number, turn.outcome, turn.reason)
+        elif turn.metrics is not None and not all(map(math.isfinite, self._values(turn.metrics))):
+            self._end(number, "diverged", f"objective is {self._values(turn.metrics)} at step {turn.step}")
         elif turn.outcome == "complete":
-            values = [turn.metrics[name] for name in self._spec.search.objectives] if turn.metrics else []
-            if all(math.isfinite(value) for value in values):
-                self._end(number, "complete", "")
-            else:
-                self._end(number, "diverged", f"objective is {values} at step {turn.step}")
+            self._end(number, "complete", "")
         elif broken:
             self._end(number, "pruned", f"measured {broken} breaks the constraint")
         elif stop:
@@ -262,6 +260,9 @@ class Ledger:
             elif self.paused_by is not None:
                 self._interrupt(number, f"paused by {self.paused_by}")
         return number not in self.live
+
+    def _values(self, metrics: Mapping[str, float]) -> list[float]:
+        return [metrics[name] for name in self._spec.search.objectives]
 
     def lost(self, number: int, reason: str) -> None:
         """The trial's worker failed for the last time that max_failures allows."""

@@ -128,6 +128,15 @@ def test_an_objective_that_is_not_finite_is_diverged(spec, value: float) -> None
     assert outcome_of(driver.study.trials()[number]) == "diverged"
 
 
+@pytest.mark.parametrize("step", [5, 10], ids=["between rungs", "at a rung"])
+def test_an_objective_that_is_not_finite_ends_its_trial_at_once(spec, step: int) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    assert driver.say(number, step, math.nan)
+    trial = driver.study.trials()[number]
+    assert (trial.state, trial.values, outcome_of(trial)) == (TrialState.FAIL, None, "diverged")
+
+
 def test_a_worker_lost_for_good_fails_its_trial(spec) -> None:
     driver = Driver(spec)
     number = driver.begin().number
