@@ -1,5 +1,6 @@
 """A study from start to end: open or resume it, run it on Ray, leave everything where the next start finds it."""
 
+import functools
 import json
 import logging
 import os
@@ -7,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +33,7 @@ from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
 from proxytune.tuning.summary import summary
 from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.tracking.recovery import recover
 from proxytune.tuning.tracking.shipper import Shipper, default_uri
 from proxytune.tuning.trial.here import check_data, check_device
 from proxytune.tuning.trial.object_store import try_object_store
@@ -269,6 +271,7 @@ def run_study(
         except OSError as error:
             raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
         stack.callback(outbox.close)
+        recover(study, outbox)
         ledger = make_ledger(spec, study.optuna, study.storage, outbox, data_facts(prepared))
         with storage_errors():
             ledger.reconcile()
@@ -285,6 +288,7 @@ def run_study(
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
         shipper.start()
         stack.callback(shipper.close, DRAIN_SECONDS)
+        stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: ledger.stop("another driver took the study over")
         if not ledger.finished:
             try:
@@ -318,6 +322,17 @@ def run_study(
     return study
 
 
+def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
+    """Say in the journal that the driver ends by an error, so that MLflow does not show it running."""
+    if error is not None and not isinstance(error, Interrupted):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        with suppress(OSError):  # the disk may be what failed
+            now_ms = time.time_ns() // 1_000_000
+            outbox.append(
+                {"kind": "study_end", "time_ms": now_ms, "status": "failed", "reason": reason[:1000]}
+            )
+
+
 def _search(
     study: Study,
     ledger: Ledger,
@@ -329,13 +344,24 @@ def _search(
 
     from proxytune.tuning.cluster.ray_session import ray_session
     from proxytune.tuning.cluster.ray_watch import watch_ray
-    from proxytune.tuning.search.searcher import Adapter, LedgerScheduler, LedgerSearcher
+    from proxytune.tuning.search.packing import packed_slots, trials_a_gpu
+    from proxytune.tuning.search.searcher import Adapter, LedgerScheduler, LedgerSearcher, with_shares
+    from proxytune.tuning.trial.gpu import smallest_gpu_mib
     from proxytune.tuning.trial.trainable import TrialTrainable
 
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
         resources = session.trial_resources(spec.resources)
         adapter = Adapter(ledger, lambda: session.slots(resources, spec.resources.max_concurrent))
+        kind: Any = trainable or TrialTrainable
+        gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
+        if gpu_mib is not None:
+            cpu, most = resources["cpu"], spec.resources.max_concurrent
+            ledger.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
+            adapter.slots = lambda: packed_slots(
+                session.nodes(), cpu, ledger.gpus_taken, len(ledger.live), most
+            )
+            kind = with_shares(kind, cpu)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger tells of trials that fail
         stack.enter_context(_graceful_stop(ledger))
         if watch is not None:
@@ -350,12 +376,12 @@ def _search(
         def search() -> None:
             try:
                 tune.run(
-                    trainable or TrialTrainable,
+                    kind,
                     name=spec.name,
                     search_alg=LedgerSearcher(adapter),
                     scheduler=LedgerScheduler(adapter),
                     num_samples=-1,
-                    resources_per_trial=resources,
+                    resources_per_trial=resources if gpu_mib is None else None,
                     reuse_actors=True,
                     max_failures=spec.resources.max_failures,
                     raise_on_failed_trial=False,

@@ -1,7 +1,9 @@
 """`proxytune track` and `proxytune report`: a study's journal into MLflow, now or elsewhere, and as a page."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +16,9 @@ from proxytune.tuning.commands.options import (
     storage_option,
 )
 from proxytune.tuning.errors import HeldError, InputError, StorageError
+
+if TYPE_CHECKING:
+    from proxytune.tuning.study import Study
 
 
 @click.group()
@@ -34,11 +39,10 @@ def sync(study: str, storage: Path, database: str | None, timeout: float, as_jso
     proxytune track sync listops
     """
     from proxytune.tuning.study import open_study
-    from proxytune.tuning.tracking.outbox import Outbox
 
     opened = open_study(study, storage, database)
     try:
-        Outbox(opened.folder / "outbox").close()  # ends what a killed driver left running
+        _repair(opened)
     except HeldError as error:
         raise HeldError(
             f"a driver runs {study} and ships its events itself; `proxytune show {study}`"
@@ -67,12 +71,16 @@ def rebuild(
 ) -> None:
     """Write all of STUDY into another MLflow. May be repeated: only what is missing there is shipped.
 
+    It is written from the journal; trials that a lost journal lacks, from the study's storage and checkpoints.
+
     \b
     proxytune track rebuild listops --uri http://mlflow.example:5000
     """
     from proxytune.tuning.study import open_study
 
     opened = open_study(study, storage, database)
+    with suppress(HeldError):  # a driver that runs it keeps the journal whole
+        _repair(opened)
     _ship(opened.folder / "outbox", uri, experiment or opened.spec.tracking.experiment, timeout, as_json)
 
 
@@ -100,6 +108,25 @@ def report(study: str, storage: Path, path: Path | None) -> None:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from None
     out.print(str(path), highlight=False)
+
+
+def _repair(study: "Study") -> None:
+    """End in the journal what a killed driver left running, and fill up what the journal lost."""
+    from proxytune.tuning.tracking.outbox import Outbox
+    from proxytune.tuning.tracking.recovery import recover
+
+    try:
+        outbox = Outbox(study.folder / "outbox")
+        try:
+            if num_trials := recover(study, outbox):
+                err.print(
+                    f"the journal lacked {num_trials} trials, which were filled up from the storage",
+                    highlight=False,
+                )
+        finally:
+            outbox.close()
+    except OSError as error:
+        raise StorageError(f"{study.folder / 'outbox'}: {error.strerror}") from None
 
 
 def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:

@@ -19,9 +19,14 @@ from proxytune.tuning.errors import InputError
 def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool) -> None:
     """Open MLflow on the studies' experiments.
 
+    On loopback anybody on this machine may look. For another --host, name MLflow's basic-auth settings in
+    MLFLOW_AUTH_CONFIG_PATH (https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth); the extra
+    proxytune[mlflow-server] has what it needs. Either way only the names of --host and loopback are served.
+
     \b
     proxytune ui
     proxytune ui --storage /mnt/studies --port 5001
+    MLFLOW_AUTH_CONFIG_PATH=auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=... proxytune ui --host mlflow.example
     """
     from proxytune.tuning.tracking.shipper import artifact_root, default_uri, server_command
 
@@ -29,8 +34,15 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
         raise InputError(
             f"{storage.absolute()} holds no mlflow.db; run a study there first, or name it with --uri"
         )
+    guarded = "MLFLOW_AUTH_CONFIG_PATH" in os.environ
+    if not guarded and host not in ("127.0.0.1", "localhost", "::1"):
+        raise InputError(
+            f"--host {host} would let everybody who reaches it change the runs; name MLflow's basic-auth settings in "
+            "MLFLOW_AUTH_CONFIG_PATH, or keep to 127.0.0.1 and forward the port (ssh -L)"
+        )
     uri = uri or default_uri(storage)
     command = server_command(uri, Path(artifact_root(uri, storage) or storage), host, port)
+    command += ["--app-name", "basic-auth"] if guarded else []
     if print_command:
         out.print(shlex.join(command), highlight=False)
         return

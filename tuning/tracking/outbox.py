@@ -51,6 +51,12 @@ def read_events(folder: Path, offset: int = 0, max_bytes: int | None = None) -> 
     return events, offset
 
 
+def journal_id(folder: Path) -> str | None:
+    """Which journal this is; None where there is none yet."""
+    events, _ = read_events(folder, max_bytes=1)
+    return str(events[0]["id"]) if events and events[0]["kind"] == "journal" else None
+
+
 @dataclass(slots=True)
 class _Trial:
     """What the journal already holds of one trial."""
@@ -106,6 +112,11 @@ class Outbox:
         self._write(event)
         self._remember(event)
         return True
+
+    @property
+    def trials(self) -> set[int]:
+        """The numbers of the trials that the journal knows."""
+        return set(self._trials)
 
     def close(self) -> None:
         """Let the journal go, for the next driver."""

@@ -158,6 +158,7 @@ def event_line(event: Event, time: str) -> str:
         case "log":
             return f"{time} {event.get('who', '')}: {event['text']}"
         case "study_end":
-            return f"{time} the driver ends, {event['status']}"
+            reason = f": {event['reason']}" if event.get("reason") else ""
+            return f"{time} the driver ends, {event['status']}{reason}"
         case _:
             return ""

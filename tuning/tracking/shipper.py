@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.tracking.outbox import JOURNAL
+from proxytune.tuning.tracking.outbox import JOURNAL, journal_id
 
 RESTART_SECONDS = (1, 5, 30)  # how long a shipper that died is left alone: first, second, every further time
 CHILD_ENVIRONMENT = {
@@ -108,12 +108,13 @@ class Acknowledgement:
 
     @classmethod
     def load(cls, outbox_folder: Path, uri: str, experiment: str) -> "Acknowledgement":
-        """The destination's acknowledgement; a fresh one where nothing was shipped yet."""
+        """The destination's acknowledgement; a fresh one where nothing of this journal was shipped yet."""
         empty = cls(uri, experiment)
         try:
-            return cls(**json.loads(empty.path(outbox_folder).read_text()))
+            known = cls(**json.loads(empty.path(outbox_folder).read_text()))
         except FileNotFoundError:
             return empty
+        return known if known.study.get("id") in (None, journal_id(outbox_folder)) else empty
 
     def path(self, outbox_folder: Path) -> Path:
         digest = hashlib.sha256(f"{self.uri}\n{self.experiment}".encode()).hexdigest()[:12]
