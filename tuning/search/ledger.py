@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.metrics import MEMORY, any_known
+from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.search.warm_start import Earlier
@@ -36,6 +37,8 @@ PAUSE = "pause"  # user attribute of the study: who wants nothing to run for now
 EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budget last
 ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
 CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
+WHOLE_GPU = "whole_gpu"  # user attribute of a trial that ran out of memory in a share of a GPU
+GPU_WORST = "gpu_worst"  # user attribute of the study: the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # user attribute of the study: what it took from an earlier one (warm_start.py)
 SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
 POLL_SECONDS = 1.0
@@ -49,6 +52,7 @@ class Assignment:
     number: int
     spec: TrialSpec
     folder: Folder
+    gpu: float | None = None  # its share of one, where trials are packed
     efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
 
 
@@ -59,6 +63,8 @@ class Live:
     trial: optuna.Trial
     params: dict[str, Any]
     attempt: int
+    spec: TrialSpec
+    gpu: float | None = None
     step: int = 0
     reported: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -97,6 +103,7 @@ class Ledger:
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
+        self._packing: Packing | None = None
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, Live] = {}
         self.notes: list[str] = []
@@ -138,6 +145,15 @@ class Ledger:
         """
         self._stopping, self._now = reason, self._now or now
 
+    def pack(self, gpu_mib: float, most: int) -> None:
+        """Give trials shares of GPUs from now on; what earlier drivers learnt of their memory counts."""
+        self._packing = Packing(gpu_mib, most, float(self._study.user_attrs.get(GPU_WORST, 0.0)))
+
+    @property
+    def gpus_taken(self) -> float:
+        """GPUs that are given to the trials that are out."""
+        return sum(live.gpu or 0.0 for live in self.live.copy().values())
+
     @property
     def stopping(self) -> str | None:
         """Why the study is being stopped, if it is."""
@@ -166,12 +182,16 @@ class Ledger:
         params = self._spec.space.suggest(trial, self._fixed)
         self._started += 1
         spec = self._spec.trial(params)
-        if self._predicts and self._infeasible(trial, predicted_profile(spec)):
+        if self._predicts and self._infeasible(
+            trial, predicted_profile(spec, "cuda" if self._packing else "cpu")
+        ):
             return None
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._event("log", who=who, text=f"enqueued trial {trial.number}")
         attempt = trial.user_attrs.get(ATTEMPT, 1)
-        live = Live(trial, params, attempt)
+        live = Live(trial, params, attempt, spec)
+        if self._packing is not None:
+            live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
             live.reported = live.step = max(_reported_steps(previous), default=0)
@@ -179,7 +199,9 @@ class Ledger:
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
         self._event("trial", trial=trial.number, params=params, attempt=attempt, config=config)
-        return Assignment(trial.number, spec, trial_folder(self._spec, trial.number), self._efficiency)
+        return Assignment(
+            trial.number, spec, trial_folder(self._spec, trial.number), live.gpu, self._efficiency
+        )
 
     @property
     def finished(self) -> bool:
@@ -239,7 +261,12 @@ class Ledger:
         if turn.metrics is not None:
             live.metrics = turn.metrics
             stop = self._report(live, turn.step, turn.metrics, where)
-        if turn.outcome not in ("running", "complete"):
+        if turn.gpu_mib and self._packing is not None and self._packing.learn(live.spec, turn.gpu_mib):
+            self._study.set_user_attr(GPU_WORST, self._packing.worst)
+        if turn.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
+            live.trial.set_user_attr(WHOLE_GPU, True)
+            self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
+        elif turn.outcome not in ("running", "complete"):
             self._end(number, turn.outcome, turn.reason)
         elif turn.metrics is not None and not all(map(math.isfinite, self._values(turn.metrics))):
             self._end(number, "diverged", f"objective is {self._values(turn.metrics)} at step {turn.step}")
@@ -372,7 +399,9 @@ class Ledger:
 
     def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
         if end["outcome"] != "infeasible":  # it has no run in MLflow
-            self._event("end", trial=number, **end)
+            self._event(
+                "end", trial=number, **end | {"metrics": {}}
+            )  # those of its last report, which told them
 
     def _event(self, kind: str, **values: Any) -> None:
         self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})

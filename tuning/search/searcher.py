@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -38,6 +39,13 @@ class Adapter:
     def fail(self, error: Exception) -> None:
         self.error = self.error or error
         self.ledger.stop(f"{type(error).__name__}: {error}")
+
+
+def with_shares(trainable: type, cpu: float) -> Any:
+    """The trainable on so many cores and the share of a GPU that its configuration names."""
+    return tune.with_resources(
+        trainable, lambda config: tune.PlacementGroupFactory([{"CPU": cpu, "GPU": config["gpu"]}])
+    )
 
 
 class LedgerSearcher(Searcher):
@@ -75,6 +83,7 @@ class LedgerSearcher(Searcher):
             "number": assignment.number,
             "folder": str(assignment.folder),
             "spec": assignment.spec.model_dump_json(),
+            "gpu": assignment.gpu,
             "efficiency": str(assignment.efficiency) if assignment.efficiency else None,
         }
 

@@ -57,7 +57,7 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
     prepared = prepare_task(spec.task)
     device = trial_device(spec)
     training = replace(spec.training_config(), steps=10**9, warmup_steps=0, learning_rate=1e-9)
-    profile = predicted_profile(spec)
+    profile = predicted_profile(spec, device)
     with _threads(spec.resources.cpu):
         trainer = Trainer(spec.model_config_for(prepared.info), training, seed=0, device=device)
         if device == "cuda":

@@ -34,13 +34,13 @@ def trial_device(spec: TrialSpec) -> str:
     return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
 
 
-def predicted_profile(spec: TrialSpec) -> dict[str, float]:
-    """parameters, flops_per_sequence, train_memory_mib_per_sequence of a trial; cached by what they depend on."""
-    return dict(_predict(json.dumps(cost_spec(spec))))
+def predicted_profile(spec: TrialSpec, device: str = "cpu") -> dict[str, float]:
+    """parameters, flops_per_sequence, train_memory_mib_per_sequence of a trial on cpu or cuda; cached by its costs."""
+    return dict(_predict(json.dumps(cost_spec(spec)), device))
 
 
 @lru_cache(maxsize=1024)
-def _predict(costs: str) -> dict[str, float]:
+def _predict(costs: str, device: str) -> dict[str, float]:
     schedule = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-3, "eval_every": 1}
     values = json.loads(costs)
     spec = TrialSpec.model_validate(
@@ -51,6 +51,7 @@ def _predict(costs: str) -> dict[str, float]:
         spec.model_config_for(spec.task.info()),
         batch_size=training.micro_batch_size or training.batch_size,
         precision=training.precision,
+        device=device,
     )
     return {
         "parameters": float(cost.parameters),

@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from proxytune.tuning.trial.efficiency import stored_efficiency
+from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
 from proxytune.tuning.trial.object_store import as_folder
 from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory
 from proxytune.tuning.trial_spec import TrialSpec
@@ -59,6 +60,7 @@ class TrialTrainable(tune.Trainable):
         self._folder = as_folder(config["folder"])
         self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
         self._efficiency: dict[str, float] | None = None
+        begin_on_gpu(self._spec, config.get("gpu") or 1.0)
         self._run: TrialRun | None = None
 
     def _turn(self) -> Turn:
@@ -78,6 +80,7 @@ class TrialTrainable(tune.Trainable):
             turn = Turn(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
         finally:
             self._training = False
+        turn = replace(turn, gpu_mib=taken_mib(self._spec))
         if turn.metrics is not None and self._efficiency is not None:
             turn = replace(turn, metrics=turn.metrics | self._efficiency)
         if turn.outcome not in ("running", "complete"):

@@ -30,6 +30,7 @@ class Turn:
 
     step: int
     metrics: dict[str, float] | None = None
+    gpu_mib: float | None = None  # the most that it has held on its GPU so far
     profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
     outcome: str = "running"
     reason: str = ""
@@ -76,7 +77,7 @@ class TrialRun:
         self._batches = TrainBatches(
             self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
         )
-        self._profile = predicted_profile(spec)
+        self._profile = predicted_profile(spec, trial_device(spec))
         self._since_report = _Sums()
         self._seconds = 0.0
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received

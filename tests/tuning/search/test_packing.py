@@ -1,0 +1,155 @@
+"""`gpu: auto`: shares of GPUs by predicted memory, with a margin that is learnt; no GPU is needed to test it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from proxytune.tuning.search.packing import (
+    START_MARGIN,
+    Packing,
+    packed_slots,
+    predicted_mib,
+    share_of_gpu,
+    trials_a_gpu,
+)
+from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
+from proxytune.tuning.trial.trial_run import Turn
+
+_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
+assert _spec is not None
+assert _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+Driver = _module.Driver
+
+MIB = st.floats(1, 1e6)
+
+
+@given(predicted=MIB, gpu=MIB, margin=st.floats(1, 5), most=st.integers(1, 64))
+def test_as_many_as_fit_share_a_gpu_and_never_more(
+    predicted: float, gpu: float, margin: float, most: int
+) -> None:
+    share = share_of_gpu(predicted, gpu, margin, most)
+    together = round(1 / share)
+    need = predicted * margin + CONTEXT_MIB
+    assert share * together <= 1
+    assert 1 <= together <= most
+    if together > 1:
+        assert together * need <= gpu
+    if together < most:
+        assert (together + 1) * need > gpu
+
+
+def test_the_margin_is_what_was_measured_and_a_tenth(make_spec) -> None:
+    spec = make_spec("training.batch_size=64").trial({})
+    packing = Packing(gpu_mib=80_000, most=8)
+    assert packing.margin == START_MARGIN
+    assert packing.learn(spec, 1.2 * predicted_mib(spec))
+    assert packing.margin == pytest.approx(1.32)
+    assert not packing.learn(spec, 0.5 * predicted_mib(spec))
+    assert packing.margin == pytest.approx(1.32)
+    assert Packing(gpu_mib=80_000, most=8, worst=0.4).margin == pytest.approx(
+        1.1
+    )  # never below the prediction
+
+
+def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
+    assert trials_a_gpu(nodes, 2.0) == 2
+    assert packed_slots(nodes, 2.0, taken=1.5, live=2, max_concurrent=None) == 3
+    assert packed_slots(nodes, 2.0, taken=1.9998, live=6, max_concurrent=None) == 4  # six thirds
+    assert packed_slots(nodes, 2.0, taken=1.0, live=4, max_concurrent=None) == 4  # no core is left
+    assert packed_slots(nodes, 2.0, taken=0.5, live=1, max_concurrent=1) == 1
+
+
+def test_out_of_memory_in_a_share_is_no_failure_but_goes_on_with_a_whole_gpu(make_spec) -> None:
+    spec = make_spec()
+    driver = Driver(spec)
+    driver.ledger.pack(gpu_mib=8_000, most=4)
+    first = driver.begin()
+    assert first.gpu == 0.25
+    assert driver.ledger.gpus_taken == 0.25
+    refused = Turn(
+        step=5, outcome="out_of_memory", reason="out of memory", gpu_mib=3 * predicted_mib(first.spec)
+    )
+    assert driver.ledger.receive(first.number, refused, {})
+    assert driver.states() == [TrialState.WAITING]
+    driver.die()
+    driver = Driver(spec)  # what was learnt outlives the driver
+    driver.ledger.pack(gpu_mib=8_000, most=4)
+    again = driver.begin()
+    assert (again.number, again.gpu) == (first.number, 1.0)
+    assert driver.ledger._packing.margin == pytest.approx(3.3)
+    assert driver.ledger.receive(
+        again.number, Turn(step=5, outcome="out_of_memory", reason="out of memory"), {}
+    )
+    assert driver.states() == [TrialState.FAIL]
+
+
+SEARCH = """
+import functools, json, sys
+from dataclasses import replace
+import ray
+ray.init = functools.partial(ray.init, num_cpus=4, num_gpus=1)  # Ray counts GPUs; it does not look for them
+from proxytune.tuning.trial import gpu
+gpu.smallest_gpu_mib = lambda: 2000.0
+from proxytune.tuning.benchmarks.turnaround import NoWork, NoWorkTrainable
+from proxytune.tuning.search.packing import predicted_mib, share_of_gpu
+from proxytune.tuning.spec import parse_study
+from proxytune.tuning.study import run_study
+
+class Granted(NoWork):
+    def turn(self):
+        turn = super().turn()
+        resources = ray.get_runtime_context().get_assigned_resources()
+        return replace(turn, metrics=turn.metrics | {"val_accuracy": resources["GPU"]})
+
+class GrantedTrainable(NoWorkTrainable):
+    run_type = Granted
+
+spec = parse_study(json.loads(sys.argv[1]), "test")
+study = run_study(spec, trainable=GrantedTrainable)
+for trial in study.trials():
+    share = share_of_gpu(predicted_mib(spec.trial(trial.params)), 2000.0, 1.5, 4)
+    print(trial.params["training.batch_size"], trial.values[0], share)
+"""
+
+
+@pytest.mark.slow
+def test_ray_gives_each_trial_the_share_that_its_prediction_asks_for(make_spec) -> None:
+    spec = make_spec(
+        "search.space={training.batch_size: {choice: [8, 64]}, model.dropout: {low: 0.0, high: 0.1}}",
+        "model.embedding_dim=64", "model.num_layers=4", "search.stopping.name=none", "search.trials=5",
+        "search.enqueue=[{training.batch_size: 8}, {training.batch_size: 64}]",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SEARCH, json.dumps(spec.model_dump(mode="json"))],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    assert len(rows) == 5
+    assert all(granted == share for _, granted, share in rows)
+    assert {share for _, _, share in rows} == {0.5, 0.3333}
+
+
+@pytest.mark.gpu
+def test_a_worker_is_held_to_its_share_and_counts_what_it_took(make_spec) -> None:
+    spec = make_spec().trial({})
+    total = torch.cuda.get_device_properties(0).total_memory
+    begin_on_gpu(spec, 0.25)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 3, dtype=torch.uint8, device="cuda")
+        held = torch.empty(64 * 2**20, dtype=torch.uint8, device="cuda")
+        assert taken_mib(spec) >= held.nbytes / 2**20  # type: ignore[operator]
+    finally:
+        begin_on_gpu(spec, 1.0)
