@@ -1,12 +1,13 @@
 """The application: gate, counters and routes around one server's state."""
 
+import functools
 import importlib.metadata
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
-from proxytune.tuning.service import actions, live, openapi, problems, routes, submission
+from proxytune.tuning.service import actions, live, openapi, problems, routes, submission, winners
 from proxytune.tuning.service.gate import Gate
 from proxytune.tuning.service.metrics import Measured
 from proxytune.tuning.service.settings import Settings
@@ -35,9 +36,9 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.state.proxytune = state
     problems.install(app)
-    for part in (routes, submission, actions, live):
+    for part in (routes, submission, actions, winners, live):
         app.include_router(part.router)
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    app.openapi = functools.cache(lambda: openapi.document(app))  # type: ignore[method-assign]
     return app
 
 

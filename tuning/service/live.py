@@ -8,8 +8,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.service.events import stream
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
+from proxytune.tuning.tracking.outbox import JOURNAL
 
 router = APIRouter()
 
@@ -53,6 +55,26 @@ def openapi_document(request: Request) -> dict[str, Any]:
     return document
 
 
+def start_of(
+    study: StudyOf,
+    last_event_id: Annotated[
+        int, Header(ge=0, lt=2**63, description="The id of the last event that was received")
+    ] = 0,
+) -> int:
+    """Where in the journal the stream begins.
+
+    Raises:
+        InputError: no event of the study has this id.
+    """
+    path = study.folder / "outbox" / JOURNAL
+    size = path.stat().st_size if path.exists() else 0
+    if last_event_id > size:
+        raise InputError(
+            f"Last-Event-ID: study {study.name} has no event {last_event_id}; 0 starts from the first one"
+        )
+    return last_event_id
+
+
 @router.get(
     "/v1/studies/{name}/events",
     tags=["studies"],
@@ -63,13 +85,11 @@ def openapi_document(request: Request) -> dict[str, Any]:
 async def stream_events(
     study: StudyOf,
     state: StateOf,
+    start: Annotated[int, Depends(start_of)],
     follow: Annotated[
         bool, Query(description="Go on with what is still to come, until the study ends")
     ] = True,
-    last_event_id: Annotated[
-        int, Header(ge=0, le=2**62, description="The id of the last event that was received")
-    ] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """Everything that has happened to the study, in order: begun and ended trials, reports, and who steered it."""
-    async for event in stream(study.folder / "outbox", last_event_id, follow, state.closing):
+    async for event in stream(study.folder / "outbox", start, follow, state.closing):
         yield event

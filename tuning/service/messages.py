@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from proxytune.tuning.service.events import finite
 
@@ -22,7 +22,7 @@ Metrics = Annotated[
         examples=[{"val_accuracy": 0.3085, "train_memory_mib_per_sequence": 3.1}],
     ),
 ]
-_POINT = {
+_POINT: dict[str, JsonValue] = {
     "trial": 11,
     "values": {"val_accuracy": 0.3085},
     "params": {"model.num_proxies": 32, "model.dropout": 0.12},

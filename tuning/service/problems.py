@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import compile_path
 
 from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
@@ -74,11 +75,7 @@ class Problem(Exception):
 
 def response_to(error: Exception) -> Response:
     """The answer that tells this error."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Problem):
-        status, headers, kind = error.status, error.headers, InputError
-    else:
-        status, kind = _status(error)
+    status, kind = _status(error)
     detail = str(error) or type(error).__name__
     if status == 500:
         detail = "the server failed at this request"  # uvicorn logs the rest
@@ -89,10 +86,13 @@ def response_to(error: Exception) -> Response:
         error=kind.__name__,
         hint=HINTS.get(status, ""),
     )
+    headers = error.headers if isinstance(error, Problem) else {}
     return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def _status(error: Exception) -> tuple[int, type[ProxytuneError]]:
+    if isinstance(error, Problem):
+        return error.status, InputError
     if isinstance(error, NotFound):
         return 404, InputError
     if isinstance(error, OtherSpecError | HeldError):
@@ -114,9 +114,12 @@ def install(app: FastAPI) -> None:
     async def told(_request: Request, error: Exception) -> Response:
         return response_to(error)
 
-    async def http(_request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return response_to(Problem(error.status_code, str(error.detail), dict(error.headers or {})))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one of the path's routes
+            headers["Allow"] = ", ".join(_methods(app, request.url.path))
+        return response_to(Problem(error.status_code, str(error.detail), headers))
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -131,3 +134,13 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, told)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """Every method that an address has."""
+    return sorted(
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if compile_path(template)[0].fullmatch(path)
+        for method in operations
+    )

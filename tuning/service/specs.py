@@ -76,7 +76,11 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     Raises:
         InputError: what is wrong with it, or what it names that is not its to name.
     """
-    own = {"storage": str(settings.storage), "database": settings.database, "checkpoints": None}
+    own: dict[str, Any] = {
+        "storage": str(settings.storage),
+        "database": settings.database,
+        "checkpoints": None,
+    }
     for key, value in own.items():
         if key in values and values[key] != value:
             raise InputError(

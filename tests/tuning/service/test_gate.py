@@ -157,6 +157,16 @@ def test_on_loopback_no_web_page_gets_an_answer(http: httpx.Client, headers, sta
         assert preflight.status_code == 403
 
 
+def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
+    for path, allowed in (
+        ("/v1/studies", "GET, POST"),
+        ("/v1/studies/small/pause", "POST"),
+        ("/health", "GET"),
+    ):
+        answer = http.delete(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_only_loopback_is_loopback() -> None:
     assert all(map(is_loopback, ["127.0.0.1", "127.1.2.3", "::1", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.9", "example.org", ""]))
@@ -233,8 +243,9 @@ def test_the_command_leaves_at_a_signal_and_says_no_secret(tmp_path, finished) -
         headers = {"Authorization": f"Bearer {token}"}
         assert httpx.get(f"{url}/v1/studies", headers=headers).status_code == 200
         httpx.post(f"{url}/v1/studies/small/pause", headers=headers).raise_for_status()
+        end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
         with httpx.stream(
-            "GET", f"{url}/v1/studies/small/events", headers=headers | {"Last-Event-ID": "1000000"}
+            "GET", f"{url}/v1/studies/small/events", headers=headers | {"Last-Event-ID": str(end)}
         ) as stream:
             assert stream.status_code == 200  # it waits for events that never come
             began = time.monotonic()

@@ -139,4 +139,7 @@ def test_events_stream_to_the_end_and_go_on_where_they_were_cut(http: httpx.Clie
         _events(http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(cut)}).text) == events[5:]
     )
     assert http.get("/v1/studies/small/events", headers={"Last-Event-ID": "x"}).status_code == 422
+    for beyond in (10**6, 2**63 - 1, 2**63):
+        answer = http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(beyond)})
+        assert answer.status_code == 422
     assert http.get("/v1/studies/nothing/events").status_code == 404

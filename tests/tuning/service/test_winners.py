@@ -1,0 +1,177 @@
+"""The best, the front and the archive over real HTTP; and archives that a server should never send."""
+
+import io
+import random
+import tarfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from proxytune.models import load_exported
+from proxytune.models.exported import file_sha256
+from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.service import winners
+from proxytune.tuning.service.archive import PIECE, tar, unpack
+from proxytune.tuning.service.client import Client
+from tests.tuning.service.conftest import Driver
+
+
+def test_the_best_within_limits(http: httpx.Client) -> None:
+    best = http.get("/v1/studies/small/best").json()
+    assert (best["best"]["trial"], best["best"]["values"]) == (1, {"val_accuracy": 0.7})
+    assert "the best val_accuracy" in best["rule"]
+    small = http.get("/v1/studies/small/best", params={"max_memory_mib": 4}).json()
+    assert small["best"]["trial"] == 0
+    assert "train_memory_mib_per_sequence <= 4" in small["rule"]
+    none = http.get("/v1/studies/small/best", params={"max_memory_mib": 1})
+    assert none.status_code == 422
+    assert "trial 0 comes nearest" in none.json()["detail"]
+    for wrong in ("nan", "inf", "-1", "0", "x"):
+        assert http.get("/v1/studies/small/best", params={"min_throughput": wrong}).status_code == 422
+
+
+def test_the_front_weighs_one_objective_against_memory(http: httpx.Client) -> None:
+    front = http.get("/v1/studies/small/pareto").json()
+    assert front["objectives"] == {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}
+    assert [point["trial"] for point in front["points"]] == [0, 1]
+
+
+def test_what_cannot_be_exported_or_confirmed_is_told(http: httpx.Client, tmp_path, monkeypatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    for params, status, detail in (
+        ({"trial": 2}, 422, "trial 2 is diverged"),
+        ({"trial": 9}, 422, "no trial 9"),
+        ({"trial": 1, "max_memory_mib": 3}, 422, "trial and limits: ask for one of them"),
+        ({}, 503, "trial 1 cannot be exported: no checkpoint"),
+    ):
+        answer = http.get("/v1/studies/small/export", params=params)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert detail in answer.json()["detail"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert http.get("/v1/studies/small/confirmation").status_code == 404
+    assert http.post("/v1/studies/small/confirm").status_code == 409  # no cluster
+    assert http.post("/v1/studies/small/confirm", json={"seeds": 1}).status_code == 422
+
+
+def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_path, monkeypatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+
+    class Written:
+        class record:  # noqa: N801
+            trial = 1
+
+    def large(_study, folder: Path, **_asked) -> list[type[Written]]:
+        folder.mkdir()
+        with (folder / "weights.safetensors").open("wb") as file:
+            file.truncate(200 << 20)
+        return [Written]
+
+    monkeypatch.setattr(winners, "export_study", large)
+    with http.stream("GET", "/v1/studies/small/export") as answer:
+        assert answer.headers["content-disposition"] == 'attachment; filename="small-trial-1.tar"'
+        next(answer.iter_raw())
+        assert len(list((tmp_path / "scratch").iterdir())) == 1
+    deadline = time.monotonic() + 60
+    while list((tmp_path / "scratch").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path) -> None:
+    driver = Driver(make_spec("search.stopping.name=none", "search.trials=1"))
+    assert driver.train() == 0
+    driver.end()
+    winner = tmp_path / "fetched" / "winner"
+    with Client(serve()) as client:
+        assert client.export("small", winner) == winner
+        assert client.best("small")["best"]["trial"] == 0
+        with pytest.raises(InputError, match="exists; name a folder that does not"):
+            client.export("small", winner)
+    model = load_exported(winner)
+    with torch.inference_mode():
+        logits = model(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool))
+    assert logits.shape == (1, 10)
+    assert [path.name for path in winner.parent.iterdir()] == ["winner"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As an export folder is, with one of a Pareto front's inside, and larger than what is read at once."""
+    folder = tmp_path / "winner"
+    (folder / "trial-7").mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(random.Random(0).randbytes(PIECE + 1000))
+    (folder / "trial-7" / "model.json").write_text('{"format": 1}')
+    (folder / "empty").touch()
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    (folder / "SHA256SUMS").write_text(
+        "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    )
+    return folder
+
+
+@pytest.fixture
+def archive(folder: Path, tmp_path: Path) -> Path:
+    (tmp_path / "archive.tar").write_bytes(b"".join(tar(folder, "winner")))
+    return tmp_path / "archive.tar"
+
+
+def test_an_archive_gives_the_folder_back(archive: Path, folder: Path, tmp_path: Path) -> None:
+    def contents(top: Path) -> dict[Path, bytes]:
+        return {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+    assert contents(unpack(archive, tmp_path / "again")) == contents(folder)
+    with tarfile.open(archive) as standard:  # what any tar reads
+        assert {entry.name for entry in standard} == {
+            f"winner/{name.as_posix()}" for name in contents(folder)
+        }
+        assert {(entry.uid, entry.uname, entry.mode) for entry in standard} == {(0, "", 0o644)}
+
+
+def test_an_archive_that_was_cut_or_changed_is_refused(archive: Path, tmp_path: Path) -> None:
+    whole = archive.read_bytes()
+    for number, damaged in enumerate(
+        (whole[: len(whole) // 2], whole[:512], b"", whole.replace(b'"format"', b'"farmot"'), b"x" * 5000)
+    ):
+        archive.write_bytes(damaged)
+        with pytest.raises(StorageError, match="what the server sent is"):
+            unpack(archive, tmp_path / f"folder{number}")
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname, entry.size = kind, link, 4 if kind == tarfile.REGTYPE else 0
+    return entry
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [_member("../escaped")],
+        [_member("winner/../../escaped")],
+        [_member("/tmp/escaped-by-archive")],
+        [_member("escaped")],
+        [_member("winner/link", tarfile.SYMTYPE, "/etc"), _member("winner/link/escaped")],
+        [_member("winner/link", tarfile.SYMTYPE, "..")],
+        [_member("winner/hard", tarfile.LNKTYPE, "/etc/passwd")],
+        [_member("winner/device", tarfile.CHRTYPE)],
+        [_member("winner/fifo", tarfile.FIFOTYPE)],
+        [_member("winner/one"), _member("winner/one")],
+        [_member("winner/one"), _member("winner/one/two")],
+    ],
+    ids=lambda entries: entries[-1].name if isinstance(entries, list) else None,
+)
+def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, entries) -> None:
+    with tarfile.open(tmp_path / "archive.tar", "w") as archive:
+        for entry in entries:
+            archive.addfile(entry, io.BytesIO(b"evil"))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(StorageError):
+        unpack(tmp_path / "archive.tar", tmp_path / "in" / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.tar", "in"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["folder"]
+    assert not Path("/tmp/escaped-by-archive").exists()
