@@ -399,9 +399,8 @@ class Ledger:
 
     def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
         if end["outcome"] != "infeasible":  # it has no run in MLflow
-            self._event(
-                "end", trial=number, **end | {"metrics": {}}
-            )  # those of its last report, which told them
+            told = {**end, "metrics": {}}  # those of its last report, which told them
+            self._event("end", trial=number, **told)
 
     def _event(self, kind: str, **values: Any) -> None:
         self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})
