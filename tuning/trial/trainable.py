@@ -110,7 +110,10 @@ class TrialTrainable(tune.Trainable):
         import ray
         from ray._private.state import state
 
-        return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+        try:
+            return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+        except Exception:  # a head that is restarting is no reason to leave
+            return False
 
     def _leave(self) -> None:
         self._end()
