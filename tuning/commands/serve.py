@@ -21,6 +21,11 @@ from proxytune.tuning.errors import InputError, StorageError
 @database_option
 @click.option("--tracking-uri", metavar="URI", help="The studies' MLflow; default: sqlite beside them.")
 @click.option(
+    "--checkpoints",
+    metavar="URL",
+    help="The studies' object store, s3://BUCKET/PREFIX; default: beside them.",
+)
+@click.option(
     "--address", metavar="http://HEAD:8265", help="The Ray cluster that runs the studies; none: start none."
 )
 @click.option(
@@ -47,6 +52,7 @@ def serve(
     storage: Path,
     database: str | None,
     tracking_uri: str | None,
+    checkpoints: str | None,
     address: str | None,
     roots: tuple[Path, ...],
     token_file: Path | None,
@@ -83,6 +89,7 @@ def serve(
         storage=storage.absolute(),
         database=database,
         tracking_uri=tracking_uri,
+        checkpoints=checkpoints,
         address=address,
         roots=tuple(root.expanduser().absolute() for root in roots),
         tokens=tokens,

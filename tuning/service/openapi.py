@@ -27,8 +27,10 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas["ProblemBody"] = ProblemBody.model_json_schema(ref_template=REFERENCE)
     study = StudySpec.model_json_schema(ref_template=REFERENCE)
     schemas.update(study.pop("$defs"))
-    for key in ("storage", "database"):  # the server's own
+    for key in ("storage", "database", "checkpoints"):  # the server's own
         del study["properties"][key]
+    for key in ("storage", "database"):
+        del schemas["WarmStart"]["properties"][key]
     del schemas["Tracking"]["properties"]["uri"]
     schemas["StudySpec"] = study
     for path, operations in result["paths"].items():

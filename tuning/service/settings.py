@@ -22,6 +22,7 @@ class Settings:
     storage: Path  # absolute; the folder of all studies
     database: str | None = None  # Optuna's storage, if it is not a sqlite file a study
     tracking_uri: str | None = None  # MLflow; none: sqlite beside the studies
+    checkpoints: str | None = None  # s3://... or gs://...; none: in the studies' folders
     address: str | None = None  # the cluster's dashboard; none: this server starts nothing
     roots: tuple[Path, ...] = ()  # absolute; what a study's task.root may lie under
     tokens: Mapping[str, bytes] = field(

@@ -11,6 +11,8 @@ from proxytune.tuning.service.problems import Problem
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.tracking.shipper import default_uri
+from proxytune.tuning.trial_spec import NAME
+from proxytune.tuning.winner.retraining import SUFFIX
 from proxytune.tuning.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
 
 JSON = "application/json"
@@ -76,36 +78,56 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     Raises:
         InputError: what is wrong with it, or what it names that is not its to name.
     """
-    own: dict[str, Any] = {
+    own = {
         "storage": str(settings.storage),
         "database": settings.database,
-        "checkpoints": None,
+        "checkpoints": settings.checkpoints,
+        "tracking.uri": settings.tracking_uri,
     }
-    for key, value in own.items():
-        if key in values and values[key] != value:
+    allowed = {
+        **{key: {value} for key, value in own.items()},
+        "tracking.uri": {None, settings.tracking_uri, default_uri(settings.storage)},
+        "search.warm_start.storage": {None, str(settings.storage)},  # its defaults are the study's own
+        "search.warm_start.database": {None, settings.database},
+    }
+    for key, places in allowed.items():
+        named = _named(values, key)
+        if named is not _ABSENT and named not in places:
             raise InputError(
-                f"study: {key}: this server keeps its studies in a place of its own; take the key out"
+                f"study: {key}: this server keeps everything in places of its own; take the key out"
             )
-    tracking = values.get("tracking", {})
+    values = values | {key: own[key] for key in ("storage", "database", "checkpoints")}
+    tracking = values.get("tracking") or {}
     if isinstance(tracking, dict):
-        if tracking.get("uri") not in (None, settings.tracking_uri, default_uri(settings.storage)):
-            raise InputError(
-                "study: tracking.uri: this server tracks to an MLflow of its own; take the key out"
-            )
-        own["tracking"] = tracking | {"uri": settings.tracking_uri}
+        values["tracking"] = tracking | {"uri": settings.tracking_uri}
     try:
-        spec = parse_study(values | own, where="study")
+        spec = parse_study(values, where="study")
     except ArithmeticError as error:  # a number too large for a float, somewhere
         raise InputError(f"study: a number is out of range: {error}") from None
     if "task.root" in spec.search.space:
         raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
-    if spec.name in RESERVED:
+    if spec.name in RESERVED or spec.name.endswith(SUFFIX):
         raise InputError(
-            f"study: name: {spec.name} is what this server calls a file of its own; take another name"
+            f"study: name: {spec.name} is what proxytune itself calls something; take another name"
         )
+    earlier = spec.search.warm_start
+    if earlier is not None and not NAME.fullmatch(earlier.study):
+        raise InputError(f"study: search.warm_start.study: {earlier.study!r} is no study's name")
     if spec.task.root is not None:
         _confine(spec.task.root, settings.roots)
     return spec
+
+
+_ABSENT = object()
+
+
+def _named(values: Any, key: str) -> Any:
+    """What a study says at a dotted key: text or null, as far as it can be a place at all."""
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values if isinstance(values, str | None) else str(values)
 
 
 def _confine(root: Path, roots: tuple[Path, ...]) -> None:

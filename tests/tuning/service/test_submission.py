@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.service.limits import MAX_BODY
@@ -18,6 +20,7 @@ from proxytune.tuning.service.problems import Problem
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.specs import admit, read_body
 from proxytune.tuning.service.submission import EXAMPLE
+from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.yaml_file import as_yaml, override
 from tests.tuning.service.conftest import Servers
 
@@ -69,6 +72,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         (as_yaml(EXAMPLE | {"serach": 1}), YAML, 422, "did you mean search?"),
         (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 128 letters"),
         (json.dumps(EXAMPLE | {"name": "mlartifacts"}), JSON, 422, "take another name"),
+        (json.dumps(EXAMPLE | {"name": "x.confirm"}), JSON, 422, "take another name"),
         (json.dumps(EXAMPLE), JSON, 409, "this server has no cluster"),
         (as_yaml(EXAMPLE), YAML, 409, "this server has no cluster"),
     ],
@@ -96,6 +100,17 @@ def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
     assert "training.steps was 30, now 60" in other.json()["detail"]
 
 
+def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_begun(serve, finished, tmp_path) -> None:
+    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=60) as http:
+        answer = http.post("/v1/studies", json=EXAMPLE)
+        assert (answer.status_code, answer.json()["error"]) == (503, "ProxytuneError")
+        assert "nothing answers at http://127.0.0.1:9" in answer.json()["detail"]
+        assert http.post("/v1/studies/small/resume").status_code == 503
+        assert http.post("/v1/studies/small/confirm").status_code == 503
+        assert http.get("/v1/studies").json()["total"] == 1
+        assert http.get("/v1/studies/small").json()["job"] == "unknown"
+
+
 def spec_with(*assignments: str) -> dict:
     return override(EXAMPLE, assignments)
 
@@ -110,11 +125,45 @@ def spec_with(*assignments: str) -> dict:
         "tracking.uri=http://elsewhere",
         "tracking.uri=sqlite:////elsewhere/mlflow.db",
         "tracking.uri=file:///etc",
+        "tracking.uri=[x]",
+        "checkpoints=s3://elsewhere/x",
+        "checkpoints=file:///etc",
+        "search.warm_start={study: x, storage: /elsewhere}",
+        "search.warm_start={study: x, database: 'sqlite:////elsewhere/x.db'}",
     ],
 )
 def test_a_study_names_no_place_of_the_servers(settings, assignment) -> None:
     with pytest.raises(InputError, match="take the key out"):
         admit(spec_with(assignment), settings)
+
+
+def test_every_key_that_can_name_a_place_is_known_here() -> None:
+    """A new key of the study file that holds a path or an address has to be confined, and then put into this list."""
+    text = json.dumps(StudySpec.model_json_schema())
+    assert text.count('"format": "path"') == 3  # task.root, storage, search.warm_start.storage
+    found = set()
+
+    def walk(model, path: str) -> None:
+        for name, field in model.model_fields.items():
+            if name in ("root", "storage", "database", "uri", "checkpoints", "study"):
+                found.add(f"{path}{name}")
+            for hint in (field.annotation, *get_args(field.annotation)):
+                if isinstance(hint, type) and issubclass(hint, BaseModel):
+                    walk(hint, f"{path}{name}.")
+
+    walk(StudySpec, "")
+    assert found == {
+        *("task.root", "storage", "database", "checkpoints", "tracking.uri"),
+        *("search.warm_start.study", "search.warm_start.storage", "search.warm_start.database"),
+    }
+
+
+def test_the_name_of_an_earlier_study_leaves_no_storage(settings) -> None:
+    with pytest.raises(InputError, match="is no study's name"):
+        admit(spec_with("search.warm_start={study: ../../elsewhere}"), settings)
+    assert (
+        admit(spec_with("search.warm_start={study: earlier}"), settings).search.warm_start.study == "earlier"
+    )
 
 
 def test_a_study_that_names_the_servers_own_places_is_welcome(settings) -> None:

@@ -1,0 +1,152 @@
+"""The whole way over HTTP on a real Ray head: submit, lose the server with -9, fetch the winner, extend, stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from proxytune.models import load_exported
+from proxytune.tuning import Client
+from proxytune.tuning.errors import OtherSpecError, ProxytuneError
+from proxytune.tuning.service import client as module
+from tests.tuning.cluster.nodes import TOKEN as RAY_TOKEN
+from tests.tuning.cluster.nodes import RayCluster, free_port
+
+TOKEN = "alice-0123456789abcdef0123456789abcdef"
+STUDY = {
+    "name": "small",
+    "task": {"name": "listops-mini", "train_examples": 256},
+    "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+    "training": {"steps": 300, "warmup_steps": 30, "batch_size": 8, "learning_rate": 1e-3, "eval_every": 50},
+    "search": {
+        "space": {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}},
+        "stopping": {"name": "none"},
+        "trials": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(data_cache: Path) -> Iterator[RayCluster]:
+    running = RayCluster(cpus=2, environment={"PROXYTUNE_CACHE": str(data_cache)})
+    yield running
+    running.close()
+
+
+class Server:
+    """`proxytune serve` in a process of its own, which may be killed and started again."""
+
+    def __init__(self, folder: Path, cluster: RayCluster, data_cache: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        (folder / "tokens").touch(mode=0o600)
+        (folder / "tokens").write_text(f"alice:{TOKEN}\n")
+        self._command = [
+            *(sys.executable, "-P", "-m", "proxytune.tuning", "serve", "--port", str(self.port)),
+            *("--storage", str(folder / "studies"), "--token-file", str(folder / "tokens")),
+            *("--address", cluster.dashboard),
+        ]
+        self._environment = {"RAY_AUTH_TOKEN": RAY_TOKEN, "PROXYTUNE_CACHE": str(data_cache)}
+        self._log = folder / "server.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                env=os.environ | self._environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 300
+        while self._log.read_text().count("Ctrl-C ends it") <= self._starts:
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        self._starts += 1
+
+    _starts = 0
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # everything that it started would die with it
+        self._process.wait()
+
+
+def wait_for_job(client: Client, *wanted: str) -> None:
+    deadline = time.monotonic() + 900
+    while (job := client.study("small")["job"]) not in wanted:
+        assert time.monotonic() < deadline, job
+        time.sleep(1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_study_outlives_its_server_and_its_winner_is_fetched(
+    cluster, tmp_path, data_cache, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", (1.0,) * 300)
+    server = Server(tmp_path, cluster, data_cache)
+    client = Client(server.url, token=TOKEN)
+    seen: list[dict] = []
+    reported = threading.Event()
+
+    def follow() -> None:
+        for event in client.events("small"):
+            seen.append(event)
+            if event["kind"] == "report":
+                reported.set()
+
+    try:
+        first = client.submit(STUDY)
+        assert first == {"study": "small", "job": "proxytune-small-1", "created": True, "budget": 2}
+        assert client.submit(STUDY) == first | {"created": False}
+        with pytest.raises(OtherSpecError, match=r"training\.steps was 300, now 301"):
+            client.submit(STUDY | {"training": STUDY["training"] | {"steps": 301}})
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        assert reported.wait(900)
+        server.kill()
+        ends = [event["kind"] for event in seen].count("end")
+        with pytest.raises(ProxytuneError, match="refused"):
+            client.studies()
+        server.start()
+        follower.join(900)
+        assert not follower.is_alive()
+        assert ends < 2  # it was killed in the middle
+        counts = Counter((event["trial"], event["step"]) for event in seen if event["kind"] == "report")
+        assert counts == {(trial, step): 1 for trial in range(2) for step in range(50, 301, 50)}
+        assert [event["offset"] for event in seen] == sorted({event["offset"] for event in seen})
+        wait_for_job(client, "SUCCEEDED")
+        standing = client.study("small")
+        assert (standing["outcomes"], standing["driver"]) == ({"complete": 2}, None)
+
+        folder = client.export("small", tmp_path / "winner")
+        model = load_exported(folder)
+        assert model(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool)).shape == (1, 10)
+
+        client.extend("small", 3)
+        assert client.resume("small")["job"] == "proxytune-small-2"
+        deadline = time.monotonic() + 900
+        while client.study("small")["driver"] is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        client.stop("small", now=True)
+        wait_for_job(client, "STOPPED", "FAILED", "SUCCEEDED")
+        assert client.study("small")["job"] in ("STOPPED", "FAILED")
+        assert client.resume("small")["job"] == "proxytune-small-3"
+        wait_for_job(client, "SUCCEEDED")
+        assert client.study("small")["outcomes"] == {"complete": 3}
+        who = [event["who"] for event in client.events("small", follow=False) if event["kind"] == "log"]
+        assert set(who) <= {"alice@http"}
+    finally:
+        client.close()
+        server.kill()
