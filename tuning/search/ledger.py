@@ -155,6 +155,11 @@ class Ledger:
         return sum(live.gpu or 0.0 for live in self.live.copy().values())
 
     @property
+    def fingerprint(self) -> str | None:
+        """Of the data that every trial must train on, if any is prepared."""
+        return self._data_facts.get("fingerprint")
+
+    @property
     def stopping(self) -> str | None:
         """Why the study is being stopped, if it is."""
         return self._stopping

@@ -84,6 +84,7 @@ class LedgerSearcher(Searcher):
             "folder": str(assignment.folder),
             "spec": assignment.spec.model_dump_json(),
             "gpu": assignment.gpu,
+            "fingerprint": adapter.ledger.fingerprint,
             "efficiency": str(assignment.efficiency) if assignment.efficiency else None,
         }
 

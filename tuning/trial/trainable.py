@@ -1,6 +1,7 @@
 """One trial on Ray: an actor that is reused from trial to trial and reports a Turn at a time."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from ray import tune
 
+from proxytune.datasets import DataError
 from proxytune.tuning.trial.efficiency import stored_efficiency
 from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
 from proxytune.tuning.trial.object_store import as_folder
@@ -36,10 +38,10 @@ class TrialTrainable(tune.Trainable):
         self._training = False
         self._leaving = False
         self._looked = time.monotonic()
+        self._begin(config)
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGTERM, self._on_sigterm)
             self._rays_handler = before if callable(before) else None
-        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._end()
@@ -60,6 +62,7 @@ class TrialTrainable(tune.Trainable):
         self._folder = as_folder(config["folder"])
         self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
         self._efficiency: dict[str, float] | None = None
+        self._fingerprint: str | None = config.get("fingerprint")
         begin_on_gpu(self._spec, config.get("gpu") or 1.0)
         self._run: TrialRun | None = None
 
@@ -70,6 +73,7 @@ class TrialTrainable(tune.Trainable):
                 return Turn(step=0, profile=self._efficiency)
             if self._run is None:
                 self._run = self.run_type(self._spec, self._folder)
+                self._check_data(self._run)
             self._training = True
             turn = self._run.turn()
         except OSError:
@@ -86,6 +90,15 @@ class TrialTrainable(tune.Trainable):
         if turn.outcome not in ("running", "complete"):
             self._run = None  # nothing of it is worth a checkpoint
         return turn
+
+    def _check_data(self, run: TrialRun) -> None:
+        """Refuse other data than the driver's: a node's root may hold another version, and nothing would compare."""
+        if self._fingerprint not in (None, run.fingerprint):
+            self._run = None
+            raise DataError(
+                f"the data on node {socket.gethostname()} ({run.fingerprint[:12]}) are not the driver's "
+                f"({str(self._fingerprint)[:12]}): give every node the same task.root"
+            )
 
     def _end(self) -> None:
         """The trial is over or interrupted: keep what it has learnt since its last report."""

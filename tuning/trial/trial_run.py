@@ -89,6 +89,11 @@ class TrialRun:
             self._resume(folder)
 
     @property
+    def fingerprint(self) -> str:
+        """Of the data it trains on."""
+        return self._prepared.fingerprint
+
+    @property
     def step(self) -> int:
         """Optimiser steps done."""
         return self.trainer.step

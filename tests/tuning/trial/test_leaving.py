@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from proxytune.tuning.trial.trainable import TrialTrainable
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
 
 TIMED = {"seconds", "tokens_per_second"}
@@ -63,3 +64,17 @@ def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
     resumed = TrialRun(spec, tmp_path / "left")
     assert resumed.step == turn.step
     assert reports(resumed) == unbroken
+
+
+def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: Path) -> None:
+    fingerprint = TrialRun(spec, None).fingerprint
+    trainable = object.__new__(TrialTrainable)
+    config = {"spec": spec.model_dump_json(), "folder": str(tmp_path), "fingerprint": "0" * 64}
+    trainable._begin(config)
+    turn = trainable._turn()
+    assert turn.outcome == "failed"
+    assert "are not the driver's (000000000000)" in turn.reason
+    assert fingerprint[:12] in turn.reason
+    assert list(tmp_path.iterdir()) == []
+    trainable._begin(config | {"fingerprint": fingerprint})
+    assert trainable._turn().outcome == "running"
