@@ -100,7 +100,7 @@ def test_running_again_trains_nothing_and_extending_trains_the_rest(finished: Pa
 
 
 def test_the_export_is_whole_and_trains_to_the_same_accuracy(finished: Path) -> None:
-    done = proxytune("export", "small", "--out", "winner", cwd=finished)
+    done = proxytune("export", "small", "--no-register", "--out", "winner", cwd=finished)
     assert done.returncode == 0, done.stderr
     assert str(finished / "winner") in done.stdout
     folder = finished / "winner"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from proxytune.datasets import PreparedTask
+from proxytune.tuning.data import prepare_task
 from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.study import Study, begin_study, open_study
@@ -50,6 +52,7 @@ class Finished:
 
     study: Study
     written: Written
+    prepared: PreparedTask
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Iter
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
         study = finish(parse_study(override(STUDY, [f"storage={folder}/studies"]), "test"))
         (written,) = export_study(study, folder / "export")
-        yield Finished(study, written)
+        yield Finished(study, written, prepare_task(study.spec.task))
 
 
 @pytest.fixture
