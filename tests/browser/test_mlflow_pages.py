@@ -1,6 +1,6 @@
 """What people see: a real headless Chromium on a real `mlflow server` over a study that was tracked.
 
-Screenshots are kept in build/screenshots. Needs the dev extra and a Chromium on the machine (CHROMIUM names it,
+Screenshots are kept in build/screenshots, and their paths are in the summary of the test run. Needs the dev extra and a Chromium on the machine (CHROMIUM names it,
 else the usual places are looked at).
 """
 
@@ -80,19 +80,23 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def page(browser: Any, record_property: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1500, "height": 950})
     page.set_default_timeout(60_000)
     page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
     page.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+    page.kept = []
     yield page
+    record_property("screenshots", " ".join(page.kept))
     page.close()
 
 
 def keep(page: Any, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.wait_for_timeout(1500)  # for the eye only: animations and late fonts
-    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    path = SCREENSHOTS / f"{name}.png"
+    page.screenshot(path=path)
+    page.kept.append(str(path.relative_to(ROOT)))
 
 
 def winner(outbox_folder: Path) -> int:

@@ -123,7 +123,9 @@ def study_note(
             f"{tally.cpu_seconds / 3600:.2f} CPU-hours, {tally.gpu_seconds / 3600:.2f} GPU-hours",
         ),
     ]
-    known = [(key, f"`{value}`") for key, value in flat(facts, depth=3).items() if value not in (None, "")]
+    known = [
+        (key, f"`{value}`") for key, value in flat(facts, depth=3).items() if value not in (None, "", [])
+    ]
     task = spec.get("task", {}).get("name", "?")
     return "\n\n".join(
         [

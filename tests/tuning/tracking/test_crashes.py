@@ -18,7 +18,6 @@ def test_kills_lose_and_double_nothing(storage: Path, store: Any, rounds: int, r
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
-    print(seen)
     record_property("crashes", seen)
     assert seen["kills"] == rounds
     assert seen["kills during creations"] > rounds // 20, "the kills must hit the delicate moments"
