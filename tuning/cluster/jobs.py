@@ -71,8 +71,12 @@ class Jobs:
             raise InputError(
                 f"--address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
             )
-        for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for chatty in (
+            "dashboard.modules.dashboard_sdk",
+            "dashboard.modules.job.sdk",
+            "_private.runtime_env.packaging",
+        ):
+            logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
         self.address = address.rstrip("/")
         mode = self._authentication_mode()
         if mode != "token":

@@ -70,6 +70,8 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_agent_register_timeout_ms": "120000",
             "RAY_memory_monitor_refresh_ms": "0",  # what else the machine holds is not the test's affair
             "OMP_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
@@ -147,7 +149,7 @@ class RayCluster:
         ready: Callable[[], object],
     ) -> Node:
         """A node that is ready; tried again, since Ray gives up after 15 s where a machine is slow."""
-        for attempt in range(4):
+        for attempt in range(6):
             log = self.folder / f"{name}-{attempt}.log"
             command = [
                 *(sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", *options),
