@@ -117,6 +117,7 @@ class Container:
         self.service = compose.services[name]
         self.address = compose.addresses[name]
         self.log = compose.work / f"{name}.log"
+        self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Container":
@@ -129,8 +130,6 @@ class Container:
             run("ip", "-n", name, "link", "set", "eth0", "up")
             run("ip", "-n", name, "link", "set", "lo", "up")
             run("ip", "-n", name, "route", "add", "default", "via", "10.77.0.1")
-        self._pid_file = self.compose.work / f"{self.name}.pid"
-        self._pid_file.unlink(missing_ok=True)
         description = self.compose.work / f"{self.name}.json"
         description.write_text(json.dumps(self.compose.description(self.name)))
         with self.log.open("ab") as log:
@@ -169,11 +168,16 @@ class Container:
         )
 
     def wait_healthy(self, seconds: float) -> None:
+        """Until its health check passes; one that ends is started again, as its restart policy says."""
         deadline = time.monotonic() + seconds
         while not self.healthy():
             assert self._process is not None
-            assert self._process.poll() is None, self.tail()
             assert time.monotonic() < deadline, self.tail()
+            if self._process.poll() is not None:
+                self.restarts += 1
+                assert self.service["restart"] == "unless-stopped"
+                assert self.restarts <= 3, self.tail()
+                self.start()
             time.sleep(0.5)
 
     def stop(self) -> tuple[int, float]:

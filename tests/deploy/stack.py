@@ -62,7 +62,7 @@ class Stack:
         self.at = {name: self.compose.addresses[name] for name in ("mlflow", "ray-head", "serve")}
         self.services: dict[str, Container] = {}
 
-    def up(self, name: str, seconds: float = 300) -> float:
+    def up(self, name: str, seconds: float = 600) -> float:
         began = time.monotonic()
         self.services[name] = self.compose.container(name).start()
         self.services[name].wait_healthy(seconds)
@@ -193,6 +193,7 @@ def main(stack: Stack) -> dict[str, Any]:
             continue
     facts["secrets_seen_in"] = [name for name, text in places.items() if any(word in text for word in words)]
     facts["places_searched"] = len(places)
+    facts["restarts"] = {name: service.restarts for name, service in stack.services.items()}
     facts["stopped"] = {
         name: stack.services[name].stop()[0]
         for name in ("serve", "ray-worker", "ray-head", "mlflow", "postgres")
