@@ -51,7 +51,9 @@ def compare(
     """
     from proxytune.tuning.study import open_study
     from proxytune.tuning.winner import comparison_page as page
-    from proxytune.tuning.winner.compare import compare, efficiency_folder, specs_without_speed
+    from proxytune.tuning.winner.compare import compare, specs_without_speed
+    from proxytune.tuning.winner.confirm import efficiency_folder
+    from proxytune.tuning.winner.published import PROXYFORMER
 
     forms = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
     if path is not None and (path.exists() or path.suffix not in forms):
@@ -76,7 +78,7 @@ def compare(
     others = page.published_tables([row.task for row in found.rows])
     if as_json:
         published = [{"source": title, "head": head, "rows": rows} for title, head, rows in others]
-        print_json(found.to_json() | {"published": published, "proxyformer": page.PROXYFORMER})
+        print_json(found.to_json() | {"published": published, "proxyformer": PROXYFORMER})
         return
     _show("measured by proxytune", page.HEAD, [page.cells(row) for row in found.rows])
     for note in found.notes:
@@ -84,15 +86,15 @@ def compare(
     for title, head, rows in others:
         _show(f"published, test accuracy in %: {title}", head, rows)
     if others:
-        out.print(page.PROXYFORMER, highlight=False, markup=False)
+        out.print(PROXYFORMER, highlight=False, markup=False)
 
 
 def _show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from proxytune.tuning.winner import comparison_page as page
+
     table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     for name in head:
-        table.add_column(
-            name, justify="left" if name in ("task", "mechanism", "study", "basis", "method") else "right"
-        )
+        table.add_column(name, justify="left" if name in page.WORDS else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -1,6 +1,7 @@
 """Which trials of a study are confirmed: the best feasible ones, or the Pareto front, each configuration once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -68,7 +69,7 @@ def _once_each(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]
     return kept
 
 
-def without_seed(trial: FrozenTrial) -> dict[str, object]:
+def without_seed(trial: FrozenTrial) -> dict[str, Any]:
     """The trial's searched values, apart from a seed among them."""
     return {key: value for key, value in trial.params.items() if key != SEED}
 

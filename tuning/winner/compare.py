@@ -233,7 +233,7 @@ def _notes(rows: Sequence[Row], anchors: dict[str, Row | None]) -> list[str]:
         if anchor is None:
             notes.append(f"{task}: no ratios, since no softmax was trained on it")
         else:
-            notes.append(f"{task}: ratios are to {anchor.mechanism} of study {anchor.study}")
+            notes.append(f"{task}: (x) is relative to {anchor.mechanism} of study {anchor.study}")
         budgets = {(row.steps, row.batch_size) for row in own}
         if len(budgets) > 1:
             listed = "; ".join(
@@ -244,6 +244,14 @@ def _notes(rows: Sequence[Row], anchors: dict[str, Row | None]) -> list[str]:
     single = sum(row.interval is None for row in rows)
     if single:
         notes.append(f"{single} of {len(rows)} accuracies rest on one training and have no interval")
+    kinds = {row.memory_is for row in rows}
+    notes.append(
+        f"memory is {kinds.pop()}"
+        if len(kinds) == 1
+        else "memory is measured in "
+        + ", ".join(sorted({row.study for row in rows if row.memory_is == "measured"}))
+        + ", predicted in the others"
+    )
     missing = sorted({row.study for row in rows if row.train_per_second is None})
     if missing:
         notes.append(f"no throughput was measured in {', '.join(missing)}; --measure does, here")

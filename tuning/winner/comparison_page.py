@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -25,12 +26,11 @@ HEAD = (
     "test",
     "steps",
     "MiB/sequence",
-    "x softmax",
     "train seq/s",
-    "x softmax",
-    "infer seq/s",
-    "x softmax",
+    "inference seq/s",
 )
+WORDS = ("task", "mechanism", "study", "basis", "method")  # columns that are not figures
+WIDE = "body { max-width: 1500px } td.number, th.number { text-align: right; white-space: nowrap }"
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#17becf", "#7f7f7f")
 
 
@@ -49,21 +49,19 @@ def cells(row: Row) -> tuple[str, ...]:
         row.basis,
         test,
         f"{row.steps:,}",
-        f"{row.memory_mib:.3g} ({row.memory_is})",
-        _ratio(row.memory_to_softmax),
-        _rate(row.train_per_second),
-        _ratio(row.train_to_softmax),
-        _rate(row.inference_per_second),
-        _ratio(row.inference_to_softmax),
+        _figure(row.memory_mib, row.memory_to_softmax),
+        _figure(row.train_per_second, row.train_to_softmax),
+        _figure(row.inference_per_second, row.inference_to_softmax),
     )
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
-
-
-def _rate(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _figure(value: float | None, to_softmax: float | None) -> str:
+    """A figure, and in brackets how many times softmax's it is."""
+    if value is None:
+        return ""
+    if to_softmax is None:
+        return f"{value:.4g}"
+    return f"{value:.4g} ({to_softmax:.2f}x)" if to_softmax >= 0.1 else f"{value:.4g} ({to_softmax:.3f}x)"
 
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -124,7 +122,7 @@ def as_html(comparison: Comparison) -> str:
         for title, head, rows in published_tables([row.task for row in comparison.rows])
     )
     return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>"
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>Comparison</title><style>{STYLE}{WIDE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><h1>Comparison of mechanisms</h1>"
         f"<div class=wide>{_html(HEAD, [cells(row) for row in comparison.rows])}</div><ul>{notes}</ul>"
         "<h2>Accuracy against cost</h2><p class=reading>Up and to the left is better against memory, up and to the "
@@ -138,7 +136,8 @@ def as_html(comparison: Comparison) -> str:
 
 def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(tag: str, texts: Sequence[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"
+        kinds = ["" if name in WORDS else " class=number" for name in head]
+        return f"<tr>{''.join(f'<{tag}{kind}>{html.escape(text)}</{tag}>' for kind, text in zip(kinds, texts, strict=True))}</tr>"
 
     return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
 
@@ -164,11 +163,20 @@ def figure(rows: Sequence[Row]) -> go.Figure:
                         column,
                     )
                     named.add(row.mechanism)
-            drawing.update_xaxes(type="log", title=title, row=line, col=column, dtick="D2")
+            shown = [getattr(row, cost) for row in rows if row.task == task and getattr(row, cost)]
+            drawing.update_xaxes(type="log", title=title, tickvals=_ticks(shown), row=line, col=column)
         drawing.update_yaxes(title="validation accuracy", row=line, col=1)
     return drawing.update_layout(
         template="plotly_white", font={"size": 13}, height=120 + 340 * len(tasks), margin={"t": 40}
     )
+
+
+def _ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times each power of ten around the values."""
+    powers = range(
+        math.floor(math.log10(min(values, default=1))), math.ceil(math.log10(max(values, default=1))) + 1
+    )
+    return [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
 
 
 def _point(row: Row, cost: str, colour: str, *, legend: bool) -> go.Scatter:

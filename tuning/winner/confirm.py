@@ -195,8 +195,8 @@ def conclude(
     if not left:
         reasons = "; ".join(f"trial {number}: {candidate.reason}" for number, candidate in found.items())
         raise ProxytuneError(f"no candidate of study {study.name} held what it promised: {reasons}")
-    first = np.array([[own[:1] for own in values[number]] for number in left], dtype=float)  # type: ignore[index]
-    worse = clearly_worse(first.transpose(1, 0, 2))
+    first = np.array([[own[0] for own in values[number] if own is not None] for number in left], np.float64)
+    worse = clearly_worse(first.T[:, :, None])
     tied = [number for number, is_worse in zip(left, worse, strict=True) if not is_worse]
     sign = 1.0 if direction == "maximize" else -1.0
 

@@ -7,8 +7,8 @@ from proxytune.datasets import evaluation_batches, open_test_split
 from proxytune.models.training import Trainer
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.trial.checkpoints import checkpoint_paths, load_checkpoint
-from proxytune.tuning.trial.efficiency import trial_device
 from proxytune.tuning.trial.object_store import Folder
+from proxytune.tuning.trial.profile import trial_device
 from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE
 from proxytune.tuning.trial_spec import TrialSpec
 

@@ -67,10 +67,10 @@ def race(values: Mapping[int, Sequence[Sequence[float] | None]]) -> dict[int, in
         newest = {candidate: values[candidate][wave - 1] for candidate in left}
         if any(value is None for value in newest.values()):
             break
-        broken = [candidate for candidate, value in newest.items() if not np.isfinite(value).all()]
+        broken = [candidate for candidate, value in newest.items() if not np.isfinite(np.array(value)).all()]
         left = [candidate for candidate in left if candidate not in broken]
         table = np.array([values[candidate][:wave] for candidate in left], dtype=float)
-        worse = clearly_worse(table.transpose(1, 0, 2)) if left else []
+        worse = clearly_worse(table.transpose(1, 0, 2)).tolist() if left else []
         gone = [candidate for candidate, is_worse in zip(left, worse, strict=True) if is_worse]
         left = [candidate for candidate in left if candidate not in gone]
         out |= dict.fromkeys([*broken, *gone], wave)

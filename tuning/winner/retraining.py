@@ -65,9 +65,11 @@ def retrainings(trials: Sequence[FrozenTrial]) -> dict[Point, FrozenTrial]:
     """The trial that counts for each point: one that ended for good, else one that is still to be run."""
     found: dict[Point, FrozenTrial] = {}
     for trial in trials:
-        point = (trial.user_attrs.get(CANDIDATE), trial.user_attrs.get(WITH_SEED))
+        if CANDIDATE not in trial.user_attrs:  # somebody enqueued it
+            continue
+        point: Point = (trial.user_attrs[CANDIDATE], trial.user_attrs[WITH_SEED])
         pending = not trial.state.is_finished() and END not in trial.user_attrs
-        if None not in point and (_decided(trial) or pending):
+        if _decided(trial) or pending:
             known = found.get(point)
             if known is None or not _decided(known):
                 found[point] = trial

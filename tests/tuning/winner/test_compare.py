@@ -20,8 +20,9 @@ from proxytune.tuning.tracking.outbox import Outbox
 from proxytune.tuning.trial.efficiency import efficiency_key
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
 from proxytune.tuning.trial.trial_run import Turn
-from proxytune.tuning.winner.compare import Row, compare, efficiency_folder
+from proxytune.tuning.winner.compare import Row, compare
 from proxytune.tuning.winner.comparison_page import as_csv, as_html, as_markdown, figure, published_tables
+from proxytune.tuning.winner.confirm import efficiency_folder
 from proxytune.tuning.winner.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.winner.published import PUBLISHED, TASKS
 
@@ -259,7 +260,7 @@ def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
     assert "Accuracy against cost" in Path("table.html").read_text()
     shown = proxytune("one")
     assert "measured by proxytune" in shown
-    assert "ratios are to softmax of study one" in shown
+    assert "(x) is relative to softmax of study one" in shown
     for arguments, words in [
         (("one", "--out", "table.html"), "--out table.html: name a new file"),
         (("one", "--out", "t.pdf"), r"ends in \.html, \.md, \.csv"),
