@@ -37,6 +37,28 @@ def database_url(folder: Path, database: str | None) -> str:
     return database or f"sqlite:///{folder / 'study.db'}"
 
 
+def holds_studies(url: str) -> bool:
+    """Whether there is an Optuna storage at the URL; nothing is created.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    try:
+        parsed = sa.engine.make_url(url)
+    except sa.exc.ArgumentError:
+        return True  # open_storage says what is wrong with it
+    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):
+        return False
+    try:
+        engine = sa.create_engine(url)
+        try:
+            return sa.inspect(engine).has_table("studies")
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {_first_line(error)}") from None
+
+
 def open_storage(url: str, *, create: bool) -> RDBStorage:
     """Optuna's storage at a URL.
 

@@ -30,7 +30,7 @@ from proxytune.tuning.provenance import data_facts, driver_facts
 from proxytune.tuning.search.ledger import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START, Ledger
 from proxytune.tuning.search.warm_start import Earlier, take
 from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.storage import Lease, database_url, open_storage, storage_errors
+from proxytune.tuning.storage import Lease, database_url, holds_studies, open_storage, storage_errors
 from proxytune.tuning.summary import summary
 from proxytune.tuning.tracking.outbox import Outbox
 from proxytune.tuning.tracking.recovery import recover
@@ -195,9 +195,10 @@ def check_study(spec: StudySpec) -> list[str]:
         OtherSpecError: a study of that name exists with another spec.
         StorageError: the storage does not answer.
     """
-    if not (spec.database or (spec.folder / "study.db").exists()):
+    url = database_url(spec.folder, spec.database)
+    if not holds_studies(url):
         return _earlier_lines(earlier_study(spec))
-    storage = open_storage(database_url(spec.folder, spec.database), create=False)
+    storage = open_storage(url, create=False)
     with storage_errors():
         names = optuna.get_all_study_names(storage)
     if spec.name not in names:

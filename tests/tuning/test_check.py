@@ -1,6 +1,7 @@
 """`check` refuses what `run` would refuse, before anything starts and without writing anything."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_a_new_study_passes_and_nothing_is_written(make_spec) -> None:
     spec = make_spec()
     assert "4 trials of up to 30 steps" in invoke(spec)
     assert files(spec.storage) == set()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_database_without_studies_is_a_fresh_start(make_spec, tmp_path: Path, empty: bool) -> None:
+    database = tmp_path / "own.db"
+    if empty:
+        sqlite3.connect(database).close()
+        database.touch()
+    assert "4 trials" in invoke(make_spec(f"database=sqlite:///{database}"))
+    assert database.exists() == empty
+    spec = make_spec(f"database=sqlite:///{database}")
+    begin_study(spec)
+    assert "0 of 4 trials have ended" in invoke(spec)
 
 
 @pytest.mark.parametrize(
