@@ -1,8 +1,10 @@
-"""How much one client may ask: requests a minute, bytes a request, seconds to send them."""
+"""How much one client may ask: requests a minute, bytes a request, seconds to send them; and what all may at once."""
 
 import asyncio
 import math
+import threading
 import time
+from collections.abc import Iterator
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -14,6 +16,10 @@ from proxytune.tuning.service.problems import Problem
 MAX_BODY = 64 << 10
 """Bytes. Study files are a few kilobytes; what is allowed here takes the YAML reader 3 s at worst (2 cores, AMD EPYC)."""
 BODY_SECONDS = 20.0
+EXPORTS = 2
+"""At once; each loads a model and runs its programs in processes of their own."""
+STREAMS = 100
+"""Event streams at once; half of the connections stay free for everything else."""
 
 
 class RateLimit:
@@ -38,6 +44,26 @@ class RateLimit:
             f"more than {self._item.amount} requests in a minute (one that changes or exports counts as ten)",
             {"Retry-After": str(wait)},
         )
+
+
+class Slots:
+    """So many of a kind at once, over all clients."""
+
+    def __init__(self, number: int, kind: str) -> None:
+        self._free, self._number, self._kind = threading.BoundedSemaphore(number), number, kind
+
+    def take(self) -> Iterator[None]:
+        """Hold a slot until the answer has been sent; for a dependency.
+
+        Raises:
+            Problem: 429, all are taken.
+        """
+        if not self._free.acquire(blocking=False):
+            raise Problem(429, f"{self._number} {self._kind} are under way already", {"Retry-After": "30"})
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 async def whole_body(scope: Scope, receive: Receive) -> Receive:

@@ -1,6 +1,6 @@
 """GET /v1/studies/{name}/events, and what machines ask a server: /health, /ready, /metrics, /openapi.json."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -75,11 +75,16 @@ def start_of(
     return last_event_id
 
 
+def slot(state: StateOf) -> Iterator[None]:
+    """One of the streams at once."""
+    yield from state.streams.take()
+
+
 @router.get(
     "/v1/studies/{name}/events",
     tags=["studies"],
     summary="A study's events as a stream",
-    dependencies=[Depends(documented)],
+    dependencies=[Depends(documented), Depends(slot)],
     response_class=EventSourceResponse,
 )
 async def stream_events(

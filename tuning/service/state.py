@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from proxytune.tuning.service import limits
+from proxytune.tuning.service.limits import Slots
 from proxytune.tuning.service.metrics import Metrics
 from proxytune.tuning.service.runs import Runs
 from proxytune.tuning.service.settings import Settings
@@ -19,12 +21,15 @@ class State:
     studies: Studies
     runs: Runs
     metrics: Metrics
+    exports: Slots
+    streams: Slots
     closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of(cls, settings: Settings) -> "State":
         studies = Studies(settings.storage, settings.database)
-        return cls(settings, studies, Runs(settings.address), Metrics(studies))
+        exports, streams = Slots(limits.EXPORTS, "exports"), Slots(limits.STREAMS, "event streams")
+        return cls(settings, studies, Runs(settings.address), Metrics(studies), exports, streams)
 
 
 def state_of(request: Request) -> State:

@@ -49,6 +49,8 @@ class Studies:
             StorageError: the storage cannot be read.
         """
         if self._database is None:
+            if not self._folder.is_dir():
+                raise StorageError(f"{self._folder}: the folder of all studies is gone")
             try:
                 found = [path.parent.name for path in self._folder.glob("*/study.db")]
             except OSError as error:

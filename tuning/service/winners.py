@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,9 +43,12 @@ def asked_limits(
 LimitsOf = Annotated[Limits, Depends(asked_limits)]
 
 
-def scratch() -> Iterator[Path]:
-    """A folder that is gone when the answer has been sent, or broken off."""
-    with tempfile.TemporaryDirectory(prefix="proxytune-export-") as folder:
+def scratch(state: StateOf) -> Iterator[Path]:
+    """One of the few exports at once, and a folder that is gone when the answer has been sent, or broken off."""
+    with (
+        contextmanager(state.exports.take)(),
+        tempfile.TemporaryDirectory(prefix="proxytune-export-") as folder,
+    ):
         yield Path(folder)
 
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import httpx
+import optuna
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxytune.tuning.service import studies
 from proxytune.tuning.study import begin_study
+from tests.tuning.service.conftest import Driver
 
 
 def test_a_study_is_listed_and_shown_as_the_command_line_does(http: httpx.Client) -> None:
@@ -117,6 +119,36 @@ def test_a_folder_of_studies_that_does_not_answer_is_told(http: httpx.Client, fi
     assert http.get("/v1/studies/small").status_code == 404
     (finished.storage / "away").rename(finished.folder)
     assert http.get("/v1/studies/small").status_code == 200
+
+
+def test_readiness_looks_at_the_storage_and_health_does_not(http: httpx.Client, finished) -> None:
+    assert http.get("/ready").json() == {"status": "ok"}
+    finished.storage.rename(finished.storage.parent / "unmounted")
+    assert http.get("/ready").status_code == 503
+    assert http.get("/health").status_code == 200
+
+
+def test_studies_of_one_database(serve, make_spec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    for name in ("one", "two"):
+        driver = Driver(make_spec(f"name={name}", f"database={url}", "search.stopping.name=none"))
+        driver.trial(30, "complete", val_accuracy=0.5)
+        driver.end()
+    optuna.create_study(storage=url, study_name="not-ours")
+    with httpx.Client(base_url=serve(database=url), timeout=60) as http:
+        lines = http.get("/v1/studies").json()["studies"]
+        assert [(line["study"], line["outcomes"]) for line in lines] == [
+            ("one", {"complete": 1}),
+            ("two", {"complete": 1}),
+        ]
+        assert http.get("/v1/studies/two/best").json()["best"]["trial"] == 0
+        assert http.get("/v1/studies/not-ours").status_code == 404
+        assert http.get("/v1/studies/three").status_code == 404
+        optuna.delete_study(study_name="two", storage=url)
+        assert http.get("/v1/studies/two").status_code == 404
+        assert http.get("/v1/studies").json()["total"] == 1
+        begin_study(make_spec("name=two", f"database={url}")).storage.engine.dispose()
+        assert http.get("/v1/studies/two").json()["trials"] == 1  # the new one: what it enqueues
 
 
 def _events(text: str) -> list[tuple[int, str, dict]]:

@@ -3,7 +3,9 @@
 import io
 import random
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ import torch
 from proxytune.models import load_exported
 from proxytune.models.exported import file_sha256
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.service import winners
+from proxytune.tuning.service import limits, winners
 from proxytune.tuning.service.archive import PIECE, tar, unpack
 from proxytune.tuning.service.client import Client
 from tests.tuning.service.conftest import Driver
@@ -80,6 +82,35 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
     while list((tmp_path / "scratch").iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) -> None:
+    monkeypatch.setattr(limits, "EXPORTS", 1)
+    monkeypatch.setattr(limits, "STREAMS", 1)
+    begun, let_go = threading.Event(), threading.Event()
+
+    def slow(_study, folder: Path, **_asked) -> None:
+        begun.set()
+        assert let_go.wait(60)
+        raise InputError("no trial")
+
+    monkeypatch.setattr(winners, "export_study", slow)
+    end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
+    with httpx.Client(base_url=serve(), timeout=60) as http, ThreadPoolExecutor() as pool:
+        first = pool.submit(http.get, "/v1/studies/small/export")
+        assert begun.wait(60)
+        second = http.get("/v1/studies/small/export")
+        assert (second.status_code, second.headers["retry-after"]) == (429, "30")
+        assert second.json()["detail"] == "1 exports are under way already"
+        let_go.set()
+        assert first.result().status_code == 422
+        assert http.get("/v1/studies/small/export").status_code == 422  # the slot is free again
+        with http.stream("GET", "/v1/studies/small/events", headers={"Last-Event-ID": str(end)}):
+            assert http.get("/v1/studies/small/events").status_code == 429
+        deadline = time.monotonic() + 60
+        while http.get("/v1/studies/small/events", params={"follow": False}).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path) -> None:
