@@ -308,11 +308,13 @@ def proxy_cosines(history: History) -> Iterator[Picture]:
                 hovertemplate="%{text}<br>temperature %{x:.3g}, cosine %{y:.3f}<br>%{marker.color:.4f}",
             )
         )
+    finite = [trial.last[objective] for trial in shown if math.isfinite(trial.last[objective])]
+    span = {"cmin": min(finite), "cmax": max(finite)} if len(set(finite)) > 1 else {}
     figure.update_layout(
         xaxis={"type": "log", "title": "contrastive temperature (log scale)"}
         | _log_ticks([trial.params[TEMPERATURE] for trial in shown]),
         yaxis_title="proxy_cosine",
-        coloraxis={"colorscale": "Viridis", "colorbar": {"title": label(objective)}},
+        coloraxis={"colorscale": "Viridis", "colorbar": {"title": label(objective)}} | span,
         legend={"orientation": "h", "y": 1.08},
     )
     yield Picture(
