@@ -26,7 +26,7 @@ class Candidate:
     metrics: dict[str, float]  # the last report's metrics, each the mean over the seeds
     efficiency: dict[
         str, float
-    ]  # measured on an exclusive slot (trial/efficiency.py), and what it was predicted to cost
+    ]  # predicted costs and speeds measured on an exclusive slot (trial/efficiency.py)
 
 
 @dataclass(frozen=True, kw_only=True)

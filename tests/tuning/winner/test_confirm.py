@@ -331,6 +331,30 @@ def test_a_candidate_whose_mean_breaks_a_constraint_does_not_win(make) -> None:
         outcome(other, {1: 0.1, 0: 0.2})
 
 
+def test_with_several_objectives_the_dominated_leave_and_the_first_one_chooses(make) -> None:
+    spec = make(trials=3, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
+    searched_with = Driver(spec)
+    for accuracy, loss in [(0.3, 3.0), (0.25, 2.0), (0.2, 1.0)]:
+        searched_with.report(searched_with.ledger.next_trial().number, 4, accuracy, loss)
+    searched_with.die()
+    study = searched_with.study
+    plan = plan_for(study, 3, 4)
+    driver = racing(study, plan)
+    on_fresh_seeds = {0: (0.30, 3.0), 1: (0.20, 2.0), 2: (0.25, 1.0)}  # 1 is dominated by 2 in truth
+    while (assignment := driver.ledger.next_trial()) is not None:
+        candidate, seed = point(driver, assignment.number)
+        accuracy, loss = on_fresh_seeds[candidate]
+        driver.report(
+            assignment.number, 4, accuracy + 0.001 * (-1) ** (candidate + seed), loss + 0.01 * (seed % 2)
+        )
+    driver.die()
+    found = concluded(study, plan, driver.study.trials(), {0: 9.0, 1: 1.0, 2: 1.0})
+    assert (found.winner, found.tied) == (0, (0,))
+    out = {candidate.trial: candidate.eliminated_after for candidate in found.candidates}
+    assert out == {0: None, 1: 2, 2: None}
+    assert found.candidates[0].metrics["val_loss"] == pytest.approx(3.005)
+
+
 # The test split.
 
 
