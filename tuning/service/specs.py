@@ -36,6 +36,8 @@ def read_body(body: bytes, content_type: str) -> dict[str, Any]:
         json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeError:
         raise Problem(400, "study: not UTF-8 text") from None
+    except TypeError:  # YAML has lists and dates as keys
+        raise Problem(400, "study: a key is no text") from None
     except InputError as error:
         raise Problem(400, str(error)) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
