@@ -200,7 +200,7 @@ def _nearest(study: str, records: Sequence[TrialRecord], constraints: Sequence[C
         missing = next(
             rule.metric for rule in constraints if not any(rule.metric in one.metrics for one in records)
         )
-        return f"no trial of study {study} has measured {missing}, so none is known to keep {rules}"
+        return f"no trial of study {study} has measured {missing}, so none is known to keep {rules}; `proxytune confirm` measures its candidates, a constraint on it every trial"
     nearest = min(known, key=lambda one: (violation(constraints, one.metrics), one.trial))
     broken = ", ".join(
         f"{rule.metric} {nearest.metrics[rule.metric]:.4g}"

@@ -43,7 +43,11 @@ def evaluate_export(
     trainer = Trainer(
         spec.model_config_for(prepared.info), spec.training_config(), spec.seed, trial_device(spec)
     )
-    trainer.model.load_state_dict(exported.classifier().state_dict())
+    try:
+        trainer.model.load_state_dict(exported.classifier().state_dict())
+    except RuntimeError as error:
+        detail = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        raise InputError(f"the model does not fit the data or settings given here: {detail}") from None
     facts: dict[str, Any] = {
         "split": split,
         "same_data": prepared.fingerprint == exported.provenance["data"]["fingerprint"],

@@ -12,6 +12,7 @@ from proxytune.tuning.search.ledger import ATTEMPT, END, rung_entries
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of
+from proxytune.tuning.winner.confirmation import read_confirmation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class TrialRecord:
     )
     params: dict[str, Any]  # dotted keys of the space
     step: int  # optimizer steps trained
-    metrics: dict[str, float]  # of its last report
+    metrics: dict[str, float]  # of its last report, and speeds that a confirmation measured
     values: dict[str, float]  # the objectives at the full budget; empty unless complete
     violations: dict[
         str, float
@@ -61,12 +62,14 @@ class TrialRecord:
 
 
 def study_records(study: Study) -> list[TrialRecord]:
-    """Every trial of the study, by number.
+    """Every trial of the study, by number; what a confirmation has measured alone is among its metrics.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    return [_record(trial, study.spec) for trial in study.trials()]
+    confirmation = read_confirmation(study)
+    measured = {one.trial: one.efficiency for one in confirmation.candidates} if confirmation else {}
+    return [_record(trial, study.spec, measured.get(trial.number, {})) for trial in study.trials()]
 
 
 def excesses(spec: StudySpec, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -75,7 +78,7 @@ def excesses(spec: StudySpec, metrics: Mapping[str, float]) -> dict[str, float]:
     return {rule.metric: rule.excess(metrics[rule.metric]) for rule in rules if rule.metric in metrics}
 
 
-def _record(trial: FrozenTrial, spec: StudySpec) -> TrialRecord:
+def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) -> TrialRecord:
     end = trial.user_attrs.get(END, {"step": trial.last_step or 0, "metrics": {}, "reason": ""})
     outcome = outcome_of(trial)
     return TrialRecord(
@@ -83,9 +86,9 @@ def _record(trial: FrozenTrial, spec: StudySpec) -> TrialRecord:
         outcome=outcome,
         params=dict(trial.params),
         step=end["step"],
-        metrics=dict(end["metrics"]),
+        metrics={**measured, **end["metrics"]},
         values=dict(zip(spec.search.objectives, trial.values, strict=True)) if outcome == "complete" else {},
-        violations=excesses(spec, end["metrics"]),
+        violations=excesses(spec, {**measured, **end["metrics"]}),
         reports={str(step): value for step, value in sorted(trial.intermediate_values.items())},
         rungs={str(step): entry for step, entry in sorted(rung_entries(trial).items())},
         reason=end["reason"],

@@ -260,6 +260,9 @@ def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_pa
     for words in ("3 fresh seeds", "A tie", "Test accuracy 0.1000", "123.0 sequences/s", "more than once"):
         assert words in card
     assert verify_export(folder) == []
+    (fast,) = export(copied, tmp_path / "fast", min_throughput=100, register=False)
+    assert read(fast, "metrics.json")["train_sequences_per_second"] == 123.0
+    assert verify_export(fast) == []
     sweep = read(folder, "sweep.json")
     sweep["confirmation"]["candidates"][0]["values"][0] = 0.9
     (folder / "sweep.json").write_text(json.dumps(sweep))

@@ -196,6 +196,9 @@ def test_evaluate_gives_the_recorded_accuracy_and_guards_the_test_split(
 def test_other_data_is_told(exported: Path) -> None:
     other = load_export(exported, ["task.train_examples=200"])
     assert not evaluate_export(other, "val", who="a@b", again=False, console=QUIET)["same_data"]
+    longer = load_export(exported, ["task.max_length=256"])
+    with pytest.raises(InputError, match="does not fit the data or settings"):
+        evaluate_export(longer, "val", who="a@b", again=False, console=QUIET)
 
 
 def test_a_trained_model_becomes_a_folder_of_the_same_kind(
