@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -11,6 +11,7 @@ from proxytune.tuning.yaml_file import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 Config = TypeVar("Config")
+_adapters: dict[type, TypeAdapter[Any]] = {}  # making one takes milliseconds, and a driver checks every trial
 _UNION_MEMBER = re.compile(r"bool|int|float|str|none|constrained-\w+|\w+\[.*\]")
 """What pydantic adds to a key path to say which member of a union refused."""
 
@@ -42,7 +43,8 @@ def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Co
         ValueError: the first thing that is wrong, with its key path below `section`.
     """
     try:
-        return TypeAdapter(config).validate_python(values)
+        adapter = _adapters.get(config) or _adapters.setdefault(config, TypeAdapter(config))
+        return cast(Config, adapter.validate_python(values))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join([section, *map(str, first["loc"])])

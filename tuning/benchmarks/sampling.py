@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 STUDY = "listops-mini"
 STOCK = "stock OptunaSearch + ASHA"
 OURS = "asha + tpe"
+BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of each worker, in full trainings
 METHODS = ("random", "tpe", OURS, STOCK)
 
 
@@ -270,7 +271,7 @@ def run(
     path: Path,
     num_seeds: int = 30,
     num_workers: int = 4,
-    budgets: Sequence[float] = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16),
+    budgets: Sequence[float] = BUDGETS,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Regret of every method at every budget (in mean full trainings a worker), over seeds, with bootstrap intervals.

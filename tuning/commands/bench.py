@@ -158,7 +158,8 @@ def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_j
     """
     from proxytune.tuning.benchmarks import sampling
 
-    result = sampling.run(curves, 2 if quick else num_seeds, progress=_say)
+    seeds, budgets = (2, sampling.BUDGETS[:3]) if quick else (num_seeds, sampling.BUDGETS)
+    result = sampling.run(curves, seeds, budgets=budgets, progress=_say)
     last, budget = -1, result["budgets"][-1]
     headline = {
         f"regret in val_accuracy after {budget:g} trainings a worker, {name}": "{mean:.4f} [{low:.4f}, {high:.4f}]".format(
