@@ -55,6 +55,7 @@ class Compose:
         self.file, self.package, self.postgres, self.work = file, package, postgres, work
         self.services: dict[str, Any] = yaml.safe_load(file.read_text())["services"]
         self.secrets: dict[str, Any] = yaml.safe_load(file.read_text())["secrets"]
+        self.started: dict[str, Container] = {}
         self.addresses = {name: f"10.77.0.{number}" for number, name in enumerate(self.services, start=2)}
         run("mount", "--make-rprivate", "/")
         run("mount", "-t", "tmpfs", "tmpfs", "/run")  # for ip netns
@@ -62,9 +63,16 @@ class Compose:
         run("ip", "link", "add", "compose", "type", "bridge")
         run("ip", "addr", "add", "10.77.0.1/24", "dev", "compose")
         run("ip", "link", "set", "compose", "up")
+        # What lies beyond the bridge is unreachable at once, not after a time-out.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
     def container(self, name: str) -> "Container":
-        return Container(self, name)
+        self.started[name] = Container(self, name)
+        return self.started[name]
+
+    def restart_ended(self) -> None:
+        for container in self.started.values():
+            container.restart_if_ended()
 
     def description(self, name: str) -> dict[str, Any]:
         """Everything that the inside of a service needs to know."""
@@ -118,6 +126,7 @@ class Container:
         self.address = compose.addresses[name]
         self.log = compose.work / f"{name}.log"
         self.restarts = 0
+        self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Container":
@@ -168,22 +177,27 @@ class Container:
         )
 
     def wait_healthy(self, seconds: float) -> None:
-        """Until its health check passes; one that ends is started again, as its restart policy says."""
+        """Until its health check passes; meanwhile restart policies hold, its own and those of what it needs."""
         deadline = time.monotonic() + seconds
         while not self.healthy():
-            assert self._process is not None
             assert time.monotonic() < deadline, self.tail()
-            if self._process.poll() is not None:
-                self.restarts += 1
-                assert self.service["restart"] == "unless-stopped"
-                assert self.restarts <= 3, self.tail()
-                self.start()
+            self.compose.restart_ended()
             time.sleep(0.5)
+
+    def restart_if_ended(self) -> None:
+        """What `restart: unless-stopped` does."""
+        assert self._process is not None
+        if self._process.poll() is not None and not self._stopped:
+            assert self.service["restart"] == "unless-stopped"
+            self.restarts += 1
+            assert self.restarts <= 5, self.tail()
+            self.start()
 
     def stop(self) -> tuple[int, float]:
         """What `docker stop` does; the exit code, and the seconds it took."""
         assert self._process is not None
         began = time.monotonic()
+        self._stopped = True
         init = self._children(self._process.pid)
         for pid in init:
             os.kill(pid, signal.SIGTERM)
@@ -253,6 +267,8 @@ def inside(spec: dict[str, Any]) -> int:
     place("/etc/hosts").write_text(
         "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in spec["hosts"].items())
     )
+    place("/etc/resolv.conf").unlink(missing_ok=True)
+    place("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")  # refuses at once, as no name server is here
     place("/docker-entrypoint-initdb.d").mkdir(exist_ok=True)
     for parent in Path(spec["python"]).parents[:-1]:  # it may lie in root's home, which is closed to others
         place(str(parent)).chmod(place(str(parent)).stat().st_mode | 0o011)

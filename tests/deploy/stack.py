@@ -44,10 +44,11 @@ def status(url: str, **headers: str) -> int:
         return error.code
 
 
-def until(true: Callable[[], bool], seconds: float, what: Callable[[], str]) -> float:
+def until(stack: "Stack", true: Callable[[], bool], seconds: float) -> float:
     began = time.monotonic()
     while not true():
-        assert time.monotonic() - began < seconds, what()
+        assert time.monotonic() - began < seconds, stack.tails()
+        stack.compose.restart_ended()
         time.sleep(0.5)
     return round(time.monotonic() - began, 1)
 
@@ -134,7 +135,7 @@ def main(stack: Stack) -> dict[str, Any]:
 
     (stack.work / "stack.yaml").write_text(STUDY)
     stack.submit()
-    until(lambda: len(stack.events("report")) >= 2, 240, stack.tails)
+    until(stack, lambda: len(stack.events("report")) >= 2, 240)
 
     before = {path: path.stat().st_mtime for path in checkpoints(stack)}
     code, seconds = stack.services["ray-worker"].stop()
@@ -143,9 +144,7 @@ def main(stack: Stack) -> dict[str, Any]:
     facts["worker_stopped"]["checkpoints_written"] = len([path for path in after if path not in before])
     stack.up("ray-worker")
     reports = len(stack.events("report"))
-    facts["seconds_until_the_next_report"] = until(
-        lambda: len(stack.events("report")) > reports, 240, stack.tails
-    )
+    facts["seconds_until_the_next_report"] = until(stack, lambda: len(stack.events("report")) > reports, 240)
 
     code, seconds = stack.services["ray-head"].stop()
     facts["head_stopped"] = {"code": code, "seconds": round(seconds, 1)}
@@ -160,7 +159,7 @@ def main(stack: Stack) -> dict[str, Any]:
     def outcomes() -> dict[str, int]:
         return dict(json.loads(stack.get("/v1/studies/stack"))["outcomes"])
 
-    facts["seconds_until_finished"] = until(lambda: outcomes() == {"complete": 4}, 400, stack.tails)
+    facts["seconds_until_finished"] = until(stack, lambda: outcomes() == {"complete": 4}, 400)
     steps = [(event["trial"], event["step"]) for event in stack.events("report")]
     facts["reports"] = {"all": len(steps), "distinct": len(set(steps))}
     metrics = stack.get("/metrics", "prometheus")
@@ -169,7 +168,7 @@ def main(stack: Stack) -> dict[str, Any]:
     def waiting() -> bool:
         return 'proxytune_outbox_events_waiting{study="stack"} 0.0' in stack.get("/metrics", "prometheus")
 
-    until(waiting, 120, stack.tails)
+    until(stack, waiting, 120)
     request = urllib.request.Request(
         f"{mlflow}:5000/api/2.0/mlflow/runs/search",
         data=json.dumps({"experiment_ids": ["1"], "max_results": 100}).encode(),

@@ -1,0 +1,77 @@
+"""docs/FAULTS.md from what the fault tests kept under build/faults: `make faults`, or python table.py > docs/FAULTS.md."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+ELSEWHERE = {
+    "driver and shipper killed with -9 at 100 (slow: 500) random points": "tests/tuning/tracking/test_crashes.py::test_kills_lose_and_double_nothing",
+    "driver interrupted, killed with -9 and contended in one study; a worker killed with -9": "tests/tuning/test_run.py::test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice",
+    "a trial's worker killed with -9, NaN, Inf, out of memory, an exception; the driver killed by a trial": "tests/tuning/search/test_state_matrix.py::test_a_trial_ends_as_the_state_table_says",
+    "the whole of Ray dies under the driver": "tests/tuning/test_ray_death.py::test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on",
+    "MLflow killed and hung again and again": "tests/tuning/tracking/test_servers.py::test_a_server_killed_and_hung_again_and_again",
+    "PostgreSQL stopped as by a power cut": "tests/tuning/tracking/test_servers.py::test_postgresql_holds_a_study_exactly_through_a_crash",
+    "a writer of prepared data killed": "tests/datasets/test_prepare.py::test_a_killed_writer_is_cleaned_up_and_never_seen",
+    "hostile archives": "tests/datasets/test_archives.py::test_hostile_archive_is_refused",
+    "damage anywhere in Arrow files of others": "tests/datasets/test_forms.py::test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes",
+    "damage anywhere in pickles of others": "tests/datasets/test_safe_pickle.py::test_damage_ends_in_dataerror",
+}
+"""Faults whose tests lie with the part that they try; they keep no figures here."""
+HEAD = """# Faults
+
+What happens to a study when something breaks. Made by `make faults` from its tests' results: do not edit.
+
+*Lost* counts evaluations and ends of trials that an unbroken study has and this one lacks (for MLflow: points); *doubled* those that are there twice. *Seconds* go from the end of the fault, or the restart, to the end of the study.
+
+| fault | times | lost | doubled | seconds | what is seen |
+|---|---|---|---|---|---|
+"""
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """One row a fault; of several with one name the sums, and the slowest."""
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        row = json.loads(path.read_text())
+        found[row["fault"]].append(row)
+    merged = []
+    for fault, same in sorted(found.items()):
+        seconds = [row["seconds"] for row in same if row["seconds"] is not None]
+        merged.append(
+            same[0]
+            | {"fault": fault, "seconds": max(seconds) if seconds else None}
+            | {key: sum(row[key] for row in same) for key in ("injected", "lost", "doubled")}
+        )
+    return merged
+
+
+def table(kept: list[dict[str, Any]]) -> str:
+    """The whole document."""
+    lines = [
+        f"| {row['fault']} | {row['injected']} | {row['lost']} | {row['doubled']} | "
+        f"{'' if row['seconds'] is None else format(row['seconds'], '.0f')} | {row['seen']} |\n"
+        for row in kept
+    ]
+    dates = sorted({row["date"] for row in kept})
+    loads = [row["load"] for row in kept]
+    cpus = sorted({row["cpus"] for row in kept})
+    made = (
+        f"\nMeasured {' to '.join(dates[:1] + dates[1:][-1:])} on {', '.join(map(str, cpus))} CPUs under a load of "
+        f"{min(loads):.0f} to {max(loads):.0f} (so the seconds are upper bounds), studies of 3 trials of 200 steps.\n"
+        if kept
+        else ""
+    )
+    others = "".join(f"| {fault} | `{test}` |\n" for fault, test in ELSEWHERE.items())
+    return (
+        HEAD
+        + "".join(lines)
+        + made
+        + "\nFaults that are tried with the part they hit, by tests that keep no figures here:\n\n| fault | test |\n|---|---|\n"
+        + others
+    )
+
+
+if __name__ == "__main__":
+    print(table(rows(REPOSITORY / "build" / "faults")), end="")

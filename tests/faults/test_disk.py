@@ -1,0 +1,172 @@
+"""Disks that are full, read-only or forget bits, under real studies."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxytune.tuning.data import prepare_task
+from proxytune.tuning.errors import StorageError
+from proxytune.tuning.spec import read_study
+from proxytune.tuning.trial.checkpoints import checkpoint_paths, load_checkpoint
+
+RUN = "exec " + "'{python}' -P -c 'from proxytune.tuning.cli import main; main()' run small.yaml"
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+
+
+def in_namespace(script: str, folder: Path, data_cache: Path) -> "subprocess.CompletedProcess[str]":
+    """A shell script with mounts and processes of its own, which end with it."""
+    return subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-euc", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"PROXYTUNE": RUN.format(python=sys.executable), "PROXYTUNE_CACHE": str(data_cache)},
+        check=False,
+    )
+
+
+FULL = """
+mkdir -p studies/small/{where} keep
+mount -t tmpfs -o size={size} tmpfs studies/small/{where}
+code=0; bash -c "$PROXYTUNE --json" >out 2>err || code=$?
+echo "first: $code"
+mount -o remount,size=200m studies/small/{where}
+began=$(date +%s.%N)
+code=0; bash -c "$PROXYTUNE --json" >out 2>>err || code=$?
+echo "second: $code"
+echo "seconds: $(echo "$(date +%s.%N) - $began" | bc -l 2>/dev/null || python3 -c "import time;print(time.time()-$began)")"
+cp -r studies/small/outbox/. keep
+"""
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize(("where", "size"), [("trials", "200k"), ("outbox", "12k")])
+def test_a_full_disk_ends_in_one_line_and_loses_nothing_once_there_is_room(
+    study: Any, data_cache: Path, record: Callable[..., None], where: str, size: str
+) -> None:
+    done = in_namespace(FULL.format(where=where, size=size), study.folder, data_cache)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(": ") for line in done.stdout.splitlines())
+    error = (study.folder / "err").read_text()
+    assert "Traceback" not in error
+    assert said["first"] in ("1", "5"), error
+    assert "No space left on device" in error
+    assert said["second"] == "0", error
+    study.outbox = study.folder / "keep"
+    counted = study.lost_and_doubled()
+    assert counted == {"lost": 0, "doubled": 0}
+    record(
+        f"disk full under {'checkpoints' if where == 'trials' else 'the outbox'} (tmpfs of {size})",
+        injected=1,
+        **counted,
+        seconds=float(said["seconds"]),
+        seen=f"exit code {said['first']}, one line; the same command goes on",
+    )
+
+
+READ_ONLY = """
+mkdir -p studies
+mount --bind studies studies
+mount -o remount,bind,ro studies
+code=0; bash -c "$PROXYTUNE" >out 2>err || code=$?
+echo "$code"
+"""
+
+
+@needs_root
+def test_storage_that_cannot_be_written_is_told_before_anything_starts(
+    study: Any, data_cache: Path, record: Callable[..., None]
+) -> None:
+    done = in_namespace(READ_ONLY, study.folder, data_cache)
+    error = (study.folder / "err").read_text()
+    assert done.stdout.strip() == str(StorageError.exit_code), error + done.stderr
+    lines = [line for line in error.splitlines() if line.startswith("proxytune: ")]
+    assert len(lines) == 1
+    assert str(study.storage / "small") in lines[0]
+    assert "Read-only file system" in lines[0]
+    assert f"user {os.getuid()}" in lines[0]
+    assert list(study.storage.iterdir()) == []
+    record(
+        "storage read-only",
+        injected=1,
+        lost=0,
+        doubled=0,
+        seconds=None,
+        seen="exit code 5 before any trial, names path and user",
+    )
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
+    study: Any, record: Callable[..., None]
+) -> None:
+    driver = study.start()
+    trials = study.storage / "small" / "trials"
+
+    def two_checkpoints() -> list[Path]:
+        return sorted(folder for folder in trials.glob("*") if len(list(folder.glob("step-*"))) >= 2)
+
+    study.wait(lambda: len(two_checkpoints()) >= 2, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    damaged = []
+    for folder, damage in zip(two_checkpoints(), (truncate, flip), strict=False):
+        newest = next(checkpoint_paths(folder))
+        damage(newest / "state.pt")
+        damaged.append(newest)
+    seconds = study.finish()
+    counted = study.lost_and_doubled()
+    assert counted == {"lost": 0, "doubled": 0}
+    for folder in trials.glob("*"):
+        load_checkpoint(next(checkpoint_paths(folder)))
+    record(
+        "newest checkpoint truncated, or one bit of it flipped",
+        injected=len(damaged),
+        **counted,
+        seconds=seconds,
+        seen="the checkpoint before it goes on",
+    )
+
+
+@pytest.mark.parametrize("damage", [truncate, flip], ids=["truncated", "one bit flipped"])
+def test_damaged_data_is_refused_before_any_trial(
+    study: Any, tmp_path: Path, record: Callable[..., None], damage: Callable[[Path], None]
+) -> None:
+    private = tmp_path / "cache"
+    prepare_task(read_study(str(study.folder / "small.yaml")).task)
+    shutil.copytree(os.environ["PROXYTUNE_CACHE"], private)
+    damage(max(private.rglob("*.arrow"), key=lambda path: path.stat().st_size))
+    assert study.start(PROXYTUNE_CACHE=str(private)).wait(240) == 2, study.said()
+    said = study.said()
+    assert str(private) in said.replace("\n", "")
+    assert "Traceback" not in said
+    assert not list(study.storage.glob("small/trials/*"))
+    record(
+        f"prepared data: {'a file cut' if damage is truncate else 'one bit flipped'}",
+        injected=1,
+        lost=0,
+        doubled=0,
+        seconds=None,
+        seen="exit code 2 before any trial, names the file",
+    )

@@ -1,0 +1,196 @@
+"""What users and strangers hand in: hostile study files, and a place for an export that is taken."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec import read_study
+
+GOOD = """
+name: small
+task: {name: listops-mini, train_examples: 256}
+model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16, num_proxies: 4}
+training: {steps: 8, warmup_steps: 2, batch_size: 8, learning_rate: 1e-3, eval_every: 4}
+search: {space: {model.dropout: {low: 0.0, high: 0.3}}, stopping: {name: none}, trials: 2}
+"""
+
+
+def changed(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(8)
+)
+HOSTILE = {
+    "alias bomb": BOMB,
+    "merge key bomb": "a: &a {b: 1}\nc: {<<: *a, <<: *a}\n",
+    "nested a million deep": "[" * 500_000,
+    "mappings nested deep": "{a: " * 5_000,
+    "two megabytes": "name: " + "x" * 2_000_000,
+    "200,000 keys": "\n".join(f"k{n}: 1" for n in range(100_001)),
+    "one long line of brackets": "{" + "[]," * 300_000 + "}",
+    "python object": "name: !!python/object/apply:os.system [touch pwned]\n",
+    "python name": "name: !!python/name:os.system\n",
+    "own tag": "name: !danger x\n",
+    "binary tag": "name: !!binary aGFsbG8=\n",
+    "two documents": GOOD + "---\n" + GOOD,
+    "duplicate key": GOOD + "name: other\n",
+    "duplicate key below": changed("steps: 8,", "steps: 8, steps: 9,"),
+    "tab as indentation": "name:\n\tx: 1\n",
+    "NUL": "name: a\0b\n",
+    "escape sequence": 'name: "a\\x1b[31mred"\n' + GOOD.partition("\n")[2].partition("\n")[2],
+    "UTF-16": "utf16",
+    "latin-1": "latin1",
+    "byte order mark in the middle": changed("name: small", "name: sm\ufeffall"),
+    "empty": "",
+    "a number": "42",
+    "a string": "hello",
+    "null": "~",
+    "name climbs": changed("name: small", "name: ../../etc/cron.d/x"),
+    "name absolute": changed("name: small", "name: /etc/passwd"),
+    "name in another script": changed("name: small", "name: маленький"),
+    "name right to left": changed("name: small", "name: 'a\u202eb'"),
+    "name of 10,000 characters": changed("name: small", f"name: {'a' * 10_000}"),
+    "name with newline": changed("name: small", 'name: "a\\nb"'),
+    "name a number": changed("name: small", "name: 010"),
+    "name a boolean": changed("name: small", "name: true"),
+    "steps negative": changed("steps: 8", "steps: -8"),
+    "steps zero": changed("steps: 8", "steps: 0"),
+    "steps a fraction": changed("steps: 8", "steps: 8.5"),
+    "steps NaN": changed("steps: 8", "steps: .nan"),
+    "steps a date": changed("steps: 8", "steps: 2026-11-24"),
+    "learning rate infinite": changed("learning_rate: 1e-3", "learning_rate: .inf"),
+    "learning rate 1e400": changed("learning_rate: 1e-3", "learning_rate: 1e400"),
+    "learning rate with 100,000 digits": changed("learning_rate: 1e-3", f"learning_rate: {'9' * 100_000}"),
+    "trials a billion digits": changed("trials: 2", f"trials: {'9' * 5_000}"),
+    "low above high": changed("low: 0.0, high: 0.3", "low: 0.5, high: 0.3"),
+    "low NaN": changed("low: 0.0", "low: .nan"),
+    "high infinite": changed("high: 0.3", "high: .inf"),
+    "logarithm of zero": changed("high: 0.3", "high: 0.3, log: true"),
+    "choice of nothing": changed("{low: 0.0, high: 0.3}", "{choice: []}"),
+    "choice of a mapping": changed("{low: 0.0, high: 0.3}", "{choice: [{a: 1}]}"),
+    "unknown key": changed("trials: 2", "trails: 2"),
+    "key not a string": changed("trials: 2", "1: 2"),
+    "key a list": "? [a, b]\n: 1\n",
+    "space over the task's path": changed("model.dropout: {", "task.root: {"),
+    "tracking to a file": GOOD + "tracking: {uri: 'file:///etc'}\n",
+    "password in the database": GOOD + "database: postgresql+psycopg://a:secret@h/x\n",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_study_file_is_refused_in_one_line(what: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "study.yaml"
+    text = HOSTILE[what]
+    if text == "utf16":
+        path.write_bytes(GOOD.encode("utf-16"))
+    elif text == "latin1":
+        path.write_bytes(GOOD.replace("small", "gr\u00fc\u00df").encode("latin-1"))
+    else:
+        path.write_text(text, encoding="utf-8")
+    began = time.process_time()
+    with pytest.raises(InputError) as caught:
+        read_study(str(path))
+    assert time.process_time() - began < 60  # of this process' own CPU; an alias bomb takes minutes
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 12_000  # the value and the rule
+    assert not any(ord(character) < 32 for character in said), "a terminal must not obey a file"
+    assert "secret" not in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_the_study_that_the_hostile_ones_are_made_of_is_good(
+    tmp_path: Path, record: Callable[..., None]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(GOOD)
+    assert read_study(str(path)).name == "small"
+    record(
+        "hostile study file",
+        injected=len(HOSTILE),
+        lost=0,
+        doubled=0,
+        seconds=None,
+        seen="each refused in one line",
+    )
+
+
+def link_to_a_folder(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "kept").write_text("kept")
+    path.symlink_to("elsewhere")
+
+
+def file(path: Path) -> None:
+    path.write_text("kept")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").write_text("kept")
+
+
+def empty_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def snapshot(root: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(root)): os.readlink(path)
+        if path.is_symlink()
+        else (path.read_text() if path.is_file() else path.stat().st_mode)
+        for path in sorted(root.rglob("*"))
+    }
+
+
+TAKEN = (file, folder, empty_folder, link_to_a_folder, dangling_link, fifo)
+
+
+@pytest.mark.slow
+def test_an_export_never_writes_where_something_is(
+    study: Any, command: Callable[..., list[str]], tmp_path: Path, record: Callable[..., None]
+) -> None:
+    study.finish("--set", "search.trials=1")
+    for number, taken in enumerate(TAKEN):
+        place = tmp_path / f"place{number}"
+        place.mkdir()
+        taken(place / "winner")
+        before = snapshot(place)
+        done = subprocess.run(
+            command("export", "small", "--out", place / "winner"),
+            cwd=study.folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 2, (taken.__name__, done.stderr)
+        assert "winner" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert snapshot(place) == before, taken.__name__
+    record(
+        "export to a taken place",
+        injected=len(TAKEN),
+        lost=0,
+        doubled=0,
+        seconds=None,
+        seen="exit code 2, what was there is unchanged",
+    )

@@ -1,0 +1,57 @@
+"""The fault table: made from results, and naming only tests that there are."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("table", Path(__file__).with_name("table.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_of_one_fault_are_added_up(table: ModuleType, tmp_path: Path) -> None:
+    row = {
+        "fault": "x",
+        "injected": 2,
+        "lost": 0,
+        "doubled": 1,
+        "seconds": 1.5,
+        "seen": "y",
+        "date": "d",
+        "cpus": 2,
+        "load": 3.0,
+    }
+    (tmp_path / "a.json").write_text(json.dumps(row))
+    (tmp_path / "b.json").write_text(json.dumps(row | {"seconds": 7.2}))
+    (tmp_path / "c.json").write_text(json.dumps(row | {"fault": "z", "seconds": None}))
+    text = table.table(table.rows(tmp_path))
+    assert "| x | 4 | 0 | 2 | 7 | y |\n| z | 2 | 0 | 1 |  | y |\n" in text
+
+
+def test_every_test_that_the_table_names_is_there(table: ModuleType) -> None:
+    for name in table.ELSEWHERE.values():
+        path, _, function = name.partition("::")
+        assert f"def {function}(" in (REPOSITORY / path).read_text(), name
+
+
+def test_the_document_is_one_that_the_script_makes(table: ModuleType) -> None:
+    document = (REPOSITORY / "docs" / "FAULTS.md").read_text()
+    assert document.startswith(table.HEAD)
+    lines = re.findall(r"^\| .* \| (\d+) \| (\d+) \| (\d+) \| \d* \| .* \|$", document, re.MULTILINE)
+    assert len(lines) > 8
+    for _, lost, doubled in lines:
+        assert (lost, doubled) == ("0", "0")
+    for name in table.ELSEWHERE.values():
+        assert name in document
