@@ -268,7 +268,9 @@ def inside(spec: dict[str, Any]) -> int:
         "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in spec["hosts"].items())
     )
     place("/etc/resolv.conf").unlink(missing_ok=True)
-    place("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")  # refuses at once, as no name server is here
+    place("/etc/resolv.conf").write_text(
+        "nameserver 127.0.0.1\n"
+    )  # refuses at once, as no name server is here
     place("/docker-entrypoint-initdb.d").mkdir(exist_ok=True)
     for parent in Path(spec["python"]).parents[:-1]:  # it may lie in root's home, which is closed to others
         place(str(parent)).chmod(place(str(parent)).stat().st_mode | 0o011)

@@ -34,9 +34,7 @@ def test_it_fits_the_compose_specification(compose: Compose) -> None:
 def test_ports_are_published_on_loopback_only(compose: Compose) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert sorted(ports) == ["127.0.0.1:5000:5000", "127.0.0.1:8265:8265", "127.0.0.1:8642:8642"]
-    assert (
-        "networks" not in compose
-    )  # Ray finds its own address by its default route: one network, not internal
+    assert "networks" not in compose  # Ray takes the address of its default route: one network
 
 
 def test_no_service_has_more_rights_than_it_needs(compose: Compose) -> None:
