@@ -103,6 +103,7 @@ def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
         experiment_id = client.create_experiment(order["experiment"], order["artifacts"])
     else:
         experiment_id = experiment.experiment_id
+    mlflow.set_experiment(experiment_id=experiment_id)  # else the model lands in Default, below the cwd
     return [_register_one(client, experiment_id, order["name"], model) for model in order["models"]]
 
 

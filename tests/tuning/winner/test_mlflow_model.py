@@ -73,6 +73,7 @@ def test_it_is_registered_as_best_and_loads_without_a_pickle(finished, study: St
     assert seen["example"]
     assert seen["run_trial"] == f"small/{finished.written.record.trial}"
     assert seen["tags"]["sha256_of_sums"] == file_sha256(finished.written.folder / SUMS)
+    assert [name for name in seen["files"] if name.startswith(str(storage)) and name.endswith("/MLmodel")]
     assert not [name for name in seen["files"] if name.endswith((".pkl", ".pickle", ".joblib"))]
 
 
