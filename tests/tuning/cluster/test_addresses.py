@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from proxytune.tuning.cluster.jobs import Jobs
+from proxytune.tuning.cluster.jobs import Jobs, user_token
 from proxytune.tuning.cluster.ray_session import find_cluster
 from proxytune.tuning.errors import InputError
 
@@ -86,3 +86,21 @@ def test_run_at_a_wrong_address_writes_nothing(tool) -> None:
     assert done.returncode == 2
     assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
     assert sorted(path.name for path in tool.folder.iterdir()) == ["small.yaml", "token"]
+
+
+def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(Answers):
+        text = b'{"authentication_mode": "token", "ray_version": "2.40.0", "version": "4"}'
+        asked: list[str] = []
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
+    with serving(Older) as place, pytest.raises(InputError, match=r"has Ray 2\.40\.0 and this machine 2\."):
+        Jobs(f"http://{place}")
+    assert "/api/version Bearer a-token" in Older.asked
+
+
+def test_a_token_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH: /nowhere/token cannot be read"):
+        user_token()
