@@ -27,7 +27,7 @@ def in_namespace(script: str, folder: Path, data_cache: Path) -> "subprocess.Com
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         env=os.environ | {"PROXYTUNE": RUN.format(python=sys.executable), "PROXYTUNE_CACHE": str(data_cache)},
         check=False,
     )

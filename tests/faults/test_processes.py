@@ -65,7 +65,7 @@ from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial_spec import TrialSpec
 values = {"name": "t", "task": {"name": "listops-mini", "train_examples": 256},
           "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
-          "training": {"steps": 2, "warmup_steps": 2, "batch_size": 8, "eval_every": 2, "learning_rate": 1e-3}}
+          "training": {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "learning_rate": 1e-3}}
 small = TrialSpec.model_validate(values)
 TrialRun(small, None).turn()  # threads and buffers of a training are there
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -50,7 +50,7 @@ def test_the_document_is_one_that_the_script_makes(table: ModuleType) -> None:
     document = (REPOSITORY / "docs" / "FAULTS.md").read_text()
     assert document.startswith(table.HEAD)
     lines = re.findall(r"^\| .* \| (\d+) \| (\d+) \| (\d+) \| \d* \| .* \|$", document, re.MULTILINE)
-    assert len(lines) > 8
+    assert len(lines) >= 8
     for _, lost, doubled in lines:
         assert (lost, doubled) == ("0", "0")
     for name in table.ELSEWHERE.values():
