@@ -1,7 +1,6 @@
 """Disks that are full, read-only or forget bits, under real studies."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import StorageError
-from proxytune.tuning.spec import read_study
 from proxytune.tuning.trial.checkpoints import checkpoint_paths, load_checkpoint
 
+STEPS = 200  # of the study of conftest.py
 RUN = "exec " + "'{python}' -P -c 'from proxytune.tuning.cli import main; main()' run small.yaml"
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
 
@@ -125,9 +123,14 @@ def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
     trials = study.storage / "small" / "trials"
 
     def two_checkpoints() -> list[Path]:
-        return sorted(folder for folder in trials.glob("*") if len(list(folder.glob("step-*"))) >= 2)
+        """Of trials that are not done: nobody reads the last checkpoint of one that is."""
+        return sorted(
+            folder
+            for folder in trials.glob("*")
+            if len(list(folder.glob("step-*"))) >= 2 and not (folder / f"step-{STEPS:010d}").exists()
+        )
 
-    study.wait(lambda: len(two_checkpoints()) >= 2, driver)
+    study.wait(two_checkpoints, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     damaged = []
@@ -135,6 +138,7 @@ def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
         newest = next(checkpoint_paths(folder))
         damage(newest / "state.pt")
         damaged.append(newest)
+    assert damaged
     seconds = study.finish()
     counted = study.lost_and_doubled()
     assert counted == {"lost": 0, "doubled": 0}
@@ -146,27 +150,4 @@ def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
         **counted,
         seconds=seconds,
         seen="the checkpoint before it goes on",
-    )
-
-
-@pytest.mark.parametrize("damage", [truncate, flip], ids=["truncated", "one bit flipped"])
-def test_damaged_data_is_refused_before_any_trial(
-    study: Any, tmp_path: Path, record: Callable[..., None], damage: Callable[[Path], None]
-) -> None:
-    private = tmp_path / "cache"
-    prepare_task(read_study(str(study.folder / "small.yaml")).task)
-    shutil.copytree(os.environ["PROXYTUNE_CACHE"], private)
-    damage(max(private.rglob("*.arrow"), key=lambda path: path.stat().st_size))
-    assert study.start(PROXYTUNE_CACHE=str(private)).wait(240) == 2, study.said()
-    said = study.said()
-    assert str(private) in said.replace("\n", "")
-    assert "Traceback" not in said
-    assert not list(study.storage.glob("small/trials/*"))
-    record(
-        f"prepared data: {'a file cut' if damage is truncate else 'one bit flipped'}",
-        injected=1,
-        lost=0,
-        doubled=0,
-        seconds=None,
-        seen="exit code 2 before any trial, names the file",
     )
