@@ -16,13 +16,13 @@ from proxytune.tuning.tracking.outbox import read_events
 
 STUDY = """
 name: small
-task: {name: listops-mini, train_examples: 512}
+task: {name: listops-mini, train_examples: 256}
 model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16, num_proxies: 4}
-training: {steps: 200, warmup_steps: 6, batch_size: 8, learning_rate: 1e-3, eval_every: 50}
+training: {steps: 120, warmup_steps: 6, batch_size: 4, learning_rate: 1e-3, eval_every: 30}
 search:
   space: {model.num_proxies: {choice: [2, 4, 8]}}
   stopping: {name: none}
-  trials: 3
+  trials: 2
 """
 VICTIMS = ("gcs_server", "raylet")
 
@@ -64,7 +64,7 @@ def ray_processes(driver: int) -> dict[str, int]:
     [VICTIMS, pytest.param(VICTIMS[:1], marks=pytest.mark.slow), pytest.param(VICTIMS[1:], marks=pytest.mark.slow)],
     ids="+".join,
 )  # fmt: skip
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"], victims: tuple[str, ...]
 ) -> None:
@@ -75,8 +75,8 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
         return [event for event in read_events(outbox)[0] if event["kind"] == kind]
 
     driver = start()
-    deadline = time.monotonic() + 300
-    while len(events("report")) < 3:
+    deadline = time.monotonic() + 600
+    while len(events("report")) < 2:
         assert driver.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.05)
@@ -97,12 +97,12 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     finished = {event["trial"] for event in events("end") if event["outcome"] == "complete"}
     attempts = Counter(event["trial"] for event in events("trial"))
     driver = start()
-    assert driver.wait(400) == 0, (tmp_path / "log").read_text()
+    assert driver.wait(900) == 0, (tmp_path / "log").read_text()
     ends = Counter((event["trial"], event["outcome"]) for event in events("end"))
-    assert all(ends[trial, "complete"] == 1 for trial in range(3))
+    assert all(ends[trial, "complete"] == 1 for trial in range(2))
     assert {outcome for _, outcome in ends} <= {"complete", "interrupted"}
     reports = Counter((event["trial"], event["step"]) for event in events("report"))
-    assert reports == {(trial, step): 1 for trial in range(3) for step in range(50, 201, 50)}
+    assert reports == {(trial, step): 1 for trial in range(2) for step in range(30, 121, 30)}
     after = Counter(event["trial"] for event in events("trial"))
     assert all(after[trial] == attempts[trial] for trial in finished)
     stored = json.loads(
@@ -111,4 +111,4 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
             cwd=tmp_path, capture_output=True, check=True,
         ).stdout
     )  # fmt: skip
-    assert stored["outcomes"] == {"complete": 3}
+    assert stored["outcomes"] == {"complete": 2}
