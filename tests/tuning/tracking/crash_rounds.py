@@ -130,6 +130,22 @@ def driver_with_shipper(folder: Path, uri: str, seed: int, num_trials: int | Non
     os.waitpid(shipper, 0)
 
 
+def is_new_creation(now: Acknowledgement, before: Acknowledgement) -> bool:
+    """Whether the shipper is about to make runs, and not still those of before."""
+    return bool(now.creating) and (now.creating, now.offset) != (before.creating, before.offset)
+
+
+def wait_for_a_creation(folder: Path, uri: str, before: Acknowledgement) -> None:
+    """Until the shipper is about to make a run that it was not about to make before: at random times alone, a busy
+    machine would hardly be hit there."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        now = Acknowledgement.load(folder, uri, "proxytune")
+        if is_new_creation(now, before):
+            return
+        time.sleep(0.001)
+
+
 def warm_up(storage: Path) -> None:
     """Ship a little elsewhere, so that what MLflow imports at its first calls is there before the forks."""
     elsewhere = storage / "warm"
@@ -149,7 +165,10 @@ def main() -> None:
     for _ in range(rounds):
         seed = chance.randrange(2**31)
         driver = fork(lambda seed=seed: driver_with_shipper(folder, uri, seed, None))  # type: ignore[misc]
+        before = Acknowledgement.load(folder, uri, "proxytune")
         time.sleep(chance.uniform(0.02, 0.6))
+        if chance.random() < 0.3:
+            wait_for_a_creation(folder, uri, before)
         both = chance.random() < 0.5
         if both:
             os.killpg(driver, signal.SIGKILL)
@@ -159,7 +178,7 @@ def main() -> None:
         seen["kills"] += 1
         seen["kills of both"] += both
         state = Acknowledgement.load(folder, uri, "proxytune")
-        seen["kills during creations"] += bool(state.creating)
+        seen["kills during creations"] += is_new_creation(state, before)
         seen["kills with events waiting"] += read_events(folder, state.offset)[1] > state.offset
     journal = read_events(folder)[0]
     num_trials = len({event["trial"] for event in journal if event["kind"] == "trial"})
