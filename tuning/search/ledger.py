@@ -301,6 +301,11 @@ class Ledger:
         if number in self.live:
             self._end(number, "failed", reason)
 
+    def hand_back(self, number: int, reason: str) -> None:
+        """The trial goes on later, from its newest checkpoint, before anything new."""
+        if number in self.live:
+            self._interrupt(number, reason)
+
     def again(self, number: int) -> None:
         """The trial's worker was lost and another one goes on from the newest checkpoint."""
         live = self.live.get(number)

@@ -5,6 +5,7 @@ is kept, the search stops, and the driver raises it after Ray has ended.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ class Adapter:
         self.ledger = ledger
         self.slots = slots
         self.numbers: dict[str, int] = {}  # Ray's trial ids to Optuna's numbers
+        self.given_up: dict[str, int] = {}  # Ray's trial ids, whose worker may be lost so many times more
+        self.handed_back: Counter[int] = Counter()
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.closed = False
@@ -89,15 +92,22 @@ class LedgerSearcher(Searcher):
         }
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        number = self._adapter.numbers.pop(trial_id, None)
-        with self._adapter.lock:
-            if error and number is not None and not self._adapter.closed:
+        adapter = self._adapter
+        number = adapter.numbers.pop(trial_id, None)
+        chances = adapter.given_up.pop(trial_id, 0)
+        with adapter.lock:
+            if error and number is not None and not adapter.closed:
                 try:
-                    self._adapter.ledger.lost(
-                        number, "its worker was lost more often than resources.max_failures"
-                    )
+                    # Ray gives a trial up at once if the worker that it was to reuse is dead, whatever max_failures is.
+                    if adapter.handed_back[number] < chances:
+                        adapter.handed_back[number] += 1
+                        adapter.ledger.hand_back(number, "its worker was lost before it could begin")
+                    else:
+                        adapter.ledger.lost(
+                            number, "its worker was lost more often than resources.max_failures"
+                        )
                 except Exception as failure:
-                    self._adapter.fail(failure)
+                    adapter.fail(failure)
 
 
 class LedgerScheduler(FIFOScheduler):
@@ -125,6 +135,7 @@ class LedgerScheduler(FIFOScheduler):
         adapter = self._adapter
         with adapter.lock:
             again = trial.trial_id in adapter.numbers and trial.num_failures <= trial.max_failures
+            adapter.given_up[trial.trial_id] = trial.max_failures if again else 0
             if again and not adapter.closed:
                 try:
                     adapter.ledger.again(trial.config["number"])
