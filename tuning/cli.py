@@ -1,6 +1,7 @@
 """The command line: the verbs of `commands/`, and every foreseeable error as one line and an exit code."""
 
 import logging
+import os
 import sys
 import warnings
 
@@ -21,7 +22,7 @@ from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
 from proxytune.tuning.commands.ui import ui
 from proxytune.tuning.commands.winner import evaluate, export, predict, train, verify
-from proxytune.tuning.errors import ProxytuneError, StorageError
+from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
 
 
 class Verbs(click.Group):
@@ -67,6 +68,11 @@ def main() -> None:
         sys.exit(2)
     except ProxytuneError as error:
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        if isinstance(
+            error, Interrupted
+        ):  # everything is closed; Ray's own exit hook hangs where Ray has died
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(75)

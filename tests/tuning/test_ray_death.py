@@ -59,11 +59,8 @@ def ray_processes(driver: int) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "victims",
-    [VICTIMS, pytest.param(VICTIMS[:1], marks=pytest.mark.slow), pytest.param(VICTIMS[1:], marks=pytest.mark.slow)],
-    ids="+".join,
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [VICTIMS, VICTIMS[:1], VICTIMS[1:]], ids="+".join)
 @pytest.mark.timeout(1800)
 def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"], victims: tuple[str, ...]
