@@ -138,10 +138,10 @@ def stored_efficiency(spec: TrialSpec, folder: Path) -> dict[str, float]:
         if (known := _read(path)) is not None:  # another trial measured it while this one waited
             return known
         measured = measure_efficiency(spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(_key_facts(spec) | {"efficiency": measured}), encoding="utf-8")
-    temporary.rename(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
+        temporary.write_text(json.dumps(_key_facts(spec) | {"efficiency": measured}), encoding="utf-8")
+        temporary.rename(path)  # before the slot is given up: the next in line must find it
     return measured
 
 
