@@ -3,10 +3,13 @@
 Each method proposes a point of the space; it is given the recorded curve of the nearest configuration (the same
 choices, nearest in the ranges scaled to [0, 1], logarithmic where the space is) and the CPU seconds of each report.
 Ours is the real ledger, storage, samplers and rungs; stock is Ray's own OptunaSearch and ASHAScheduler with the same
-rungs. Only Ray's processes are left out: an event queue plays the workers.
+rungs. Only Ray's processes are left out: an event queue plays the workers. For one seed every method begins with the
+same NUM_COMMON random configurations, as many as Optuna's TPE draws at random, so that luck at the start is shared.
 
-Regret: the best full-budget value in the table less that of the configuration which the method would hand out. Ours
-hands out the best trial of the full budget; stock, by `get_best_result`, that of the best last value, however early.
+Regret: the best full-budget value in the table less that of the configuration in hand, by two rules for every method.
+"trained": the best one that has been trained to the full budget, which can be exported as it is. "leader": the one with
+the best last value, however early, as Ray's `get_best_result` answers; what it would reach at the full budget counts,
+although that training is still to be paid for.
 """
 
 import heapq
@@ -41,6 +44,8 @@ STUDY = "listops-mini"
 STOCK = "stock OptunaSearch + ASHA"
 OURS = "asha + tpe"
 BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of each worker, in full trainings
+NUM_COMMON = 10
+RULES = ("trained", "leader")
 METHODS = ("random", "tpe", OURS, STOCK)
 
 
@@ -120,21 +125,19 @@ class Method(Protocol):
     def tell(self, trial: Any, curve: Curve, report: int) -> bool:
         """The next report of a trial; whether it is over."""
 
-    @property
-    def answer(self) -> Curve | None:
-        """What would be handed out now."""
-
 
 class Ours:
     """The ledger as a driver runs it, on a sqlite file of its own."""
 
-    def __init__(self, folder: Path, seed: int, sampler: str, stopping: str) -> None:
+    def __init__(
+        self, folder: Path, seed: int, sampler: str, stopping: str, start: Sequence[Mapping[str, Any]]
+    ) -> None:
         self._spec = read_study(
             STUDY,
             [
                 f"storage={json.dumps(str(folder))}",
                 "search.trials=1000000",
-                "search.enqueue=[]",
+                f"search.enqueue={json.dumps(start)}",
                 f"search.sampler={{name: {sampler}, seed: {seed}}}",
                 f"search.stopping.name={stopping}",
             ],
@@ -143,7 +146,6 @@ class Ours:
         self.study = begin_study(self._spec)
         self._ledger = Ledger(self._spec, self.study.optuna, self.study.storage, self._outbox)
         self._ledger.reconcile()
-        self._best: tuple[float, Curve] | None = None
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
         assignment = self._ledger.next_trial()
@@ -155,14 +157,7 @@ class Ours:
         ending = "complete" if curve.complete else "diverged"
         metrics = {"val_accuracy": curve.values[report], "val_loss": curve.losses[report]}
         turn = Turn(step=curve.steps[report], metrics=metrics, outcome=ending if last else "running")
-        stop = self._ledger.receive(trial, turn, {})
-        if turn.outcome == "complete" and (self._best is None or curve.values[-1] > self._best[0]):
-            self._best = (curve.values[-1], curve)
-        return stop
-
-    @property
-    def answer(self) -> Curve | None:
-        return self._best[1] if self._best else None
+        return self._ledger.receive(trial, turn, {})
 
     def close(self) -> None:
         self._outbox.close()
@@ -172,7 +167,7 @@ class Ours:
 class Stock:
     """Ray's OptunaSearch and ASHAScheduler, called in the order in which Tune's controller does."""
 
-    def __init__(self, seed: int, spec: StudySpec) -> None:
+    def __init__(self, seed: int, spec: StudySpec, start: Sequence[Mapping[str, Any]]) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
@@ -183,6 +178,7 @@ class Stock:
             metric=objective,
             mode="max",
             seed=seed,
+            points_to_evaluate=[dict(params) for params in start],
         )
         self._scheduler: Any = ASHAScheduler(
             time_attr="step",
@@ -193,7 +189,6 @@ class Stock:
             reduction_factor=spec.search.stopping.reduction_factor,
         )
         self._number = 0
-        self._last: dict[str, tuple[float, Curve]] = {}
 
     def ask(self) -> tuple[Any, Mapping[str, Any]]:
         self._number += 1
@@ -206,7 +201,6 @@ class Stock:
     def tell(self, trial: Any, curve: Curve, report: int) -> bool:
         value = curve.values[report]
         result = {"val_accuracy": value, "step": curve.steps[report], "training_iteration": report + 1}
-        self._last[trial.trial_id] = (value, curve)
         over = report == len(curve.steps) - 1
         if not over:
             over = self._scheduler.on_trial_result(None, trial, result) == self._scheduler.STOP
@@ -216,32 +210,37 @@ class Stock:
             self._search.on_trial_complete(trial.trial_id, result)
         return over
 
-    @property
-    def answer(self) -> Curve | None:
-        return max(self._last.values(), key=lambda last: last[0])[1] if self._last else None
+
+def common_start(spec: StudySpec, seed: int) -> list[dict[str, Any]]:
+    """The random configurations with which every method begins."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [spec.space.suggest(study.ask(), {}) for _ in range(NUM_COMMON)]
 
 
 @contextmanager
 def make_method(name: str, seed: int, spec: StudySpec) -> Iterator[Method]:
     """A fresh search of one of METHODS."""
+    start = common_start(spec, seed)
     if name == STOCK:
-        yield Stock(seed, spec)
+        yield Stock(seed, spec, start)
         return
     with tempfile.TemporaryDirectory(prefix="sampling-") as folder:
         sampler, stopping = {"random": ("random", "none"), "tpe": ("tpe", "none"), OURS: ("tpe", "asha")}[
             name
         ]
-        ours = Ours(Path(folder), seed, sampler, stopping)
+        ours = Ours(Path(folder), seed, sampler, stopping, start)
         try:
             yield ours
         finally:
             ours.close()
 
 
-def race(method: Method, curves: Curves, num_workers: int, budgets: Sequence[float]) -> list[float]:
-    """The regret at each budget, in seconds of the simulated clock; lowest budget first.
+def race(
+    method: Method, curves: Curves, num_workers: int, budgets: Sequence[float]
+) -> dict[str, list[float]]:
+    """The regret by each of RULES at each budget, in seconds of the simulated clock; lowest budget first.
 
-    Until a method has anything to hand out, its regret is that of the worst configuration.
+    Until there is anything in hand, its regret is that of the worst configuration.
     """
     order = iter(range(10**9))
     queue: list[tuple[float, int, Any, Curve, int]] = []
@@ -253,17 +252,24 @@ def race(method: Method, curves: Curves, num_workers: int, budgets: Sequence[flo
 
     for _ in range(num_workers):
         begin(0.0)
-    regrets: list[float] = []
-    while len(regrets) < len(budgets):
-        while len(regrets) < len(budgets) and budgets[len(regrets)] < queue[0][0]:
-            answer = method.answer
-            regrets.append(curves.best - (answer.values[-1] if answer and answer.complete else curves.worst))
-        now, _, trial, curve, report = heapq.heappop(queue)
-        if method.tell(trial, curve, report):
-            begin(now)
-        else:
-            seconds = curve.seconds[report + 1] - curve.seconds[report]
-            heapq.heappush(queue, (now + seconds, next(order), trial, curve, report + 1))
+    last: dict[int, tuple[float, float]] = {}  # by trial: its last value, and that of the full budget
+    trained = curves.worst
+    regrets: dict[str, list[float]] = {rule: [] for rule in RULES}
+    for budget in budgets:
+        while queue[0][0] <= budget:
+            now, number, trial, curve, report = heapq.heappop(queue)
+            final = curve.values[-1] if curve.complete else curves.worst
+            last[number] = (curve.values[report], final)
+            if report == len(curve.steps) - 1:
+                trained = max(trained, final)
+            if method.tell(trial, curve, report):
+                begin(now)
+            else:
+                seconds = curve.seconds[report + 1] - curve.seconds[report]
+                heapq.heappush(queue, (now + seconds, number, trial, curve, report + 1))
+        _, leader = max(last.values(), default=(0.0, curves.worst))
+        regrets["trained"].append(curves.best - trained)
+        regrets["leader"].append(curves.best - leader)
     return regrets
 
 
@@ -284,15 +290,19 @@ def run(
     spec = read_study(STUDY)
     curves = Curves(path, spec)
     seconds = [budget * curves.training_seconds for budget in budgets]
-    regrets: dict[str, list[list[float]]] = {name: [] for name in METHODS}
+    regrets: dict[str, dict[str, list[list[float]]]] = {
+        rule: {name: [] for name in METHODS} for rule in RULES
+    }
     for seed in range(num_seeds):
         for name in METHODS:
             with make_method(name, seed, spec) as method:
-                regrets[name].append(race(method, curves, num_workers, seconds))
-        progress(
-            f"seed {seed + 1} of {num_seeds}: " + ", ".join(f"{n} {regrets[n][-1][-1]:.4f}" for n in METHODS)
-        )
-    table = {name: np.array(rows) for name, rows in regrets.items()}
+                for rule, row in race(method, curves, num_workers, seconds).items():
+                    regrets[rule][name].append(row)
+        last = ", ".join(f"{name} {regrets['trained'][name][-1][-1]:.4f}" for name in METHODS)
+        progress(f"seed {seed + 1} of {num_seeds}: {last}")
+    tables = {
+        rule: {name: np.array(rows) for name, rows in methods.items()} for rule, methods in regrets.items()
+    }
     return {
         "study": STUDY,
         "configurations": len(curves.curves),
@@ -302,11 +312,19 @@ def run(
         "seeds": num_seeds,
         "workers": num_workers,
         "budgets": list(budgets),
-        "regret": {name: _with_intervals(rows) for name, rows in table.items()},
-        f"regret less that of {STOCK}, seed by seed": {
-            name: _with_intervals(rows - table[STOCK]) for name, rows in table.items() if name != STOCK
+        "regret": {
+            rule: {name: _with_intervals(rows) for name, rows in methods.items()}
+            for rule, methods in tables.items()
         },
-        "regrets": {name: rows.round(5).tolist() for name, rows in table.items()},
+        f"regret less that of {STOCK}, seed by seed": {
+            rule: {
+                name: _with_intervals(rows - methods[STOCK])
+                for name, rows in methods.items()
+                if name != STOCK
+            }
+            for rule, methods in tables.items()
+        },
+        "regrets": regrets,
     }
 
 
@@ -327,27 +345,28 @@ def _with_intervals(rows: NDArray[np.float64]) -> list[dict[str, float]]:
 
 
 def figure(result: Mapping[str, Any]) -> "Figure":
-    """Regret against budget, and the difference to stock seed by seed."""
+    """Regret against budget by each rule, and below it the difference to stock seed by seed."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(13, 5), layout="constrained")
-    left, right = drawing.subplots(1, 2)
-    for index, name in enumerate(METHODS):
-        _band(left, result["budgets"], result["regret"][name], name, f"C{index}")
-    differences = result[f"regret less that of {STOCK}, seed by seed"]
-    for index, name in enumerate(METHODS):
-        if name in differences:
-            _band(right, result["budgets"], differences[name], name, f"C{index}")
-    right.axhline(0.0, color="C3", linewidth=1)
-    left.set_title(f"regret in val_accuracy, {result['seeds']} seeds, 95 % bootstrap intervals")
-    right.set_title(f"the same less that of {STOCK} (below 0: better)")
-    for axes in (left, right):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(result["budgets"], [f"{budget:g}" for budget in result["budgets"]])
-        axes.minorticks_off()
-        axes.set_xlabel(f"budget of each of {result['workers']} workers, full trainings")
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    titles = {"trained": "best configuration trained to the end", "leader": "leader by its last value"}
+    drawing = Figure(figsize=(13, 9), layout="constrained")
+    for column, rule in zip(drawing.subplots(2, 2, sharex=True, sharey="row").T, RULES, strict=True):
+        upper, lower = column
+        for index, name in enumerate(METHODS):
+            _band(upper, result["budgets"], result["regret"][rule][name], name, f"C{index}")
+            if name in (differences := result[f"regret less that of {STOCK}, seed by seed"][rule]):
+                _band(lower, result["budgets"], differences[name], name, f"C{index}")
+        lower.axhline(0.0, color="C3", linewidth=1, label=STOCK)
+        upper.set_title(f"{titles[rule]}: regret, {result['seeds']} seeds, 95 % bootstrap intervals")
+        lower.set_title("the same less stock's, seed by seed (below 0: better)")
+        lower.set_xlabel(f"budget of each of {result['workers']} workers, full trainings")
+        for axes in column:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(result["budgets"], [f"{budget:g}" for budget in result["budgets"]])
+            axes.minorticks_off()
+            axes.set_ylabel("regret in val_accuracy")
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False)
     return drawing
 
 
@@ -360,13 +379,19 @@ def _band(
 
 
 def table(result: Mapping[str, Any]) -> RichTable:
-    """Mean regret and interval of each method, a row a budget."""
+    """Mean regret and interval of each method, a row a budget and rule; last, ours less stock's seed by seed."""
     rows = RichTable(
+        "rule",
         "budget",
         *METHODS,
+        f"{OURS} less stock",
         title=f"regret in val_accuracy: {result['configurations']} recorded trainings, {result['seeds']} seeds",
     )
-    for index, budget in enumerate(result["budgets"]):
-        points = [result["regret"][name][index] for name in METHODS]
-        rows.add_row(f"{budget:g}", *(f"{p['mean']:.4f} [{p['low']:.4f}, {p['high']:.4f}]" for p in points))
+    for rule in RULES:
+        ours = result[f"regret less that of {STOCK}, seed by seed"][rule][OURS]
+        for index, budget in enumerate(result["budgets"]):
+            points = [*(result["regret"][rule][name][index] for name in METHODS), ours[index]]
+            rows.add_row(
+                rule, f"{budget:g}", *(f"{p['mean']:.4f} [{p['low']:.4f}, {p['high']:.4f}]" for p in points)
+            )
     return rows

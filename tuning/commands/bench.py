@@ -165,7 +165,7 @@ def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_j
         f"regret in val_accuracy after {budget:g} trainings a worker, {name}": "{mean:.4f} [{low:.4f}, {high:.4f}]".format(
             **points[last]
         )
-        for name, points in result["regret"].items()
+        for name, points in result["regret"]["trained"].items()
     }
     _finish(folder, as_json, "sampling", headline, result, sampling.figure(result), sampling.table(result))
 

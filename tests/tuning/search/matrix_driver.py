@@ -102,7 +102,7 @@ def matrix_spec(storage: Path, objectives: str) -> StudySpec:
             "space": {"model.dropout": {"low": 0.0, "high": 0.3}},
             "objectives": OBJECTIVES[objectives],
             "constraints": {"train_memory_mib_per_sequence": f"<= {MEMORY_BOUND}"},
-            "stopping": {"name": "asha", "min_steps": RUNG, "reduction_factor": 2},
+            "stopping": {"name": "asha", "min_steps": RUNG, "reduction_factor": 3},
             "trials": len(FAULTS),
         },
         "resources": {"max_concurrent": 1, "max_failures": 1},

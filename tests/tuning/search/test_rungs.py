@@ -11,8 +11,8 @@ values = st.floats(min_value=-100, max_value=100)
 
 
 def goes_on_reference(history: list[float], factor: int) -> bool:
-    """The last of `history` (minimised) is among the best 1/factor of all, rounded up."""
-    keep = math.ceil(len(history) / factor)
+    """The last of `history` (minimised) is among the best 1/factor of all, rounded down, or next to them."""
+    keep = math.floor(len(history) / factor) + 1
     return sum(value < history[-1] for value in history) < keep
 
 
@@ -28,6 +28,7 @@ def test_only_the_first_crossing_counts() -> None:
     rungs = Rungs([10], best_share(2))
     rungs.enter(0, 10, Entry(values=(5.0,)))
     rungs.enter(1, 10, Entry(values=(1.0,)))
+    rungs.enter(2, 10, Entry(values=(2.0,)))
     rungs.enter(0, 10, Entry(values=(0.0,)))  # reported again after a resume, with a later value
     assert not rungs.goes_on(0, 10)
 
