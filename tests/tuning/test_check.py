@@ -9,9 +9,10 @@ import torch
 from click.testing import CliRunner
 
 from proxytune.tuning.commands.study import check
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.search.ledger import END, SECONDS
-from proxytune.tuning.study import begin_study, run_study
+from proxytune.tuning.study import begin_study
 from proxytune.tuning.yaml_file import as_yaml
 
 

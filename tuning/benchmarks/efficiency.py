@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.spec import read_study
-from proxytune.tuning.study import run_study
 from proxytune.tuning.tracking.outbox import Event, read_events
 
 if TYPE_CHECKING:

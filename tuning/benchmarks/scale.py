@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxytune.tuning.benchmarks.turnaround import REPORTS, NoWorkTrainable, no_work_study
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.study import begin_study, run_study
+from proxytune.tuning.study import begin_study
 from proxytune.tuning.tracking.outbox import Outbox, read_events
 from proxytune.tuning.trial.trial_run import Turn
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxytune.tuning.cluster.ray_session import ray_session
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.study import run_study
 from proxytune.tuning.tracking.shipper import default_uri
 from proxytune.tuning.trial.trainable import TrialTrainable
 from proxytune.tuning.trial.trial_run import TrialRun, Turn

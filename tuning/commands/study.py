@@ -77,8 +77,8 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune run listops --storage /mnt/studies --address auto
     """
     from proxytune.tuning.data import prepare_task
+    from proxytune.tuning.driver import run_study
     from proxytune.tuning.progress import Watch, data_progress
-    from proxytune.tuning.study import run_study
     from proxytune.tuning.summary import summary
     from proxytune.tuning.tracking.shipper import num_waiting
 

@@ -17,11 +17,12 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.constraints import parse_constraint, violation
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.metrics import MEMORY
 from proxytune.tuning.search.ledger import END, trial_folder
 from proxytune.tuning.storage import Lease, storage_errors
-from proxytune.tuning.study import Study, run_study
+from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial.checkpoints import MANIFEST, checkpoint_paths
 from proxytune.tuning.trial.object_store import Folder

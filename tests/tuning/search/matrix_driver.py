@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.study import run_study
 from proxytune.tuning.trial.trainable import TrialTrainable
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
 from proxytune.tuning.trial_spec import TrialSpec

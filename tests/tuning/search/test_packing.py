@@ -104,7 +104,7 @@ gpu.smallest_gpu_mib = lambda: 2000.0
 from proxytune.tuning.benchmarks.turnaround import NoWork, NoWorkTrainable
 from proxytune.tuning.search.packing import predicted_mib, share_of_gpu
 from proxytune.tuning.spec import parse_study
-from proxytune.tuning.study import run_study
+from proxytune.tuning.driver import run_study
 
 class Granted(NoWork):
     def turn(self):
