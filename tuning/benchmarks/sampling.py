@@ -357,8 +357,8 @@ def figure(result: Mapping[str, Any]) -> "Figure":
             if name in (differences := result[f"regret less that of {STOCK}, seed by seed"][rule]):
                 _band(lower, result["budgets"], differences[name], name, f"C{index}")
         lower.axhline(0.0, color="C3", linewidth=1, label=STOCK)
-        upper.set_title(f"{titles[rule]}: regret, {result['seeds']} seeds, 95 % bootstrap intervals")
-        lower.set_title("the same less stock's, seed by seed (below 0: better)")
+        upper.set_title(f"{titles[rule]} ({result['seeds']} seeds, 95 % intervals)")
+        lower.set_title("less that of stock, seed by seed (below 0: better)")
         lower.set_xlabel(f"budget of each of {result['workers']} workers, full trainings")
         for axes in column:
             axes.set_xscale("log", base=2)

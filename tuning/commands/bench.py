@@ -160,10 +160,10 @@ def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_j
 
     seeds, budgets = (2, sampling.BUDGETS[:3]) if quick else (num_seeds, sampling.BUDGETS)
     result = sampling.run(curves, seeds, budgets=budgets, progress=_say)
-    last, budget = -1, result["budgets"][-1]
+    middle = len(result["budgets"]) // 2
     headline = {
-        f"regret in val_accuracy after {budget:g} trainings a worker, {name}": "{mean:.4f} [{low:.4f}, {high:.4f}]".format(
-            **points[last]
+        f"regret in val_accuracy after {result['budgets'][middle]:g} trainings a worker, {name}": (
+            "{mean:.4f} [{low:.4f}, {high:.4f}]".format(**points[middle])
         )
         for name, points in result["regret"]["trained"].items()
     }

@@ -93,7 +93,7 @@ class TrialTrainable(tune.Trainable):
 
     def _check_data(self, run: TrialRun) -> None:
         """Refuse other data than the driver's: a node's root may hold another version, and nothing would compare."""
-        if self._fingerprint not in (None, run.fingerprint):
+        if self._fingerprint is not None and self._fingerprint != run.fingerprint:
             self._run = None
             raise DataError(
                 f"the data on node {socket.gethostname()} ({run.fingerprint[:12]}) are not the driver's "
