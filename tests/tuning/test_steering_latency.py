@@ -71,7 +71,19 @@ def test_every_wish_is_heard_within_seconds(tmp_path: Path, driver: "subprocess.
         taken[wish] = seen[-1]["time_ms"] / 1000 - began
 
     measure("enqueue and extend: it starts", lambda: (enqueue(study, {"model.num_proxies": 8}), extend(study, 2)), kind="trial", trial=1)  # fmt: skip
-    measure("stop --trial: it has ended", lambda: cancel_trial(study, 1), kind="end", trial=1)
+    measure(
+        "stop --trial while its worker starts: it has ended",
+        lambda: cancel_trial(study, 1),
+        kind="end",
+        trial=1,
+    )
+    enqueue(study, {"model.num_proxies": 2})
+    extend(study, 3)
+    wait(lambda: count(kind="trial", trial=2) == 1)
+    time.sleep(20)  # no event tells that it trains
+    measure(
+        "stop --trial of one that trains: it has ended", lambda: cancel_trial(study, 2), kind="end", trial=2
+    )
     measure("pause: the trial is handed back", lambda: pause(study, on=True), kind="end", trial=0)
     measure("resume: the trial goes on", lambda: pause(study, on=False), kind="trial", trial=0)
     measure("stop: it is heard", lambda: request_stop(study, now=False), kind="log", text="stop")
@@ -81,7 +93,7 @@ def test_every_wish_is_heard_within_seconds(tmp_path: Path, driver: "subprocess.
     assert driver.wait(300) == 75
     for wish, seconds in taken.items():
         print(f"{wish} after {seconds:.2f} s (load average {os.getloadavg()[0]:.1f})")
-    assert len(taken) == 6
+    assert len(taken) == 7
     who = {event["text"]: event["who"] for event in events() if event["kind"] == "log"}
     assert {"pause", "resume", "stop", "stop now"} <= who.keys()
     assert all("@" in name for name in who.values())

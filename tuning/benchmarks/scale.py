@@ -76,10 +76,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
             "whole_seconds": whole,  # with Ray's start and end, and MLflow's last events
             "seconds_per_trial": spent[0] / num_trials,
             "driver_cpu_milliseconds_per_trial": 1000 * spent[1] / num_trials,
-            "mib_per_1000_trials": {
-                "first half": _slope(memory[: len(memory) // 2 + 1]),
-                "second half": _slope(memory[len(memory) // 2 :]),
-            },
+            "mib_per_1000_trials": _growth(memory, num_trials),
             "memory": memory,
             "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
         }
@@ -126,10 +123,7 @@ def _measure_ledger(num_trials: int, progress: Callable[[str], None] = lambda te
             "search_seconds": seconds,
             "seconds_per_trial": seconds / num_trials,
             "driver_cpu_milliseconds_per_trial": 1000 * spent / num_trials,
-            "mib_per_1000_trials": {
-                "first half": _slope(memory[: len(memory) // 2 + 1]),
-                "second half": _slope(memory[len(memory) // 2 :]),
-            },
+            "mib_per_1000_trials": _growth(memory, num_trials),
             "memory": memory,
             "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
         }
@@ -156,6 +150,16 @@ def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[in
 
     points = [(bisect.bisect_right(ends, when), kib / 1024) for when, kib in samples]
     return points[:: max(1, len(points) // 40)] + points[-1:]
+
+
+def _growth(memory: list[tuple[int, float]], num_trials: int) -> dict[str, float]:
+    """MiB per 1,000 trials in either half of the search; equal where it is flat.
+
+    Without what comes after the last trial: Ray gathers the results of all trials once, when its run ends.
+    """
+    searching = [point for point in memory if point[0] < num_trials]
+    half = len(searching) // 2
+    return {"first half": _slope(searching[: half + 1]), "second half": _slope(searching[half:])}
 
 
 def _slope(points: list[tuple[int, float]]) -> float:
