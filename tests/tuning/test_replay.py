@@ -1,0 +1,56 @@
+"""One trial at a time and the same seed: a second process proposes, trains and stops the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STUDY = """
+name: replayed
+task: {name: listops-mini, train_examples: 512}
+model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16}
+training: {steps: 60, warmup_steps: 6, batch_size: 8, learning_rate: 1e-3, eval_every: 20}
+search:
+  space: {model.num_proxies: {choice: [2, 4, 8]}, model.dropout: {low: 0.0, high: 0.3}}
+  stopping: {name: asha, min_steps: 20, reduction_factor: 3}
+  trials: 14
+resources: {max_concurrent: 1}
+"""
+
+
+def proxytune(*arguments: str, folder: Path) -> str:
+    script = "from proxytune.tuning.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_study_of_one_trial_at_a_time_is_the_same_again(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "replayed.yaml").write_text(STUDY)
+        proxytune("run", "replayed.yaml", folder=folder)
+        trials = json.loads(proxytune("trials", "replayed", "--json", folder=folder))
+        seen.append(
+            [
+                (trial["outcome"], trial["params"], trial["step"], trial["metrics"]["val_accuracy"])
+                for trial in trials
+            ]
+        )
+    assert len(seen[0]) == 14  # more than TPE draws at random
+    assert {outcome for outcome, *_ in seen[0]} == {"complete", "pruned"}
+    assert seen[0] == seen[1]
