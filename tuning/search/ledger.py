@@ -211,7 +211,7 @@ class Ledger:
     @property
     def finished(self) -> bool:
         """Whether no further trial will be started."""
-        self._poll()
+        self.poll()
         return self._stopping is not None or self._started >= self._budget or self.spent is not None
 
     @property
@@ -230,8 +230,11 @@ class Ledger:
         """For how long the study has been run, over all drivers."""
         return self._seconds + time.monotonic() - self._began
 
-    def _poll(self) -> None:
-        """Hear, at most once a second, what other terminals wish."""
+    def poll(self) -> None:
+        """Hear, at most once a second, what other terminals wish; a cancelled trial has ended then.
+
+        Its worker is told at its next turn, which takes seconds where the worker has yet to start.
+        """
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
         self._polled = time.monotonic()
@@ -250,6 +253,8 @@ class Ledger:
         if wish and (self._stopping is None or (wish["now"] and not self._now)):
             self.stop(f"{wish['who']} asked for it", now=wish["now"])
             self._event("log", who=wish["who"], text="stop now" if wish["now"] else "stop")
+        for number in self.live.keys() & self._cancelled.keys():
+            self._end(number, "failed", f"ended by {self._cancelled[number]}")
 
     def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now."""
@@ -282,9 +287,9 @@ class Ledger:
         elif stop:
             self._end(number, "pruned", f"not among the best at step {turn.step}")
         else:
-            self._poll()
-            if number in self._cancelled:
-                self._end(number, "failed", f"ended by {self._cancelled[number]}")
+            self.poll()
+            if number not in self.live:
+                pass  # cancelled
             elif turn.metrics is not None and self.spent is not None:
                 self._end(number, "pruned", self.spent)
             elif self._stopping is not None and self._now:

@@ -111,11 +111,21 @@ class LedgerSearcher(Searcher):
 
 
 class LedgerScheduler(FIFOScheduler):
-    """Stops a trial when the ledger says so."""
+    """Stops a trial when the ledger says so, and lets the ledger hear other terminals in every round of Ray's loop."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._adapter = adapter
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        adapter = self._adapter
+        with adapter.lock:
+            try:
+                if not adapter.closed:
+                    adapter.ledger.poll()
+            except Exception as error:
+                adapter.fail(error)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         where = {"node": result.get("node_ip", ""), "pid": result.get("pid", 0)}

@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
 
 from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.search.searcher import Adapter, LedgerScheduler, LedgerSearcher
+from proxytune.tuning.steering import cancel_trial
 from proxytune.tuning.study import begin_study
 from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.trial.trial_run import Turn
 
 
 @pytest.fixture
@@ -49,3 +52,19 @@ def test_a_trial_whose_worker_was_lost_too_often_fails(ray_side) -> None:
     study, searcher, scheduler = ray_side
     give_up(scheduler, searcher, "a", searcher.suggest("a"), num_failures=4)
     assert study.trials()[0].state == TrialState.FAIL
+
+
+def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
+    """Its slot is free at once for the ledger; the worker hears of it when it first reports."""
+    study, searcher, scheduler = ray_side
+    config = searcher.suggest("a")
+    cancel_trial(study, config["number"])
+    monkeypatch.setattr("proxytune.tuning.search.ledger.POLL_SECONDS", 0.0)
+    assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
+    assert searcher.suggest("b")["number"] == config["number"] + 1
+    assert study.trials()[config["number"]].state == TrialState.FAIL
+    turn = {"turn": Turn(step=3, metrics=None, outcome="running").to_json()}
+    trial = SimpleNamespace(trial_id="a", config=config)
+    assert scheduler.on_trial_result(None, trial, turn) == TrialScheduler.STOP
+    searcher.on_trial_complete("a")
+    assert study.trials()[config["number"]].user_attrs["end"]["step"] == 0

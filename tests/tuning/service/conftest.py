@@ -63,7 +63,7 @@ class Driver:
     def hears(self) -> None:
         """Look at once at what others wish, as it does every second."""
         self.ledger._polled = -1e9
-        self.ledger._poll()
+        self.ledger.poll()
 
 
 @pytest.fixture
