@@ -25,7 +25,7 @@ STUDY = {
     "search": {
         "space": {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}},
         "constraints": {"train_memory_mib_per_sequence": "<= 100"},
-        "stopping": {"name": "asha", "min_steps": 3, "reduction_factor": 2},
+        "stopping": {"name": "asha", "min_steps": 3, "reduction_factor": 3},
         "trials": 5,
         "enqueue": [{"model.num_proxies": 4, "model.dropout": 0.1}],
     },
