@@ -8,6 +8,9 @@ from proxytune.models.attention import MECHANISMS
 from proxytune.models.errors import ConfigError
 from proxytune.models.rules import require_at_least, require_one_of, require_probability
 
+MOST_WEIGHTS = 10**10
+"""A rule against slips of the keyboard: what is larger is refused before it is built."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -61,11 +64,11 @@ class ModelConfig:
             "vocab_size",
             "max_length",
             "num_classes",
-            "num_layers",
             "embedding_dim",
             "feedforward_dim",
         ):
             require_at_least(name, getattr(self, name), 1)
+        require_at_least("num_layers", self.num_layers, 1, highest=1000)
         require_one_of("num_documents", self.num_documents, (1, 2))
         require_at_least("num_heads", self.num_heads, 1)
         if self.embedding_dim % self.num_heads:
@@ -78,6 +81,18 @@ class ModelConfig:
             require_probability("attention_dropout", self.attention_dropout)
         require_one_of("attention", self.attention, tuple(MECHANISMS))
         MECHANISMS[self.attention].check(self)
+        if self.num_weights > MOST_WEIGHTS:
+            raise ConfigError(
+                f"a model of over {self.num_weights:.1e} weights: at most {MOST_WEIGHTS:.0e} are allowed; "
+                f"lower embedding_dim ({self.embedding_dim}), feedforward_dim ({self.feedforward_dim}) "
+                f"or num_layers ({self.num_layers})"
+            )
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the embeddings and of the blocks' matrices: a lower bound, without building anything."""
+        block = 4 * self.embedding_dim**2 + 2 * self.embedding_dim * self.feedforward_dim
+        return self.num_layers * block + (self.vocab_size + self.max_length) * self.embedding_dim
 
     @property
     def head_dim(self) -> int:

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from proxytune.models.errors import ConfigError
 
 
-def require_at_least(name: str, value: int, lowest: int) -> None:
-    """`value` is an integer of at least `lowest`."""
+def require_at_least(name: str, value: int, lowest: int, highest: int = 2**20) -> None:
+    """`value` is an integer of at least `lowest`, and no slip of the keyboard: at most `highest`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ConfigError(f"{name} is {value!r}: it must be an integer of at least {lowest}")
+    if value > highest:
+        raise ConfigError(f"{name} is {value}: it must be at most {highest}")
 
 
 def require_probability(name: str, value: float) -> None:

@@ -29,6 +29,8 @@ from proxytune.models.warm_start import warm_start
 # Measured at n = 4096: 14.2 sequences/s in passes of 8, 6.7 in passes of 32 (one Zen 4 thread).
 CPU_TOKENS_PER_PASS = 32_768
 
+MOST_STEPS = 10**9
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -50,9 +52,10 @@ class TrainingConfig:
     compile: bool = False  # torch.compile: tens of seconds at the start, the same results up to rounding
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every"):
-            require_at_least(name, getattr(self, name), 1)
-        require_at_least("warmup_steps", self.warmup_steps, 0)
+        for name in ("steps", "eval_every"):
+            require_at_least(name, getattr(self, name), 1, highest=MOST_STEPS)
+        require_at_least("warmup_steps", self.warmup_steps, 0, highest=MOST_STEPS)
+        require_at_least("batch_size", self.batch_size, 1)
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps is {self.warmup_steps}: it must be below steps {self.steps}")
         if self.warmup_steps == 1:

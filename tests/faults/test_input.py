@@ -71,6 +71,14 @@ HOSTILE = {
     "learning rate 1e400": changed("learning_rate: 1e-3", "learning_rate: 1e400"),
     "learning rate with 100,000 digits": changed("learning_rate: 1e-3", f"learning_rate: {'9' * 100_000}"),
     "trials a billion digits": changed("trials: 2", f"trials: {'9' * 5_000}"),
+    "a billion steps": changed("steps: 8", "steps: 1000000001"),
+    "a billion layers": changed("num_layers: 1", "num_layers: 1000000000"),
+    "10^18 weights": changed("embedding_dim: 16", "embedding_dim: 1000000"),
+    "a batch of 10^18": changed("batch_size: 8", "batch_size: 1000000000000000000"),
+    "a trillion proxies": changed("num_proxies: 4", "num_proxies: 1000000000000"),
+    "layers searched up to a billion": changed(
+        "model.dropout: {low: 0.0, high: 0.3}", "model.num_layers: {low: 1, high: 1000000000, log: true}"
+    ),
     "low above high": changed("low: 0.0, high: 0.3", "low: 0.5, high: 0.3"),
     "low NaN": changed("low: 0.0", "low: .nan"),
     "high infinite": changed("high: 0.3", "high: .inf"),

@@ -21,6 +21,12 @@ TASK: dict[str, Any] = {"vocab_size": 16, "max_length": 64, "num_classes": 2, "n
         ({"num_heads": 0}, "num_heads is 0"),
         ({"num_layers": 0}, "num_layers is 0: it must be an integer of at least 1"),
         ({"num_layers": 2.0}, "num_layers is 2.0"),
+        ({"num_layers": 1001}, "num_layers is 1001: it must be at most 1000"),
+        ({"feedforward_dim": 10**18}, "feedforward_dim is 1000000000000000000: it must be at most"),
+        (
+            {"embedding_dim": 2**20},
+            r"a model of over 8\.8e\+12 weights: at most 1e\+10 are allowed; lower embedding_dim",
+        ),
         ({"num_layers": True}, "num_layers is True"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"dropout": 1.0}, r"dropout is 1.0: it must be a number in \[0, 1\)"),
