@@ -159,6 +159,29 @@ def study(make_study: Callable[..., Study]) -> Study:
     return make_study()
 
 
+def points(uri: str) -> tuple[set[tuple[str, str, int]], int]:
+    """(trial, metric, step) of every point that MLflow holds, and how many are there twice."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("proxytune")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=50_000)
+    found: Counter[tuple[str, str, int]] = Counter()
+    for run in runs:
+        if "mlflow.parentRunId" in run.data.tags:
+            for metric in run.data.metrics:
+                for point in client.get_metric_history(run.info.run_id, metric):
+                    found[run.data.tags["trial_key"], metric, point.step] += 1
+    return set(found), sum(found.values()) - len(found)
+
+
+@pytest.fixture
+def mlflow_points() -> Callable[[str], tuple[set[tuple[str, str, int]], int]]:
+    """What MLflow holds: `points`."""
+    return points
+
+
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Keep a row of the fault table: only after every assertion of the test."""

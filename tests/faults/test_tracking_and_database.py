@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -78,26 +77,11 @@ def hanging(server: Any, seconds: float) -> Iterator[None]:
     server.send(signal.SIGCONT)
 
 
-def points(uri: str) -> tuple[set[tuple[str, str, int]], int]:
-    """(trial, metric, step) of every point that MLflow holds, and how many are there twice."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("proxytune")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    found: Counter[tuple[str, str, int]] = Counter()
-    for run in runs:
-        if "mlflow.parentRunId" in run.data.tags:
-            for metric in run.data.metrics:
-                for point in client.get_metric_history(run.info.run_id, metric):
-                    found[run.data.tags["trial_key"], metric, point.step] += 1
-    return set(found), sum(found.values()) - len(found)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_study_does_not_notice_that_mlflow_is_away(study: Any, record: Callable[..., None]) -> None:
+def test_a_study_does_not_notice_that_mlflow_is_away(
+    study: Any, mlflow_points: Callable[..., Any], record: Callable[..., None]
+) -> None:
     """Killed, answering 500, hanging: a minute each, in one study that is long enough for all three."""
     study.storage.mkdir()
     uri = default_uri(study.storage)
@@ -123,7 +107,7 @@ def test_a_study_does_not_notice_that_mlflow_is_away(study: Any, record: Callabl
         driver.send_signal(signal.SIGINT)
         assert driver.wait(240) == 75, study.said()
         server.stop()
-        held, doubled = points(uri)
+        held, doubled = mlflow_points(uri)
         said = {
             (f"small/{event['trial']}", metric, event["step"])
             for event in study.events("report")

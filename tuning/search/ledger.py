@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.constraints import parse_constraint, violation
+from proxytune.tuning.errors import StorageError
 from proxytune.tuning.metrics import MEMORY, any_known
 from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs
@@ -257,7 +258,11 @@ class Ledger:
             self._end(number, "failed", f"ended by {self._cancelled[number]}")
 
     def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
-        """Note what a trial says; True: it is to stop now."""
+        """Note what a trial says; True: it is to stop now.
+
+        Raises:
+            StorageError: there is no room for the trial's checkpoint; it is handed back.
+        """
         live = self.live.get(number)
         if live is None:
             return True  # a worker that was given up reports late
@@ -276,6 +281,11 @@ class Ledger:
         if turn.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
             live.trial.set_user_attr(WHOLE_GPU, True)
             self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
+        elif turn.outcome == "unsaved":
+            self._interrupt(number, turn.reason)
+            raise StorageError(
+                f"trial {number} cannot keep a checkpoint: {turn.reason}; make room, then the same command goes on"
+            )
         elif turn.outcome not in ("running", "complete"):
             self._end(number, turn.outcome, turn.reason)
         elif turn.metrics is not None and not all(map(math.isfinite, self._values(turn.metrics))):

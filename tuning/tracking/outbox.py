@@ -90,7 +90,8 @@ class Outbox:
         self._study_open = False
         self._last_time_ms = 0
         self._size = self._scan(folder)
-        self._file = os.open(folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = folder / JOURNAL
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(self._file, self._size)
         if self._size == 0:
             self._write({"kind": "journal", "format": 1, "id": uuid.uuid4().hex})
@@ -180,9 +181,9 @@ class Outbox:
         try:
             while line:  # a filling disk takes a part first, and says why at the next
                 line = line[os.write(self._file, line) :]
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         self._size += size
 
     def _end_what_was_left(self) -> None:

@@ -31,18 +31,16 @@ def save_checkpoint(folder: Folder, step: int, state: dict[str, Any]) -> Folder:
         return _save_objects(folder, step, state)
     final = folder / f"step-{step:010d}"
     temporary = folder / f".{final.name}-{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
+    content = io.BytesIO()  # torch makes a RuntimeError without a reason of a file that cannot be written
+    torch.save(state, content)
+    manifest = {"step": step, "sha256": hashlib.sha256(content.getbuffer()).hexdigest()}
     try:
-        with open(temporary / "state.pt", "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(temporary / "state.pt", "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with open(temporary / MANIFEST, "w", encoding="utf-8") as text:
-            json.dump({"step": step, "sha256": digest}, text)
-            text.flush()
-            os.fsync(text.fileno())
+        temporary.mkdir(parents=True)
+        for name, written in (("state.pt", content.getbuffer()), (MANIFEST, json.dumps(manifest).encode())):
+            with open(temporary / name, "wb") as file:
+                file.write(written)
+                file.flush()
+                os.fsync(file.fileno())
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)

@@ -17,7 +17,7 @@ from proxytune.datasets import DataError
 from proxytune.tuning.trial.efficiency import stored_efficiency
 from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
 from proxytune.tuning.trial.object_store import as_folder
-from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory
+from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory, is_out_of_room
 from proxytune.tuning.trial_spec import TrialSpec
 
 DRAIN_POLL_SECONDS = 5.0
@@ -28,7 +28,7 @@ class TrialTrainable(tune.Trainable):
 
     What a trial itself gets wrong (a diverged loss, memory, refused data, a bug) is a Turn with its outcome, which
     ends it. What the machine gets wrong (OSError, a killed process) is raised: Ray starts the trial again, up to
-    max_failures, and it goes on from its newest checkpoint.
+    max_failures, and it goes on from its newest checkpoint. A full disk is a Turn that ends the driver.
     """
 
     run_type: ClassVar[type[TrialRun]] = TrialRun
@@ -76,8 +76,10 @@ class TrialTrainable(tune.Trainable):
                 self._check_data(self._run)
             self._training = True
             turn = self._run.turn()
-        except OSError:
-            raise
+        except OSError as error:
+            if self._run is None or not is_out_of_room(error):
+                raise
+            turn = Turn(step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}")
         except Exception as error:
             step = self._run.step if self._run else 0
             outcome = "out_of_memory" if is_out_of_memory(error) else "failed"

@@ -1,5 +1,6 @@
 """One training as a sequence of short turns: it can be stopped after any of them and goes on from its checkpoint."""
 
+import errno
 import json
 import math
 import time
@@ -25,7 +26,8 @@ EVALUATION_BATCH_SIZE = 128
 class Turn:
     """What a trial says after a turn: where it is, a report if an evaluation was due, and how it stands.
 
-    outcome is one of running, complete, diverged, out_of_memory, failed; reason says why it failed.
+    outcome is one of running, complete, diverged, out_of_memory, unsaved, failed; reason says why it failed. unsaved:
+    there is no room for a checkpoint, which no retry mends.
     """
 
     step: int
@@ -43,6 +45,11 @@ class Turn:
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
         return cls(**values | {"notes": tuple(values["notes"])})
+
+
+def is_out_of_room(error: OSError) -> bool:
+    """Whether a disk is full, over its quota or read-only."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

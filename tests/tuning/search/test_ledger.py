@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.search.ledger import Assignment, Ledger
 from proxytune.tuning.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.study import Study, begin_study
@@ -109,6 +109,16 @@ def test_a_trial_out_of_memory_is_told_as_breaking_the_memory_constraint(make_sp
     trial = driver.study.trials()[number]
     assert trial.state == TrialState.FAIL
     assert trial.constraints[metric] > 0
+
+
+def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_driver(spec) -> None:
+    driver = Driver(spec)
+    number = driver.begin().number
+    with pytest.raises(StorageError, match=f"trial {number} cannot keep a checkpoint: /x: No space left"):
+        driver.say(number, 5, outcome="unsaved", reason="/x: No space left on device")
+    trial = driver.study.trials()[number]
+    assert (trial.state, trial.values) == (TrialState.WAITING, None)
+    assert number not in driver.ledger.live
 
 
 def test_a_study_stored_before_a_key_existed_goes_on(make_spec) -> None:
