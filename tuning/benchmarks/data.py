@@ -43,6 +43,16 @@ def run(quick: bool = False, progress: Callable[[str], None] = lambda text: None
     return {"cores": len(os.sched_getaffinity(0)), "tasks": tasks}
 
 
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows."""
+    return {
+        f"{name}, {task['rows']:,} rows on {result['cores']} cores": (
+            f"{task['rows_per_second']:.0f} rows/s, opened in {task['open_milliseconds']:.0f} ms"
+        )
+        for name, task in result["tasks"].items()
+    }
+
+
 def figure(result: dict[str, Any]) -> "Figure":
     """Rows a second of each task, on a logarithmic axis."""
     from matplotlib.figure import Figure

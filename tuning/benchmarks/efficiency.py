@@ -60,6 +60,13 @@ def account(events: Sequence[Event], num_slots: int) -> dict[str, Any]:
     }
 
 
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows."""
+    return {
+        f"slot-seconds spent training, {result['trials']} trials on {result['slots']} slots": f"{result['share_training']:.1%}"
+    }
+
+
 def figure(result: dict[str, Any]) -> "Figure":
     """The shares as one bar."""
     from matplotlib.figure import Figure

@@ -174,6 +174,17 @@ def with_ratios(measurements: list[Measurement]) -> list[Measurement]:
     ]
 
 
+def headline(measurements: list[Measurement]) -> dict[str, str]:
+    """What a table of all benchmarks shows."""
+    return {
+        f"a training step of Proxyformer, n = {m.length}": (
+            f"{ratio(m.throughput_ratio)} the throughput and {ratio(m.memory_ratio)} the memory of explicit softmax"
+        )
+        for m in measurements
+        if m.mechanism == "proxyformer"
+    }
+
+
 def figure(measurements: list[Measurement]) -> "Figure":
     """Three panels over the length, both axes logarithmic."""
     from matplotlib.figure import Figure

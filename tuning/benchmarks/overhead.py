@@ -156,6 +156,15 @@ def _asks(
     return samples
 
 
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows."""
+    asks = result["ask_milliseconds"]
+    return {
+        f"an ask after {result['finished_trials']:,} trials": f"{asks[OURS]:.1f} ms; Optuna alone {asks[OWN]:.1f} ms "
+        f"({result['ratio_to_optuna']:.2f} times); stock OptunaSearch, in memory, {asks[STOCK]:.1f} ms"
+    }
+
+
 def figure(result: dict[str, Any]) -> "Figure":
     """All asks of the three, sorted."""
     from matplotlib.figure import Figure

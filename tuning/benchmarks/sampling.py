@@ -344,6 +344,18 @@ def _with_intervals(rows: NDArray[np.float64]) -> list[dict[str, float]]:
     return found
 
 
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows: regret at a middle budget."""
+    middle = len(result["budgets"]) // 2
+    regrets = {name: points[middle] for name, points in result["regret"]["trained"].items()}
+    return {
+        f"regret in val_accuracy after {result['budgets'][middle]:g} trainings a worker": "; ".join(
+            f"{name} {regret['mean']:.4f} [{regret['low']:.4f}, {regret['high']:.4f}]"
+            for name, regret in regrets.items()
+        )
+    }
+
+
 def figure(result: Mapping[str, Any]) -> "Figure":
     """Regret against budget by each rule, and below it the difference to stock seed by seed."""
     from matplotlib.figure import Figure

@@ -52,16 +52,18 @@ def newest_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def markdown_table(documents: list[dict[str, Any]]) -> str:
-    """The headlines as a Markdown table with the date and the machine."""
-    lines = ["| benchmark | what | figure | date | machine |", "|---|---|---|---|---|"]
+    """The headlines as a Markdown table, and a line with the dates and the machines."""
+    lines = ["| `proxytune bench` | what | figure |", "|---|---|---|"]
     for document in documents:
-        hardware = document["hardware"]
-        machine = f"{hardware['cpus']} cores, {hardware['cpu']}"
         for what, figure in document["headline"].items():
-            lines.append(
-                f"| {document['benchmark']} | {what} | {figure} | {document['date'][:10]} | {machine} |"
-            )
-    return "\n".join(lines)
+            lines.append(f"| {document['benchmark']} | {what} | {figure} |")
+    dates = sorted({document["date"][:10] for document in documents})
+    machines = sorted(
+        {f"{document['hardware']['cpus']} cores, {document['hardware']['cpu']}" for document in documents}
+    )
+    torches = sorted({document["versions"]["torch"] for document in documents})
+    measured = f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {' and '.join(machines)}"
+    return "\n".join([*lines, "", f"{measured}, torch {', '.join(torches)}."])
 
 
 def _cpu_model() -> str:

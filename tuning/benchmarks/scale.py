@@ -184,6 +184,20 @@ def _resume_seconds(spec: StudySpec) -> float:
     return seconds
 
 
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows; growth per 1,000 trials only where there are as many."""
+    found = {}
+    for study in result["studies"]:
+        grows = f"driver {study['mib_per_1000_trials']['second half']:.0f} MiB per 1,000 trials; "
+        found[
+            f"{study['trials']:,} trials without work{', without Ray' if 'without_ray' in study else ''}"
+        ] = (
+            f"{study['seconds_per_trial']:.3f} s a trial; {grows if study['trials'] >= 1000 else ''}"
+            f"resumed in {study['resume_seconds']:.1f} s"
+        )
+    return found
+
+
 def figure(result: dict[str, Any]) -> "Figure":
     """The driver's memory over the finished trials of the largest study, and each size's seconds a trial."""
     from matplotlib.figure import Figure

@@ -85,11 +85,7 @@ def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bo
     from proxytune.tuning.benchmarks import turnaround
 
     result = turnaround.run(*((20, 5) if quick else (num_trials, stock_trials)))
-    headline = {
-        "a trial without work, tracked": f"{result['seconds_per_trial']:.3f} s",
-        "the same with stock Ray Tune": f"{result['stock_seconds_per_trial']:.2f} s ({result['ratio']:.1f} times)",
-    }
-    _finish(folder, as_json, "turnaround", headline, result, turnaround.figure(result))
+    _finish(folder, as_json, "turnaround", turnaround.headline(result), result, turnaround.figure(result))
 
 
 @bench.command("overhead")
@@ -106,14 +102,7 @@ def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) ->
     from proxytune.tuning.benchmarks import overhead
 
     result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_say)
-    asks = result["ask_milliseconds"]
-    headline = {
-        f"an ask after {result['finished_trials']} trials": f"{asks[overhead.OURS]:.1f} ms",
-        "the same by Optuna alone": f"{asks[overhead.OWN]:.1f} ms (ours is {result['ratio_to_optuna']:.2f} of it)",
-        "the same by stock OptunaSearch": f"{asks[overhead.STOCK]:.1f} ms",
-        "three reports and an end": f"{result['driver_milliseconds_per_trial']['reports and end']:.1f} ms",
-    }
-    _finish(folder, as_json, "overhead", headline, result, overhead.figure(result))
+    _finish(folder, as_json, "overhead", overhead.headline(result), result, overhead.figure(result))
 
 
 @bench.command("scale")
@@ -130,14 +119,7 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
 
     sizes = [60] if quick else _numbers("--trials", trials)
     result = scale.run(sizes, ray=not without_ray, progress=_say)
-    headline = {
-        f"{study['trials']} trials without work{', without Ray' if without_ray else ''}": (
-            f"{study['seconds_per_trial']:.3f} s a trial; driver {study['mib_per_1000_trials']['second half']:.0f} "
-            f"MiB per 1,000; resumed in {study['resume_seconds']:.1f} s"
-        )
-        for study in result["studies"]
-    }
-    _finish(folder, as_json, "scale", headline, result, scale.figure(result))
+    _finish(folder, as_json, "scale", scale.headline(result), result, scale.figure(result))
 
 
 @bench.command("sampling")
@@ -160,14 +142,15 @@ def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_j
 
     seeds, budgets = (2, sampling.BUDGETS[:3]) if quick else (num_seeds, sampling.BUDGETS)
     result = sampling.run(curves, seeds, budgets=budgets, progress=_say)
-    middle = len(result["budgets"]) // 2
-    headline = {
-        f"regret in val_accuracy after {result['budgets'][middle]:g} trainings a worker, {name}": (
-            "{mean:.4f} [{low:.4f}, {high:.4f}]".format(**points[middle])
-        )
-        for name, points in result["regret"]["trained"].items()
-    }
-    _finish(folder, as_json, "sampling", headline, result, sampling.figure(result), sampling.table(result))
+    _finish(
+        folder,
+        as_json,
+        "sampling",
+        sampling.headline(result),
+        result,
+        sampling.figure(result),
+        sampling.table(result),
+    )
 
 
 @bench.command("efficiency")
@@ -189,10 +172,7 @@ def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
         "task.train_examples=2000",
     ]
     result = efficiency.run(small if quick else [])
-    headline = {
-        f"slot-seconds spent training, {result['trials']} trials on {result['slots']} slots": f"{result['share_training']:.1%}"
-    }
-    _finish(folder, as_json, "efficiency", headline, result, efficiency.figure(result))
+    _finish(folder, as_json, "efficiency", efficiency.headline(result), result, efficiency.figure(result))
 
 
 @bench.command("data")
@@ -206,13 +186,7 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
     from proxytune.tuning.benchmarks import data
 
     result = data.run(quick, _say)
-    headline = {
-        f"{name}, {task['rows']} rows on {result['cores']} cores": (
-            f"{task['rows_per_second']:.0f} rows/s, opened in {task['open_milliseconds']:.0f} ms"
-        )
-        for name, task in result["tasks"].items()
-    }
-    _finish(folder, as_json, "data", headline, result, data.figure(result))
+    _finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
 
 
 @bench.command("table")
@@ -266,17 +240,14 @@ def bench_models(
     except ConfigError as error:
         raise InputError(f"--lengths is {lengths!r}: {error}") from None
     measurements = models.run(tokens, batch_size=batch_size, quick=quick, device=device, progress=progress)
-    headline = {
-        f"a training step of Proxyformer, n = {m.length}": (
-            f"{models.ratio(m.throughput_ratio)} the throughput and {models.ratio(m.memory_ratio)} the memory "
-            f"of explicit softmax"
-        )
-        for m in measurements
-        if m.mechanism == "proxyformer"
-    }
-    result = [asdict(measurement) for measurement in measurements]
     _finish(
-        folder, as_json, "models", headline, result, models.figure(measurements), models.table(measurements)
+        folder,
+        as_json,
+        "models",
+        models.headline(measurements),
+        [asdict(measurement) for measurement in measurements],
+        models.figure(measurements),
+        models.table(measurements),
     )
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,11 +81,15 @@ class Server:
         self._process.wait()
 
 
-def wait_for_job(client: Client, *wanted: str) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 900
-    while (job := client.study("small")["job"]) not in wanted:
-        assert time.monotonic() < deadline, job
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(1)
+
+
+def wait_for_job(client: Client, *wanted: str, name: str = "small") -> None:
+    wait_for(lambda: client.study(name)["job"] in wanted)
 
 
 @pytest.mark.slow
@@ -135,10 +139,7 @@ def test_a_study_outlives_its_server_and_its_winner_is_fetched(
 
         client.extend("small", 3)
         assert client.resume("small")["job"] == "proxytune-small-2"
-        deadline = time.monotonic() + 900
-        while client.study("small")["driver"] is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_for(lambda: client.study("small")["driver"] is not None)
         client.stop("small", now=True)
         wait_for_job(client, "STOPPED", "FAILED", "SUCCEEDED")
         assert client.study("small")["job"] in ("STOPPED", "FAILED")
@@ -147,6 +148,18 @@ def test_a_study_outlives_its_server_and_its_winner_is_fetched(
         assert client.study("small")["outcomes"] == {"complete": 3}
         who = [event["who"] for event in client.events("small", follow=False) if event["kind"] == "log"]
         assert set(who) <= {"alice@http"}
+
+        with pytest.raises(ProxytuneError, match="has not been confirmed"):
+            client.confirmation("small")
+        assert client.confirm("small", top=2, seeds=2)["job"] == "proxytune-small.confirm-1"
+        wait_for(lambda: "small.confirm" in [known["study"] for known in client.studies()])
+        server.kill()
+        server.start()
+        wait_for_job(client, "SUCCEEDED", name="small.confirm")
+        found = client.confirmation("small")
+        assert len(found["candidates"]) == 2
+        assert found["winner"] in [candidate["trial"] for candidate in found["candidates"]]
+        assert (found["test"]["openings"], len(found["test"]["values"])) == (1, len(found["test"]["seeds"]))
     finally:
         client.close()
         server.kill()
