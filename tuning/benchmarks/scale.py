@@ -185,14 +185,14 @@ def _resume_seconds(spec: StudySpec) -> float:
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows; growth per 1,000 trials only where there are as many."""
+    """What a table of all benchmarks shows; growth only where it is more than noise."""
     found = {}
     for study in result["studies"]:
         grows = f"driver {study['mib_per_1000_trials']['second half']:.0f} MiB per 1,000 trials; "
         found[
             f"{study['trials']:,} trials without work{', without Ray' if 'without_ray' in study else ''}"
         ] = (
-            f"{study['seconds_per_trial']:.3f} s a trial; {grows if study['trials'] >= 1000 else ''}"
+            f"{study['seconds_per_trial']:.3f} s a trial; {grows if study['trials'] >= 5000 else ''}"
             f"resumed in {study['resume_seconds']:.1f} s"
         )
     return found
