@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError, StorageError
 from proxytune.tuning.provenance import data_facts, driver_facts
-from proxytune.tuning.search.ledger import END, Ledger
+from proxytune.tuning.search.attributes import END
+from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.storage import Lease, storage_errors
 from proxytune.tuning.study import Study, begin_study

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.search.ledger import BUDGET, CANCEL, ENQUEUED_BY, EXTENDED_BY, PAUSE, STOP
+from proxytune.tuning.search.attributes import BUDGET, CANCEL, ENQUEUED_BY, EXTENDED_BY, PAUSE, STOP
 from proxytune.tuning.storage import storage_errors
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of

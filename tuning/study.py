@@ -13,7 +13,7 @@ from proxytune.tuning.errors import (
     StorageError,
 )
 from proxytune.tuning.same_spec import check_same
-from proxytune.tuning.search.ledger import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START
+from proxytune.tuning.search.attributes import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START
 from proxytune.tuning.search.warm_start import Earlier, take
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import database_url, holds_studies, open_storage, storage_errors

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.search.ledger import END
+from proxytune.tuning.search.attributes import END
 
 if TYPE_CHECKING:
     from proxytune.tuning.study import Study

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from proxytune.tuning.commands.study import check
 from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.search.ledger import END, SECONDS
+from proxytune.tuning.search.attributes import END, SECONDS
 from proxytune.tuning.study import begin_study
 from proxytune.tuning.yaml_file import as_yaml
 

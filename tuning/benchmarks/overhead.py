@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from proxytune.tuning.benchmarks.turnaround import REPORTS, no_work_study
-from proxytune.tuning.search.ledger import END, Ledger
+from proxytune.tuning.search.attributes import END
+from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import open_storage

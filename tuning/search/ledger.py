@@ -19,6 +19,23 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.metrics import MEMORY, any_known
+from proxytune.tuning.search.attributes import (
+    ATTEMPT,
+    BUDGET,
+    CANCEL,
+    END,
+    ENQUEUED_BY,
+    EXTENDED_BY,
+    GPU_WORST,
+    PAUSE,
+    RUNG,
+    SECONDS,
+    STOP,
+    WARM_START,
+    WHOLE_GPU,
+    reported_steps,
+    rung_entries,
+)
 from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs
 from proxytune.tuning.search.samplers import make_sampler
@@ -30,20 +47,7 @@ from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import Turn
 from proxytune.tuning.trial_spec import TrialSpec
 
-END = "end"  # user attribute of a trial: {"outcome", "reason", "step", "metrics"}, written before it is told
-ATTEMPT = "attempt"  # user attribute of a trial that was begun more than once
-BUDGET = "trials"  # user attribute of the study: the number of trials, which may grow while it runs
-STOP = "stop"  # user attribute of the study: another terminal's wish {"who", "now"}, cleared at each start
-PAUSE = "pause"  # user attribute of the study: who wants nothing to run for now; cleared at each start
-EXTENDED_BY = "extended_by"  # user attribute of the study: who changed the budget last
-ENQUEUED_BY = "enqueued_by"  # user attribute of a trial that somebody enqueued
-CANCEL = "cancel"  # user attribute of the study: {trial number: who wants it ended}
-WHOLE_GPU = "whole_gpu"  # user attribute of a trial that ran out of memory in a share of a GPU
-GPU_WORST = "gpu_worst"  # user attribute of the study: the highest ratio of taken to predicted GPU memory
-WARM_START = "warm_start"  # user attribute of the study: what it took from an earlier one (warm_start.py)
-SECONDS = "seconds"  # user attribute of the study: for how long drivers have run it
 POLL_SECONDS = 1.0
-_RUNG = "rung:"  # user attribute of a trial, followed by the rung's step: {"values", "violation"}, minimised
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Ledger:
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
             self._started += trial.state.is_finished() or end is not None
-            self._spent_steps += end["step"] if end is not None else max(_reported_steps(trial), default=0)
+            self._spent_steps += end["step"] if end is not None else max(reported_steps(trial), default=0)
             for rung, entry in rung_entries(trial).items():
                 self._ladder(trial.number).enter(
                     trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
@@ -200,7 +204,7 @@ class Ledger:
             live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
-            live.reported = live.step = max(_reported_steps(previous), default=0)
+            live.reported = live.step = max(reported_steps(previous), default=0)
             self._spent_steps -= live.step
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
@@ -374,7 +378,7 @@ class Ledger:
         entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
         rungs.enter(number, rung, entry)
         if step > before:
-            live.trial.set_user_attr(f"{_RUNG}{rung}", {"values": values, "violation": entry.violation})
+            live.trial.set_user_attr(f"{RUNG}{rung}", {"values": values, "violation": entry.violation})
         return not rungs.goes_on(number, rung)
 
     def _ladder(self, number: int) -> Rungs:
@@ -436,17 +440,3 @@ def trial_folder(spec: StudySpec, number: int) -> Folder:
     if spec.checkpoints is not None:
         return ObjectFolder(spec.checkpoints) / spec.name / "trials" / str(number)
     return spec.folder / "trials" / str(number)
-
-
-def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-    """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
-    return {
-        int(key.removeprefix(_RUNG)): entry
-        for key, entry in trial.user_attrs.items()
-        if key.startswith(_RUNG)
-    }
-
-
-def _reported_steps(trial: FrozenTrial) -> list[int]:
-    """The steps that a trial has reported, as far as the storage knows."""
-    return [*trial.intermediate_values, *rung_entries(trial)]

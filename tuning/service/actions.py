@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends
 
 from proxytune.tuning import steering
-from proxytune.tuning.search.ledger import STOP
+from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.service.messages import Done, Enqueue, Extend, Stop
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from proxytune.tuning.cluster.jobs import Jobs
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
-from proxytune.tuning.search.ledger import STOP
+from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.service.problems import ClusterError, NoCluster
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.storage import driver_of

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.search.ledger import ATTEMPT, END, rung_entries, trial_folder
+from proxytune.tuning.search.attributes import ATTEMPT, END, rung_entries
+from proxytune.tuning.search.ledger import trial_folder
 from proxytune.tuning.tracking.outbox import Event, Outbox
 from proxytune.tuning.trial.checkpoints import CorruptCheckpoint, checkpoint_paths, load_checkpoint
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.metrics import MEMORY
-from proxytune.tuning.search.ledger import END
+from proxytune.tuning.search.attributes import END
 from proxytune.tuning.study import Study
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
 from proxytune.tuning.trial_spec import TrialSpec

@@ -20,7 +20,8 @@ from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.metrics import MEMORY
-from proxytune.tuning.search.ledger import END, trial_folder
+from proxytune.tuning.search.attributes import END
+from proxytune.tuning.search.ledger import trial_folder
 from proxytune.tuning.storage import Lease, storage_errors
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of

@@ -8,7 +8,7 @@ from typing import Any, Self
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.constraints import parse_constraint
-from proxytune.tuning.search.ledger import ATTEMPT, END, rung_entries
+from proxytune.tuning.search.attributes import ATTEMPT, END, rung_entries
 from proxytune.tuning.spec import StudySpec
 from proxytune.tuning.study import Study
 from proxytune.tuning.summary import outcome_of

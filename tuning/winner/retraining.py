@@ -12,7 +12,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.search.ledger import BUDGET, END, Ledger
+from proxytune.tuning.search.attributes import BUDGET, END
+from proxytune.tuning.search.ledger import Ledger
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.summary import outcome_of
 from proxytune.tuning.trial.trial_run import Turn

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proxytune.tuning.search.ledger import SECONDS
+from proxytune.tuning.search.attributes import SECONDS
 from proxytune.tuning.storage import storage_errors
 from proxytune.tuning.study import Study
 from proxytune.tuning.tracking.outbox import read_events

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from proxytune.tuning.search.ledger import STOP
+from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.storage import Lease
 from proxytune.tuning.study import open_study
 from tests.tuning.service.conftest import TOKEN, Driver

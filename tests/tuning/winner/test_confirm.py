@@ -19,7 +19,8 @@ from proxytune.datasets.held_out import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.metrics import MEMORY
-from proxytune.tuning.search.ledger import END, Ledger, trial_folder
+from proxytune.tuning.search.attributes import END
+from proxytune.tuning.search.ledger import Ledger, trial_folder
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.storage import Lease
 from proxytune.tuning.study import Study, begin_study, open_study
