@@ -135,7 +135,10 @@ def test_thousands_of_trials_survive_a_fault_every_few_seconds(
                 break
             driver = study.start(before=WITHOUT_WORK)
             ended = len(study.events("end"))
-            study.wait(lambda: driver.poll() is not None or len(study.events("end")) > ended)  # noqa: B023
+            study.wait(
+                lambda: driver.poll() is not None or len(study.events("end")) > ended,  # noqa: B023
+                seconds=600,
+            )
             continue
         assert time.monotonic() < deadline, study.said()
         (fault,) = dice.choices(list(FAULTS), FAULTS.values())

@@ -37,7 +37,9 @@ class Keeper(threading.Thread):
         """The number of trials in the end."""
         self._over.set()
         self.join()
-        return self._study.budget
+        budget = self._study.budget
+        self._study.storage.engine.dispose()
+        return budget
 
 
 def steps_of_a_trial(make_spec) -> int:
