@@ -48,14 +48,20 @@ class BigBird(QueryKeyValueAttention):
         absent = (self.neighbours < 0) | (self.neighbours >= present)
         index = self.neighbours.masked_fill(absent, present)[:present]
 
+        # Sequences and heads as one dimension: ONNX has this operator for four dimensions only.
+        sizes = q.shape[:2]
         attended = F.scaled_dot_product_attention(
-            self.blocks(F.pad(q, (0, 0, 0, padding - self.block))),
-            k_blocks[:, :, index].flatten(-3, -2),
-            v_blocks[:, :, index].flatten(-3, -2),
-            attn_mask=bias[:, :, index].flatten(-3, -2).transpose(-2, -1),
+            self.blocks(F.pad(q, (0, 0, 0, padding - self.block))).flatten(0, 1),
+            k_blocks[:, :, index].flatten(-3, -2).flatten(0, 1),
+            v_blocks[:, :, index].flatten(-3, -2).flatten(0, 1),
+            attn_mask=bias[:, :, index]
+            .flatten(-3, -2)
+            .transpose(-2, -1)
+            .expand(*sizes, -1, -1, -1)
+            .flatten(0, 1),
             dropout_p=p,
         )
-        attended = attended.flatten(-3, -2)[..., :n, :]
+        attended = attended.view(*sizes, -1, q.shape[-1])[..., :n, :]
 
         last = max(1, self.num_blocks - 1) * self.block
         rows = torch.cat([torch.arange(min(self.block, n)), torch.arange(last, max(last, n))]).to(q.device)

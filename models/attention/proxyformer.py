@@ -165,8 +165,8 @@ class Proxyformer(Attention):
                 return segment_means(x, mask, self.num_proxies, self.max_length)
             case "cross-attention":
                 queries = self.inject_query(static).expand(x.shape[0], -1, -1)
-                read: Tensor = F.scaled_dot_product_attention(queries, self.inject_key(x), x, padding[:, 0])
-                return read
+                query, key, value = (tokens[:, None] for tokens in (queries, self.inject_key(x), x))
+                return F.scaled_dot_product_attention(query, key, value, padding).squeeze(1)
             case "carried":
                 return trace.carried
         return None
