@@ -1,5 +1,6 @@
 """The metrics of a trial: their names, units and meanings, said once (DESIGN.md section 5)."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +43,11 @@ METRICS: dict[str, Metric] = {
         unit="sequences/s", meaning="forward passes on real batches, alone on the machine", known="measured"
     ),
 }
+
+
+def bounds_of(name: str) -> tuple[float, float]:
+    """What the values of a metric cannot leave: an accuracy is a share."""
+    return (0.0, 1.0) if name == "val_accuracy" else (-math.inf, math.inf)
 
 
 def any_known(how: str, names: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.metrics import MEMORY, bounds_of
 from proxytune.tuning.search.attributes import END
 from proxytune.tuning.study import Study
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
@@ -150,7 +150,7 @@ def _searched_row(study: Study, name: str, configurations: Sequence[Sequence[Fro
         best[0].number,
         study.spec.trial(best[0].params),
         accuracy=float(np.mean(accuracies)),
-        interval=interval(accuracies),
+        interval=interval(accuracies, bounds_of("val_accuracy")),
         seeds=len(best),
         basis=basis,
         test_accuracy=None,

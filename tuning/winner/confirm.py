@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.driver import run_study
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.metrics import MEMORY, bounds_of
 from proxytune.tuning.search.attributes import END
 from proxytune.tuning.search.ledger import trial_folder
 from proxytune.tuning.storage import Lease, storage_errors
@@ -267,7 +267,7 @@ def _candidate(
         seeds=tuple(seed for seed in seeds if seed not in broken),
         values=values,
         mean=float(np.mean(values)) if values else None,
-        interval=interval(values),
+        interval=interval(values, bounds_of(objective)),
         eliminated_after=eliminated_after,
         reason=reason,
         metrics=metrics,
@@ -360,7 +360,7 @@ def result_on_test(
         seeds=winner.seeds,
         values=tuple(values),
         mean=float(np.mean(values)),
-        interval=interval(values),
+        interval=interval(values, bounds_of("val_accuracy")),
         num_examples=num_examples,
         openings=len(openings),
         opened_at=opening["at"],

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proxytune.tuning.data import prepare_task
 from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.metrics import bounds_of
 from proxytune.tuning.progress import data_progress
 from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial_spec import TrialSpec
@@ -84,6 +85,6 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         name: [one["metrics"][name] for one in results] for name in results[0]["metrics"] if name in shared
     }
     return {
-        name: {"mean": statistics.fmean(values), "interval": interval(values)}
+        name: {"mean": statistics.fmean(values), "interval": interval(values, bounds_of(name))}
         for name, values in columns.items()
     }

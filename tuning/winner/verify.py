@@ -27,6 +27,7 @@ from proxytune.models.exported import (
 )
 from proxytune.tuning.data import cache_folder
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.metrics import bounds_of
 from proxytune.tuning.spec import StudySpec, parse_study
 from proxytune.tuning.trial_spec import FROM_TASK, TrialSpec, load_trial
 from proxytune.tuning.winner.choose import (
@@ -250,7 +251,7 @@ def _confirmed(sweep: Mapping[str, Any], chosen: int) -> Iterator[str]:
         name = f"confirmation.candidates[{position}]"
         if one.values and not np.isclose(one.mean or 0.0, float(np.mean(one.values)), rtol=1e-12):
             yield f"{SWEEP}: {name}.mean is {one.mean}, its values give {np.mean(one.values)}"
-        bounds = interval(one.values)
+        bounds = interval(one.values, bounds_of(confirmation.objective))
         if (one.interval is None) != (bounds is None) or not np.allclose(one.interval or (), bounds or ()):
             yield f"{SWEEP}: {name}.interval is {one.interval}, its values give {bounds}"
     left = [one for one in confirmation.candidates if one.eliminated_after is None]

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from proxytune.tuning.metrics import bounds_of
 from proxytune.tuning.winner.racing import clearly_worse, interval, race
 
 SEEDS, TOP = 5, 5
@@ -43,6 +44,12 @@ def test_with_fewer_than_five_seeds_the_interval_is_students(num_seeds: int) -> 
     values = np.random.default_rng(3).normal(size=num_seeds)
     expected = stats.t.interval(0.95, num_seeds - 1, values.mean(), stats.sem(values))
     np.testing.assert_allclose(interval(values), expected)
+
+
+def test_the_interval_of_an_accuracy_ends_where_accuracies_do() -> None:
+    low, high = interval([0.117, 0.24], bounds_of("val_accuracy"))
+    assert (low, high) == (0.0, interval([0.117, 0.24])[1])
+    assert interval([0.9, 0.99], bounds_of("val_accuracy"))[1] == 1.0
 
 
 def test_the_percentile_bootstrap_would_undercover() -> None:
