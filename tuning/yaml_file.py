@@ -1,4 +1,4 @@
-"""Reading a YAML file that a stranger may have written: YAML 1.2, no aliases, bounded, every key with its line.
+"""Reading a YAML file that a stranger may have written: YAML 1.2, no anchors, bounded, every key with its line.
 
 YAML 1.2 (unlike 1.1) reads 1e-4 as a number and no, on, 010 as what they look like (DESIGN.md section 6).
 """
@@ -64,8 +64,11 @@ def _refuse_bombs(events: Iterable[Any], where: str) -> None:
     depth = nodes = 0
     for event in events:
         line = event.start_mark.line + 1
-        if isinstance(event, AliasEvent):
-            raise InputError(f"{where}, line {line}: aliases (*{event.anchor}) are not allowed; write it out")
+        if isinstance(event, NodeEvent) and event.anchor is not None:
+            sign = "*" if isinstance(event, AliasEvent) else "&"
+            raise InputError(
+                f"{where}, line {line}: anchors and aliases ({sign}{event.anchor}) are not allowed; write it out"
+            )
         nodes += isinstance(event, NodeEvent)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH or nodes > MAX_NODES:

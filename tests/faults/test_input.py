@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec import read_study
@@ -32,6 +34,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 HOSTILE = {
     "alias bomb": BOMB,
     "merge key bomb": "a: &a {b: 1}\nc: {<<: *a, <<: *a}\n",
+    "anchor given twice": "&a name: x\n&a task: y\n",
     "nested a million deep": "[" * 500_000,
     "mappings nested deep": "{a: " * 5_000,
     "two megabytes": "name: " + "x" * 2_000_000,
@@ -138,6 +141,92 @@ def test_hostile_study_files_are_refused_in_one_line(
         seconds=None,
         seen="each refused in one line",
     )
+
+
+PIECES = (
+    *(
+        "&a ",
+        "*a",
+        "!!python/object:os.system ",
+        "!x ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ": ",
+        "- ",
+        "? ",
+        "<<: ",
+        "# ",
+        ", ",
+    ),
+    *(
+        "\t",
+        "\n",
+        "  ",
+        "\0",
+        "\x1b[31m",
+        "\u2028",
+        "\ufeff",
+        "'",
+        '"',
+        "|",
+        ">",
+        "---\n",
+        "...\n",
+        "%YAML 9.9\n",
+    ),
+    *(
+        "1e999",
+        ".nan",
+        "-.inf",
+        "~",
+        "true",
+        "0x10",
+        "1_000",
+        "9" * 400,
+        "2026-11-24",
+        "model.dropout",
+        "${HOME}",
+    ),
+)
+
+
+def fuzz(content: bytes, folder: Path) -> None:
+    """A study file of any bytes is read, or refused in one line that a terminal only shows."""
+    path = folder / "study.yaml"
+    path.write_bytes(content)
+    try:
+        read_study(str(path))
+    except InputError as error:
+        said = str(error)
+        assert "\n" not in said
+        assert not any(ord(character) < 32 for character in said), said
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES) | st.text(max_size=8)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=1000)
+def test_no_edit_of_a_study_file_gets_more_than_a_line(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int, str]]
+) -> None:
+    text = GOOD
+    for start, removed, put in edits:
+        text = text[:start] + put + text[start + removed :]
+    fuzz(text.encode("utf-8", "surrogatepass"), tmp_path_factory.getbasetemp())
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=500)
+def test_no_bytes_get_more_than_a_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    fuzz(content, tmp_path_factory.getbasetemp())
 
 
 def link_to_a_folder(path: Path) -> None:

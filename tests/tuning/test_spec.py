@@ -146,7 +146,7 @@ def test_missing_key_is_named() -> None:
     ("text", "words"),
     [
         ("a: 1\na: 2\n", ["line 2", "duplicate"]),
-        ("a: &x [1]\nb: *x\n", ["line 2", "aliases"]),
+        ("a: &x [1]\nb: *x\n", ["line 1", "aliases"]),
         ("a: [1\nb: 2\n", ["line 2"]),
         ("[" * 40 + "]" * 40, ["nested"]),
         ("- 1\n- 2\n", ["mapping"]),

@@ -51,7 +51,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
 @pytest.mark.parametrize(
     ("body", "kind", "status", "detail"),
     [
-        (BOMB, YAML, 400, "aliases (*a) are not allowed"),
+        (BOMB, YAML, 400, "aliases (&a) are not allowed"),
         ("name: x\nname: y", YAML, 400, 'line 2: found duplicate key "name"'),
         ('{"name": "x", "name": "y"}', JSON, 400, "the key name appears twice"),
         ("[" * 40 + "]" * 40, JSON, 400, "nested deeper than 32"),
