@@ -13,8 +13,8 @@ from proxytune.datasets.prepare import make_task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRAIN_EXAMPLES = {"pathfinder": 4_000, "pathfinder64": 2_000, "pathx": 1_000}
-"""Where the whole task would take too long; the others are prepared whole. --quick takes a twentieth of these."""
+TRAIN_EXAMPLES = {"pathfinder": 4_000, "pathfinder64": 400, "pathx": 200}
+"""Where the whole task would take too long; the others are prepared whole."""
 QUICK_EXAMPLES = {"listops": 500, "listops-mini": 500, "pathfinder": 200, "pathfinder64": 100, "pathx": 50}
 
 
