@@ -19,7 +19,8 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
 ) -> None:
     jobs = Jobs(cluster.dashboard, nodes.TOKEN)
     storage = tool.folder / "studies"
-    options = ("training.steps=600", "training.eval_every=300", "search.trials=2")
+    # So long that the first trial still trains when the other node's worker is up: else its worker takes the second too.
+    options = ("training.steps=2400", "training.eval_every=1200", "search.trials=2")
     spec = read_study(str(tool.folder / "small.yaml"), [*options, f"storage={json.dumps(str(storage))}"])
     assert jobs.status("small") is None
     assert jobs.submit(spec) == "proxytune-small-1"
@@ -51,7 +52,7 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert done.stdout.partition("\n")[2] == jobs.logs("small")
     assert [(job.attempt, job.status) for job in jobs.jobs()] == [(1, "STOPPED"), (2, "SUCCEEDED")]
     reports = Counter((event["trial"], event["step"]) for event in tool.events("small", "report"))
-    assert reports == {(trial, step): 1 for trial in range(2) for step in (300, 600)}
+    assert reports == {(trial, step): 1 for trial in range(2) for step in (1200, 2400)}
     found = [[*(cluster.caches / node).glob("listops-mini-*/manifest.json")] for node in ("head", "worker")]
     assert [len(manifests) for manifests in found] == [1, 1]
     one, other = (json.loads(manifests[0].read_text())["fingerprint"] for manifests in found)
