@@ -29,12 +29,21 @@ search:
   stopping: {{name: none}}
   trials: {TRIALS}
 """
+HANGING_SECONDS, LOCKED_SECONDS = 3, 2  # how long those faults last
 WITHOUT_WORK = """
 import functools
 import proxytune.tuning.driver as driver
 from proxytune.tuning.benchmarks.turnaround import NoWorkTrainable
 driver.run_study = functools.partial(driver.run_study, trainable=NoWorkTrainable)
 """
+
+
+def start(study: Any) -> Any:
+    """A driver of the study that has ended a trial, or has itself ended."""
+    ended = len(study.events("end"))
+    driver = study.start(before=WITHOUT_WORK)
+    study.wait(lambda: driver.poll() is not None or len(study.events("end")) > ended, seconds=600)
+    return driver
 
 
 def kill_driver(study: Any, driver: Any) -> None:
@@ -80,7 +89,7 @@ def hang_shipper(study: Any, driver: Any) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in hanging:
             process.suspend()
-        time.sleep(3)
+        time.sleep(HANGING_SECONDS)
         for process in hanging:
             process.resume()
 
@@ -88,7 +97,7 @@ def hang_shipper(study: Any, driver: Any) -> None:
 def lock(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        time.sleep(2)
+        time.sleep(LOCKED_SECONDS)
         connection.execute("ROLLBACK")
 
 
@@ -122,8 +131,7 @@ def test_thousands_of_trials_survive_a_fault_every_few_seconds(
     injected: Counter[str] = Counter()
     memory: list[tuple[int, float]] = []  # (ended trials, MiB of the driver)
     deadline = time.monotonic() + 5000
-    driver = study.start(before=WITHOUT_WORK)
-    study.wait(lambda: len(study.events("report")) > 0, driver)
+    driver = start(study)
     while True:
         with contextlib.suppress(psutil.Error):
             mib = psutil.Process(driver.pid).memory_full_info().pss / 2**20
@@ -134,12 +142,7 @@ def test_thousands_of_trials_survive_a_fault_every_few_seconds(
             assert driver.returncode in (0, 75, -signal.SIGKILL), study.said()
             if driver.returncode == 0:
                 break
-            driver = study.start(before=WITHOUT_WORK)
-            ended = len(study.events("end"))
-            study.wait(
-                lambda: driver.poll() is not None or len(study.events("end")) > ended,  # noqa: B023
-                seconds=600,
-            )
+            driver = start(study)
             continue
         assert time.monotonic() < deadline, study.said()
         (fault,) = dice.choices(list(FAULTS), FAULTS.values())

@@ -1,7 +1,11 @@
 """A small study and a cache of prepared data that all tests share."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +54,22 @@ def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
         return parse_study(override(values, assignments), "test")
 
     return make
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Callable[..., Any]:
+    """Runs `proxytune ARGUMENTS --json` in a folder, by default the test's, and gives what it printed."""
+
+    def run(*arguments: str, folder: Path = tmp_path) -> Any:
+        script = "from proxytune.tuning.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script, *arguments, "--json"],
+            cwd=folder, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """One trial at a time and the same seed: a second process proposes, trains and stops the same."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +18,16 @@ resources: {max_concurrent: 1}
 """
 
 
-def proxytune(*arguments: str, folder: Path) -> str:
-    script = "from proxytune.tuning.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_study_of_one_trial_at_a_time_is_the_same_again(tmp_path: Path) -> None:
+def test_a_study_of_one_trial_at_a_time_is_the_same_again(tmp_path: Path, run_cli) -> None:
     seen: list[Any] = []
     for name in ("first", "second"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "replayed.yaml").write_text(STUDY)
-        proxytune("run", "replayed.yaml", folder=folder)
-        trials = json.loads(proxytune("trials", "replayed", "--json", folder=folder))
+        run_cli("run", "replayed.yaml", folder=folder)
+        trials = run_cli("trials", "replayed", folder=folder)
         seen.append(
             [
                 (trial["outcome"], trial["params"], trial["step"], trial["metrics"]["val_accuracy"])

@@ -1,8 +1,6 @@
 """A study whose objective is a speed: real Ray, real measurements, once for each distinct configuration."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from proxytune.tuning.tracking.outbox import read_events
@@ -26,23 +24,13 @@ search:
 SPEEDS = ("train_sequences_per_second", "inference_sequences_per_second")
 
 
-def run(folder: Path, *arguments: str) -> dict:
-    command = "from proxytune.tuning.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", command, "run", "fast.yaml", "--json", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_path: Path) -> None:
+def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_path: Path, run_cli) -> None:
     (tmp_path / "fast.yaml").write_text(STUDY)
-    front = run(tmp_path)["best"]
+    front = run_cli("run", "fast.yaml")["best"]
     folder = tmp_path / "studies" / "fast"
     kept = {path.name: path.read_bytes() for path in (folder / "efficiency").iterdir()}
     assert len(kept) == 2
-    run(tmp_path, "--set", "search.trials=5")
+    run_cli("run", "fast.yaml", "--set", "search.trials=5")
     assert {path.name: path.read_bytes() for path in (folder / "efficiency").iterdir()} == kept
 
     measured = {}
