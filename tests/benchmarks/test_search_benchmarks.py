@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from proxytune.tuning.benchmarks import efficiency, overhead, sampling, scale
-from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec import read_study
+from proxytune.tuning.spec.study_spec import read_study
+from tests.benchmarks import cli, efficiency, overhead, sampling, scale
 
 CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")
 
@@ -21,7 +20,7 @@ def curves() -> sampling.Curves:
 
 
 def bench(*arguments: object) -> None:
-    CliRunner(catch_exceptions=False).invoke(cli, ["bench", *map(str, arguments)])
+    CliRunner(catch_exceptions=False).invoke(cli.bench, list(map(str, arguments)))
 
 
 def saved(folder: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_a_clock_that_is_set_back_loses_and_repeats_nothing(
 LIMITED = """
 import json, resource, sys
 from proxytune.tuning.trial.trial_run import TrialRun
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 values = {"name": "t", "task": {"name": "listops-mini", "train_examples": 256},
           "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
           "training": {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "learning_rate": 1e-3}}

@@ -11,11 +11,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.constraints import parse_constraint
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.space import Domain
-from proxytune.tuning.tracking.outbox import Event, read_events
-from proxytune.tuning.tracking.tally import Tally
+from proxytune.tuning.journal.counters import Tally
+from proxytune.tuning.journal.outbox import Event, read_events
+from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.space import Domain
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
 

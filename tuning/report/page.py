@@ -12,9 +12,9 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.plots import dressed, label, pareto_front, pictures
-from proxytune.tuning.tracking.run_page import flat, short
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }

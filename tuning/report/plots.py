@@ -8,10 +8,10 @@ from typing import Any
 import optuna.visualization as optuna_plots
 import plotly.graph_objects as go
 
-from proxytune.tuning.metrics import MEMORY, METRICS
+from proxytune.tuning.journal.counters import rung_steps
+from proxytune.tuning.report.formatting import short
 from proxytune.tuning.report.history import History, TrialHistory
-from proxytune.tuning.tracking.run_page import short
-from proxytune.tuning.tracking.tally import rung_steps
+from proxytune.tuning.spec.metrics import MEMORY, METRICS
 
 COLOURS = {
     "complete": "#1f77b4",

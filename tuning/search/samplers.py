@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.search.warm_start import Informed
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),

@@ -18,10 +18,10 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.search.rungs import Entry, rank
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 
 MAX_INFORMING = 1000  # the newest ones; a sampler grows slow on more
 NO_MATTER = {

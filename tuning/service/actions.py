@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends
 
-from proxytune.tuning import steering
-from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.service.messages import Done, Enqueue, Extend, Stop
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks
-from proxytune.tuning.storage import driver_of
+from proxytune.tuning.store import steering
+from proxytune.tuning.store.attributes import STOP
+from proxytune.tuning.store.lease import driver_of
 
 Who = Annotated[str, Depends(who_asks)]
 router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented)], tags=["actions"])

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from proxytune.tuning.service.gate import OPEN
 from proxytune.tuning.service.problems import HINTS, MEDIA_TYPE, ProblemBody
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec
 
 REFERENCE = "#/components/schemas/{model}"
 

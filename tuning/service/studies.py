@@ -8,9 +8,10 @@ from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.service.problems import NotFound
-from proxytune.tuning.storage import open_storage, storage_errors
-from proxytune.tuning.study import SPEC, Study, open_study, study_in
-from proxytune.tuning.trial_spec import NAME
+from proxytune.tuning.spec.trial_spec import NAME
+from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
 
 KEPT = 64
 """Studies kept open: their finished trials stay in memory, and each sqlite file takes a few descriptors."""

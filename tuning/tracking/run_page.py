@@ -5,9 +5,10 @@ import pwd
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxytune.tuning.metrics import METRICS
-from proxytune.tuning.tracking.outbox import Event
-from proxytune.tuning.tracking.tally import Tally
+from proxytune.tuning.journal.counters import Tally
+from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.report.formatting import flat, short
+from proxytune.tuning.spec.metrics import METRICS
 
 SHORT = {"num_proxies": "proxies", "contrastive_temperature": "tau", "learning_rate": "lr"}
 FIXED = (  # what people sort and filter by even where it is not searched
@@ -28,13 +29,6 @@ def run_name(number: int, params: Mapping[str, Any]) -> str:
     return " ".join(words)[:250]
 
 
-def short(value: Any) -> str:
-    """Two significant digits of a fraction, anything else as it is."""
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}"
-    return str(value)
-
-
 def trial_params(event: Event) -> dict[str, str]:
     """A trial's searched params, and the fixed ones that people sort by."""
     config = flat(event.get("config", {}), depth=2)
@@ -47,17 +41,6 @@ def study_params(spec: Mapping[str, Any]) -> dict[str, str]:
     values = flat(spec, depth=3)
     keys = ("search.sampler.name", "search.sampler.seed", "search.stopping.name", "search.trials")
     return {key: str(values[key])[:MAX_TEXT] for key in (*FIXED, *keys) if values.get(key) is not None}
-
-
-def flat(tree: Mapping[str, Any], depth: int, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys, at most `depth` deep."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and depth > 1:
-            leaves |= flat(value, depth - 1, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
 
 
 def source_tags() -> dict[str, str]:

@@ -22,8 +22,8 @@ import tenacity
 from filelock import FileLock
 from sqlalchemy import Engine, event
 
-from proxytune.tuning.tracking.mirror import Blocked, Mirror, one_line
-from proxytune.tuning.tracking.shipper import Acknowledgement
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from proxytune.tuning.tracking.mlflow_sync import Blocked, Mirror, one_line
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60

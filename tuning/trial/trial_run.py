@@ -12,12 +12,12 @@ import torch
 
 from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
-from proxytune.tuning.data import prepare_task
-from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.trial.object_store import Folder
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
+from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
-from proxytune.tuning.trial_spec import TrialSpec
 
 EVALUATION_BATCH_SIZE = 128
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.steering import extend
-from proxytune.tuning.study import Study, open_study
+from proxytune.tuning.store.steering import extend
+from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.trial_run import TrialRun
 
 TRIAL_SECONDS = 15.0

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.outbox import Event
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.page import report_page, write_report
 from proxytune.tuning.report.plots import pictures
-from proxytune.tuning.tracking.outbox import Event
+from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
 MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from proxytune.tuning.driver import run_study
+from proxytune.tuning.cluster.trainable import TrialTrainable
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.trial.trainable import TrialTrainable
+from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
-from proxytune.tuning.trial_spec import TrialSpec
 
 FAULTS = (
     "finishes",

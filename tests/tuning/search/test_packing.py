@@ -1,10 +1,8 @@
 """`gpu: auto`: shares of GPUs by predicted memory, with a margin that is learnt; no GPU is needed to test it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,13 +20,7 @@ from proxytune.tuning.search.packing import (
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
 from proxytune.tuning.trial.trial_run import Turn
-
-_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Driver = _module.Driver
+from tests.tuning.search.test_controller import Driver
 
 MIB = st.floats(1, 1e6)
 
@@ -99,12 +91,13 @@ import functools, json, sys
 from dataclasses import replace
 import ray
 ray.init = functools.partial(ray.init, num_cpus=4, num_gpus=1)  # Ray counts GPUs; it does not look for them
-from proxytune.tuning.trial import gpu
-gpu.smallest_gpu_mib = lambda: 2000.0
-from proxytune.tuning.benchmarks.turnaround import NoWork, NoWorkTrainable
+from proxytune.tuning.cluster import gpus
+gpus.smallest_gpu_mib = lambda: 2000.0
+sys.path.append(sys.argv[2])
+from tests.benchmarks.turnaround import NoWork, NoWorkTrainable
 from proxytune.tuning.search.packing import predicted_mib, share_of_gpu
-from proxytune.tuning.spec import parse_study
-from proxytune.tuning.driver import run_study
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.run.driver import run_study
 
 class Granted(NoWork):
     def turn(self):
@@ -131,7 +124,7 @@ def test_ray_gives_each_trial_the_share_that_its_prediction_asks_for(make_spec) 
         "search.enqueue=[{training.batch_size: 8}, {training.batch_size: 64}]",
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SEARCH, json.dumps(spec.model_dump(mode="json"))],
+        [sys.executable, "-P", "-c", SEARCH, json.dumps(spec.model_dump(mode="json")), str(Path(__file__).parents[3])],
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

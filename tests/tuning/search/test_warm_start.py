@@ -1,24 +1,16 @@
 """Warm start: an earlier study's best go first and its trials inform the sampler, and nothing else of it is there."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.run.begin import begin_study, check_study, earlier_study
 from proxytune.tuning.search.warm_start import Earlier
-from proxytune.tuning.study import begin_study, check_study, earlier_study
 from proxytune.tuning.trial.trial_run import Turn
-
-_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Driver = _module.Driver
+from tests.tuning.search.test_controller import Driver
 
 PEAK = 0.27  # the dropout at which the accuracy is best
 

@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from proxytune.tuning.search.ledger import Ledger
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.controller import Ledger
 from proxytune.tuning.service.auth import _digest
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.study import begin_study
-from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
 
 TOKEN = "alice-0123456789abcdef0123456789abcdef"

@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from proxytune.tuning.search.attributes import STOP
-from proxytune.tuning.storage import Lease
-from proxytune.tuning.study import open_study
+from proxytune.tuning.store.attributes import STOP
+from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.study import open_study
 from tests.tuning.service.conftest import TOKEN, Driver
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.tracking.mirror import Mirror
-from proxytune.tuning.tracking.outbox import JOURNAL, Event, Outbox
-from proxytune.tuning.tracking.shipper import Acknowledgement, Shipper
+from proxytune.tuning.journal.outbox import JOURNAL, Event, Outbox
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from proxytune.tuning.tracking.mlflow_sync import Mirror
+from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.shipping import explain
+from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
 

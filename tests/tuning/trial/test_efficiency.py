@@ -12,8 +12,8 @@ import torch
 
 from proxytune.datasets import TrainBatches
 from proxytune.datasets.batches import Batch
-from proxytune.tuning.data import prepare_task
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import (
     efficiency_key,
     measure_efficiency,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.trial_run import TrialRun, Turn
-from proxytune.tuning.trial_spec import TrialSpec
 
 TIMED = {"seconds", "tokens_per_second"}
 
