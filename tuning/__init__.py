@@ -1,4 +1,4 @@
-"""The search: Ray runs it, Optuna proposes, MLflow mirrors (the only room that knows these three).
+"""The search: Ray runs it, Optuna proposes, MLflow keeps a copy (the only top-level package that knows these three).
 
 From Python: load_study, best, pareto_front, export; Client for a study service.
 """

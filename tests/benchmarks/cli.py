@@ -62,7 +62,7 @@ def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) ->
 
 @bench.command("scale")
 @click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
-@click.option("--without-ray", is_flag=True, help="The ledger alone: storage, journal and sampler.")
+@click.option("--without-ray", is_flag=True, help="The controller alone: storage, journal and sampler.")
 @measured
 def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_json: bool) -> None:
     """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.

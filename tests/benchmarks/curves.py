@@ -29,19 +29,19 @@ def record(study: str, number: int) -> dict[str, Any]:
     began = time.process_time()
     reports = []
     while True:
-        turn = run.turn()
-        if turn.metrics is not None:
+        update = run.advance()
+        if update.metrics is not None:
             seconds = time.process_time() - began
             reports.append(
                 {
-                    "step": turn.step,
+                    "step": update.step,
                     "cpu_seconds": round(seconds, 3),
-                    "val_accuracy": turn.metrics["val_accuracy"],
-                    "val_loss": round(turn.metrics["val_loss"], 5),
+                    "val_accuracy": update.metrics["val_accuracy"],
+                    "val_loss": round(update.metrics["val_loss"], 5),
                 }
             )
-        if turn.outcome != "running":
-            return {"number": number, "params": params, "outcome": turn.outcome, "reports": reports}
+        if update.outcome != "running":
+            return {"number": number, "params": params, "outcome": update.outcome, "reports": reports}
 
 
 @click.command()

@@ -19,12 +19,12 @@ import optuna
 
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.database import open_storage
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.benchmarks.turnaround import REPORTS, no_work_study
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _study(storage: Path, num_trials: int) -> StudySpec:
 
 
 def _history(spec: StudySpec, num_trials: int) -> list[optuna.trial.FrozenTrial]:
-    """Finished trials of random points, as the ledger leaves them."""
+    """Finished trials of random points, as the controller leaves them."""
     asking = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="maximize")
     trials = []
     steps = int(spec.training["steps"])
@@ -112,8 +112,8 @@ def _asks(
 
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
-    ledger = Ledger(spec, study.optuna, study.storage, outbox)
-    ledger.reconcile()
+    controller = StudyController(spec, study.optuna, study.storage, outbox)
+    controller.reconcile()
     own = optuna.load_study(study_name=spec.name, storage=open_storage(f"sqlite:///{copy}", create=False))
     space = {key: spec.space.distributions[key] for key in spec.space.order}
     stock = OptunaSearch(space, metric="val_accuracy", mode="max", seed=0)
@@ -138,10 +138,12 @@ def _asks(
         for report in range(1, REPORTS + 1):
             metrics = {"val_accuracy": value, "val_loss": 1.0 - value}
             outcome = "complete" if report == REPORTS else "running"
-            ledger.receive(number, Turn(step=steps * report // REPORTS, metrics=metrics, outcome=outcome), {})
+            controller.receive(
+                number, TrialUpdate(step=steps * report // REPORTS, metrics=metrics, outcome=outcome), {}
+            )
 
     for repeat in range(repeats):
-        assignment = timed(OURS, ledger.next_trial)
+        assignment = timed(OURS, controller.next_trial)
         assert assignment is not None
         value = 1.0 - abs(float(assignment.spec.model["dropout"]) - 0.2)
         timed("told", functools.partial(tell, assignment.number, value))

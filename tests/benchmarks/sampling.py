@@ -2,7 +2,7 @@
 
 Each method proposes a point of the space; it is given the recorded curve of the nearest configuration (the same
 choices, nearest in the ranges scaled to [0, 1], logarithmic where the space is) and the CPU seconds of each report.
-Ours is the real ledger, storage, samplers and rungs; stock is Ray's own OptunaSearch and ASHAScheduler with the same
+Ours is the real controller, storage, samplers and rungs; stock is Ray's own OptunaSearch and ASHAScheduler with the same
 rungs. Only Ray's processes are left out: an event queue plays the workers. For one seed every method begins with the
 same NUM_COMMON random configurations, as many as Optuna's TPE draws at random, so that luck at the start is shared.
 
@@ -33,9 +33,9 @@ from rich.table import Table as RichTable
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, read_study
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ class Method(Protocol):
 
 
 class Ours:
-    """The ledger as a driver runs it, on a sqlite file of its own."""
+    """The controller as a driver runs it, on a sqlite file of its own."""
 
     def __init__(
         self, folder: Path, seed: int, sampler: str, stopping: str, start: Sequence[Mapping[str, Any]]
@@ -144,20 +144,20 @@ class Ours:
         )
         self._outbox = Outbox(self._spec.folder / "outbox")
         self.study = begin_study(self._spec)
-        self._ledger = Ledger(self._spec, self.study.optuna, self.study.storage, self._outbox)
-        self._ledger.reconcile()
+        self._controller = StudyController(self._spec, self.study.optuna, self.study.storage, self._outbox)
+        self._controller.reconcile()
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
-        assignment = self._ledger.next_trial()
+        assignment = self._controller.next_trial()
         assert assignment is not None
-        return assignment.number, self._ledger.live[assignment.number].params
+        return assignment.number, self._controller.live[assignment.number].params
 
     def tell(self, trial: int, curve: Curve, report: int) -> bool:
         last = report == len(curve.steps) - 1
         ending = "complete" if curve.complete else "diverged"
         metrics = {"val_accuracy": curve.values[report], "val_loss": curve.losses[report]}
-        turn = Turn(step=curve.steps[report], metrics=metrics, outcome=ending if last else "running")
-        return self._ledger.receive(trial, turn, {})
+        update = TrialUpdate(step=curve.steps[report], metrics=metrics, outcome=ending if last else "running")
+        return self._controller.receive(trial, update, {})
 
     def close(self) -> None:
         self._outbox.close()

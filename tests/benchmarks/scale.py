@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from proxytune.tuning.journal.outbox import Outbox, read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.driver import run_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.benchmarks.turnaround import REPORTS, NoWorkTrainable, no_work_study
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ SIZES = (100, 1_000, 10_000)
 def run(
     sizes: Sequence[int] = SIZES, *, ray: bool = True, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """One study of each size, from nothing; without Ray, the ledger alone."""
-    measure = _measure if ray else _measure_ledger
+    """One study of each size, from nothing; without Ray, the controller alone."""
+    measure = _measure if ray else _measure_controller
     return {"studies": [measure(size, progress) for size in sizes]}
 
 
@@ -87,15 +87,17 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
     return result
 
 
-def _measure_ledger(num_trials: int, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The same of the ledger alone, in a loop in place of Ray's: what is left is storage, journal and sampler."""
+def _measure_controller(
+    num_trials: int, progress: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """The same of the controller alone, in a loop in place of Ray's: what is left is storage, journal and sampler."""
     progress(f"{num_trials} trials without Ray")
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         spec = _spec(Path(folder), num_trials)
         study = begin_study(spec)
         outbox = Outbox(spec.folder / "outbox")
-        ledger = Ledger(spec, study.optuna, study.storage, outbox)
-        ledger.reconcile()
+        controller = StudyController(spec, study.optuna, study.storage, outbox)
+        controller.reconcile()
         memory: list[tuple[int, float]] = []
         steps = int(spec.training["steps"])
         began, cpu = time.perf_counter(), time.process_time()
@@ -105,14 +107,14 @@ def _measure_ledger(num_trials: int, progress: Callable[[str], None] = lambda te
                 progress(
                     f"{number} trials, {time.process_time() - cpu:.0f} s of CPU, {memory[-1][1]:.0f} MiB"
                 )
-            assignment = ledger.next_trial()
+            assignment = controller.next_trial()
             assert assignment is not None
             value = 1.0 - abs(float(assignment.spec.model["dropout"]) - 0.2)
             for report in range(1, REPORTS + 1):
                 metrics = {"val_accuracy": value, "val_loss": 1.0 - value}
                 outcome = "complete" if report == REPORTS else "running"
-                turn = Turn(step=steps * report // REPORTS, metrics=metrics, outcome=outcome)
-                ledger.receive(assignment.number, turn, {})
+                update = TrialUpdate(step=steps * report // REPORTS, metrics=metrics, outcome=outcome)
+                controller.receive(assignment.number, update, {})
         seconds, spent = time.perf_counter() - began, time.process_time() - cpu
         memory.append((num_trials, driver_kib() / 1024))
         outbox.close()
@@ -175,9 +177,9 @@ def _resume_seconds(spec: StudySpec) -> float:
     began = time.perf_counter()
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
-    ledger = Ledger(spec, study.optuna, study.storage, outbox)
-    ledger.reconcile()
-    assert ledger.next_trial() is not None
+    controller = StudyController(spec, study.optuna, study.storage, outbox)
+    controller.reconcile()
+    assert controller.next_trial() is not None
     seconds = time.perf_counter() - began
     outbox.close()
     study.storage.engine.dispose()

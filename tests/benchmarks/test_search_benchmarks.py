@@ -86,7 +86,7 @@ def test_an_ask_is_measured_beside_optunas_own() -> None:
     overhead.figure(result)
 
 
-def test_the_ledger_alone_takes_many_trials_and_resumes(tmp_path: Path) -> None:
+def test_the_controller_alone_takes_many_trials_and_resumes(tmp_path: Path) -> None:
     bench("scale", "--without-ray", "--trials", "30", "--out", tmp_path)
     (study,) = saved(tmp_path)["result"]["studies"]
     assert study["trials"] == 30

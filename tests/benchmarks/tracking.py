@@ -173,11 +173,11 @@ def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
 
 def _thread(folder: Path, uri: str) -> Callable[[], Any]:
     def work() -> None:
-        from proxytune.tuning.tracking.mlflow_sync import Mirror
+        from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 
-        mirror = Mirror(folder / "study" / "outbox", uri, "bench")
-        while mirror.ship():
-            mirror.acknowledge()
+        sync = MlflowSync(folder / "study" / "outbox", uri, "bench")
+        while sync.ship():
+            sync.acknowledge()
 
     return work
 

@@ -17,7 +17,7 @@ from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,11 +37,11 @@ class NoWork(TrialRun):
     def step(self) -> int:
         return self._step
 
-    def turn(self) -> Turn:
+    def advance(self) -> TrialUpdate:
         self._step += self._steps // REPORTS
         metrics = {"val_accuracy": self._value * self._step / self._steps, "val_loss": 1.0 - self._value}
         outcome = "complete" if self._step >= self._steps else "running"
-        return Turn(step=self._step, metrics=metrics, outcome=outcome)
+        return TrialUpdate(step=self._step, metrics=metrics, outcome=outcome)
 
     def save(self) -> None:
         pass

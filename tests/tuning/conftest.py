@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from proxytune.datasets import PreparedTask
-from proxytune.tuning.export.export import Written, export_study
+from proxytune.tuning.export.export import ExportResult, export_study
 from proxytune.tuning.journal.outbox import Event, Outbox
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.yaml_file import override
 from proxytune.tuning.store.study import Study, open_study
@@ -38,14 +38,14 @@ STUDY = {
 
 
 def finish(spec: StudySpec) -> Study:
-    """Run the study to its budget in this process: the ledger's rules, real training, no Ray and no MLflow."""
+    """Run the study to its budget in this process: the controller's rules, real training, no Ray and no MLflow."""
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
-    ledger = Ledger(spec, study.optuna, study.storage, outbox)
-    ledger.reconcile()
-    while (assignment := ledger.next_trial()) is not None:
+    controller = StudyController(spec, study.optuna, study.storage, outbox)
+    controller.reconcile()
+    while (assignment := controller.next_trial()) is not None:
         training = TrialRun(assignment.spec, assignment.folder)
-        while not ledger.receive(assignment.number, training.turn(), {}):
+        while not controller.receive(assignment.number, training.advance(), {}):
             pass
     outbox.close()
     return study
@@ -56,7 +56,7 @@ class Finished:
     """A finished study and its winner's export."""
 
     study: Study
-    written: Written
+    written: ExportResult
     prepared: PreparedTask
 
 

@@ -1,4 +1,4 @@
-"""Ray's side of the search: a Searcher and a scheduler that pass everything on to the ledger.
+"""Ray's side of the search: a Searcher and a scheduler that pass everything on to the controller.
 
 An exception here would abort the whole experiment (and leave its trials as they are), so none leaves: the first one
 is kept, the search stops, and the driver raises it after Ray has ended.
@@ -14,19 +14,19 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from proxytune.tuning.search.controller import Ledger
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 
-class Adapter:
-    """What the searcher and the scheduler share: the ledger, who is who, and the first error.
+class RayBridge:
+    """What the searcher and the scheduler share: the controller, who is who, and the first error.
 
     They are called from the thread that runs Ray's loop. Once `close` has returned, that loop may go on (it may hang
-    in a Ray that has died), and the ledger belongs to the caller alone.
+    in a Ray that has died), and the controller belongs to the caller alone.
     """
 
-    def __init__(self, ledger: Ledger, slots: Callable[[], int]) -> None:
-        self.ledger = ledger
+    def __init__(self, controller: StudyController, slots: Callable[[], int]) -> None:
+        self.controller = controller
         self.slots = slots
         self.numbers: dict[str, int] = {}  # Ray's trial ids to Optuna's numbers
         self.given_up: dict[str, int] = {}  # Ray's trial ids, whose worker may be lost so many times more
@@ -41,7 +41,7 @@ class Adapter:
 
     def fail(self, error: Exception) -> None:
         self.error = self.error or error
-        self.ledger.stop(f"{type(error).__name__}: {error}")
+        self.controller.stop(f"{type(error).__name__}: {error}")
 
 
 def with_shares(trainable: type, cpu: float) -> Any:
@@ -51,103 +51,103 @@ def with_shares(trainable: type, cpu: float) -> Any:
     )
 
 
-class LedgerSearcher(Searcher):
-    """Hands out the ledger's trials, one for each free slot."""
+class StudySearcher(Searcher):
+    """Hands out the controller's trials, one for each free slot."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, bridge: RayBridge) -> None:
         super().__init__()
-        self._adapter = adapter
+        self._bridge = bridge
 
     def save(self, checkpoint_path: str) -> None:
-        """Ray's own state is never read again: the ledger's storage holds the truth."""
+        """Ray's own state is never read again: the controller's storage holds the truth."""
 
     def suggest(self, trial_id: str) -> Any:
         try:
-            slots = self._adapter.slots()  # asks Ray, which may hang: not under the lock
+            slots = self._bridge.slots()  # asks Ray, which may hang: not under the lock
         except Exception as error:
-            self._adapter.fail(error)
+            self._bridge.fail(error)
             return Searcher.FINISHED
-        with self._adapter.lock:
-            return Searcher.FINISHED if self._adapter.closed else self._suggest(trial_id, slots)
+        with self._bridge.lock:
+            return Searcher.FINISHED if self._bridge.closed else self._suggest(trial_id, slots)
 
     def _suggest(self, trial_id: str, slots: int) -> Any:
-        adapter = self._adapter
+        bridge = self._bridge
         try:
-            if len(adapter.ledger.live) >= slots:
+            if len(bridge.controller.live) >= slots:
                 return None
-            assignment = adapter.ledger.next_trial()
+            assignment = bridge.controller.next_trial()
         except Exception as error:
-            adapter.fail(error)
+            bridge.fail(error)
             return Searcher.FINISHED
         if assignment is None:  # another terminal may extend the study while its last trials run
-            return None if adapter.ledger.live or not adapter.ledger.finished else Searcher.FINISHED
-        adapter.numbers[trial_id] = assignment.number
+            return None if bridge.controller.live or not bridge.controller.finished else Searcher.FINISHED
+        bridge.numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,
             "folder": str(assignment.folder),
             "spec": assignment.spec.model_dump_json(),
             "gpu": assignment.gpu,
-            "fingerprint": adapter.ledger.fingerprint,
+            "fingerprint": bridge.controller.fingerprint,
             "efficiency": str(assignment.efficiency) if assignment.efficiency else None,
         }
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        adapter = self._adapter
-        number = adapter.numbers.pop(trial_id, None)
-        chances = adapter.given_up.pop(trial_id, 0)
-        with adapter.lock:
-            if error and number is not None and not adapter.closed:
+        bridge = self._bridge
+        number = bridge.numbers.pop(trial_id, None)
+        chances = bridge.given_up.pop(trial_id, 0)
+        with bridge.lock:
+            if error and number is not None and not bridge.closed:
                 try:
                     # Ray gives a trial up at once if the worker that it was to reuse is dead, whatever max_failures is.
-                    if adapter.handed_back[number] < chances:
-                        adapter.handed_back[number] += 1
-                        adapter.ledger.hand_back(number, "its worker was lost before it could begin")
+                    if bridge.handed_back[number] < chances:
+                        bridge.handed_back[number] += 1
+                        bridge.controller.hand_back(number, "its worker was lost before it could begin")
                     else:
-                        adapter.ledger.lost(
+                        bridge.controller.lost(
                             number, "its worker was lost more often than resources.max_failures"
                         )
                 except Exception as failure:
-                    adapter.fail(failure)
+                    bridge.fail(failure)
 
 
-class LedgerScheduler(FIFOScheduler):
-    """Stops a trial when the ledger says so, and lets the ledger hear other terminals in every round of Ray's loop."""
+class StudyScheduler(FIFOScheduler):
+    """Stops a trial when the controller says so, and lets the controller hear other terminals in every round of Ray's loop."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, bridge: RayBridge) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._adapter = adapter
+        self._bridge = bridge
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        adapter = self._adapter
-        with adapter.lock:
+        bridge = self._bridge
+        with bridge.lock:
             try:
-                if not adapter.closed:
-                    adapter.ledger.poll()
+                if not bridge.closed:
+                    bridge.controller.poll()
             except Exception as error:
-                adapter.fail(error)
+                bridge.fail(error)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         where = {"node": result.get("node_ip", ""), "pid": result.get("pid", 0)}
         where |= {"device": result["device"]} if "device" in result else {}
-        adapter = self._adapter
-        with adapter.lock:
+        bridge = self._bridge
+        with bridge.lock:
             try:
-                turn = Turn.from_json(result["turn"])
-                stop = adapter.closed or adapter.ledger.receive(trial.config["number"], turn, where)
+                update = TrialUpdate.from_json(result["update"])
+                stop = bridge.closed or bridge.controller.receive(trial.config["number"], update, where)
             except Exception as error:
-                adapter.fail(error)
+                bridge.fail(error)
                 stop = True
         decision: str = TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
         return decision
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        adapter = self._adapter
-        with adapter.lock:
-            again = trial.trial_id in adapter.numbers and trial.num_failures <= trial.max_failures
-            adapter.given_up[trial.trial_id] = trial.max_failures if again else 0
-            if again and not adapter.closed:
+        bridge = self._bridge
+        with bridge.lock:
+            again = trial.trial_id in bridge.numbers and trial.num_failures <= trial.max_failures
+            bridge.given_up[trial.trial_id] = trial.max_failures if again else 0
+            if again and not bridge.closed:
                 try:
-                    adapter.ledger.again(trial.config["number"])
+                    bridge.controller.again(trial.config["number"])
                 except Exception as error:
-                    adapter.fail(error)
+                    bridge.fail(error)

@@ -118,8 +118,8 @@ def _ask_nodes(
     probe_type: Any = ray.remote(NodeProbe)
     for node in known:
         if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            probe = probe_type.options(num_cpus=0, scheduling_strategy=place).remote()
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = probe_type.options(num_cpus=0, scheduling_strategy=on_node).remote()
             arguments = (
                 None if spec is None else spec.model_dump_json(),
                 None if marker is None else str(marker),

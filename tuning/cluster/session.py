@@ -82,11 +82,11 @@ class RaySession:
 
             draining = state.get_draining_nodes()
             known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-            here = [
+            alive = [
                 dict(node["Resources"]) for node in known if node["Alive"] and node["NodeID"] not in draining
             ]
             self._nodes = max(
-                here, _autoscaled(), key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes)
+                alive, _autoscaled(), key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes)
             )
             self._counted = time.monotonic()
         return self._nodes

@@ -1,4 +1,4 @@
-"""One trial on Ray: an actor that is reused from trial to trial and reports a Turn at a time."""
+"""One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time."""
 
 import signal
 import socket
@@ -18,7 +18,7 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.object_store import as_folder
 from proxytune.tuning.trial.efficiency import stored_efficiency
 from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
-from proxytune.tuning.trial.trial_run import TrialRun, Turn, is_out_of_memory, is_out_of_room
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate, is_out_of_memory, is_out_of_room
 
 DRAIN_POLL_SECONDS = 5.0
 
@@ -26,9 +26,9 @@ DRAIN_POLL_SECONDS = 5.0
 class TrialTrainable(tune.Trainable):
     """Runs one TrialRun after the other.
 
-    What a trial itself gets wrong (a diverged loss, memory, refused data, a bug) is a Turn with its outcome, which
+    What a trial itself gets wrong (a diverged loss, memory, refused data, a bug) is a TrialUpdate with its outcome, which
     ends it. What the machine gets wrong (OSError, a killed process) is raised: Ray starts the trial again, up to
-    max_failures, and it goes on from its newest checkpoint. A full disk is a Turn that ends the driver.
+    max_failures, and it goes on from its newest checkpoint. A full disk is a TrialUpdate that ends the driver.
     """
 
     run_type: ClassVar[type[TrialRun]] = TrialRun
@@ -49,10 +49,10 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        turn = self._turn()
+        update = self._advance()
         if self._leaving or self._node_is_draining():
-            self._leave()  # what this turn says is in the checkpoint, and is said again where it goes on
-        return {"turn": turn.to_json(), "device": device_name()}
+            self._leave()  # what this update says is in the checkpoint, and is said again where it goes on
+        return {"update": update.to_json(), "device": device_name()}
 
     def cleanup(self) -> None:
         self._end()
@@ -66,32 +66,34 @@ class TrialTrainable(tune.Trainable):
         begin_on_gpu(self._spec, config.get("gpu") or 1.0)
         self._run: TrialRun | None = None
 
-    def _turn(self) -> Turn:
+    def _advance(self) -> TrialUpdate:
         try:
             if self._efficiency_folder is not None and self._efficiency is None:
                 self._efficiency = stored_efficiency(self._spec, self._efficiency_folder)
-                return Turn(step=0, profile=self._efficiency)
+                return TrialUpdate(step=0, profile=self._efficiency)
             if self._run is None:
                 self._run = self.run_type(self._spec, self._folder)
                 self._check_data(self._run)
             self._training = True
-            turn = self._run.turn()
+            update = self._run.advance()
         except OSError as error:
             if self._run is None or not is_out_of_room(error):
                 raise
-            turn = Turn(step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}")
+            update = TrialUpdate(
+                step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}"
+            )
         except Exception as error:
             step = self._run.step if self._run else 0
             outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
-            turn = Turn(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
+            update = TrialUpdate(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
         finally:
             self._training = False
-        turn = replace(turn, gpu_mib=taken_mib(self._spec))
-        if turn.metrics is not None and self._efficiency is not None:
-            turn = replace(turn, metrics=turn.metrics | self._efficiency)
-        if turn.outcome not in ("running", "complete"):
+        update = replace(update, gpu_mib=taken_mib(self._spec))
+        if update.metrics is not None and self._efficiency is not None:
+            update = replace(update, metrics=update.metrics | self._efficiency)
+        if update.outcome not in ("running", "complete"):
             self._run = None  # nothing of it is worth a checkpoint
-        return turn
+        return update
 
     def _check_data(self, run: TrialRun) -> None:
         """Refuse other data than the driver's: a node's root may hold another version, and nothing would compare."""
@@ -113,7 +115,7 @@ class TrialTrainable(tune.Trainable):
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if self._training and self._run is not None:
             self._leaving = True  # the state is whole again after the running step
-            self._run.end_turn()
+            self._run.interrupt()
         else:
             self._leave()
 

@@ -27,7 +27,7 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     node = next(node for node in nodes if node["NodeID"] == context.get_node_id())
     host, _, port = context.gcs_address.rpartition(":")
-    places = {
+    addresses = {
         "GCS": (host, int(port)),
         "raylet": (node["NodeManagerAddress"], int(node["NodeManagerPort"])),
     }
@@ -35,13 +35,13 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
     over = threading.Event()
 
     def probe() -> None:
-        answered = dict.fromkeys(places, time.monotonic())
+        answered = dict.fromkeys(addresses, time.monotonic())
         while not over.wait(PROBE_SECONDS):
-            for name, place in places.items():
-                if _answers(place):
+            for name, address in addresses.items():
+                if _answers(address):
                     answered[name] = time.monotonic()
                 elif time.monotonic() - answered[name] > grace:
-                    on_death(f"Ray's {name} at {place[0]}:{place[1]} has died")
+                    on_death(f"Ray's {name} at {address[0]}:{address[1]} has died")
                     return
 
     thread = threading.Thread(target=probe, name="ray watch", daemon=True)
@@ -63,9 +63,9 @@ def leave_ray() -> None:
         atexit.unregister(ray.shutdown)  # it would wait once more
 
 
-def _answers(place: tuple[str, int]) -> bool:
+def _answers(address: tuple[str, int]) -> bool:
     try:
-        socket.create_connection(place, timeout=PROBE_SECONDS).close()
+        socket.create_connection(address, timeout=PROBE_SECONDS).close()
     except OSError:
         return False
     return True

@@ -55,9 +55,9 @@ def compare(
     from proxytune.tuning.confirm.confirm import efficiency_folder
     from proxytune.tuning.store.study import open_study
 
-    forms = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
-    if path is not None and (path.exists() or path.suffix not in forms):
-        raise InputError(f"--out {path}: name a new file that ends in {', '.join(forms)}")
+    formats = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
+    if path is not None and (path.exists() or path.suffix not in formats):
+        raise InputError(f"--out {path}: name a new file that ends in {', '.join(formats)}")
     if len(set(studies)) < len(studies):
         raise InputError("a study is named twice; name each once")
     opened = [open_study(study, storage, database) for study in studies]
@@ -72,7 +72,7 @@ def compare(
         found = compare(opened)
     if path is not None:
         temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        temporary.write_text(forms[path.suffix](found), encoding="utf-8")
+        temporary.write_text(formats[path.suffix](found), encoding="utf-8")
         os.replace(temporary, path)
         err.print(f"written: {path.absolute()}", highlight=False)
     others = page.published_tables([row.task for row in found.rows])

@@ -52,7 +52,7 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 @click.command()
 @click.argument("study")
 @click.option(
-    "--now", is_flag=True, help="Interrupt running trials at their next turn instead of waiting for them."
+    "--now", is_flag=True, help="Interrupt running trials at their next update instead of waiting for them."
 )
 @click.option("--trial", "number", type=int, help="End this trial for good, and nothing else.")
 @click.option(

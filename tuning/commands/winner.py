@@ -43,7 +43,7 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path))
     type=click.FloatRange(min=0, min_open=True),
     help="The best trial of at least so many sequences trained per second.",
 )
-@click.option("--out", "place", required=True, help="The folder to write, or s3://bucket/prefix.")
+@click.option("--out", "path", required=True, help="The folder to write, or s3://bucket/prefix.")
 @click.option("--register/--no-register", default=True, help="Register the model in the study's MLflow.")
 @storage_option
 @database_option
@@ -53,7 +53,7 @@ def export(
     pareto: bool,
     max_memory_mib: float | None,
     min_throughput: float | None,
-    place: str,
+    path: str,
     register: bool,
     storage: Path,
     database: str | None,
@@ -77,13 +77,13 @@ def export(
             "--trial, --pareto and --max-memory-mib / --min-throughput exclude each other; take one"
         )
     opened = open_study(study, storage, database)
-    with destination(place) as folder:
-        _export_to(folder, place, opened, number, pareto, limits, register)
+    with destination(path) as folder:
+        _export_to(folder, path, opened, number, pareto, limits, register)
 
 
 def _export_to(
     folder: Path,
-    place: str,
+    path: str,
     opened: "Study",
     number: int | None,
     pareto: bool,
@@ -98,8 +98,8 @@ def _export_to(
         )
     for one in written:
         shown = (
-            str(one.folder.absolute()).replace(str(folder.absolute()), place)
-            if "://" in place
+            str(one.folder.absolute()).replace(str(folder.absolute()), path)
+            if "://" in path
             else one.folder.absolute()
         )
         values = ", ".join(f"{name} {value:.4g}" for name, value in one.record.values.items())

@@ -22,12 +22,12 @@ def candidates(study: Study, top: int) -> list[FrozenTrial]:
         InputError: there is none, and which trial comes nearest to the constraints.
     """
     feasible = _feasible(study)
-    ways = list(study.spec.search.objectives.values())
-    if len(ways) == 1:
-        order = sorted(feasible, key=lambda trial: trial.values[0], reverse=ways[0] == "maximize")
+    directions = list(study.spec.search.objectives.values())
+    if len(directions) == 1:
+        order = sorted(feasible, key=lambda trial: trial.values[0], reverse=directions[0] == "maximize")
     else:
         front = {trial.number: trial for trial in study.best()}
-        signs = [1.0 if way == "minimize" else -1.0 for way in ways]
+        signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
         entries = {
             number: Entry(values=tuple(np.multiply(signs, trial.values))) for number, trial in front.items()
         }

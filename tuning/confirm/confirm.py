@@ -95,7 +95,9 @@ def confirm_study(
         if not again and (known := _already(study, plan)) is not None:
             return known
         spec = retraining_spec(study.spec, plan)
-        retraining = run_study(spec, address=address, make_ledger=functools.partial(Race, plan), watch=watch)
+        retraining = run_study(
+            spec, address=address, make_controller=functools.partial(Race, plan), watch=watch
+        )
         trials = retrainings(retraining.trials())
         with ray_session(address) as session:
             efficiency = _measure(study, chosen, session, say)

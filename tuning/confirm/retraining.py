@@ -2,7 +2,7 @@
 
 Each of its trials is a point (candidate, seed). So everything that holds for a study holds here too: lease, checkpoints,
 resuming, steering, MLflow. Points are handed out seed by seed, so that a wave is complete before the next one is, but a
-free slot goes ahead; a candidate that is eliminated loses what is queued, and what runs stops at its next turn.
+free slot goes ahead; a candidate that is eliminated loses what is queued, and what runs stops at its next update.
 """
 
 import math
@@ -14,11 +14,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.confirm.candidates import SEED
 from proxytune.tuning.confirm.racing import race
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, END
 from proxytune.tuning.store.summary import outcome_of
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 SUFFIX = ".confirm"
 CANDIDATE = (
@@ -85,7 +85,7 @@ def measured(
     plan: Plan, trials: Mapping[Point, FrozenTrial], objectives: Mapping[str, str]
 ) -> dict[int, list[list[float] | None]]:
     """What `race` takes: for each candidate and seed the objectives, more being better; NaN where it diverged."""
-    signs = [1.0 if way == "maximize" else -1.0 for way in objectives.values()]
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
 
     def values(point: Point) -> list[float] | None:
         trial = trials.get(point)
@@ -99,8 +99,8 @@ def measured(
     return {number: [values((number, seed)) for seed in plan.seeds] for number in plan.candidates}
 
 
-class Race(Ledger):
-    """The ledger of the retrainings."""
+class Race(StudyController):
+    """The controller of the retrainings."""
 
     def __init__(self, plan: Plan, *rest: Any) -> None:
         super().__init__(*rest)
@@ -123,8 +123,8 @@ class Race(Ledger):
         self._study.set_user_attr(BUDGET, len(self._study.get_trials(deepcopy=False)))
         self._judge()
 
-    def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
-        stop = super().receive(number, turn, where)
+    def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
+        stop = super().receive(number, update, where)
         candidate, _ = self._points.get(number, (None, None))
         if not stop and candidate in self._out:
             self._end(number, "pruned", self._reason(candidate))

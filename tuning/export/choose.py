@@ -63,10 +63,10 @@ class Selection:
     @property
     def text(self) -> str:
         """The rule in words."""
-        first, ways = next(iter(self.objectives)), self.objectives.items()
+        first, directions = next(iter(self.objectives)), self.objectives.items()
         return RULES[self.rule].format(
             first=first,
-            all=", ".join(f"{metric} ({way})" for metric, way in ways),
+            all=", ".join(f"{metric} ({direction})" for metric, direction in directions),
             limits=Limits(**self.limits),
         )
 
@@ -220,7 +220,8 @@ def _rule(constraint: Constraint) -> str:
 def _minimised(record: TrialRecord, objectives: Mapping[str, str]) -> tuple[float, ...]:
     measured = {**record.metrics, **record.values}
     signed = (
-        measured.get(name, math.nan) * (1 if way == "minimize" else -1) for name, way in objectives.items()
+        measured.get(name, math.nan) * (1 if direction == "minimize" else -1)
+        for name, direction in objectives.items()
     )
     return tuple(value if math.isfinite(value) else math.inf for value in signed)
 

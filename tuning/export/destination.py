@@ -12,25 +12,25 @@ from proxytune.tuning.store.object_store import ObjectFolder
 
 
 @contextmanager
-def destination(place: str) -> Iterator[Path]:
+def destination(path: str) -> Iterator[Path]:
     """The folder to write; that of an object store is a temporary one, uploaded when the context ends well.
 
     SHA256SUMS goes last: where it is, everything is.
 
     Raises:
-        InputError: something is at the place already, or it is no URL of an object store.
+        InputError: something is at the path already, or it is no URL of an object store.
         StorageError: the store does not answer, or refuses.
     """
-    if "://" not in place:
-        yield Path(place)
+    if "://" not in path:
+        yield Path(path)
         return
     try:
-        target = ObjectFolder(object_url(place))
+        target = ObjectFolder(object_url(path))
     except ValueError as error:
-        raise InputError(f"--out {place}: {error}") from None
+        raise InputError(f"--out {path}: {error}") from None
     try:
         if target.names():
-            raise InputError(f"{place} exists; name a place where nothing is, or remove it first")
+            raise InputError(f"{path} exists; name a place where nothing is, or remove it first")
         with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
             folder = Path(name) / target.name
             yield folder
@@ -40,4 +40,4 @@ def destination(place: str) -> Iterator[Path]:
             for file in sorted(files, key=lambda file: (file == SUMS, file.endswith(SUMS))):
                 (target / file).write_bytes((folder / file).read_bytes())
     except OSError as error:
-        raise StorageError(f"{place}: {' '.join(str(error).split())[:300]}") from None
+        raise StorageError(f"{path}: {' '.join(str(error).split())[:300]}") from None

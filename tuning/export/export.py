@@ -54,7 +54,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportResult:
     """One folder that was written."""
 
     folder: Path
@@ -70,7 +70,7 @@ def export_study(
     pareto: bool = False,
     limits: Limits = NO_LIMITS,
     say: Say = lambda line: None,
-) -> list[Written]:
+) -> list[ExportResult]:
     """Write the chosen trial to `folder`, or one folder a point of the Pareto front and an index into it.
 
     Args:
@@ -102,7 +102,7 @@ def export_study(
         )
         with whole(folder) as temporary:
             _write_trial(temporary, study, records, selection, confirmation, say)
-        return [Written(folder, records[selection.trial], selection)]
+        return [ExportResult(folder, records[selection.trial], selection)]
     selections = choose_front(study.name, records, objectives, rules)
     with whole(folder) as temporary:
         for position, selection in enumerate(selections, 1):
@@ -112,7 +112,7 @@ def export_study(
             _write_trial(point, study, records, selection, confirmation, say)
         write_index(temporary, study.name, records, selections)
         write_sums(temporary)
-    return [Written(folder / point_name(one.trial), records[one.trial], one) for one in selections]
+    return [ExportResult(folder / point_name(one.trial), records[one.trial], one) for one in selections]
 
 
 def _write_trial(
@@ -146,18 +146,18 @@ def _write_trial(
 
 
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
-    """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` here."""
+    """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
     confirmed = [
         {"at": one["at"], "by": one["by"], "what": f"confirm, trial {one['subject']['trial']}"}
         for one in read_openings(study)
     ]
     mark = evaluation_mark(study.name)
-    here = [
+    evaluated = [
         {"at": one["time"], "by": one["by"], "what": one["reason"]}
         for one in recorded_openings(prepare_task(spec.task).folder)
         if one["reason"].startswith(mark)
     ]
-    return sorted([*confirmed, *here], key=lambda one: one["at"])
+    return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
 
 
 def evaluation_mark(name: str) -> str:

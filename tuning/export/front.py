@@ -29,11 +29,11 @@ def write_index(
         OSError: the disk refuses.
     """
     objectives = selections[0].objectives
-    first, way = next(iter(objectives.items()))
+    first, direction = next(iter(objectives.items()))
     points = sorted(
         (records[one.trial] for one in selections),
         key=lambda one: one.metrics[first],
-        reverse=way == "maximize",
+        reverse=direction == "maximize",
     )
     params = sorted({key for one in points for key in one.params})
     head = ["trial", *map(label, objectives), *(key.rpartition(".")[2] for key in params)]
@@ -45,10 +45,10 @@ def write_index(
         ]
         for one in points
     ]
-    ways = ", ".join(f"{name} ({direction})" for name, direction in objectives.items())
+    directions = ", ".join(f"{name} ({direction})" for name, direction in objectives.items())
     reading = (
         f"{len(points)} of {len(records)} trials: those of the full budget, within the constraints, that no other "
-        f"one dominates in {ways}. One seed each; every folder runs by itself and has a card."
+        f"one dominates in {directions}. One seed each; every folder runs by itself and has a card."
     )
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| [{name}]({name}/card.md) | {' | '.join(cells)} |" for name, *cells in rows]

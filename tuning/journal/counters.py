@@ -16,7 +16,7 @@ GOOD = ("complete", "pruned")
 
 
 @dataclass
-class Tally:
+class Counters:
     """Counters up to some point of the journal; holds only numbers, text, lists and dicts (it goes to JSON)."""
 
     directions: dict[str, str] = field(default_factory=dict)  # objective -> maximize | minimize
@@ -87,8 +87,8 @@ class Tally:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.steps += open_trial["step"]
         if outcome == "complete" and self.feasible(open_trial["last"]):
-            for name, way in self.directions.items():
-                sign, value = (1 if way == "maximize" else -1), open_trial["last"].get(name, math.nan)
+            for name, direction in self.directions.items():
+                sign, value = (1 if direction == "maximize" else -1), open_trial["last"].get(name, math.nan)
                 if value == value and (name not in self.best or sign * value > sign * self.best[name]):
                     self.best[name], self.best_trial[name] = value, event["trial"]
         return self.counters()

@@ -79,7 +79,7 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     objectives = study.spec.search.objectives
     reports: dict[int, dict[str, Any]] = {}
     for step, entry in rung_entries(trial).items():
-        signs = (1 if way == "minimize" else -1 for way in objectives.values())
+        signs = (1 if direction == "minimize" else -1 for direction in objectives.values())
         reports[step] = {
             name: sign * value for name, sign, value in zip(objectives, signs, entry["values"], strict=True)
         }

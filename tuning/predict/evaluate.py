@@ -57,9 +57,9 @@ def evaluate_export(
         facts["recorded_accuracy"] = exported.metrics["val_accuracy"]
     else:
         mark = evaluation_mark(spec.name)
-        here = [one for one in recorded_openings(prepared.folder) if one["reason"].startswith(mark)]
+        own = [one for one in recorded_openings(prepared.folder) if one["reason"].startswith(mark)]
         known = [one["at"] for one in exported.provenance.get("test_openings", [])]
-        earlier = sorted({*known, *(one["time"] for one in here)})
+        earlier = sorted({*known, *(one["time"] for one in own)})
         if earlier and not again:
             raise InputError(
                 f"the test split was opened for {spec.name} before ({earlier[-1]}); --again opens it once more, and "

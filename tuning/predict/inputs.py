@@ -25,7 +25,7 @@ _PICTURES = ("image", "pathfinder", "pathfinder64", "pathx")
 
 
 @dataclass(frozen=True)
-class LineForm:
+class InputFormat:
     """How a line becomes the token ids that the model was trained on."""
 
     task: TaskSpec

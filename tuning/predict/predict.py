@@ -9,7 +9,7 @@ from proxytune.datasets import DataError
 from proxytune.models.training import CPU_TOKENS_PER_PASS
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.predict.exported import Exported
-from proxytune.tuning.predict.inputs import Documents, LineForm, padded
+from proxytune.tuning.predict.inputs import Documents, InputFormat, padded
 
 MAX_BATCH = 32
 MAX_LINE_BYTES = 64 << 20
@@ -23,7 +23,7 @@ class Predictor:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = exported.classifier().to(self._device)
         conventions = exported.provenance["data"]["conventions"]
-        self.form = LineForm(exported.spec.task, self._model.config, conventions)
+        self.input_format = InputFormat(exported.spec.task, self._model.config, conventions)
 
     def predict(self, lines: Sequence[bytes], first: int = 1) -> list[dict[str, Any]]:
         """{"line", "label", "probabilities"} for each line, or {"line", "error"} where it is not in the task's form.
@@ -36,7 +36,7 @@ class Predictor:
         readable: dict[int, Documents] = {}
         for number, line in enumerate(lines, first):
             try:
-                readable[number] = self.form.parse(line)
+                readable[number] = self.input_format.parse(line)
             except DataError as error:
                 answers[number] = {"line": number, "error": str(error)}
         for numbers in self._passes(readable):

@@ -15,9 +15,9 @@ from typing import Any
 from proxytune.datasets.prepare import PreparedTask
 from proxytune.models.exported import SUMS, file_sha256
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.export.export import Written
+from proxytune.tuning.export.export import ExportResult
 from proxytune.tuning.predict.exported import load_export
-from proxytune.tuning.predict.inputs import LineForm
+from proxytune.tuning.predict.inputs import InputFormat
 from proxytune.tuning.spec.locations import artifact_root
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
@@ -28,7 +28,7 @@ NUM_EXAMPLES = 2
 _SECONDS = 600
 
 
-def register(study: Study, written: Sequence[Written]) -> list[dict[str, Any]]:
+def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
     """Log every folder as an MLflow model and register it under the study's name.
 
     The alias `best` goes to the one that is the study's winner (not to a trial that the user named, or to one chosen
@@ -82,11 +82,12 @@ def example_lines(folder: Path) -> list[str]:
     """A few validation examples in the form that the model reads: MLflow's input example."""
     exported = load_export(folder)
     prepared: PreparedTask = prepare_task(exported.spec.task)
-    form = LineForm(
+    input_format = InputFormat(
         exported.spec.task, exported.spec.model_config_for(prepared.info), prepared.info.conventions
     )
     return [
-        form.show(prepared.validation[row][0]) for row in range(min(NUM_EXAMPLES, len(prepared.validation)))
+        input_format.show(prepared.validation[row][0])
+        for row in range(min(NUM_EXAMPLES, len(prepared.validation)))
     ]
 
 

@@ -48,16 +48,16 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(title, total=spec.training["steps"], accuracy="")
         while True:
-            turn = training.turn()
-            progress.update(bar, completed=turn.step)
-            if turn.metrics is not None:
-                progress.update(bar, accuracy=f"val_accuracy {turn.metrics['val_accuracy']:.4f}")
-            if turn.outcome == "complete":
-                assert turn.metrics is not None
-                return Trained(turn.step, turn.metrics, training.trainer.model.state_dict())
-            if turn.outcome != "running":
+            update = training.advance()
+            progress.update(bar, completed=update.step)
+            if update.metrics is not None:
+                progress.update(bar, accuracy=f"val_accuracy {update.metrics['val_accuracy']:.4f}")
+            if update.outcome == "complete":
+                assert update.metrics is not None
+                return Trained(update.step, update.metrics, training.trainer.model.state_dict())
+            if update.outcome != "running":
                 raise ProxytuneError(
-                    f"the training ended as {turn.outcome} at step {turn.step}: {turn.reason}"
+                    f"the training ended as {update.outcome} at step {update.step}: {update.reason}"
                 )
 
 

@@ -9,7 +9,7 @@ from proxytune.tuning.errors import (
     InputError,
     StorageError,
 )
-from proxytune.tuning.search.warm_start import Earlier, take
+from proxytune.tuning.search.warm_start import WarmStart, take
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START
@@ -18,7 +18,7 @@ from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
 
 
-def earlier_study(spec: StudySpec) -> Earlier | None:
+def read_warm_start(spec: StudySpec) -> WarmStart | None:
     """What a new study of this spec takes from its `search.warm_start`, if it names one.
 
     Raises:
@@ -54,13 +54,13 @@ def begin_study(spec: StudySpec) -> Study:
         study = optuna.create_study(
             study_name=spec.name,
             storage=storage,
-            sampler=optuna.samplers.RandomSampler(),  # never asked: the ledger sets one for each trial
+            sampler=optuna.samplers.RandomSampler(),  # never asked: the controller sets one for each trial
             directions=list(spec.search.objectives.values()),
             load_if_exists=True,
         )
         stored = study.user_attrs.get(SPEC)
         if stored is None:
-            earlier = earlier_study(spec)
+            earlier = read_warm_start(spec)
             for params in spec.search.enqueue:
                 study.enqueue_trial(dict(params))
             if earlier is not None:
@@ -90,12 +90,12 @@ def check_study(spec: StudySpec) -> list[str]:
     """
     url = database_url(spec.folder, spec.database)
     if not holds_studies(url):
-        return _earlier_lines(earlier_study(spec))
+        return _warm_start_lines(read_warm_start(spec))
     storage = open_storage(url, create=False)
     with storage_errors():
         names = optuna.get_all_study_names(storage)
     if spec.name not in names:
-        return _earlier_lines(earlier_study(spec))
+        return _warm_start_lines(read_warm_start(spec))
     study = study_in(storage, spec.name, spec.storage, spec.database)
     check_same(study.spec, spec)
     trials, budget = study.trials(), max(study.budget, spec.search.trials)
@@ -113,9 +113,9 @@ def check_study(spec: StudySpec) -> list[str]:
                 "or give the study another name"
             )
     stored = study.optuna.user_attrs.get(WARM_START)
-    lines = _earlier_lines(Earlier.from_json(stored) if stored else None)
+    lines = _warm_start_lines(WarmStart.from_json(stored) if stored else None)
     return [f"study {spec.name} exists and goes on: {len(ended)} of {budget} trials have ended", *lines]
 
 
-def _earlier_lines(earlier: Earlier | None) -> list[str]:
+def _warm_start_lines(earlier: WarmStart | None) -> list[str]:
     return [] if earlier is None else [earlier.summary(), *earlier.notes]

@@ -17,7 +17,7 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.recovery import recover
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.provenance import data_facts, driver_facts
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
@@ -38,13 +38,13 @@ def run_study(
     *,
     address: str = "local",
     trainable: type | None = None,
-    make_ledger: Callable[..., Ledger] = Ledger,
-    watch: Callable[[Study, Ledger, Shipper], Any] | None = None,
+    make_controller: Callable[..., StudyController] = StudyController,
+    watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
 ) -> Study:
     """Run the study until its budget is met: start it, or go on where any earlier driver left it.
 
     `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
-    tests), `make_ledger` the ledger (by a subclass, say); `watch` is called once everything is set up and may return
+    tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
     a context manager that is held while the search runs (live progress).
 
     Raises:
@@ -78,9 +78,9 @@ def run_study(
             raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
         stack.callback(outbox.close)
         recover(study, outbox)
-        ledger = make_ledger(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+        controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
         with storage_errors():
-            ledger.reconcile()
+            controller.reconcile()
         now_ms = time.time_ns() // 1_000_000
         outbox.append(
             {
@@ -95,18 +95,18 @@ def run_study(
         shipper.start()
         stack.callback(shipper.close, DRAIN_SECONDS)
         stack.push(functools.partial(_end_of_failure, outbox))
-        lease.on_lost = lambda: ledger.stop("another driver took the study over")
-        if not ledger.finished:
+        lease.on_lost = lambda: controller.stop("another driver took the study over")
+        if not controller.finished:
             try:
-                held = (lambda: watch(study, ledger, shipper)) if watch else None
-                _search(study, ledger, address, trainable, held)
+                held = (lambda: watch(study, controller, shipper)) if watch else None
+                _search(study, controller, address, trainable, held)
             finally:
                 if not lease.lost:
                     with storage_errors():
-                        ledger.requeue_live()
+                        controller.requeue_live()
         if lease.lost:
             raise HeldError(f"study {spec.name} was taken over by another driver")
-        status = "interrupted" if ledger.stopping else "finished"
+        status = "interrupted" if controller.stopping else "finished"
         outbox.append(
             {
                 "kind": "study_end",
@@ -115,9 +115,9 @@ def run_study(
                 "summary": summary(study),
             }
         )
-        if ledger.stopping:
+        if controller.stopping:
             raise Interrupted(
-                f"study {spec.name} stopped ({ledger.stopping}); the same command goes on where it was"
+                f"study {spec.name} stopped ({controller.stopping}); the same command goes on where it was"
             )
     trials = study.trials()
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
@@ -141,14 +141,14 @@ def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, 
 
 def _search(
     study: Study,
-    ledger: Ledger,
+    controller: StudyController,
     address: str,
     trainable: type | None,
     watch: Callable[[], Any] | None,
 ) -> None:
     from ray import tune
 
-    from proxytune.tuning.cluster.bridge import Adapter, LedgerScheduler, LedgerSearcher, with_shares
+    from proxytune.tuning.cluster.bridge import RayBridge, StudyScheduler, StudySearcher, with_shares
     from proxytune.tuning.cluster.gpus import smallest_gpu_mib
     from proxytune.tuning.cluster.session import ray_session
     from proxytune.tuning.cluster.trainable import TrialTrainable
@@ -158,25 +158,25 @@ def _search(
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
         resources = session.trial_resources(spec.resources)
-        adapter = Adapter(ledger, lambda: session.slots(resources, spec.resources.max_concurrent))
+        bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
         kind: Any = trainable or TrialTrainable
         gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
         if gpu_mib is not None:
             cpu, most = resources["cpu"], spec.resources.max_concurrent
-            ledger.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
-            adapter.slots = lambda: packed_slots(
-                session.nodes(), cpu, ledger.gpus_taken, len(ledger.live), most
+            controller.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
+            bridge.slots = lambda: packed_slots(
+                session.nodes(), cpu, controller.gpus_taken, len(controller.live), most
             )
             kind = with_shares(kind, cpu)
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger tells of trials that fail
-        stack.enter_context(_graceful_stop(ledger))
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
+        stack.enter_context(_graceful_stop(controller))
         if watch is not None:
             stack.enter_context(watch())
         over = threading.Event()
         failures: list[Exception] = []
 
         def died(reason: str) -> None:
-            ledger.stop(reason)
+            controller.stop(reason)
             over.set()
 
         def search() -> None:
@@ -184,8 +184,8 @@ def _search(
                 tune.run(
                     kind,
                     name=spec.name,
-                    search_alg=LedgerSearcher(adapter),
-                    scheduler=LedgerScheduler(adapter),
+                    search_alg=StudySearcher(bridge),
+                    scheduler=StudyScheduler(bridge),
                     num_samples=-1,
                     resources_per_trial=resources if gpu_mib is None else None,
                     reuse_actors=True,
@@ -206,22 +206,22 @@ def _search(
         try:
             over.wait()
         finally:
-            adapter.close()
-        if failures and ledger.stopping is None:
+            bridge.close()
+        if failures and controller.stopping is None:
             raise failures[0]
-        if adapter.error is not None:
+        if bridge.error is not None:
             with storage_errors():
-                raise adapter.error
+                raise bridge.error
 
 
 @contextmanager
-def _graceful_stop(ledger: Ledger) -> Iterator[None]:
-    """First SIGINT or SIGTERM: every trial stops at its next turn with a checkpoint. Second: leave at once."""
+def _graceful_stop(controller: StudyController) -> Iterator[None]:
+    """First SIGINT or SIGTERM: every trial stops at its next update with a checkpoint. Second: leave at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if ledger.stopping is not None:
+        if controller.stopping is not None:
             raise KeyboardInterrupt
-        ledger.stop(signal.Signals(number).name)
+        controller.stop(signal.Signals(number).name)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # signals cannot be handled here

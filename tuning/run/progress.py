@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary
 from proxytune.tuning.tracking.shipper import Shipper
@@ -32,8 +32,8 @@ def data_progress(console: Console, name: str) -> Iterator[Callable[[int, int], 
 class Watch:
     """What `run` shows while the search goes on; a thread of its own, which only reads."""
 
-    def __init__(self, console: Console, study: Study, ledger: Ledger, shipper: Shipper) -> None:
-        self._console, self._study, self._ledger, self._shipper = console, study, ledger, shipper
+    def __init__(self, console: Console, study: Study, controller: StudyController, shipper: Shipper) -> None:
+        self._console, self._study, self._controller, self._shipper = console, study, controller, shipper
         self._done = threading.Event()
         self._began = time.monotonic()
         self._ended_before = self._num_ended()
@@ -97,14 +97,14 @@ class Watch:
         left = (
             f"about {_duration((self._study.budget - ended) / rate)} left" if rate > 0 else "estimating time"
         )
-        state = f"stopping ({self._ledger.stopping})" if self._ledger.stopping else left
+        state = f"stopping ({self._controller.stopping})" if self._controller.stopping else left
         return " | ".join(filter(None, [f"{ended}/{self._study.budget} trials ended", outcomes, best, state]))
 
     def _view(self) -> Group:
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "step", *self._study.spec.search.objectives, "parameters"):
             table.add_column(column, justify="left" if column == "parameters" else "right")
-        for number, live in sorted(self._ledger.live.copy().items()):
+        for number, live in sorted(self._controller.live.copy().items()):
             values = [
                 f"{live.metrics.get(name, float('nan')):.4g}" for name in self._study.spec.search.objectives
             ]
@@ -112,7 +112,7 @@ class Watch:
         lines: list[RenderableType] = [Text(f"{self._study.name}: {self._headline()}"), table]
         if self._shipper.error:
             lines.append(Text(f"{self._shipper.error} ({self._shipper.waiting} events wait)", "yellow"))
-        lines += [Text(note, "yellow") for note in self._ledger.notes[-3:]]
+        lines += [Text(note, "yellow") for note in self._controller.notes[-3:]]
         return Group(*lines)
 
 

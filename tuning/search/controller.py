@@ -1,6 +1,6 @@
-"""The ledger: every transition of a trial, written to Optuna's storage (the truth) and to the outbox (for MLflow).
+"""The controller: every transition of a trial, written to Optuna's storage (the truth) and to the outbox (for MLflow).
 
-One driver owns it. Ray's adapters (searcher.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
+One driver owns it. Ray's adapters (cluster/bridge.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
 A trial that was interrupted is WAITING in Optuna, with its number and parameters, so that `ask` hands it out again
 before anything new; its rungs and reports are in the storage, and a step that was reported once is not told twice.
 """
@@ -21,7 +21,7 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
 from proxytune.tuning.search.samplers import make_sampler
-from proxytune.tuning.search.warm_start import Earlier
+from proxytune.tuning.search.warm_start import WarmStart
 from proxytune.tuning.spec.constraints import parse_constraint, violation
 from proxytune.tuning.spec.metrics import MEMORY, any_known
 from proxytune.tuning.spec.study_spec import StudySpec
@@ -46,7 +46,7 @@ from proxytune.tuning.store.attributes import (
 from proxytune.tuning.store.object_store import Folder
 from proxytune.tuning.store.study import trial_folder
 from proxytune.tuning.trial.profile import predicted_profile
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 POLL_SECONDS = 1.0
 
@@ -63,7 +63,7 @@ class Assignment:
 
 
 @dataclass
-class Live:
+class RunningTrial:
     """A trial that is out with a worker."""
 
     trial: optuna.Trial
@@ -76,7 +76,7 @@ class Live:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Ledger:
+class StudyController:
     """The state of one study, and the only writer of it."""
 
     def __init__(
@@ -92,7 +92,9 @@ class Ledger:
         self._storage = storage
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
-        self._signs = [1.0 if way == "minimize" else -1.0 for way in spec.search.objectives.values()]
+        self._signs = [
+            1.0 if direction == "minimize" else -1.0 for direction in spec.search.objectives.values()
+        ]
         self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
         self._brackets = make_brackets(spec)
         self._started = 0  # trials of the budget that are spent or running
@@ -111,7 +113,7 @@ class Ledger:
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
         self._packing: Packing | None = None
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
-        self.live: dict[int, Live] = {}
+        self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
 
     # What the driver calls.
@@ -136,7 +138,7 @@ class Ledger:
                 )
         attributes = self._study.user_attrs
         if attributes.get(WARM_START) is not None:
-            earlier = Earlier.from_json(attributes[WARM_START])
+            earlier = WarmStart.from_json(attributes[WARM_START])
             self._earlier = earlier.frozen_trials(self._spec)
             self.notes += [earlier.summary(), *earlier.notes]
             if SECONDS not in attributes:  # the study has just been created
@@ -145,7 +147,7 @@ class Ledger:
         self._began = time.monotonic()
 
     def stop(self, reason: str, *, now: bool = True) -> None:
-        """Start nothing more and interrupt what runs at its next turn, or (not `now`) let it run to its end.
+        """Start nothing more and interrupt what runs at its next update, or (not `now`) let it run to its end.
 
         Safe to call from a signal handler.
         """
@@ -200,7 +202,7 @@ class Ledger:
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._event("log", who=who, text=f"enqueued trial {trial.number}")
         attempt = trial.user_attrs.get(ATTEMPT, 1)
-        live = Live(trial, params, attempt, spec)
+        live = RunningTrial(trial, params, attempt, spec)
         if self._packing is not None:
             live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
@@ -239,7 +241,7 @@ class Ledger:
     def poll(self) -> None:
         """Hear, at most once a second, what other terminals wish; a cancelled trial has ended then.
 
-        Its worker is told at its next turn, which takes seconds where the worker has yet to start.
+        Its worker is told at its next update, which takes seconds where the worker has yet to start.
         """
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
@@ -262,7 +264,7 @@ class Ledger:
         for number in self.live.keys() & self._cancelled.keys():
             self._end(number, "failed", f"ended by {self._cancelled[number]}")
 
-    def receive(self, number: int, turn: Turn, where: Mapping[str, Any]) -> bool:
+    def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now.
 
         Raises:
@@ -271,41 +273,43 @@ class Ledger:
         live = self.live.get(number)
         if live is None:
             return True  # a worker that was given up reports late
-        self.notes += [f"trial {number}: {note}" for note in turn.notes]
+        self.notes += [f"trial {number}: {note}" for note in update.notes]
         broken = ""
-        if turn.profile is not None:
-            live.metrics, broken = turn.profile, self._broken(turn.profile)
+        if update.profile is not None:
+            live.metrics, broken = update.profile, self._broken(update.profile)
         else:
-            live.step = turn.step
+            live.step = update.step
         stop = False
-        if turn.metrics is not None:
-            live.metrics = turn.metrics
-            stop = self._report(live, turn.step, turn.metrics, where)
-        if turn.gpu_mib and self._packing is not None and self._packing.learn(live.spec, turn.gpu_mib):
+        if update.metrics is not None:
+            live.metrics = update.metrics
+            stop = self._report(live, update.step, update.metrics, where)
+        if update.gpu_mib and self._packing is not None and self._packing.learn(live.spec, update.gpu_mib):
             self._study.set_user_attr(GPU_WORST, self._packing.worst)
-        if turn.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
+        if update.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
             live.trial.set_user_attr(WHOLE_GPU, True)
             self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
-        elif turn.outcome == "unsaved":
-            self._interrupt(number, turn.reason)
+        elif update.outcome == "unsaved":
+            self._interrupt(number, update.reason)
             raise StorageError(
-                f"trial {number} cannot keep a checkpoint: {turn.reason}; make room, then the same command goes on"
+                f"trial {number} cannot keep a checkpoint: {update.reason}; make room, then the same command goes on"
             )
-        elif turn.outcome not in ("running", "complete"):
-            self._end(number, turn.outcome, turn.reason)
-        elif turn.metrics is not None and not all(map(math.isfinite, self._values(turn.metrics))):
-            self._end(number, "diverged", f"objective is {self._values(turn.metrics)} at step {turn.step}")
-        elif turn.outcome == "complete":
+        elif update.outcome not in ("running", "complete"):
+            self._end(number, update.outcome, update.reason)
+        elif update.metrics is not None and not all(map(math.isfinite, self._values(update.metrics))):
+            self._end(
+                number, "diverged", f"objective is {self._values(update.metrics)} at step {update.step}"
+            )
+        elif update.outcome == "complete":
             self._end(number, "complete", "")
         elif broken:
             self._end(number, "pruned", f"measured {broken} breaks the constraint")
         elif stop:
-            self._end(number, "pruned", f"not among the best at step {turn.step}")
+            self._end(number, "pruned", f"not among the best at step {update.step}")
         else:
             self.poll()
             if number not in self.live:
                 pass  # cancelled
-            elif turn.metrics is not None and self.spent is not None:
+            elif update.metrics is not None and self.spent is not None:
                 self._end(number, "pruned", self.spent)
             elif self._stopping is not None and self._now:
                 self._interrupt(number, self._stopping)
@@ -360,7 +364,9 @@ class Ledger:
             f"training.{key}": value for key, value in self._spec.training.items()
         }
 
-    def _report(self, live: Live, step: int, metrics: dict[str, float], where: Mapping[str, Any]) -> bool:
+    def _report(
+        self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]
+    ) -> bool:
         """Tell a new report; whether the trial is to stop at a rung."""
         before, number = live.reported, live.trial.number
         if step > before:

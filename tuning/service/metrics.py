@@ -62,10 +62,12 @@ class StudyCollector(Collector):
                 trials.add_metric([name, outcome], count)
             budget.add_metric([name], facts["budget"])
             waiting.add_metric([name], events)
-            for objective, way in facts["objectives"].items():
+            for objective, direction in facts["objectives"].items():
                 values = [winner["values"][objective] for winner in facts["best"]]
                 if values:
-                    best.add_metric([name, objective], max(values) if way == "maximize" else min(values))
+                    best.add_metric(
+                        [name, objective], max(values) if direction == "maximize" else min(values)
+                    )
         yield GaugeMetricFamily("proxytune_studies", "Studies in the storage", value=len(names))
         yield GaugeMetricFamily(
             "proxytune_studies_unreadable", "Studies that could not be read at this scrape", value=unreadable

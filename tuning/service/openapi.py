@@ -30,7 +30,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for key in ("storage", "database", "checkpoints"):  # the server's own
         del study["properties"][key]
     for key in ("storage", "database"):
-        del schemas["WarmStart"]["properties"][key]
+        del schemas["WarmStartSource"]["properties"][key]
     del schemas["Tracking"]["properties"]["uri"]
     schemas["StudySpec"] = study
     for path, operations in result["paths"].items():

@@ -50,7 +50,7 @@ class Stopping(Section):
     reduction_factor: int = Field(default=3, ge=2)
 
 
-class WarmStart(Section):
+class WarmStartSource(Section):
     """An earlier study whose best configurations go first and whose trials inform the sampler (search/warm_start.py)."""
 
     study: str
@@ -78,7 +78,7 @@ class Search(Section):
     max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
     max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
     enqueue: tuple[dict[str, Scalar], ...] = ()
-    warm_start: WarmStart | None = None  # after what is enqueued
+    warm_start: WarmStartSource | None = None  # after what is enqueued
 
 
 class Tracking(Section):

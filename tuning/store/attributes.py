@@ -18,7 +18,7 @@ STOP = "stop"  # another terminal's wish {"who", "now"}, cleared at each start
 PAUSE = "pause"  # who wants nothing to run for now; cleared at each start
 CANCEL = "cancel"  # {trial number: who wants it ended}
 GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
-WARM_START = "warm_start"  # what it took from an earlier one (warm_start.py)
+WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
 SECONDS = "seconds"  # for how long drivers have run it
 
 

@@ -63,9 +63,9 @@ class ObjectFolder:
 Folder = Path | ObjectFolder
 
 
-def as_folder(place: str) -> Folder:
+def as_folder(path: str) -> Folder:
     """A path, or an object store's folder if it is a URL."""
-    return ObjectFolder(place) if "://" in place else Path(place)
+    return ObjectFolder(path) if "://" in path else Path(path)
 
 
 def try_object_store(url: str) -> None:

@@ -51,19 +51,19 @@ def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> 
 
 
 def request_stop(study: Study, *, now: bool, who: str | None = None) -> None:
-    """Ask the driver of the study to stop: after its running trials, or `now` at their next turn."""
+    """Ask the driver of the study to stop: after its running trials, or `now` at their next update."""
     with storage_errors():
         study.optuna.set_user_attr(STOP, {"who": who or terminal_user(), "now": now})
 
 
 def pause(study: Study, *, on: bool, who: str | None = None) -> None:
-    """Hand running trials back at their next turn and start none, until it is called with `on` false."""
+    """Hand running trials back at their next update and start none, until it is called with `on` false."""
     with storage_errors():
         study.optuna.set_user_attr(PAUSE, (who or terminal_user()) if on else None)
 
 
 def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
-    """Ask the driver to end one trial for good at its next turn.
+    """Ask the driver to end one trial for good at its next update.
 
     Raises:
         InputError: there is no such trial, or it has ended.

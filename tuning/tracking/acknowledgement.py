@@ -26,7 +26,7 @@ class Acknowledgement:
     study: dict[str, Any] = field(
         default_factory=dict
     )  # the journal's id and what the newest study event says
-    tally: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
+    counters: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
     error: str | None = None
 
     @classmethod
@@ -34,9 +34,12 @@ class Acknowledgement:
         """The destination's acknowledgement; a fresh one where nothing of this journal was shipped yet."""
         empty = cls(uri, experiment)
         try:
-            known = cls(**json.loads(empty.path(outbox_folder).read_text()))
+            values = json.loads(empty.path(outbox_folder).read_text())
         except FileNotFoundError:
             return empty
+        if "tally" in values:
+            values["counters"] = values.pop("tally")  # as 0.1.0 wrote it
+        known = cls(**values)
         return known if known.study.get("id") in (None, journal_id(outbox_folder)) else empty
 
     def path(self, outbox_folder: Path) -> Path:

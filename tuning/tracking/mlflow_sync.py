@@ -1,4 +1,4 @@
-"""The mirror: a study's journal as runs in MLflow.
+"""MLflow sync: a study's journal as runs in MLflow.
 
 Everything here may be done twice: a run is created under an intent in the acknowledgement and looked for
 by its tags before it is created again; metrics carry the step and time of their event, and MLflow keeps one of
@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from proxytune.tuning.journal.counters import Tally
+from proxytune.tuning.journal.counters import Counters
 from proxytune.tuning.journal.outbox import Event, read_events
 from proxytune.tuning.spec.locations import artifact_root
 from proxytune.tuning.tracking import run_page
@@ -38,7 +38,7 @@ class Blocked(Exception):
     """Nothing can be shipped until somebody acts; the message says what to do."""
 
 
-class Mirror:
+class MlflowSync:
     """One journal's image in one MLflow experiment: a parent run for the study, a child run for each trial."""
 
     def __init__(self, folder: Path, uri: str, experiment: str) -> None:
@@ -87,21 +87,23 @@ class Mirror:
             if event["kind"] in ("trial", "report", "end"):
                 trials.setdefault(str(event["trial"]), []).append(event)
         self._have_runs(trials)
-        tally = Tally(**copy.deepcopy(self.acknowledged.tally))  # the old one stays for another attempt
-        known = set(tally.running)
+        counters = Counters(
+            **copy.deepcopy(self.acknowledged.counters)
+        )  # the old one stays for another attempt
+        known = set(counters.running)
         points: list[Metric] = []
         for event in events:
-            counters = tally.fold(event)
+            values = counters.fold(event)
             points += [
-                Metric(key, value, event["time_ms"], tally.num_ended) for key, value in counters.items()
+                Metric(key, value, event["time_ms"], counters.num_ended) for key, value in values.items()
             ]
         for number, its_events in trials.items():
-            self._ship_trial(number, its_events, tally, is_new=number not in known)
-        self._ship_study(events, points, tally)
-        for number in trials.keys() - tally.running.keys():
+            self._ship_trial(number, its_events, counters, is_new=number not in known)
+        self._ship_study(events, points, counters)
+        for number in trials.keys() - counters.running.keys():
             del self.acknowledged.trials[number]
         self.acknowledged.creating = []
-        self.acknowledged.tally = asdict(tally)
+        self.acknowledged.counters = asdict(counters)
 
     # Runs: found or made
 
@@ -232,7 +234,7 @@ class Mirror:
 
     # What the runs show
 
-    def _ship_trial(self, number: str, events: list[Event], tally: Tally, is_new: bool) -> None:
+    def _ship_trial(self, number: str, events: list[Event], counters: Counters, is_new: bool) -> None:
         run_id, what = self.acknowledged.trials[number], f"trial {number}"
         points: list[Metric] = []
         params: dict[str, str] = {}
@@ -251,9 +253,9 @@ class Mirror:
                 points += [
                     Metric(key, value, event["time_ms"], event["step"]) for key, value in metrics.items()
                 ]
-                tags |= texts | run_page.place_tags(event)
+                tags |= texts | run_page.worker_tags(event)
             if event["kind"] == "end":
-                tags |= run_page.end_tags(event, tally)
+                tags |= run_page.end_tags(event, counters)
                 status, time_ms = run_page.STATUS.get(event["outcome"], "FAILED"), event["time_ms"]
         with self._passing_over(what):
             self._client.log_batch(run_id, points, _params(params), _tags(tags))
@@ -279,7 +281,7 @@ class Mirror:
             self._experiment()  # raises where the whole experiment is what MLflow refuses
             self.notice = f"MLflow refuses something of {what}, which is left out: {one_line(error)}"
 
-    def _ship_study(self, events: list[Event], points: list[Metric], tally: Tally) -> None:
+    def _ship_study(self, events: list[Event], points: list[Metric], counters: Counters) -> None:
         run_id, study = self.acknowledged.parent_run, self.acknowledged.study
         if run_id is None:
             return
@@ -302,7 +304,7 @@ class Mirror:
         if status is not None or time.monotonic() - self._note_time > NOTE_SECONDS:
             self._note_time = time.monotonic()
             note = run_page.study_note(
-                study["name"], study["spec"], study["facts"], tally, status or "RUNNING"
+                study["name"], study["spec"], study["facts"], counters, status or "RUNNING"
             )
             tags = {"mlflow.note.content": note}
         with self._passing_over(what):

@@ -1,4 +1,4 @@
-"""What Ray says of its trials, passed on to a real ledger; Ray itself does not run."""
+"""What Ray says of its trials, passed on to a real controller; Ray itself does not run."""
 
 from types import SimpleNamespace
 
@@ -6,22 +6,22 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from proxytune.tuning.cluster.bridge import Adapter, LedgerScheduler, LedgerSearcher
+from proxytune.tuning.cluster.bridge import RayBridge, StudyScheduler, StudySearcher
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.steering import cancel_trial
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 
 @pytest.fixture
 def ray_side(make_spec):
     spec = make_spec()
     study = begin_study(spec)
-    ledger = Ledger(spec, study.optuna, study.storage, Outbox(spec.folder / "outbox"))
-    ledger.reconcile()
-    adapter = Adapter(ledger, lambda: 1)
-    return study, LedgerSearcher(adapter), LedgerScheduler(adapter)
+    controller = StudyController(spec, study.optuna, study.storage, Outbox(spec.folder / "outbox"))
+    controller.reconcile()
+    bridge = RayBridge(controller, lambda: 1)
+    return study, StudySearcher(bridge), StudyScheduler(bridge)
 
 
 def give_up(scheduler, searcher, trial_id: str, config: dict, num_failures: int) -> None:
@@ -55,7 +55,7 @@ def test_a_trial_whose_worker_was_lost_too_often_fails(ray_side) -> None:
 
 
 def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
-    """Its slot is free at once for the ledger; the worker hears of it when it first reports."""
+    """Its slot is free at once for the controller; the worker hears of it when it first reports."""
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")
     cancel_trial(study, config["number"])
@@ -63,8 +63,8 @@ def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> 
     assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
     assert searcher.suggest("b")["number"] == config["number"] + 1
     assert study.trials()[config["number"]].state == TrialState.FAIL
-    turn = {"turn": Turn(step=3, metrics=None, outcome="running").to_json()}
+    update = {"update": TrialUpdate(step=3, metrics=None, outcome="running").to_json()}
     trial = SimpleNamespace(trial_id="a", config=config)
-    assert scheduler.on_trial_result(None, trial, turn) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, trial, update) == TrialScheduler.STOP
     searcher.on_trial_complete("a")
     assert study.trials()[config["number"]].user_attrs["end"]["step"] == 0

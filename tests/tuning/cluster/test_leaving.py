@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.trainable import TrialTrainable
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 TIMED = {"seconds", "tokens_per_second"}
 
 
 def reports(run: TrialRun) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    turn = Turn(step=0)
-    while turn.outcome == "running":
-        turn = run.turn()
-        if turn.metrics is not None:
-            found[turn.step] = {name: value for name, value in turn.metrics.items() if name not in TIMED}
-    assert turn.outcome == "complete"
+    update = TrialUpdate(step=0)
+    while update.outcome == "running":
+        update = run.advance()
+        if update.metrics is not None:
+            found[update.step] = {name: value for name, value in update.metrics.items() if name not in TIMED}
+    assert update.outcome == "complete"
     return found
 
 
@@ -37,7 +37,7 @@ def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
 
         def leave_in_the_third(batch):
             if run.step == 2:
-                run.end_turn()  # as the signal's handler does
+                run.interrupt()  # as the signal's handler does
             return step(batch)
 
         monkeypatch.setattr(run.trainer, "train_step", leave_in_the_third)
@@ -48,21 +48,21 @@ def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
             def some():
                 for number, batch in enumerate(batches):
                     if number == 0:
-                        run.end_turn()
+                        run.interrupt()
                     yield batch
 
             return evaluate(some())
 
         monkeypatch.setattr(run.trainer, "evaluate", leave_after_a_batch)
     else:
-        run.end_turn()
-    turn = run.turn()
-    assert turn.outcome == "running"
-    assert turn.metrics is None
-    assert turn.step == {"in a step": 3, "in an evaluation": 10, "before the first step": 0}[moment]
+        run.interrupt()
+    update = run.advance()
+    assert update.outcome == "running"
+    assert update.metrics is None
+    assert update.step == {"in a step": 3, "in an evaluation": 10, "before the first step": 0}[moment]
     run.save()
     resumed = TrialRun(spec, tmp_path / "left")
-    assert resumed.step == turn.step
+    assert resumed.step == update.step
     assert reports(resumed) == unbroken
 
 
@@ -71,10 +71,10 @@ def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: 
     trainable = object.__new__(TrialTrainable)
     config = {"spec": spec.model_dump_json(), "folder": str(tmp_path), "fingerprint": "0" * 64}
     trainable._begin(config)
-    turn = trainable._turn()
-    assert turn.outcome == "failed"
-    assert "are not the driver's (000000000000)" in turn.reason
-    assert fingerprint[:12] in turn.reason
+    update = trainable._advance()
+    assert update.outcome == "failed"
+    assert "are not the driver's (000000000000)" in update.reason
+    assert fingerprint[:12] in update.reason
     assert list(tmp_path.iterdir()) == []
     trainable._begin(config | {"fingerprint": fingerprint})
-    assert trainable._turn().outcome == "running"
+    assert trainable._advance().outcome == "running"

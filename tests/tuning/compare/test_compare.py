@@ -17,7 +17,7 @@ from proxytune.tuning.confirm.confirm import efficiency_folder
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
@@ -25,7 +25,7 @@ from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import efficiency_key
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 PAPER = sorted(name for name in shipped_studies() if name.startswith("paper-"))
 MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer", "reformer", "bigbird"]
@@ -63,12 +63,14 @@ def make(tmp_path: Path) -> Callable[..., Study]:
         spec = parse_study(values, "test")
         opened = begin_study(spec)
         outbox = Outbox(spec.folder / "outbox")
-        ledger = Ledger(spec, opened.optuna, opened.storage, outbox)
-        ledger.reconcile()
+        controller = StudyController(spec, opened.optuna, opened.storage, outbox)
+        controller.reconcile()
         for accuracy in accuracies:
-            assignment = ledger.next_trial()
+            assignment = controller.next_trial()
             metrics = {"val_accuracy": accuracy, "val_loss": 1.0}
-            ledger.receive(assignment.number, Turn(step=steps, metrics=metrics, outcome="complete"), {})
+            controller.receive(
+                assignment.number, TrialUpdate(step=steps, metrics=metrics, outcome="complete"), {}
+            )
         outbox.close()
         return opened
 

@@ -24,7 +24,7 @@ from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.journal.outbox import Outbox, read_events
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import END
@@ -39,7 +39,7 @@ from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study, open_study, trial_folder
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.test_split import read_openings
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 SPACE = {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}}
 SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
@@ -70,11 +70,13 @@ def make(tmp_path: Path) -> Callable[..., StudySpec]:
 class Driver:
     """Opens a study as `run_study` does, without Ray; what its trials reach is made up."""
 
-    def __init__(self, spec: StudySpec, make_ledger: Callable[..., Ledger] = Ledger) -> None:
+    def __init__(
+        self, spec: StudySpec, make_controller: Callable[..., StudyController] = StudyController
+    ) -> None:
         self.study = begin_study(spec)
         self.outbox = Outbox(spec.folder / "outbox")
-        self.ledger = make_ledger(spec, self.study.optuna, self.study.storage, self.outbox)
-        self.ledger.reconcile()
+        self.controller = make_controller(spec, self.study.optuna, self.study.storage, self.outbox)
+        self.controller.reconcile()
 
     def die(self) -> None:
         self.outbox.close()
@@ -82,13 +84,13 @@ class Driver:
     def report(self, number: int, step: int, accuracy: float, loss: float = 1.0) -> bool:
         metrics = {"val_accuracy": accuracy, "val_loss": loss, MEMORY: 3.0, "flops_per_sequence": 5.0}
         outcome = "complete" if step == 4 else "running"
-        return self.ledger.receive(number, Turn(step=step, metrics=metrics, outcome=outcome), {})
+        return self.controller.receive(number, TrialUpdate(step=step, metrics=metrics, outcome=outcome), {})
 
     def diverge(self, number: int) -> bool:
-        return self.ledger.receive(number, Turn(step=1, outcome="diverged", reason="NaN"), {})
+        return self.controller.receive(number, TrialUpdate(step=1, outcome="diverged", reason="NaN"), {})
 
     def finish(self, accuracy: Callable[[int], float]) -> Study:
-        while (assignment := self.ledger.next_trial()) is not None:
+        while (assignment := self.controller.next_trial()) is not None:
             self.report(assignment.number, 4, accuracy(assignment.number))
         self.die()
         return self.study
@@ -148,7 +150,7 @@ def test_with_several_objectives_the_pareto_front_is_confirmed(make) -> None:
     spec = make(trials=4, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
     driver = Driver(spec)
     for accuracy, loss in [(0.3, 3.0), (0.2, 2.0), (0.2, 2.5), (0.1, 1.0)]:
-        assignment = driver.ledger.next_trial()
+        assignment = driver.controller.next_trial()
         driver.report(assignment.number, 4, accuracy, loss)
     driver.die()
     assert {trial.number for trial in candidates(driver.study, 5)} == {0, 1, 3}
@@ -170,7 +172,7 @@ def test_fresh_seeds_are_never_the_study_s(make) -> None:
     assert fresh_seeds(begin_study(make()), 3) == (1, 2, 3)
 
 
-# The race, as the ledger drives it.
+# The race, as the controller drives it.
 
 
 @pytest.fixture
@@ -182,7 +184,7 @@ def test_every_candidate_gets_every_seed_wave_by_wave_with_its_own_configuration
     plan = plan_for(study, 3, 2)
     driver = racing(study, plan)
     seen = []
-    while (assignment := driver.ledger.next_trial()) is not None:
+    while (assignment := driver.controller.next_trial()) is not None:
         candidate, seed = point(driver, assignment.number)
         expected = study.spec.trial(study.trials()[candidate].params | {"training.seed": seed})
         assert (assignment.spec.model, assignment.spec.training) == (expected.model, expected.training)
@@ -196,13 +198,13 @@ def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Stu
     plan = plan_for(study, 3, 5)
     driver = racing(study, plan)
     values = {4: 0.30, 3: 0.30, 2: 0.10}
-    waves = [driver.ledger.next_trial().number for _ in range(6)]
-    ahead = [driver.ledger.next_trial().number for _ in range(3)]  # free slots go on to the third seed
+    waves = [driver.controller.next_trial().number for _ in range(6)]
+    ahead = [driver.controller.next_trial().number for _ in range(3)]  # free slots go on to the third seed
     assert [point(driver, number)[0] for number in ahead] == [4, 3, 2]
     for number in waves:
         candidate, seed = point(driver, number)
         driver.report(number, 4, values[candidate] + 0.001 * (-1) ** (candidate + seed))
-    assert driver.report(ahead[2], 2, 0.1), "it is told to stop at its next turn"
+    assert driver.report(ahead[2], 2, 0.1), "it is told to stop at its next update"
     assert not driver.report(ahead[0], 2, 0.3)
     trials = driver.study.trials()
     of_the_loser = [trial for trial in trials if trial.user_attrs["candidate"] == 2]
@@ -222,17 +224,17 @@ def test_after_a_kill_it_goes_on_without_repeating_a_point(study: Study) -> None
     plan = plan_for(study, 3, 3)
     driver = racing(study, plan)
     for _ in range(2):
-        driver.report(driver.ledger.next_trial().number, 4, 0.3)
-    running = driver.ledger.next_trial().number
+        driver.report(driver.controller.next_trial().number, 4, 0.3)
+    running = driver.controller.next_trial().number
     driver.report(running, 2, 0.3)
     driver.die()
     again = racing(study, plan)
-    assert again.ledger.next_trial().number == running
+    assert again.controller.next_trial().number == running
     again.report(running, 4, 0.3)
     trials = again.finish(lambda number: 0.3).trials()
     assert len(trials) == 9
     assert all(outcome_of(trial) == "complete" for trial in trials)
-    assert racing(study, plan).ledger.finished
+    assert racing(study, plan).controller.finished
 
 
 def test_killed_between_a_withdrawal_s_end_and_its_state_it_is_not_run(study: Study) -> None:
@@ -261,8 +263,8 @@ def test_more_seeds_and_candidates_keep_what_is_known(study: Study) -> None:
 def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(study: Study) -> None:
     plan = plan_for(study, 2, 2)
     driver = racing(study, plan)
-    lost, diverged = driver.ledger.next_trial().number, driver.ledger.next_trial().number
-    driver.ledger.lost(lost, "its node is gone")
+    lost, diverged = driver.controller.next_trial().number, driver.controller.next_trial().number
+    driver.controller.lost(lost, "its node is gone")
     driver.diverge(diverged)
     trials = driver.finish(lambda number: 0.3).trials()
     with pytest.raises(
@@ -270,8 +272,8 @@ def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(st
     ):
         concluded(study, plan, trials)
     again = racing(study, plan)
-    assert point(again, again.ledger.next_trial().number) == (4, 1)
-    again.ledger.requeue_live()
+    assert point(again, again.controller.next_trial().number) == (4, 1)
+    again.controller.requeue_live()
     found = concluded(study, plan, again.finish(lambda number: 0.3).trials())
     assert found.winner == 4
     out = found.candidates[-1]
@@ -339,13 +341,13 @@ def test_with_several_objectives_the_dominated_leave_and_the_first_one_chooses(m
     spec = make(trials=3, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
     searched_with = Driver(spec)
     for accuracy, loss in [(0.3, 3.0), (0.25, 2.0), (0.2, 1.0)]:
-        searched_with.report(searched_with.ledger.next_trial().number, 4, accuracy, loss)
+        searched_with.report(searched_with.controller.next_trial().number, 4, accuracy, loss)
     searched_with.die()
     study = searched_with.study
     plan = plan_for(study, 3, 4)
     driver = racing(study, plan)
     on_fresh_seeds = {0: (0.30, 3.0), 1: (0.20, 2.0), 2: (0.25, 1.0)}  # 1 is dominated by 2 in truth
-    while (assignment := driver.ledger.next_trial()) is not None:
+    while (assignment := driver.controller.next_trial()) is not None:
         candidate, seed = point(driver, assignment.number)
         accuracy, loss = on_fresh_seeds[candidate]
         driver.report(
@@ -368,9 +370,9 @@ def trained(make) -> tuple[Study, Confirmation, list[Path]]:
     study = searched(make(trials=2), [0.3, 0.2])
     plan = plan_for(study, 1, 2)
     driver = racing(study, plan)
-    while (assignment := driver.ledger.next_trial()) is not None:
+    while (assignment := driver.controller.next_trial()) is not None:
         run = TrialRun(assignment.spec, assignment.folder)
-        while not driver.ledger.receive(assignment.number, run.turn(), {}):
+        while not driver.controller.receive(assignment.number, run.advance(), {}):
             pass
     driver.die()
     trials = driver.study.trials()

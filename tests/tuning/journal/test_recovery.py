@@ -12,11 +12,11 @@ from proxytune.tuning.cli import cli
 from proxytune.tuning.journal.outbox import Outbox, read_events
 from proxytune.tuning.journal.recovery import recover
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.checkpoints import save_checkpoint
 from proxytune.tuning.store.study import open_study, trial_folder
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 NODE = {"node": "10.0.0.1", "pid": 7}
 
@@ -33,10 +33,10 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
     outbox = Outbox(spec.folder / "outbox")
     begin = {"kind": "study", "time_ms": 1, "study": spec.name, "facts": {}}
     outbox.append(begin | {"spec": spec.model_dump(mode="json")})
-    ledger = Ledger(spec, study.optuna, study.storage, outbox)
-    ledger.reconcile()
+    controller = StudyController(spec, study.optuna, study.storage, outbox)
+    controller.reconcile()
     for _ in range(4):
-        assignment = ledger.next_trial()
+        assignment = controller.next_trial()
         assert assignment is not None
         number = assignment.number
         for step in (10, 20, 30)[: 2 if number == 3 else 3]:
@@ -47,12 +47,14 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
                 {"report": {"step": step, "metrics": report}, "weights": [0.0]},
             )
             if (number, step) == (2, 30):
-                ledger.receive(number, Turn(step=25, outcome="diverged", reason="val_loss is nan"), NODE)
+                controller.receive(
+                    number, TrialUpdate(step=25, outcome="diverged", reason="val_loss is nan"), NODE
+                )
                 break
             outcome = "complete" if step == 30 else "running"
-            ledger.receive(number, Turn(step=step, metrics=report, outcome=outcome), NODE)
-    ledger.stop("SIGTERM")
-    ledger.requeue_live()
+            controller.receive(number, TrialUpdate(step=step, metrics=report, outcome=outcome), NODE)
+    controller.stop("SIGTERM")
+    controller.requeue_live()
     outbox.close()
     return spec
 
@@ -122,21 +124,21 @@ def test_an_acknowledgement_of_another_journal_counts_for_nothing(
     spec: StudySpec, uri: str, store: Any
 ) -> None:
     from proxytune.tuning.tracking.acknowledgement import num_waiting
-    from proxytune.tuning.tracking.mlflow_sync import Mirror
+    from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 
     folder = spec.folder / "outbox"
-    mirror = Mirror(folder, uri, "proxytune")
-    while mirror.ship():
-        mirror.acknowledge()
+    sync = MlflowSync(folder, uri, "proxytune")
+    while sync.ship():
+        sync.acknowledge()
     assert num_waiting(folder, uri, "proxytune") == 0
     (folder / "events.jsonl").unlink()
     outbox = Outbox(folder)
     assert recover(open_study(spec.name, spec.storage), outbox) == 4
     outbox.close()
     assert num_waiting(folder, uri, "proxytune") == len(read_events(folder)[0])
-    mirror = Mirror(folder, uri, "proxytune")
-    while mirror.ship():
-        mirror.acknowledge()
-    assert mirror.notice is not None
-    assert "another study named small" in mirror.notice
+    sync = MlflowSync(folder, uri, "proxytune")
+    while sync.ship():
+        sync.acknowledge()
+    assert sync.notice is not None
+    assert "another study named small" in sync.notice
     assert len(store.runs()) == 10

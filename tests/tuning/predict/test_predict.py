@@ -23,7 +23,7 @@ from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.export import whole
 from proxytune.tuning.predict.evaluate import evaluate_export
 from proxytune.tuning.predict.exported import load_export
-from proxytune.tuning.predict.inputs import LineForm
+from proxytune.tuning.predict.inputs import InputFormat
 from proxytune.tuning.predict.predict import Predictor, predict_stream
 from proxytune.tuning.spec.trial_spec import Task, task_fields
 from proxytune.tuning.trial.data import prepare_task
@@ -31,10 +31,10 @@ from proxytune.tuning.trial.data import prepare_task
 QUIET = Console(quiet=True)
 
 
-def form(name: str, options: dict | None = None, conventions: dict[str, str] | None = None) -> LineForm:
+def form(name: str, options: dict | None = None, conventions: dict[str, str] | None = None) -> InputFormat:
     task = Task.model_validate({"name": name} | (options or {}))
     info = task.info()
-    return LineForm(task, ModelConfig(**task_fields(info)), dict(info.conventions) | (conventions or {}))
+    return InputFormat(task, ModelConfig(**task_fields(info)), dict(info.conventions) | (conventions or {}))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def predictor(finished) -> Predictor:
 @pytest.fixture(scope="module")
 def lines(finished, predictor: Predictor) -> list[bytes]:
     split = finished.prepared.validation
-    return [predictor.form.show(split[row][0]).encode() for row in range(70)]
+    return [predictor.input_format.show(split[row][0]).encode() for row in range(70)]
 
 
 def test_the_answers_are_the_models_in_the_order_of_the_lines(finished, predictor, lines) -> None:

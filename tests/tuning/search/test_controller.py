@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.journal.outbox import Outbox, read_events
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Assignment, Ledger
+from proxytune.tuning.search.controller import Assignment, StudyController
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 
 class Driver:
@@ -24,21 +24,21 @@ class Driver:
     def __init__(self, spec) -> None:
         self.study: Study = begin_study(spec)
         self.outbox = Outbox(spec.folder / "outbox")
-        self.ledger = Ledger(spec, self.study.optuna, self.study.storage, self.outbox)
-        self.ledger.reconcile()
+        self.controller = StudyController(spec, self.study.optuna, self.study.storage, self.outbox)
+        self.controller.reconcile()
 
     def die(self) -> None:
         """As kill -9 does: nothing is told, only the lock on the journal is gone."""
         self.outbox.close()
 
     def begin(self) -> Assignment:
-        assignment = self.ledger.next_trial()
+        assignment = self.controller.next_trial()
         assert assignment is not None
         return assignment
 
-    def say(self, number: int, step: int, accuracy: float | None = None, **turn) -> bool:
+    def say(self, number: int, step: int, accuracy: float | None = None, **update) -> bool:
         metrics = None if accuracy is None else {"val_accuracy": accuracy, "val_loss": 1.0}
-        return self.ledger.receive(number, Turn(step=step, metrics=metrics, **turn), {})
+        return self.controller.receive(number, TrialUpdate(step=step, metrics=metrics, **update), {})
 
     def states(self) -> list[TrialState]:
         return [trial.state for trial in self.study.trials()]
@@ -105,7 +105,7 @@ def test_a_trial_out_of_memory_is_told_as_breaking_the_memory_constraint(make_sp
     number = driver.begin().number
     if step:
         metrics = {"val_accuracy": 0.2, "val_loss": 1.0, metric: 3.0}
-        driver.ledger.receive(number, Turn(step=step, metrics=metrics), {})
+        driver.controller.receive(number, TrialUpdate(step=step, metrics=metrics), {})
     assert driver.say(number, step + 1, outcome="out_of_memory", reason="out of memory")
     trial = driver.study.trials()[number]
     assert trial.state == TrialState.FAIL
@@ -119,7 +119,7 @@ def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_dr
         driver.say(number, 5, outcome="unsaved", reason="/x: No space left on device")
     trial = driver.study.trials()[number]
     assert (trial.state, trial.values) == (TrialState.WAITING, None)
-    assert number not in driver.ledger.live
+    assert number not in driver.controller.live
 
 
 def test_a_study_stored_before_a_key_existed_goes_on(make_spec) -> None:
@@ -151,8 +151,8 @@ def test_an_objective_that_is_not_finite_ends_its_trial_at_once(spec, step: int)
 def test_a_worker_lost_for_good_fails_its_trial(spec) -> None:
     driver = Driver(spec)
     number = driver.begin().number
-    driver.ledger.again(number)
-    driver.ledger.lost(number, "killed")
+    driver.controller.again(number)
+    driver.controller.lost(number, "killed")
     assert outcome_of(driver.study.trials()[number]) == "failed"
     assert [event["attempt"] for event in driver.events("trial")] == [1, 2]
     assert driver.say(number, 10, 0.9)  # a late word of the lost worker changes nothing
@@ -163,17 +163,17 @@ def test_a_stopped_study_hands_its_trials_back_and_goes_on_with_them(spec) -> No
     driver = Driver(spec)
     first, second = driver.begin(), driver.begin()
     driver.say(first.number, 10, 0.3)
-    driver.ledger.stop("SIGINT")
-    assert driver.ledger.next_trial() is None
+    driver.controller.stop("SIGINT")
+    assert driver.controller.next_trial() is None
     assert driver.say(first.number, 12)
-    driver.ledger.requeue_live()
+    driver.controller.requeue_live()
     assert driver.states() == [TrialState.WAITING] * 2
     driver.die()
 
     again = Driver(spec)
     assert [again.begin().number, again.begin().number] == [first.number, second.number]
-    assert again.ledger.live[first.number].attempt == 2
-    assert again.ledger.live[first.number].params == dict(again.study.trials()[0].params)
+    assert again.controller.live[first.number].attempt == 2
+    assert again.controller.live[first.number].params == dict(again.study.trials()[0].params)
 
 
 def test_a_killed_driver_leaves_nothing_running_for_the_next(spec) -> None:
@@ -226,17 +226,17 @@ def test_the_budget_counts_interrupted_trials_once_and_can_grow(make_spec) -> No
     driver = Driver(make_spec("search.trials=2"))
     for _ in range(2):
         driver.say(driver.begin().number, 30, 0.3, outcome="complete")
-    assert driver.ledger.finished
+    assert driver.controller.finished
     driver.die()
     driver = Driver(make_spec("search.trials=3"))
     assert driver.begin().number == 2
-    assert driver.ledger.finished
+    assert driver.controller.finished
 
 
 def test_the_same_seed_proposes_the_same_also_after_a_resume(make_spec) -> None:
     def params(storage: str, kill_after: int | None) -> list[dict]:
         seen, driver = [], Driver(make_spec("search.trials=14", f"storage={storage}"))
-        while not driver.ledger.finished:
+        while not driver.controller.finished:
             assignment = driver.begin()
             accuracy = 0.5 - abs(assignment.spec.model["dropout"] - 0.2)
             driver.say(assignment.number, 30, accuracy, outcome="complete")
@@ -263,7 +263,7 @@ def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
 def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_spec) -> None:
     constraint = 'search.constraints={train_memory_mib_per_sequence: "<= 0.001"}'
     driver = Driver(make_spec(constraint, "search.trials=3"))
-    assert driver.ledger.next_trial() is None
+    assert driver.controller.next_trial() is None
     assert [outcome_of(trial) for trial in driver.study.trials()] == ["infeasible"] * 3
     assert all(trial.constraints["train_memory_mib_per_sequence"] > 0 for trial in driver.study.trials())
     assert driver.events("trial") == driver.events("end") == []
@@ -274,7 +274,7 @@ def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(sp
     driver = Driver(spec)
     first, second = driver.begin().number, driver.begin().number
     request_stop(driver.study, now=False)
-    assert driver.ledger.next_trial() is None
+    assert driver.controller.next_trial() is None
     assert not driver.say(first, 5)
     assert driver.say(first, 30, 0.4, outcome="complete")
     request_stop(driver.study, now=True)
@@ -289,7 +289,7 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
-    assert driver.ledger.finished
+    assert driver.controller.finished
     with pytest.raises(InputError, match="may take 1 already"):
         extend(driver.study, 1)
     with pytest.raises(InputError, match="outside its domain"):
@@ -299,7 +299,7 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     extend(driver.study, 2)
     enqueue(driver.study, {"model.dropout": 0.25})
     number = driver.begin().number
-    assert driver.ledger.live[number].params["model.dropout"] == 0.25
+    assert driver.controller.live[number].params["model.dropout"] == 0.25
     log = driver.events("log")
     assert [event["text"] for event in log] == [
         "budget changed from 1 to 2 trials",
@@ -314,8 +314,8 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     number = driver.begin().number
     pause(driver.study, on=True)
     assert driver.say(number, 5)
-    assert driver.ledger.next_trial() is None
-    assert not driver.ledger.finished
+    assert driver.controller.next_trial() is None
+    assert not driver.controller.finished
     pause(driver.study, on=False)
     assert driver.begin().number == number
     assert [event["text"] for event in driver.events("log")] == ["pause", "resume"]
@@ -375,7 +375,7 @@ def test_a_budget_of_training_steps_ends_the_study_at_the_next_reports(make_spec
     assert driver.begin().number == second
     assert not driver.say(second, 15)
     assert driver.say(second, 20, 0.3)
-    assert driver.ledger.finished
+    assert driver.controller.finished
     assert outcome_of(driver.study.trials()[second]) == "pruned"
 
 
@@ -385,10 +385,10 @@ def test_steps_of_a_trial_that_is_handed_back_are_counted_once(make_spec) -> Non
     for _ in range(5):  # interrupted five times half-way between two reports
         driver.say(number, 10, 0.2)
         driver.say(number, 15)
-        driver.ledger.requeue_live()
+        driver.controller.requeue_live()
         assert driver.begin().number == number
     assert driver.say(number, 30, 0.4, outcome="complete")
-    assert not driver.ledger.finished  # 30 of 40, not 30 and 5 for each interruption
+    assert not driver.controller.finished  # 30 of 40, not 30 and 5 for each interruption
 
 
 def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
@@ -398,13 +398,13 @@ def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
     driver = Driver(spec)
     driver.begin()
     clock[0] += 30
-    assert not driver.ledger.finished
+    assert not driver.controller.finished
     driver.die()
     driver = Driver(spec)
     clock[0] += 19
-    assert not driver.ledger.finished
+    assert not driver.controller.finished
     clock[0] += 2
-    assert driver.ledger.finished
+    assert driver.controller.finished
 
 
 def test_hyperband_lets_every_other_trial_pass_the_first_rung(make_spec) -> None:
@@ -421,8 +421,8 @@ def test_a_measured_speed_that_breaks_a_constraint_ends_the_trial_before_it_trai
     driver = Driver(make_spec(f"search.constraints={{{SPEED}: '>= 100'}}"))
     slow, fast = driver.begin(), driver.begin()
     assert slow.efficiency == driver.study.folder / "efficiency"
-    assert driver.ledger.receive(slow.number, Turn(step=0, profile={SPEED: 99.0}), {})
-    assert not driver.ledger.receive(fast.number, Turn(step=0, profile={SPEED: 101.0}), {})
+    assert driver.controller.receive(slow.number, TrialUpdate(step=0, profile={SPEED: 99.0}), {})
+    assert not driver.controller.receive(fast.number, TrialUpdate(step=0, profile={SPEED: 101.0}), {})
     trial = driver.study.trials()[slow.number]
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {SPEED: 1.0})
     assert trial.user_attrs["end"]["reason"] == f"measured {SPEED} 99 breaks the constraint"
@@ -436,12 +436,12 @@ def test_a_trial_that_goes_on_keeps_its_steps_when_it_tells_its_speed_again(make
     )
     number = driver.begin().number
     report = {"val_accuracy": 0.2, "val_loss": 1.0, SPEED: 7.0}
-    driver.ledger.receive(number, Turn(step=10, metrics=report), {})
-    driver.ledger.requeue_live()
+    driver.controller.receive(number, TrialUpdate(step=10, metrics=report), {})
+    driver.controller.requeue_live()
     assert driver.begin().number == number
-    assert not driver.ledger.receive(number, Turn(step=0, profile={SPEED: 7.0}), {})
-    assert driver.ledger.live[number].step == 10
-    driver.ledger.receive(number, Turn(step=30, metrics=report, outcome="complete"), {})
+    assert not driver.controller.receive(number, TrialUpdate(step=0, profile={SPEED: 7.0}), {})
+    assert driver.controller.live[number].step == 10
+    driver.controller.receive(number, TrialUpdate(step=30, metrics=report, outcome="complete"), {})
     assert driver.study.trials()[number].values == [1.0, 7.0]
 
 

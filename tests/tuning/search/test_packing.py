@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from proxytune.tuning.search.packing import (
     trials_a_gpu,
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.tuning.search.test_controller import Driver
 
 MIB = st.floats(1, 1e6)
@@ -65,23 +66,23 @@ def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
 def test_out_of_memory_in_a_share_is_no_failure_but_goes_on_with_a_whole_gpu(make_spec) -> None:
     spec = make_spec()
     driver = Driver(spec)
-    driver.ledger.pack(gpu_mib=8_000, most=4)
+    driver.controller.pack(gpu_mib=8_000, most=4)
     first = driver.begin()
     assert first.gpu == 0.25
-    assert driver.ledger.gpus_taken == 0.25
-    refused = Turn(
+    assert driver.controller.gpus_taken == 0.25
+    refused = TrialUpdate(
         step=5, outcome="out_of_memory", reason="out of memory", gpu_mib=3 * predicted_mib(first.spec)
     )
-    assert driver.ledger.receive(first.number, refused, {})
+    assert driver.controller.receive(first.number, refused, {})
     assert driver.states() == [TrialState.WAITING]
     driver.die()
     driver = Driver(spec)  # what was learnt outlives the driver
-    driver.ledger.pack(gpu_mib=8_000, most=4)
+    driver.controller.pack(gpu_mib=8_000, most=4)
     again = driver.begin()
     assert (again.number, again.gpu) == (first.number, 1.0)
-    assert driver.ledger._packing.margin == pytest.approx(3.3)
-    assert driver.ledger.receive(
-        again.number, Turn(step=5, outcome="out_of_memory", reason="out of memory"), {}
+    assert driver.controller._packing.margin == pytest.approx(3.3)
+    assert driver.controller.receive(
+        again.number, TrialUpdate(step=5, outcome="out_of_memory", reason="out of memory"), {}
     )
     assert driver.states() == [TrialState.FAIL]
 
@@ -100,10 +101,10 @@ from proxytune.tuning.spec.study_spec import parse_study
 from proxytune.tuning.run.driver import run_study
 
 class Granted(NoWork):
-    def turn(self):
-        turn = super().turn()
+    def advance(self):
+        update = super().advance()
         resources = ray.get_runtime_context().get_assigned_resources()
-        return replace(turn, metrics=turn.metrics | {"val_accuracy": resources["GPU"]})
+        return replace(update, metrics=update.metrics | {"val_accuracy": resources["GPU"]})
 
 class GrantedTrainable(NoWorkTrainable):
     run_type = Granted

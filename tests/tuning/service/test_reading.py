@@ -1,4 +1,4 @@
-"""What a server shows of studies: over real HTTP, from a study that a ledger wrote."""
+"""What a server shows of studies: over real HTTP, from a study that a controller wrote."""
 
 import json
 from pathlib import Path

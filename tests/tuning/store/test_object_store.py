@@ -110,15 +110,15 @@ def test_a_trial_goes_on_from_the_store_in_another_process_to_the_same_end(
 ) -> None:
     spec = make_spec().trial({"model.dropout": 0.2})
     local = TrialRun(spec, tmp_path)
-    turns = [local.turn() for _ in range(3)]
+    updates = [local.advance() for _ in range(3)]
     run = TrialRun(spec, folder)
-    run.turn()
+    run.advance()
     script = (
         "import sys; from proxytune.tuning.trial.trial_run import TrialRun;"
         "from proxytune.tuning.store.object_store import as_folder;"
         "from proxytune.tuning.spec.trial_spec import TrialSpec;"
         "run = TrialRun(TrialSpec.model_validate_json(sys.argv[1]), as_folder(sys.argv[2]));"
-        "assert run.step == 10; print(*(run.turn().to_json() for _ in range(3)), sep='\\n')"
+        "assert run.step == 10; print(*(run.advance().to_json() for _ in range(3)), sep='\\n')"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, spec.model_dump_json(), str(folder)],
@@ -128,8 +128,8 @@ def test_a_trial_goes_on_from_the_store_in_another_process_to_the_same_end(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [turn["step"] for turn in told] == [10, 20, 30]
-    for mine, theirs in zip(turns, told, strict=True):
+    assert [update["step"] for update in told] == [10, 20, 30]
+    for mine, theirs in zip(updates, told, strict=True):
         assert mine.metrics is not None
         assert theirs["metrics"]["val_loss"] == mine.metrics["val_loss"]
 

@@ -16,13 +16,13 @@ import pytest
 from proxytune.tuning.errors import HeldError
 from proxytune.tuning.journal.outbox import Outbox, read_events
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Ledger
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import enqueue, extend
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import summary
-from proxytune.tuning.trial.trial_run import Turn
+from proxytune.tuning.trial.trial_run import TrialUpdate
 
 STUDY = """
 name: small
@@ -76,30 +76,32 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def test_the_ledger_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
+def test_the_controller_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
     postgres: Any, make_spec: Callable[..., StudySpec]
 ) -> None:
     spec = make_spec(f"database={postgres.uri}", "search.trials=2")
 
-    def begin() -> tuple[Study, Lease, Outbox, Ledger]:
+    def begin() -> tuple[Study, Lease, Outbox, StudyController]:
         study = begin_study(spec)
         lease = Lease(study.storage, spec.name)
         lease.acquire()
         outbox = Outbox(spec.folder / "outbox")
-        ledger = Ledger(spec, study.optuna, study.storage, outbox)
-        ledger.reconcile()
-        return study, lease, outbox, ledger
+        controller = StudyController(spec, study.optuna, study.storage, outbox)
+        controller.reconcile()
+        return study, lease, outbox, controller
 
-    def say(ledger: Ledger, number: int, step: int, accuracy: float, outcome: str = "running") -> None:
+    def say(
+        controller: StudyController, number: int, step: int, accuracy: float, outcome: str = "running"
+    ) -> None:
         metrics = {"val_accuracy": accuracy, "val_loss": 1.0}
-        ledger.receive(number, Turn(step=step, metrics=metrics, outcome=outcome), {})
+        controller.receive(number, TrialUpdate(step=step, metrics=metrics, outcome=outcome), {})
 
-    study, lease, outbox, ledger = begin()
-    first, second = ledger.next_trial(), ledger.next_trial()
+    study, lease, outbox, controller = begin()
+    first, second = controller.next_trial(), controller.next_trial()
     assert first is not None
     assert second is not None
-    say(ledger, first.number, 30, 0.4, "complete")
-    say(ledger, second.number, 10, 0.5)
+    say(controller, first.number, 30, 0.4, "complete")
+    say(controller, second.number, 10, 0.5)
     with pytest.raises(HeldError, match=f"process {os.getpid()} on"):
         Lease(study.storage, spec.name).acquire()
     other = open_study(spec.name, spec.storage, postgres.uri)  # another terminal
@@ -109,17 +111,17 @@ def test_the_ledger_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
     outbox.close()  # as kill -9 does: nothing is told
     study.storage.engine.dispose()
 
-    study, lease, outbox, ledger = begin()
+    study, lease, outbox, controller = begin()
     assert study.budget == 3
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE", "WAITING", "WAITING"]
-    again, enqueued = ledger.next_trial(), ledger.next_trial()
+    again, enqueued = controller.next_trial(), controller.next_trial()
     assert again is not None
     assert enqueued is not None
     assert again.number == second.number
     assert enqueued.spec.model["dropout"] == 0.25
-    assert ledger.next_trial() is None
+    assert controller.next_trial() is None
     for number in (again.number, enqueued.number):
-        say(ledger, number, 30, 0.6 + number / 100, "complete")
+        say(controller, number, 30, 0.6 + number / 100, "complete")
     reader = open_study(spec.name, spec.storage, postgres.uri)
     shown = summary(reader)
     assert shown["outcomes"] == {"complete": 3}

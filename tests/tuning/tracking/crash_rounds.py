@@ -155,7 +155,7 @@ def warm_up(storage: Path) -> None:
     elsewhere.mkdir()
     shutil.copy(storage / "mlflow.db", elsewhere)
     drive(elsewhere / "study" / "outbox", random.Random(0), 1)
-    warm = mlflow_sync.Mirror(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
+    warm = mlflow_sync.MlflowSync(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
     while warm.ship():
         pass
 

@@ -11,18 +11,18 @@ from mlflow.exceptions import MlflowException
 from proxytune.tuning.journal.outbox import Event, Outbox, read_events
 from proxytune.tuning.tracking import mlflow_sync as mirror_module
 from proxytune.tuning.tracking.acknowledgement import last_error
-from proxytune.tuning.tracking.mlflow_sync import Blocked, Mirror
+from proxytune.tuning.tracking.mlflow_sync import Blocked, MlflowSync
 from tests.benchmarks.synthetic import synthetic_events, synthetic_spec
 
 Fill = Callable[[Iterable[Event]], None]
 
 
-def mirrored(outbox_folder: Path, uri: str) -> Mirror:
+def synced(outbox_folder: Path, uri: str) -> MlflowSync:
     """Ship everything that waits."""
-    mirror = Mirror(outbox_folder, uri, "proxytune")
-    while mirror.ship():
-        mirror.acknowledge()
-    return mirror
+    sync = MlflowSync(outbox_folder, uri, "proxytune")
+    while sync.ship():
+        sync.acknowledge()
+    return sync
 
 
 def start(number: int, **more: Any) -> Event:
@@ -56,7 +56,7 @@ STUDY_END = {"kind": "study_end", "time_ms": 6000, "status": "finished", "summar
 
 def test_a_whole_study_is_mirrored_exactly(fill: Fill, outbox_folder: Path, uri: str, store: Any) -> None:
     fill(synthetic_events(12, steps=400, seed=1))
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
     assert len(store.trials()) == 12
     assert store.parent().info.status == "FINISHED"
@@ -77,7 +77,7 @@ def test_how_a_trial_ended_is_seen(
     fill: Fill, outbox_folder: Path, uri: str, store: Any, outcome: str, status: str
 ) -> None:
     fill([study(), start(0), report(0, 20, val_accuracy=0.5), end(0, outcome, 20, "because")])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     run = store.trials()[0]
     assert (run.info.status, run.info.end_time) == (status, 5000)
     assert (run.data.tags["outcome"], run.data.tags["reason"]) == (outcome, "because")
@@ -87,7 +87,7 @@ def test_how_a_trial_ended_is_seen(
 def test_a_run_says_what_it_is(fill: Fill, outbox_folder: Path, uri: str, store: Any, tmp_path: Path) -> None:
     event = start(42)
     fill([study(), event, report(42, 5, val_accuracy=0.25, memory_source="estimated") | {"node": "10.0.0.7"}])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     run, parent = store.trials()[42], store.parent()
     assert run.info.run_name == "0042 proxies=128 tau=0.070 dropout=0.10"
     assert run.info.start_time == 1000
@@ -109,7 +109,7 @@ def test_the_parent_says_what_the_study_is(
     ends = [end(0, "complete", val_accuracy=0.5), end(1, "pruned", 20, val_accuracy=0.9)]
     log = {"kind": "log", "time_ms": 5500, "who": "somebody", "text": "extended to 9 trials"}
     fill([study(), start(0), start(1), *ends, start(2), log, end(2, "complete", val_accuracy=0.6), STUDY_END])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     parent = store.parent()
     metrics = parent.data.metrics
     assert (metrics["trials_complete"], metrics["trials_pruned"], metrics["trials_open"]) == (2, 1, 0)
@@ -131,14 +131,14 @@ def test_the_parent_says_what_the_study_is(
 
 def test_an_interrupted_trial_reopens_its_run(fill: Fill, outbox_folder: Path, uri: str, store: Any) -> None:
     fill([study(), start(0), report(0, 5, val_accuracy=0.1), end(0, "interrupted", 5, "SIGINT")])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     first = store.trials()[0].info.run_id
     fill([start(0, attempt=2), report(0, 10, val_accuracy=0.2)])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     run = store.trials()[0]
     assert (run.info.run_id, run.info.status, run.data.tags["attempt"]) == (first, "RUNNING", "2")
     fill([end(0, "complete", val_accuracy=0.3)])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     run = store.trials()[0]
     assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "complete")
     assert store.differences(outbox_folder) == {}
@@ -148,7 +148,7 @@ def test_the_last_word_in_one_portion_counts(fill: Fill, outbox_folder: Path, ur
     fill([study(), start(0), end(0, "interrupted", 5), start(0, attempt=2)])
     outbox = Outbox(outbox_folder)  # interrupts attempt 2, which nobody runs
     outbox.append(start(0, attempt=3))
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     outbox.close()
     run = store.trials()[0]
     assert (run.info.status, run.data.tags["attempt"], run.data.tags["outcome"]) == (
@@ -164,7 +164,7 @@ def test_portions_do_not_show(
 ) -> None:
     monkeypatch.setattr(mirror_module, "BATCH_BYTES", portion_bytes)
     fill(synthetic_events(3, steps=100, seed=2))
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
     assert store.parent().data.metrics["trials_open"] == 0
 
@@ -199,22 +199,22 @@ def test_failing_calls_lose_and_double_nothing(
     chance = random.Random(seed)
     fill(synthetic_events(8, steps=100, seed=seed))
     failures = 0
-    mirror: Mirror | None = None
+    sync: MlflowSync | None = None
     for _ in range(2000):
-        if mirror is None:
-            mirror = Mirror(outbox_folder, uri, "proxytune")
-            mirror._client = Faulty(mirror._client, chance, 0.1)  # type: ignore[assignment]
+        if sync is None:
+            sync = MlflowSync(outbox_folder, uri, "proxytune")
+            sync._client = Faulty(sync._client, chance, 0.1)  # type: ignore[assignment]
         try:
-            if not mirror.ship():
+            if not sync.ship():
                 break
             if chance.random() < 0.8:  # else killed before the acknowledgement
-                mirror.acknowledge()
+                sync.acknowledge()
             else:
-                mirror = None
+                sync = None
         except ConnectionError:
             failures += 1
             if chance.random() < 0.5:
-                mirror = None
+                sync = None
     assert failures > 5
     assert store.differences(outbox_folder) == {}
     assert store.parent().data.metrics["trials_open"] == 0
@@ -224,14 +224,14 @@ def test_a_lost_acknowledgement_makes_no_second_run(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0), report(0, 5, val_accuracy=0.5), end(0, "complete", val_accuracy=0.5), start(1)])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     before = {run.info.run_id for run in store.runs()}
     (acknowledgement,) = outbox_folder.glob("acknowledged-*.json")
     acknowledgement.unlink()
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert {run.info.run_id for run in store.runs()} == before
     fill([end(1, "complete", val_accuracy=0.1), STUDY_END])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
 
 
@@ -240,8 +240,8 @@ def test_a_creation_that_lands_late_leaves_no_twin(
 ) -> None:
     """A client gives up on a slow server, makes the run again, and then the server carries out the first creation."""
     fill([study(), start(0), report(0, 5, val_accuracy=0.5)])
-    mirror = Mirror(outbox_folder, uri, "proxytune")
-    client = mirror._client
+    sync = MlflowSync(outbox_folder, uri, "proxytune")
+    client = sync._client
     late: list[Callable[[], Any]] = []
     create = client.create_run
 
@@ -254,15 +254,15 @@ def test_a_creation_that_lands_late_leaves_no_twin(
     monkeypatch.setattr(client, "create_run", slow)
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            mirror.ship()
-    assert mirror.ship()
-    mirror.acknowledge()
+            sync.ship()
+    assert sync.ship()
+    sync.acknowledge()
     for land in late:
         land()
     assert store.differences(outbox_folder)["runs doubled"] == 2
-    mirror.remove_twins()
+    sync.remove_twins()
     fill([end(0, "complete", val_accuracy=0.6), STUDY_END])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
 
 
@@ -270,16 +270,16 @@ def test_a_deleted_experiment_blocks_with_advice_and_recovers(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0)])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     identifier = store.client.get_experiment_by_name("proxytune").experiment_id
     store.client.delete_experiment(identifier)
     fill(
         [start(0, attempt=2), report(0, 5, val_accuracy=0.5), end(0, "complete", val_accuracy=0.5), STUDY_END]
     )
     with pytest.raises(Blocked, match=rf"restore --experiment-id {identifier}"):
-        mirrored(outbox_folder, uri)
+        synced(outbox_folder, uri)
     store.client.restore_experiment(identifier)
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
 
 
@@ -287,16 +287,16 @@ def test_a_run_that_somebody_deleted_stays_away_and_is_told(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0), start(1)])
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     store.client.delete_run(store.trials()[0].info.run_id)
     outbox = Outbox(outbox_folder)
     for number in (0, 1):
         outbox.append(start(number, attempt=2))
         outbox.append(end(number, "complete", val_accuracy=0.5))
     outbox.close()
-    mirror = mirrored(outbox_folder, uri)
-    assert mirror.notice is not None
-    assert "trial 0" in mirror.notice
+    sync = synced(outbox_folder, uri)
+    assert sync.notice is not None
+    assert "trial 0" in sync.notice
     assert {number: run.info.status for number, run in store.trials().items()} == {1: "FINISHED"}
 
 
@@ -309,7 +309,7 @@ def test_two_studies_of_one_name_stay_apart(tmp_path: Path, uri: str, store: Any
         for event in (study(), start(0), end(0, "complete", val_accuracy=0.5), STUDY_END):
             outbox.append(event)
         outbox.close()
-        mirrored(folder, uri)
+        synced(folder, uri)
         notices.append(last_error(folder, uri, "proxytune"))
         identifier = read_events(folder)[0][0]["id"]
     assert notices == [
@@ -327,19 +327,19 @@ def test_a_second_destination_gets_everything(
     fill: Fill, outbox_folder: Path, uri: str, tmp_path: Path, empty_database: Path, make_store: Any
 ) -> None:
     fill(synthetic_events(5, steps=100, seed=3))
-    mirrored(outbox_folder, uri)
+    synced(outbox_folder, uri)
     other = tmp_path / "other" / "mlflow.db"
     other.parent.mkdir()
     other.write_bytes(empty_database.read_bytes())
-    mirrored(outbox_folder, f"sqlite:///{other}")
+    synced(outbox_folder, f"sqlite:///{other}")
     assert make_store(f"sqlite:///{other}").differences(outbox_folder) == {}
 
 
 def test_odd_values_pass(fill: Fill, outbox_folder: Path, uri: str, store: Any) -> None:
     odd = {"nan": float("nan"), "inf": float("inf"), "text": "words", "flag": True}
     fill([study(), start(0), report(0, 5, **odd), end(0, "failed", 5, "x" * 20_000)])
-    mirror = mirrored(outbox_folder, uri)
-    assert mirror.notice is None
+    sync = synced(outbox_folder, uri)
+    assert sync.notice is None
     run = store.trials()[0]
     assert run.data.metrics["nan"] != run.data.metrics["nan"]
     assert run.data.metrics["inf"] > 1e308
@@ -352,9 +352,9 @@ def test_mlflow_refusing_one_metric_name_stops_nothing(
 ) -> None:
     bad = {"no|such": 1.0}
     fill([study(), start(0), report(0, 5, **bad), start(1), end(1, "complete", val_accuracy=0.5)])
-    mirror = mirrored(outbox_folder, uri)
-    assert mirror.notice is not None
-    assert "trial 0" in mirror.notice
+    sync = synced(outbox_folder, uri)
+    assert sync.notice is not None
+    assert "trial 0" in sync.notice
     assert store.trials()[1].info.status == "FINISHED"
 
 
@@ -370,6 +370,6 @@ def test_the_parent_run_has_the_report(
     fill: Fill, outbox_folder: Path, uri: str, store: Any, tmp_path: Path
 ) -> None:
     fill(synthetic_events(6, steps=400))
-    assert mirrored(outbox_folder, uri).notice is None
+    assert synced(outbox_folder, uri).notice is None
     page = store.artifact(store.parent(), "report.html", tmp_path / "down")
     assert "Timeline of trials on workers" in page
