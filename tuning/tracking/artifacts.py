@@ -43,7 +43,9 @@ def follow_move(uri: str) -> list[str]:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
             return []
         known = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        moved = [place for (place,) in known if place and place != here and Path(place).name == Path(here).name]
+        moved = [
+            place for (place,) in known if place and place != here and Path(place).name == Path(here).name
+        ]
         with database:
             for place in moved:
                 for table, column in _LOCATIONS:
