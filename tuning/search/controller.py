@@ -44,6 +44,7 @@ from proxytune.tuning.store.attributes import (
     rung_entries,
 )
 from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.optuna_private import running_trial
 from proxytune.tuning.store.study import trial_folder
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialUpdate
@@ -90,6 +91,7 @@ class StudyController:
         self._spec = spec
         self._study = study
         self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._signs = [
@@ -246,7 +248,7 @@ class StudyController:
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
         self._polled = time.monotonic()
-        wishes = self._storage.get_study_user_attrs(self._study._study_id)
+        wishes = self._study.user_attrs
         if self._budget and wishes[BUDGET] != self._budget:
             text = f"budget changed from {self._budget} to {wishes[BUDGET]} trials"
             self._event("log", who=wishes.get(EXTENDED_BY, ""), text=text)
@@ -374,7 +376,7 @@ class StudyController:
             self._event("report", trial=number, step=step, metrics=metrics, **where)
             if len(self._signs) == 1:
                 name = next(iter(self._spec.search.objectives))
-                self._storage.set_trial_intermediate_value(live.trial._trial_id, step, metrics[name])
+                live.trial.report(metrics[name], step)
         rungs = self._bracket(number)
         rung = rungs.crossed(before if step > before else step - 1, step)
         if rung is None:
@@ -418,8 +420,10 @@ class StudyController:
             self._study.tell(trial, state=TrialState.FAIL)
 
     def _trial(self, number: int) -> optuna.Trial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return optuna.Trial(self._study, trial_id)
+        return running_trial(self._study, self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _interrupt(self, number: int, reason: str) -> None:
         live = self.live.pop(number)
@@ -429,7 +433,7 @@ class StudyController:
         self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})
 
     def _requeue(self, number: int, attempt: int) -> None:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        trial_id = self._trial_id(number)
         self._storage.set_trial_user_attr(trial_id, ATTEMPT, attempt + 1)
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
