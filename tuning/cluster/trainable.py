@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from proxytune.datasets import DataError
+from proxytune.tuning.cluster.ray_private import draining_nodes
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.object_store import as_folder
@@ -129,10 +130,9 @@ class TrialTrainable(tune.Trainable):
             return False
         self._looked = time.monotonic()
         import ray
-        from ray._private.state import state
 
         try:
-            return ray.get_runtime_context().get_node_id() in state.get_draining_nodes()
+            return ray.get_runtime_context().get_node_id() in draining_nodes()
         except Exception:  # a head that is restarting is no reason to leave
             return False
 

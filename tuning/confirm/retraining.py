@@ -159,7 +159,7 @@ class Race(StudyController):
 
     def _withdraw(self, trial: FrozenTrial, reason: str) -> None:
         """End a trial that waits. Killed in between, the next driver finds its end and does the rest."""
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, trial.number)
+        trial_id = self._trial_id(trial.number)
         step = max(trial.intermediate_values, default=0)
         end = {"outcome": Outcome.PRUNED, "reason": reason, "step": step, "metrics": {}}
         if END not in trial.user_attrs:

@@ -55,6 +55,7 @@ from proxytune.tuning.store.attributes import (
     rung_entries,
 )
 from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.optuna_private import running_trial
 from proxytune.tuning.store.study import trial_folder
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialUpdate
@@ -101,6 +102,7 @@ class StudyController:
         self._spec = spec
         self._study = study
         self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._signs = [
@@ -269,7 +271,7 @@ class StudyController:
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
         self._polled = time.monotonic()
-        wishes = self._storage.get_study_user_attrs(self._study._study_id)
+        wishes = self._study.user_attrs
         if self._budget and wishes[BUDGET] != self._budget:
             who = wishes.get(EXTENDED_BY, "")
             self._outbox.append(BudgetChanged(who=who, trials=int(wishes[BUDGET])))
@@ -397,7 +399,7 @@ class StudyController:
             self._outbox.append(Reported(trial=number, step=step, metrics=metrics, **where))
             if len(self._signs) == 1:
                 name = next(iter(self._spec.search.objectives))
-                self._storage.set_trial_intermediate_value(live.trial._trial_id, step, metrics[name])
+                live.trial.report(metrics[name], step)
         rungs = self._bracket(number)
         rung = rungs.crossed(before if step > before else step - 1, step)
         if rung is None:
@@ -440,8 +442,10 @@ class StudyController:
             self._study.tell(trial, state=state)
 
     def _trial(self, number: int) -> optuna.Trial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return optuna.Trial(self._study, trial_id)
+        return running_trial(self._study, self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _interrupt(self, number: int, reason: str, outcome: Outcome = Outcome.INTERRUPTED) -> None:
         live = self.live.pop(number)
@@ -451,7 +455,7 @@ class StudyController:
         self._outbox.append(TrialEnded(trial=number, step=live.step, outcome=outcome, reason=reason))
 
     def _requeue(self, number: int, attempt: int) -> None:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        trial_id = self._trial_id(number)
         self._storage.set_trial_user_attr(trial_id, ATTEMPT, attempt + 1)
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
