@@ -159,4 +159,4 @@ def _take_in_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
     if isinstance(event, TrialEnded):
         trial.outcome, trial.reason = event.outcome, event.reason
     elif event.node is not None:
-        placement.worker = f"{event.node} {event.pid or ''}".strip()
+        placement.worker = event.node if event.pid is None else f"{event.node} {event.pid}"

@@ -72,7 +72,7 @@ def test_a_finished_trial_is_told_its_values(spec) -> None:
     assert trial.state == TrialState.COMPLETE
     assert trial.values[0] == 0.4
     assert [event.step for event in driver.events("report")] == [10, 30]
-    assert driver.events("end")[0]["outcome"] == "complete"
+    assert driver.events("end")[0].outcome == "complete"
 
 
 def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None:
@@ -84,7 +84,7 @@ def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None
     assert trial.state == TrialState.PRUNED
     if len(spec.search.objectives) == 1:
         assert trial.intermediate_values == {10: 0.1}
-    assert driver.events("end")[0]["outcome"] == "pruned"
+    assert driver.events("end")[0].outcome == "pruned"
     assert bad not in [trial.number for trial in driver.study.best()]
 
 
@@ -117,7 +117,7 @@ def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_dr
     driver = Driver(spec)
     number = driver.begin().number
     with pytest.raises(StorageError, match=f"trial {number} cannot keep a checkpoint: /x: No space left"):
-        driver.say(number, 5, outcome="unsaved", reason="/x: No space left on device")
+        driver.say(number, 5, outcome="interrupted", out_of_room=True, reason="/x: No space left on device")
     trial = driver.study.trials()[number]
     assert (trial.state, trial.values) == (TrialState.WAITING, None)
     assert number not in driver.controller.live
