@@ -15,8 +15,6 @@ from optuna.trial import FrozenTrial
 
 from proxytune.tuning.journal.outbox import Event, Outbox
 from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
-from proxytune.tuning.store.checkpoints import CorruptCheckpoint, checkpoint_paths, load_checkpoint
-from proxytune.tuning.store.study import trial_folder
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
@@ -85,11 +83,8 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
         }
     for step, value in trial.intermediate_values.items():
         reports[step] = {next(iter(objectives)): value}
-    for path in checkpoint_paths(trial_folder(study.spec, trial.number)):
-        try:
-            report = load_checkpoint(path)["report"]
-        except CorruptCheckpoint:
-            continue
+    for state in study.checkpoints(trial).readable():
+        report = state["report"]
         if report is not None and report["step"] in reports:
             reports[report["step"]] = report["metrics"]
     end = trial.user_attrs.get(END)

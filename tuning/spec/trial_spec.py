@@ -1,5 +1,7 @@
 """TrialSpec: one training, complete; an export's `config.yaml`, and what every trial of a study gets."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -14,7 +16,9 @@ from proxytune.models.training import TrainingConfig
 from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"(?!mlartifacts$)[A-Za-z0-9][A-Za-z0-9_-]{0,111}(\.confirm)?")
+"""Names of studies. A name has no dot, so that no study takes the place of a file beside the studies (mlflow.db and what
+sqlite keeps beside it); `.confirm` marks the study that confirms another one."""
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
@@ -86,10 +90,17 @@ class TrialSpec(Section):
     def _named(self) -> Self:
         if not NAME.fullmatch(self.name):
             raise ValueError(
-                f"name: {self.name!r} must be 1 to 128 letters, digits, dots, dashes or underscores, "
-                "a letter or digit first"
+                f"name: {self.name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
+                "and not mlartifacts, which lies beside the studies; take another name"
             )
         return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that a training depends on: not the study's name, the resources, or where the data lies."""
+        values = self.model_dump(mode="json", include={"task", "model", "training"})
+        values["task"].pop("root", None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def seed(self) -> int:

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,11 +11,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from proxytune.datasets import Batch, TrainBatches, evaluation_batches
+from proxytune.datasets import Batch, DataError, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
@@ -26,8 +26,9 @@ EVALUATION_BATCH_SIZE = 128
 class TrialUpdate:
     """What a trial reports when it has advanced: where it is, a report if an evaluation was due, and how it stands.
 
-    outcome is one of running, complete, diverged, out_of_memory, unsaved, failed; reason says why it failed. unsaved:
-    there is no room for a checkpoint, which no retry mends.
+    outcome is one of running, complete, diverged, out_of_memory, unsaved, foreign, failed; reason says why it failed.
+    No retry mends the two that follow. unsaved: there is no room for a checkpoint. foreign: its checkpoints are those of
+    something else.
     """
 
     step: int
@@ -60,20 +61,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class TrialRun:
-    """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
+    """Trains one configuration. With checkpoints it resumes from the newest one that verifies.
 
     Raises:
-        DataError: the task's data is missing or damaged.
+        ForeignCheckpoint: the checkpoints there are those of another trial, configuration, study or data.
+        DataError: the task's data is missing or damaged, or not the data that the checkpoints name.
         ConfigError: the model cannot be built.
     """
 
     update_seconds: ClassVar[float] = 2.0
     """An update comes after this time at the latest, so that a stop takes effect within a few seconds."""
 
-    def __init__(self, spec: TrialSpec, folder: Folder | None) -> None:
+    def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
-        self._folder = folder
         self._prepared = prepare_task(spec.task)
+        self._checkpoints = checkpoints and self._bound(checkpoints)
         self._training = spec.training_config()
         self.trainer = Trainer(
             spec.model_config_for(self._prepared.info),
@@ -92,8 +94,18 @@ class TrialRun:
         self._saved = 0
         self._turn_ends = False
         self._notes: list[str] = []
-        if folder is not None:
-            self._resume(folder)
+        if self._checkpoints is not None:
+            self._resume(self._checkpoints)
+
+    def _bound(self, checkpoints: Checkpoints) -> Checkpoints:
+        """The checkpoints for the data here, which must be the driver's: a node's root may hold another version."""
+        here, wanted = self.fingerprint, checkpoints.owner.data
+        if wanted not in (None, here):
+            raise DataError(
+                f"the data on node {socket.gethostname()} ({here[:12]}) are not the driver's ({wanted[:12]}): give every "
+                "node the same task.root"
+            )
+        return checkpoints.trained_on(here)
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +164,7 @@ class TrialRun:
 
     def save(self) -> None:
         """Write a checkpoint of where the training is now, if it has moved since the last one."""
-        if self._folder is None or self.step == self._saved:
+        if self._checkpoints is None or self.step == self._saved:
             return
         state = {
             "trainer": self.trainer.state_dict(),
@@ -161,11 +173,11 @@ class TrialRun:
             "seconds": self._seconds,
             "report": None if self._report is None else {"step": self._report[0], "metrics": self._report[1]},
         }
-        save_checkpoint(self._folder, self.step, state)
+        self._checkpoints.save(self.step, state)
         self._saved = self.step
 
-    def _resume(self, folder: Folder) -> None:
-        state, refused = newest_checkpoint(folder)
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        state, refused = checkpoints.newest()
         self._notes += refused
         if state is None:
             return
