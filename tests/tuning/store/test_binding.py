@@ -46,10 +46,10 @@ def test_a_restored_older_database_is_refused_before_its_trials_take_lost_weight
     make_spec, tmp_path
 ) -> None:
     spec = make_spec("search.trials=2", "search.stopping.name=none")
-    begin_study(spec)
+    begin_study(spec).storage.engine.dispose()
     backup = tmp_path / "backup.db"
     shutil.copy(spec.folder / "study.db", backup)
-    finish(spec)
+    finish(spec).storage.engine.dispose()
     for name in ("study.db-wal", "study.db-shm"):
         (spec.folder / name).unlink(missing_ok=True)
     shutil.copy(backup, spec.folder / "study.db")
@@ -79,7 +79,7 @@ def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_a
         Exception, match=r"step-0000000010 belongs to another trial \(0, not 1\).*move .*/1 away"
     ) as caught:
         TrialRun(second.spec, second.checkpoints)
-    with pytest.raises(StorageError, match="trial 1 cannot be resumed: .* belongs to another trial"):
+    with pytest.raises(StorageError, match=r"trial 1 cannot be resumed: .* belongs to another trial"):
         controller.receive(1, TrialUpdate(step=0, outcome="foreign", reason=str(caught.value)), {})
     assert [trial.state.name for trial in study.trials()] == ["RUNNING", "WAITING"]
     assert (trials / "1" / "step-0000000010").exists()
