@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
-from proxytune.models.rules import require_at_least
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 
 class BigBird(QueryKeyValueAttention):
@@ -31,11 +27,6 @@ class BigBird(QueryKeyValueAttention):
         self.block = config.block_size
         self.num_blocks = math.ceil(config.max_length / config.block_size)
         self.register_buffer("neighbours", draw_neighbours(self.num_blocks, config.num_random_blocks))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("block_size", config.block_size, 1)
-        require_at_least("num_random_blocks", config.num_random_blocks, 0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         n = q.shape[-2]

@@ -8,16 +8,12 @@ softmax:  phi(x) = (exp(W x' - |x'|^2 / 2 - stabilizer) + 0.0001) / sqrt(k), an 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from proxytune.models.attention.base import MASKED_LOGIT, QueryKeyValueAttention
-from proxytune.models.rules import require_at_least, require_one_of
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 RELU_EPSILON = 1e-3
 SOFTMAX_EPSILON = 1e-4
@@ -29,17 +25,13 @@ class Performer(QueryKeyValueAttention):
     W is drawn once with the weights and kept. The core runs in fp32 even under autocast.
     """
 
+    low_rank = True
     features: Tensor
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.kernel = config.performer_kernel
         self.register_buffer("features", orthogonal_features(config.num_features, config.head_dim))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("num_features", config.num_features, 1)
-        require_one_of("performer_kernel", config.performer_kernel, ("relu", "softmax"))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         valid = mask[:, None, :, None]

@@ -7,18 +7,14 @@ block_size, and attend to their own chunk and the one before; rounds are weighte
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proxytune.models.attention.base import MASKED_LOGIT, Attention, Trace, merge_heads
+from proxytune.models.config import ModelConfig
 from proxytune.models.dropout import dropout
-from proxytune.models.rules import require_at_least
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
 
 SELF_LOGIT = MASKED_LOGIT / 10  # a token attends to itself only if there is nothing else
 
@@ -40,11 +36,6 @@ class Reformer(Attention):
         # Two buckets a chunk of the task's length, as in the paper: chunks hold two buckets on average.
         num_buckets = 2 * math.ceil(config.max_length / config.block_size)
         self.register_buffer("rotations", torch.randn(config.num_hashes, config.head_dim, num_buckets // 2))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("num_hashes", config.num_hashes, 1)
-        require_at_least("block_size", config.block_size, 1)
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         qk, v = self.split_heads(self.query(x)), self.split_heads(self.value(x))

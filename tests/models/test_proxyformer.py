@@ -13,10 +13,10 @@ from torch import Tensor
 
 from proxytune.models.attention import Trace
 from proxytune.models.attention.pinv import iterative_pinv
-from proxytune.models.attention.proxyformer import CONTRASTS, DROPOUTS, INJECTIONS, Proxyformer
-from proxytune.models.attention.segments import segment_means
+from proxytune.models.attention.proxyformer import Proxyformer
+from proxytune.models.attention.segments import padded_segment_means
 from proxytune.models.classifier import Classifier
-from proxytune.models.config import ModelConfig
+from proxytune.models.config import CONTRASTS, DROPOUTS, INJECTIONS, ModelConfig
 from proxytune.models.dropout import scaled_keep
 from proxytune.models.errors import ConfigError
 
@@ -156,11 +156,11 @@ def test_permutation_of_the_tokens(injection: str) -> None:
 @pytest.mark.parametrize(
     ("m", "n", "length"), [(4, 16, 16), (4, 16, 9), (5, 17, 17), (5, 17, 11), (7, 8, 8), (1, 9, 9)]
 )
-def test_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
+def test_padded_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
     x, mask = torch.randn(2, length, 3), torch.rand(2, length) < 0.5
-    assert torch.allclose(segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
+    assert torch.allclose(padded_segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
     checked = x.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: segment_means(x, mask, m, n), checked)
+    assert torch.autograd.gradcheck(lambda x: padded_segment_means(x, mask, m, n), checked)
 
 
 def test_all_tokens_as_proxies_with_pseudo_inverse_is_softmax_attention() -> None:
