@@ -53,16 +53,22 @@ class ModelConfig:
     embedding_dim: int = 64
     feedforward_dim: int = 128  # also the hidden width of the classifier's head
     num_heads: int = 2
-    dropout: float = 0.1  # probability, [0, 1): of embeddings, of what attention and feed-forward add, inside the latter
-    attention_dropout: float | None = None  # probability, [0, 1): inside the attention alone; None: the same as dropout
-    attention_precision: str = "fp32"  # fp32 | autocast: what autocast leaves of the attention's core (base.py)
+    dropout: float = (
+        0.1  # probability, [0, 1): of embeddings, of what attention and feed-forward add, inside the latter
+    )
+    attention_dropout: float | None = (
+        None  # probability, [0, 1): inside the attention alone; None: the same as dropout
+    )
+    attention_precision: str = (
+        "fp32"  # fp32 | autocast: what autocast leaves of the attention's core (base.py)
+    )
 
     # Proxyformer (attention/proxyformer.py says what each choice computes).
     num_proxies: int = 128
     proxy_init_std: float = 1.0  # > 0; of the proxies' first draw
-    contrastive_temperature: float = 0.07  # > 0; kernel-logits has none
+    contrastive_temperature: float = 0.2  # > 0; kernel-logits has none
     contrastive_weight: float = 0.1  # >= 0; multiplies the mean over layers
-    contrastive: str = "self"  # none | self | two-views | kernel | kernel-logits
+    contrastive: str = "kernel"  # none | self | two-views | kernel | kernel-logits
     injection: str = "segment"  # none | segment | cross-attention | carried
     injection_length: str = "valid"  # valid | padded: what the segments of injection 'segment' divide
     decomposed_dropout: str = "column"  # none | column | proxy | element | key

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proxytune.models.attention import Trace
+from proxytune.models.attention import MECHANISMS, Trace
 from proxytune.models.classifier import Classifier
 from proxytune.models.optimizer import named_proxies
 from proxytune.models.passes import Batch, example_lengths
@@ -59,7 +59,7 @@ def diagnose(
     model: Classifier, examples: list[Example], first_proxies: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Means over the examples, of each layer (name_layer1, ...) and over layers (name); {} for other mechanisms."""
-    if not any(block.attention.low_rank for block in model.encoder.blocks):
+    if not MECHANISMS[model.config.attention].low_rank:
         return {}
     proxies = named_proxies(model)
     looks = [look(model, *example, proxies) for example in examples]

@@ -27,9 +27,7 @@ COLUMNS = 512
 
 
 @torch.no_grad()
-def diagnose_map(
-    attend: Callable[[Tensor], Tensor], q: Tensor, k: Tensor, mask: Tensor
-) -> dict[str, Tensor]:
+def diagnose_map(attend: Callable[[Tensor], Tensor], q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """map_error and map_error_uniform, means over sequences and heads.
 
     Args:
@@ -39,13 +37,15 @@ def diagnose_map(
     """
     rows = mask[:, None, :, None]
     num_valid = mask.sum(dim=-1)[:, None, None, None]
-    blocks = torch.arange(q.shape[-2], device=q.device).split(COLUMNS)
+    blocks = torch.split(torch.arange(q.shape[-2], device=q.device), COLUMNS)
 
     def logits(columns: Tensor) -> Tensor:
-        scaled = q.float() @ k[..., columns, :].float().transpose(-2, -1) * q.shape[-1] ** -0.5
+        scaled: Tensor = q.float() @ k[..., columns, :].float().transpose(-2, -1) * q.shape[-1] ** -0.5
         return scaled.masked_fill(~mask[:, None, None, columns], -math.inf)
 
-    normalizer = torch.stack([logits(block).logsumexp(dim=-1) for block in blocks]).logsumexp(dim=0)[..., None]
+    normalizer = torch.stack([logits(block).logsumexp(dim=-1) for block in blocks]).logsumexp(dim=0)[
+        ..., None
+    ]
     sums = torch.zeros(3, *q.shape[:2], device=q.device)
     for columns in blocks:
         both = rows & mask[:, None, None, columns]

@@ -222,9 +222,7 @@ class Trainer:
         return logits, trace
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        )
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def _random_devices(self) -> list[str]:
         return ["cpu"] if self.device.type == "cpu" else ["cpu", str(self.device)]

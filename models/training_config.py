@@ -27,7 +27,9 @@ class TrainingConfig:
     learning_rate: float  # peak
     eval_every: int  # optimizer steps between evaluations
     proxy_learning_rate_multiple: float = 1.0  # > 0; of learning_rate, for Proxyformer's proxies
-    weight_decay: float = 0.0  # >= 0; AdamW's, decoupled: a step takes learning_rate x weight_decay off every weight
+    weight_decay: float = (
+        0.0  # >= 0; AdamW's, decoupled: a step takes learning_rate x weight_decay off every weight
+    )
     adam_eps: float = 1e-6  # > 0; of all weights but the proxies (optimizer.py)
     gradient_clip_norm: float | None = None  # > 0: the gradient is scaled to this length where it is longer
     gradient_clip_value: float | None = None  # > 0: each number of the gradient is kept within +- this

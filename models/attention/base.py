@@ -95,7 +95,9 @@ class QueryKeyValueAttention(Attention):
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
         if trace.diagnose and self.low_rank:
             trace.diagnostics.append(self.core(partial(self.diagnose, mask=mask), q, k))
-        output: Tensor = self.output(merge_heads(self.core(partial(self.attend_and_convolve, mask=mask), q, k, v)))
+        output: Tensor = self.output(
+            merge_heads(self.core(partial(self.attend_and_convolve, mask=mask), q, k, v))
+        )
         return output
 
     @abstractmethod

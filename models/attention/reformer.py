@@ -7,6 +7,7 @@ block_size, and attend to their own chunk and the one before; rounds are weighte
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,23 +40,22 @@ class Reformer(Attention):
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         qk, v = self.split_heads(self.query(x)), self.split_heads(self.value(x))
-        attended = self.attend_buckets(qk.float(), v.float(), mask)
+        attended = self.core(partial(self.attend_buckets, mask=mask), qk, v)
         output: Tensor = self.output(merge_heads(attended))
         return output
 
     def attend_buckets(self, qk: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """(b, h, n, e) -> (b, h, n, e), in fp32 even under autocast."""
+        """(b, h, n, e) -> (b, h, n, e)."""
         n = qk.shape[-2]
         padding = -n % self.chunk
-        with torch.autocast(qk.device.type, enabled=False):
-            qk, v = F.pad(qk, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
-            mask = F.pad(mask, (0, padding))[:, None, None, :].expand(-1, self.num_heads, self.num_hashes, -1)
-            order = self.bucket_order(qk, mask)  # (b, h, r, n)
-            values, normalizers = self.attend_chunks(qk, v, mask, order)
-            back = order.argsort(dim=-1)
-            values = values.gather(-2, back[..., None].expand_as(values))
-            weights = torch.softmax(normalizers.gather(-1, back), dim=-2)  # over rounds
-            return (weights[..., None] * values).sum(dim=-3)[..., :n, :]
+        qk, v = F.pad(qk, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
+        mask = F.pad(mask, (0, padding))[:, None, None, :].expand(-1, self.num_heads, self.num_hashes, -1)
+        order = self.bucket_order(qk, mask)  # (b, h, r, n)
+        values, normalizers = self.attend_chunks(qk, v, mask, order)
+        back = order.argsort(dim=-1)
+        values = values.gather(-2, back[..., None].expand_as(values))
+        weights = torch.softmax(normalizers.gather(-1, back), dim=-2)  # over rounds
+        return (weights[..., None] * values).sum(dim=-3)[..., :n, :]
 
     def bucket_order(self, qk: Tensor, mask: Tensor) -> Tensor:
         """Token numbers sorted by bucket, then position; padding last: (b, h, r, n)."""

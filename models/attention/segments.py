@@ -61,4 +61,4 @@ def valid_segment_means(x: Tensor, mask: Tensor, num_segments: int) -> Tensor:
     # Segment s holds the ranks from ceil(s L / m) up to ceil((s + 1) L / m).
     ends = -(-torch.arange(num_segments + 1, device=x.device) * lengths // num_segments)
     counts = ends.diff(dim=-1).clamp(min=1)[..., None]
-    return sums.unflatten(0, (x.shape[0], num_segments + 1))[:, :-1] / counts
+    return sums.view(x.shape[0], num_segments + 1, -1)[:, :-1] / counts

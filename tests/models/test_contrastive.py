@@ -78,9 +78,7 @@ def test_contrast_between_queries_and_keys_of_proxies_against_a_loop(
         contrastive, own_proxy_projections=own_projections, contrastive_temperature=0.2
     )
     maps = (
-        (attention.proxy_query, attention.proxy_key)
-        if own_projections
-        else (attention.query, attention.key)
+        (attention.proxy_query, attention.proxy_key) if own_projections else (attention.query, attention.key)
     )
     queries, keys = (project(proxies).detach() for project in maps)
     terms = []

@@ -186,9 +186,7 @@ def test_padded_segment_means_follow_the_definition(m: int, n: int, length: int)
 def test_valid_segment_means_follow_the_definition(m: int, length: int) -> None:
     x, mask = torch.randn(3, length, 3), torch.rand(3, length) < 0.5
     mask[2] = False  # a document of nothing
-    assert torch.allclose(
-        valid_segment_means(x, mask, m), slow_valid_segment_means(x, mask, m), atol=1e-6
-    )
+    assert torch.allclose(valid_segment_means(x, mask, m), slow_valid_segment_means(x, mask, m), atol=1e-6)
     checked = x.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: valid_segment_means(x, mask, m), checked)
 

@@ -144,7 +144,10 @@ def test_predictions_come_in_the_order_of_the_batch() -> None:
 
 @pytest.mark.parametrize(
     ("size", "tokens", "lengths"),
-    [(4, None, [[1, 1, 30, 31], [33, 60, 64, 64], [90]]), (None, 130, [[1, 1, 30, 31], [33, 60], [64, 64], [90]])],
+    [
+        (4, None, [[1, 1, 30, 31], [33, 60, 64, 64], [90]]),
+        (None, 130, [[1, 1, 30, 31], [33, 60], [64, 64], [90]]),
+    ],
 )
 def test_passes_are_sorted_and_hold_what_they_may(
     size: int | None, tokens: int | None, lengths: list[list[int]]
