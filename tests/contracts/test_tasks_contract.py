@@ -154,16 +154,6 @@ def test_batches_have_the_promised_shape(name, prepared):
         assert torch.equal(batch.mask, batch.token_ids != 0)
 
 
-def test_resident_rows_hold_every_document(prepared):
-    options = {"batch_size": 8, "seed": 0}
-    mapped = TrainBatches(prepared.train, **options)
-    resident = TrainBatches(prepared.train, resident_on="cpu", **options)
-    for _ in range(5):
-        one, other = next(mapped), next(resident)
-        assert torch.equal(one.token_ids, other.token_ids)
-        assert torch.equal(one.labels, other.labels)
-
-
 def test_decoding_shows_a_document(name, prepared):
     task = make_task(name)
     decoded = task.decode(np.full(task.max_length, 1, np.uint16))
