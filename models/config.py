@@ -80,7 +80,7 @@ class ModelConfig:
     conv_kernel_size: int = 0  # odd; 0: none; Proxyformer and Nyströmformer (the latter's public code: 35)
     num_landmarks: int = 128  # Nyströmformer
     num_features: int = 128  # Linformer's projected length, Performer's random features
-    performer_kernel: str = "relu"  # relu | softmax
+    performer_kernel: str = "softmax"  # softmax | relu
     num_hashes: int = 2  # Reformer
     block_size: int = 64  # tokens a block, BigBird and Reformer
     num_random_blocks: int = 3  # BigBird
@@ -176,7 +176,7 @@ def check_linformer(config: ModelConfig) -> None:
 def check_performer(config: ModelConfig) -> None:
     """The rules of attention/performer.py."""
     require_at_least("num_features", config.num_features, 1)
-    require_one_of("performer_kernel", config.performer_kernel, ("relu", "softmax"))
+    require_one_of("performer_kernel", config.performer_kernel, ("softmax", "relu"))
 
 
 def check_reformer(config: ModelConfig) -> None:

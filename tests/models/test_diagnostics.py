@@ -69,10 +69,10 @@ def written_out(name: str, attention: Any, x: Tensor, b: int, head: int, valid: 
     if name == "linformer":
         projection = attention.projection[head, :, :valid]
         return q, k, kernel(q, projection @ k) @ projection, none, projection @ k
-    features = attention.features
-    phi_q, phi_k = (torch.relu(t * E**-0.25 @ features.T) + 1e-3 for t in (q, k))
+    phi_q, phi_k = (torch.relu(t * E**-0.5 @ attention.features.T) + 1e-3 for t in (q, k))
     weights = phi_q @ phi_k.T
-    return q, k, weights / weights.sum(dim=-1, keepdim=True), none, none
+    padding = (N - valid) * 1e-3 * phi_q.sum(dim=-1, keepdim=True)  # whose keys are 0, of features 0.001
+    return q, k, weights / (weights.sum(dim=-1, keepdim=True) + padding), none, none
 
 
 def attention_pinv(matrix: Tensor) -> Tensor:
