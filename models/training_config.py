@@ -26,7 +26,7 @@ class TrainingConfig:
     batch_size: int  # examples an optimizer step
     learning_rate: float  # peak
     eval_every: int  # optimizer steps between evaluations
-    proxy_learning_rate_multiple: float = 1.0  # > 0; of learning_rate, for Proxyformer's proxies
+    proxy_learning_rate_multiple: float = 10.0  # > 0; of learning_rate, for Proxyformer's proxies
     weight_decay: float = (
         0.0  # >= 0; AdamW's, decoupled: a step takes learning_rate x weight_decay off every weight
     )
