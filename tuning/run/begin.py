@@ -2,12 +2,14 @@
 
 import json
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError
@@ -104,6 +106,9 @@ def _create(spec: StudySpec, storage: RDBStorage) -> Study:
         directions=list(spec.search.objectives.values()),
     )
     study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(spec.search.objectives))  # what optuna-dashboard calls the values
     for params in spec.search.enqueue:
         study.enqueue_trial(dict(params))
     if earlier is not None:

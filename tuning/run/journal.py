@@ -1,10 +1,9 @@
 """The journal of a study, as its driver writes it: only while it has the newest lease."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from proxytune.tuning.errors import StorageError
+from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.store.fence import Fence
 from proxytune.tuning.store.lease import Lease
@@ -21,17 +20,17 @@ class FencedOutbox(Outbox):
         StorageError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, lease: Lease) -> None:
+    def __init__(self, folder: Path, known_id: str | None, lease: Lease) -> None:
         self._fence = Fence(folder, lease)
         try:
             with self._fence:
                 (folder / "writer.lock").unlink(missing_ok=True)
-                super().__init__(folder)
+                super().__init__(folder, known_id)
         except OSError as error:
             self._fence.close()
             raise StorageError(f"{folder}: {error.strerror}") from None
 
-    def append(self, event: Mapping[str, Any]) -> bool:
+    def append(self, event: Event) -> bool:
         with self._fence:
             return super().append(event)
 

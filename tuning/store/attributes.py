@@ -17,6 +17,7 @@ STUDY_ID = "id"  # set first and never changed; names the study in its folder an
 BUDGET = "trials"  # the number of trials; changed by the study's driver alone
 GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
+JOURNAL_ID = "journal"  # id of its journal
 SECONDS = "seconds"  # for how long drivers have run it
 
 

@@ -78,6 +78,13 @@ class Requests:
         found = self._read(requests.c.kind.in_(kinds))
         return found[-1] if found else None
 
+    def holder_of(self, kind: Kind, *revoking: Kind) -> str | None:
+        """Who requested `kind` of the driver that holds the study or is starting, if nobody has revoked it since."""
+        newest = self.newest(kind, *revoking)
+        if newest is None or newest.kind is not kind or newest.epoch not in (None, self.driver_epoch()):
+            return None
+        return newest.who
+
     def driver_epoch(self) -> int | None:
         """The epoch of the study's lease while it is held."""
         query = sa.select(drivers.c.epoch).where(drivers.c.study == self._study, drivers.c.held)

@@ -65,12 +65,7 @@ def request_stop(study: Study, *, now: bool, who: str | None = None) -> str | No
 
 def is_stopping(study: Study) -> bool:
     """Whether a stop was requested of the driver that holds the study or is starting."""
-    newest = study.requests.newest(Kind.STOP, Kind.START)
-    return (
-        newest is not None
-        and newest.kind is Kind.STOP
-        and (newest.epoch is None or newest.epoch == study.requests.driver_epoch())
-    )
+    return study.requests.holder_of(Kind.STOP, Kind.START) is not None
 
 
 def announce_start(study: Study, who: str | None = None) -> None:

@@ -3,7 +3,6 @@
 import httpx
 import pytest
 
-from proxytune.tuning.journal.outbox import read_events
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.requests import Kind
 from proxytune.tuning.store.study import open_study
@@ -64,8 +63,7 @@ def test_one_trial_is_ended(http, driver) -> None:
     number = driver.controller.next_trial().number
     assert act(http, "stop", {"trial": number}).json()["action"] == f"stop trial {number}"
     driver.hears()
-    (ended,) = [event for event in read_events(driver.study.folder / "outbox")[0] if event["kind"] == "end"]
-    assert (ended["trial"], ended["reason"]) == (number, "ended by alice@http")
+    assert driver.study.trials()[number].user_attrs["end"]["reason"] == "stopped by alice@http"
     missing = act(http, "stop", {"trial": 7})
     assert (missing.status_code, missing.json()["detail"]) == (
         422,

@@ -80,7 +80,7 @@ def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_a
     ) as caught:
         TrialRun(second.spec, second.checkpoints)
     with pytest.raises(StorageError, match=r"trial 1 cannot be resumed: .* belongs to another trial"):
-        controller.receive(1, TrialUpdate(step=0, outcome="foreign", reason=str(caught.value)), {})
+        controller.receive(1, TrialUpdate(step=0, foreign=True, reason=str(caught.value)), {})
     assert [trial.state.name for trial in study.trials()] == ["RUNNING", "WAITING"]
     assert (trials / "1" / "step-0000000010").exists()
     outbox.close()
