@@ -53,9 +53,14 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
 
 
 def leave_ray() -> None:
-    """`ray.shutdown`, which waits for ever on a Ray that has died: after SHUTDOWN_SECONDS it is given up."""
-    import ray
+    """`ray.shutdown`, which waits for ever on a Ray that has died: after SHUTDOWN_SECONDS it is given up.
 
+    A search that still runs in its thread would start another Ray here by its next call: Ray's default.
+    """
+    import ray
+    from ray._private import auto_init_hook
+
+    auto_init_hook.enable_auto_connect = False
     ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_SECONDS)
