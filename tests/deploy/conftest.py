@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,3 +90,14 @@ def ray_io() -> ModuleType:
 @pytest.fixture(scope="session")
 def containers() -> ModuleType:
     return load("containers")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Slurm of two nodes; the output of its jobs lies in its folder."""
+    slurm_cluster = load("slurm_cluster")
+    if missing := slurm_cluster.what_is_missing():
+        pytest.skip(missing)
+    cluster = slurm_cluster.SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    yield cluster
+    cluster.close()

@@ -11,8 +11,8 @@ import click
 
 from proxytune.tuning.commands.options import err, with_study_file
 from proxytune.tuning.errors import InputError, ProxytuneError
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.yaml_file import as_yaml
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.yaml_file import as_yaml
 
 SCRIPT = Path(__file__).with_name("slurm.sbatch")
 MARKER = "#STUDY\n"
