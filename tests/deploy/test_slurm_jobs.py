@@ -65,6 +65,20 @@ def test_the_job_ends_or_returns_to_the_queue_as_its_driver_ended(
     assert list(slurm.scratch.iterdir()) == []
 
 
+def test_a_preempted_job_ends_its_driver_and_is_requeued_by_slurm(slurm: Any, deploy: Path) -> None:
+    python = slurm.folder / "stand-in"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    job = submit(slurm, deploy, "--nodes=2", "--exclusive", PYTHON=str(python), DRIVER=ONCE)
+    slurm.until((slurm.folder / f"{job}.up").exists)
+    urgent = slurm.tell("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodes=2", "--wrap=exit")
+    slurm.until(lambda: slurm.ended(urgent) and slurm.ended(job))
+    facts = slurm.job(job)
+    said = (slurm.folder / f"{job}.out").read_text()
+    assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1"), said
+    assert "ended with code 75 after TERM" in said
+
+
 DRIVER = """
 import json, os, sys, time
 from pathlib import Path

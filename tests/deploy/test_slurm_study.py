@@ -92,6 +92,21 @@ def reach_the_time_limit(slurm: Any, job: str, restarts: int) -> None:
     slurm.tell("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
 
+def leave_at_the_lease(slurm: Any, deploy: Path) -> None:
+    """Another job of the running study, of another name, so that it does not wait in the queue."""
+    job = slurm.tell(
+        *("sbatch", "--parsable", "--cpus-per-task=1", "--output=other.out"),
+        *(deploy / "slurm" / "study.sbatch", "study.yaml", "--storage", slurm.folder / "studies"),
+        PYTHON=sys.executable,
+        PROXYTUNE_CACHE=str(slurm.folder / "cache"),
+    )
+    slurm.until(lambda: slurm.ended(job))
+    assert slurm.job(job)["ExitCode"] == "3:0"
+    said = (slurm.folder / "other.out").read_text()
+    assert "study study is held by process" in said
+    assert "has another driver, so this allocation leaves" in said
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothing_twice(
@@ -112,17 +127,8 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
         until_more_reports(job)
         if restarts == 1:
             assert slurm.job(waiting)["Reason"] == "Dependency"  # the second waits in the queue
-            script = deploy / "slurm" / "study.sbatch"
-            other = slurm.tell(
-                *("sbatch", "--parsable", "--cpus-per-task=1", "--output=other.out", script, "study.yaml"),
-                *("--storage", slurm.folder / "studies"),
-                PYTHON=sys.executable,
-                PROXYTUNE_CACHE=str(slurm.folder / "cache"),
-            )
-            slurm.until(lambda: slurm.ended(other))
-            assert slurm.job(other)["ExitCode"] == "3:0"
-            assert "has another driver, so this allocation leaves" in (slurm.folder / "other.out").read_text()
-            watched.note(f"job {other} on the same study left at the lease")
+            leave_at_the_lease(slurm, deploy)
+            watched.note("another job of the study left at the lease")
         reach_the_time_limit(slurm, job, restarts)
         watched.note(f"job {job} at its time limit, requeued")
     until_more_reports(job)
