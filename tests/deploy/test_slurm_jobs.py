@@ -23,6 +23,9 @@ case "$*" in
 esac
 """
 UNTIL_TERM = 'trap "exit 75" TERM; touch "$SLURM_JOB_ID.up"; while :; do sleep 0.1; done'
+UNTIL_TWO_TERMS = """
+n=0; trap 'n=$((n + 1)); [ $n -lt 2 ] || exit 75' TERM; touch "$SLURM_JOB_ID.up"; while :; do sleep 0.1; done
+"""
 ONCE = f"[ -z $SLURM_RESTART_COUNT ] || exit 0; {UNTIL_TERM}"
 
 
@@ -42,9 +45,20 @@ def submit(slurm: Any, deploy: Path, *options: str, **environment: str) -> str:
         ("no ray", [], None, "FAILED", "1:0", "0", "(attempt 3 of 3)"),
         (ONCE, [], "USR1", "COMPLETED", "0:0", "1", "ended with code 75 after USR1"),
         (UNTIL_TERM, [], "TERM", "FAILED", "75:0", "0", "ended with code 75 after TERM"),
+        (UNTIL_TWO_TERMS, [], "all", "CANCELLED", "75:0", "0", "ended with code 75 after TERM"),
         (UNTIL_TERM, ["--no-requeue"], "USR1", "FAILED", "75:0", "0", "submit it again to resume"),
     ],
-    ids=["done", "wrong", "stopped", "held", "no ray", "time limit", "scancel", "no requeue"],
+    ids=[
+        "done",
+        "wrong",
+        "stopped",
+        "held",
+        "no ray",
+        "time limit",
+        "scancel --batch",
+        "scancel",
+        "no requeue",
+    ],
 )
 def test_the_job_ends_or_returns_to_the_queue_as_its_driver_ended(
     slurm: Any, deploy: Path, driver: str, options: list[str], signal: str | None,
@@ -56,7 +70,7 @@ def test_the_job_ends_or_returns_to_the_queue_as_its_driver_ended(
     job = submit(slurm, deploy, *options, PYTHON=str(python), DRIVER=driver)
     if signal is not None:
         slurm.until((slurm.folder / f"{job}.up").exists)
-        slurm.tell("scancel", "--batch", f"--signal={signal}", job)
+        slurm.tell("scancel", *([] if signal == "all" else ["--batch", f"--signal={signal}"]), job)
     slurm.until(lambda: slurm.ended(job))
     facts = slurm.job(job)
     said = (slurm.folder / f"{job}.out").read_text()
@@ -71,7 +85,9 @@ def test_a_preempted_job_ends_its_driver_and_is_requeued_by_slurm(slurm: Any, de
     python.chmod(0o755)
     job = submit(slurm, deploy, "--nodes=2", "--exclusive", PYTHON=str(python), DRIVER=ONCE)
     slurm.until((slurm.folder / f"{job}.up").exists)
-    urgent = slurm.tell("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodes=2", "--wrap=exit")
+    urgent = slurm.tell(
+        "sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodes=2", "--wrap=exit"
+    )
     slurm.until(lambda: slurm.ended(urgent) and slurm.ended(job))
     facts = slurm.job(job)
     said = (slurm.folder / f"{job}.out").read_text()
