@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from proxytune.tuning.cluster.ray_private import never_connect_by_itself
+
 PROBE_SECONDS = 1.0
 LOCAL_GRACE_SECONDS = 3.0
 CLUSTER_GRACE_SECONDS = 40.0
@@ -58,9 +60,8 @@ def leave_ray() -> None:
     A search that still runs in its thread would start another Ray here by its next call: Ray's default.
     """
     import ray
-    from ray._private import auto_init_hook
 
-    auto_init_hook.enable_auto_connect = False
+    never_connect_by_itself()
     ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_SECONDS)

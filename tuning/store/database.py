@@ -1,5 +1,6 @@
 """Where a study's truth is kept: Optuna's relational storage."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.store.errors import first_line
 from proxytune.tuning.store.lease import leases
-
-_NETWORK = {
-    *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4"),
-    *("orangefs", "panfs", "smb3", "virtiofs", "wekafs"),
-}
+from proxytune.tuning.store.mounts import on_network
 
 
 def database_url(folder: Path, database: str | None) -> str:
@@ -62,6 +59,8 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     if sqlite and not create and not (parsed.database and Path(parsed.database).exists()):
         raise InputError(f"{parsed.database}: no study there")
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    if sqlite and create and parsed.database:
+        _make_private(Path(parsed.database))
     try:
         storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
         if sqlite:
@@ -75,21 +74,20 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     return storage
 
 
-def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a path lies on a file system that other machines may have mounted too; False where Linux does not say."""
+def _make_private(path: Path) -> None:
+    """Give the file, which is made if it is missing, to its owner alone; SQLite's own files beside it follow its mode.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     try:
-        lines = mounts.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    depth, kind = 0, ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].replace("\\040", " "))
-        if (
-            path.absolute().is_relative_to(point) and len(point.parts) >= depth
-        ):  # a later mount covers an earlier one
-            depth, kind = len(point.parts), after.split()[0]
-    return kind in _NETWORK
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
 
 
 def _tune_shared_sqlite(connection: Any, _record: Any) -> None:

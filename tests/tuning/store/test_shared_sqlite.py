@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxytune.tuning.store import database
-from proxytune.tuning.store.database import on_network, open_storage
+from proxytune.tuning.store import database, mounts
+from proxytune.tuning.store.database import open_storage
 
 MOUNTS = """\
 21 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -27,13 +27,17 @@ MOUNTS = """\
         ("/scratch/study.db", True),  # the second mount covers the first
     ],
 )
-def test_the_innermost_mount_counts(tmp_path: Path, path: str, shared: bool) -> None:
+def test_the_innermost_mount_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, shared: bool
+) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTS)
-    assert on_network(Path(path), tmp_path / "mountinfo") is shared
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mountinfo")
+    assert mounts.on_network(Path(path)) is shared
 
 
-def test_a_system_without_a_list_of_mounts_has_none(tmp_path: Path) -> None:
-    assert not on_network(tmp_path, tmp_path / "missing")
+def test_a_system_without_a_list_of_mounts_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "missing")
+    assert not mounts.on_network(tmp_path)
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, "wal"), (True, "delete")])
