@@ -91,7 +91,7 @@ def _make_private(path: Path) -> None:
 
 
 def _tune_shared_sqlite(connection: Any, _record: Any) -> None:
-    """Processes of several machines, one at a time: a write-ahead log needs memory that all of them share."""
+    """Processes of several machines: a write-ahead log would need memory that all of them share."""
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.execute("PRAGMA synchronous=FULL")
 
