@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 
 SERVERS = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
 STEPS, EVERY, TRIALS = 6000, 300, 6
@@ -57,8 +57,8 @@ class Watched:
         self.began = time.monotonic()
         self.timeline: list[str] = []
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in read_events(self.outbox)[0] if event["kind"] == kind]
+    def events(self, kind: str) -> list[Any]:
+        return [event for event in read_events(self.outbox).events if event.kind == kind]
 
     def note(self, what: str) -> None:
         ended, reports = (len(self.events(kind)) for kind in ("end", "report"))
@@ -166,7 +166,7 @@ def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched) -> dic
             "leases": count("SELECT count(*) FROM proxytune_lease"),
         }
     engine.dispose()
-    journal = [(event["trial"], event["step"]) for event in watched.events("report")]
+    journal = [(event.trial, event.step) for event in watched.events("report")]
     found |= {"journal": len(journal), "distinct in the journal": len(set(journal))}
     with sqlite3.connect(folder / "studies" / "mlflow.db") as mlflow:
         (found["MLflow"],) = mlflow.execute(
