@@ -17,6 +17,7 @@ from proxytune.tuning.commands.doctor import doctor
 from proxytune.tuning.commands.jobs import logs, status, submit
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.commands.serve import serve
+from proxytune.tuning.commands.slurm import slurm
 from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
@@ -95,6 +96,7 @@ for verb in (
     pause,
     resume,
     submit,
+    slurm,
     status,
     logs,
     confirm,

@@ -15,8 +15,8 @@ from proxytune.tuning.spec.study_spec import read_study
 P = ParamSpec("P")
 R = TypeVar("R")
 
-err = Console(stderr=True, soft_wrap=True)
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, soft_wrap=True, emoji=False)
+out = Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 200)
 
 set_option = click.option(
     "--set",

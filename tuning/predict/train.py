@@ -38,7 +38,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
     """
     with data_progress(console, spec.task.name) as report:
         prepare_task(spec.task, report)
-    training = TrialRun(spec, folder=None)
+    training = TrialRun(spec, None)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

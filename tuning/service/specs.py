@@ -17,8 +17,6 @@ from proxytune.tuning.spec.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
 
 JSON = "application/json"
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
-RESERVED = {"mlartifacts", "mlflow.db"}
-"""What lies beside the studies in their folder."""
 
 
 def read_body(body: bytes, content_type: str) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
         raise InputError(f"study: a number is out of range: {error}") from None
     if "task.root" in spec.search.space:
         raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
-    if spec.name in RESERVED or spec.name.endswith(SUFFIX):
+    if spec.name.endswith(SUFFIX):
         raise InputError(
             f"study: name: {spec.name} is what proxytune itself calls something; take another name"
         )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.attributes import END, PAUSE
+from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.requests import Kind
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
@@ -15,7 +16,7 @@ def summary(study: "Study") -> dict[str, Any]:
     """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
     trials = study.trials()
     outcomes: dict[str, int] = {}
-    paused_by = study.optuna.user_attrs.get(PAUSE)
+    paused_by = study.requests.holder_of(Kind.PAUSE, Kind.RESUME)
     for trial in trials:
         outcome = outcome_of(trial, paused=paused_by is not None)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
