@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import posixpath
 import tarfile
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -150,10 +151,17 @@ class _Member(io.RawIOBase):
         return len(content)
 
 
+class _Refused(Exception):
+    """What tarfile found is not to be read on."""
+
+
 @contextmanager
 def _errors_named(archive: Path) -> Iterator[None]:
     try:
         yield
+    except (_Refused, RecursionError) as error:
+        why = "a name header for each name header" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"{archive}: {why}; refused") from None
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -163,7 +171,6 @@ def _errors_named(archive: Path) -> Iterator[None]:
         pa.ArrowException,
         OSError,
         NotImplementedError,
-        RecursionError,
         RuntimeError,
     ) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -179,9 +186,7 @@ class _CappedHeader(tarfile.TarInfo):
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_CappedHeader":
         header = super().frombuf(buf, encoding, errors)
         if header.type in _NAME_HEADERS and header.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(
-                f"a name header of {header.size:,} bytes; refused, {MAX_HEADER_BYTES:,} are allowed"
-            )
+            raise _Refused(f"a name header of {header.size:,} bytes, {MAX_HEADER_BYTES:,} are allowed")
         return header
 
 
@@ -284,18 +289,18 @@ class _Checks:
 
     def name(self, name: str, size: int, *, is_file: bool) -> str:
         """The normalised name; raises DataError where the member is hostile."""
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
             raise DataError(f"{self._archive}: member name {name!r} leaves the archive's folder; refused")
-        if is_file and str(path) in self._seen:
+        path = posixpath.normpath(name)
+        if is_file and path in self._seen:
             raise DataError(f"{self._archive}: member {name!r} is there twice; refused")
-        self._seen.add(str(path))
+        self._seen.add(path)
         self._total += size
         if self._total > self._allowed or len(self._seen) > MAX_MEMBERS:
             raise DataError(
                 f"{self._archive}: over {self._allowed:,} bytes or {MAX_MEMBERS:,} members when unpacked, at {name!r}; refused"
             )
-        return str(path)
+        return path
 
 
 def _tar_members(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:

@@ -5,6 +5,7 @@ Each process that prepares or opens a task needs them; without the records each 
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def save(folder: Path | None, kind: str, path: Path, lines: list[str]) -> None:
         temporary.write_text("\n".join([_stamp(path, len(lines)), *lines]))
         temporary.replace(target)
     except (OSError, UnicodeEncodeError):
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _name(kind: str, path: Path) -> str:

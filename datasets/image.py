@@ -18,7 +18,7 @@ from proxytune.datasets import safe_pickle
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.packed import PACKED_FORMS, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.pictures import black_convention, decode_picture, grey, shifted
+from proxytune.datasets.pictures import DamagedPicture, black_convention, decode_picture, grey, shifted
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, hugging_face_formats
 from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.tables import read_table
@@ -207,7 +207,7 @@ def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows
         content, place = stream.read(), source.place(name)
         try:
             planes = _picture(content, place)
-        except DataError as error:
+        except DamagedPicture as error:
             source.lacks(str(error))
             continue
         found[split].append((int(label), planes.tobytes()))

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from proxytune.datasets.archives import is_archive
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.file_tree import FolderTree, alternatives
+from proxytune.datasets.file_tree import FolderTree
 from proxytune.datasets.sources import Format, Source, named_files, trees
 from proxytune.datasets.task import Task
 
@@ -108,7 +109,7 @@ def _refusal(
         )
     elsewhere = _elsewhere(root, formats)
     first = formats[0]
-    wanted = ", ".join(next(alternatives(pattern)) for pattern in list(first.parts.values())[:4])
+    wanted = ", ".join(first.wanted()[:4])
     if elsewhere is not None:
         advice = f"{elsewhere} looks like it: give that as root, {named}."
     else:
@@ -133,11 +134,7 @@ def _elsewhere(root: Path, formats: Sequence[Format]) -> Path | None:
     """A folder deeper down in which a format is complete."""
     if not root.is_dir():
         return None
-    below = 0
-    for folder, folders, _ in os.walk(root):
-        below += 1
-        if below > _MAX_FOLDERS_SEARCHED:
-            return None
+    for folder, folders, _ in islice(os.walk(root), _MAX_FOLDERS_SEARCHED):
         folders.sort()
         tree = FolderTree(Path(folder), None)
         for one in formats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.packed import Packing, packed_formats, read_ids
-from proxytune.datasets.pictures import decode_picture, shifted
+from proxytune.datasets.pictures import DamagedPicture, decode_picture, shifted
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES
 from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.task import SPLITS, Rows, in_blocks
@@ -141,7 +141,7 @@ def _read_images(
             continue
         try:
             pixels[position[name]] = decode_picture(content, source.place(name), side, "L")
-        except DataError as error:
+        except DamagedPicture as error:
             source.lacks(str(error))
             continue
         names[position[name]] = name

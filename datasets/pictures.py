@@ -9,20 +9,18 @@ from PIL import Image, UnidentifiedImageError
 from proxytune.datasets.errors import DataError
 
 
+class DamagedPicture(DataError):
+    """A picture of which not all can be read."""
+
+
 def decode_picture(content: bytes, where: str, side: int, mode: str) -> NDArray[np.uint8]:
     """A PNG or JPEG of side x side pixels as (side, side) in mode L or (side, side, 3) in mode RGB.
 
-    Raises DataError that begins with where for anything else.
+    Raises DataError that begins with where for another size, DamagedPicture for what cannot be decoded.
     """
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        if picture.size != (side, side):
-            raise DataError(
-                f"{where}: {picture.size[0]} x {picture.size[1]} pixels, {side} x {side} are expected"
-            )
-        return np.asarray(picture.convert(mode))
-    except DataError:
-        raise
+        pixels = np.asarray(picture.convert(mode)) if picture.size == (side, side) else None
     except (
         UnidentifiedImageError,
         OSError,
@@ -32,7 +30,12 @@ def decode_picture(content: bytes, where: str, side: int, mode: str) -> NDArray[
         Image.DecompressionBombWarning,
     ) as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error).splitlines()[0]})"
-        raise DataError(f"{where}: no readable PNG or JPEG{why}") from None
+        raise DamagedPicture(f"{where}: no readable PNG or JPEG{why}") from None
+    if pixels is None:
+        raise DataError(
+            f"{where}: {picture.size[0]} x {picture.size[1]} pixels, {side} x {side} are expected"
+        )
+    return pixels
 
 
 def grey(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -139,7 +139,7 @@ def _is_cut(field: bytes) -> bool:
 
 def _document(task: Retrieval, field: bytes, where: str) -> NDArray[np.uint16]:
     if task.documents == "literal":
-        return text.encode(field)
+        return text.encode(field[: task.max_length])
     try:
         value = ast.literal_eval(field.decode("utf-8"))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -148,7 +148,7 @@ def _document(task: Retrieval, field: bytes, where: str) -> NDArray[np.uint16]:
         raise DataError(
             f"{where}: {field[:20]!r}... is no bytes literal; documents=literal reads it as it stands"
         )
-    return text.encode(value)
+    return text.encode(value[: task.max_length])
 
 
 def _label(field: bytes, where: str) -> int:

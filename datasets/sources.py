@@ -156,6 +156,11 @@ class Format:
                     seen.add(folder)
                     yield from self._source(tree, folder)
 
+    def wanted(self) -> list[str]:
+        """The files that must be there, below the root."""
+        folder = "." if "." in self.folders else min(self.folders, key=len)
+        return [_shown(folder, pattern) for part, pattern in self.parts.items() if part not in self.optional]
+
     def _source(self, tree: FileTree, folder: str) -> Iterator[Source]:
         files: dict[str, tuple[str, ...]] = {}
         missing = []

@@ -19,13 +19,14 @@ from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, VALIDATION, hugging_face_formats
 from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.tables import TABLE_SUFFIXES, read_table
-from proxytune.datasets.task import Rows, TaskInfo, padded_length
+from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length
 
 VOCAB_SIZE = 257
 NUM_VALIDATION = 2500
 _LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
+_ROWS_PER_BLOCK = 1024
 _UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ)
 COLUMNS = (("text", "review"), ("label", "sentiment"))
 _PARTS = ("train", "validation", "test")
@@ -115,7 +116,8 @@ class Text:
         for split, examples in zip(_PARTS, (train, own, test), strict=True):
             if not examples:
                 raise DataError(f"{source.path}: no reviews for the {split} split")
-            yield split, Rows.of([(ids,) for ids, _ in examples], [label for _, label in examples])
+            blocks = in_blocks((((ids,), label) for ids, label in examples), _ROWS_PER_BLOCK)
+            yield from ((split, rows) for rows in blocks)
 
 
 def _order(example: _Example) -> tuple[int, bytes]:
