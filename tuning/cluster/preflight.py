@@ -24,13 +24,14 @@ import sqlalchemy as sa
 from proxytune.datasets import DataError, open_prepared
 from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
-from proxytune.tuning.cluster.ray_session import LOCAL, RaySession, find_cluster, ray_session
-from proxytune.tuning.data import cache_folder
+from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.storage import RENEWAL_SECONDS, database_url
-from proxytune.tuning.tracking.shipper import check_uri, default_uri
-from proxytune.tuning.trial.object_store import try_object_store
+from proxytune.tuning.spec.locations import check_uri, default_uri
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.database import database_url
+from proxytune.tuning.store.lease import RENEWAL_SECONDS
+from proxytune.tuning.store.object_store import try_object_store
+from proxytune.tuning.trial.data import cache_folder
 
 OK, WARNING, RED = "ok", "warning", "red"
 PACKAGES = ("ray", "torch", "proxytune", "pyarrow", "numpy")
@@ -117,8 +118,8 @@ def _ask_nodes(
     probe_type: Any = ray.remote(NodeProbe)
     for node in known:
         if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            probe = probe_type.options(num_cpus=0, scheduling_strategy=place).remote()
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = probe_type.options(num_cpus=0, scheduling_strategy=on_node).remote()
             arguments = (
                 None if spec is None else spec.model_dump_json(),
                 None if marker is None else str(marker),
