@@ -8,11 +8,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -67,14 +67,16 @@ def _read(
 ) -> RowCounts:
     counts = RowCounts(task.name)
     done = 0
-    for split, rows in task.read(source, mapper):
-        counts.add(split, rows)
-        if split == "train" and task.train_examples is not None:
-            rows = rows[: task.train_examples - writers["train"].rows]
-        _add(writers[split], rows.cut(task.max_length), source)
-        done += len(rows)
-        if progress is not None:
-            progress(done, task.num_generated if source.path is None else 0)
+    blocks = cast("Generator[tuple[str, Rows], None, None]", task.read(source, mapper))
+    with closing(blocks):  # an interrupted one would leave its worker processes until it is collected
+        for split, rows in blocks:
+            counts.add(split, rows)
+            if split == "train" and task.train_examples is not None:
+                rows = rows[: task.train_examples - writers["train"].rows]
+            _add(writers[split], rows.cut(task.max_length), source)
+            done += len(rows)
+            if progress is not None:
+                progress(done, task.num_generated if source.path is None else 0)
     return counts
 
 

@@ -17,9 +17,9 @@ from proxytune.datasets import (
     prepare,
     task_info,
 )
+from proxytune.datasets.locating import find_source
 from proxytune.datasets.prepare import make_task
 from proxytune.datasets.sources import Source
-from proxytune.datasets.locating import find_source
 from proxytune.datasets.task import Rows
 
 GENERATED = [name for name in TASKS if make_task(name).generator is not None]
