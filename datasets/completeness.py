@@ -56,7 +56,7 @@ class RowCounts:
         """
         for split in SPLITS:
             if np.count_nonzero(self.classes[split]) == 1:
-                source.lacks(f"{source.path}: the {split} split has one class only")
+                source.lacks(f"{source.described(split)}: the {split} split has one class only")
         found = {}
         rows = self._rows(source)
         if rows:

@@ -45,7 +45,9 @@ def convert(task: Task, source: Source, folder: Path, progress: Progress | None,
             counts = _read(task, source, writers, progress, mapper)
         for split, writer in writers.items():
             if not writer.rows:
-                raise DataError(f"{source.path or task}: no rows for the {split} split of {info.name}")
+                raise DataError(
+                    f"{source.described(split) if source.path else task}: no rows for the {split} split of {info.name}"
+                )
         if source.format is not None:
             source.notes.update(counts.findings(source, info.num_classes))
         if source.gaps:
@@ -84,9 +86,7 @@ def _add(writer: SplitWriter, rows: Rows, source: Source) -> None:
     try:
         writer.add(rows)
     except DataError as error:
-        files = source.files.get(writer.split) or source.files.get(f"{writer.split} input", ())
-        place = source.place(files[0]) if files else str(source.path)
-        raise DataError(f"{place}: {error}") from None
+        raise DataError(f"{source.described(writer.split)}: {error}") from None
 
 
 def _publish(

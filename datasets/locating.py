@@ -78,10 +78,7 @@ def _locate(task: str, root: Path, formats: Sequence[Format], records: Path | No
             return source
         incomplete.append(source)
     if root.is_file() and not is_archive(root):
-        raise DataError(
-            f"{root} is a file, root is a folder or an archive; name single files in task.files "
-            f"({', '.join(_named(formats).parts)})"
-        )
+        raise DataError(f"{root} is a file, root is a folder or an archive; name each file in task.files")
     raise _refusal(task, root, formats, incomplete, list(problems.values()))
 
 
@@ -95,7 +92,6 @@ def _refusal(
         for pattern in list(one.parts.values())[:1]
     )
     details = f"tried below {root}: {', '.join(tried)}"
-    named = f"or name files of any name in task.files ({', '.join(_named(formats).parts)})"
     if incomplete:
         nearest = min(incomplete, key=lambda source: len(source.missing))
         have = sum(map(len, nearest.files.values()))
@@ -104,21 +100,18 @@ def _refusal(
             f"no complete {task} data under {root}: {have:,} files of the form {nearest.form!r} are there",
             f"missing: {shown}",
             *problems[:1],
-            f"Put them beside the others, {named}.",
+            "Put them beside the others, or name each file in task.files.",
             details=details,
         )
     elsewhere = _elsewhere(root, formats)
     first = formats[0]
     wanted = ", ".join(first.wanted()[:4])
     if elsewhere is not None:
-        advice = f"{elsewhere} looks like it: give that as root, {named}."
+        advice = f"{elsewhere} looks like it: give that as root."
     else:
-        advice = f"Wanted: {wanted} (the form {first.name!r}, nearest of {len(formats)}), {named}."
+        others = f"{first.name}; {len(formats) - 2} other forms are in docs/DATA.md"
+        advice = f"Wanted: {wanted} ({others}). Or name each file in task.files."
     return DataError(f"no {task} data under {root}{_contents(root)}", *problems[:2], advice, details=details)
-
-
-def _named(formats: Sequence[Format]) -> Format:
-    return next(one for one in formats if not one.folders)
 
 
 def _contents(root: Path) -> str:
@@ -136,8 +129,10 @@ def _elsewhere(root: Path, formats: Sequence[Format]) -> Path | None:
         return None
     for folder, folders, _ in islice(os.walk(root), _MAX_FOLDERS_SEARCHED):
         folders.sort()
-        tree = FolderTree(Path(folder), None)
+        path = Path(folder)
+        tree = FolderTree(path, None)
         for one in formats:
-            if any(not source.missing for source in one.sources(tree)):
-                return Path(folder)
+            base = path if "." in one.folders else path.parent if path.name in one.folders else None
+            if base is not None and any(not source.missing for source in one.found_in(tree, ".")):
+                return base
     return None

@@ -25,11 +25,9 @@ def hugging_face_formats(
         for name in (*names, ".", *(f"data/{name}" for name in names), *hubs)
         for folder in (name, f"{name}/plain_text", f"{name}/data", f"{name}/default")
     ]
-    caches = [
-        folder
-        for name in (".", *names, *(f"*{name}*" for name in names), "parquet")
-        for folder in (f"{name}", f"{name}/*/0.0.0/*", f"{name}/*/*/*", f"datasets/*{name}*/*/0.0.0/*")
-    ]
+    caches = [".", "*/0.0.0/*", "parquet/*/0.0.0/*", "datasets/parquet/*/0.0.0/*"]
+    for name in names:
+        caches += [name, f"*{name}*/*/0.0.0/*", f"datasets/*{name}*/*/0.0.0/*"]
     return (
         Format(
             name=PARQUET,

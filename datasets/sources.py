@@ -60,6 +60,11 @@ class Source:
         assert self.path is not None
         return f"{self.path}:{name}" if self.is_archive else str(self.path / name)
 
+    def described(self, split: str) -> str:
+        """How an error names what a split was read from."""
+        files = self.files.get(split, ())
+        return self.place(files[0]) if len(files) == 1 else str(self.path)
+
     def lacks(self, what: str) -> None:
         """Something is missing: raises DataError unless partial data are allowed, which then record it."""
         if not self.partial:
@@ -154,14 +159,15 @@ class Format:
             for folder in tree.folders(pattern):
                 if folder not in seen:
                     seen.add(folder)
-                    yield from self._source(tree, folder)
+                    yield from self.found_in(tree, folder)
 
     def wanted(self) -> list[str]:
         """The files that must be there, below the root."""
         folder = "." if "." in self.folders else min(self.folders, key=len)
         return [_shown(folder, pattern) for part, pattern in self.parts.items() if part not in self.optional]
 
-    def _source(self, tree: FileTree, folder: str) -> Iterator[Source]:
+    def found_in(self, tree: FileTree, folder: str) -> Iterator[Source]:
+        """What is there of the format in one folder of the tree."""
         files: dict[str, tuple[str, ...]] = {}
         missing = []
         for part, pattern in self.parts.items():
@@ -241,6 +247,8 @@ def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format])
     for part, path in files.items():
         if not path.is_file():
             raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise DataError(f"task.files names one file for two splits: {', '.join(map(str, files.values()))}")
     absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
     parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
     return Source(chosen.name, Path("/"), parts, format=chosen)

@@ -58,7 +58,7 @@ def reported(command: Callable[P, R]) -> Callable[..., R]:
 
     @click.option("--verbose", is_flag=True, help="List the places that were tried, where nothing was found.")
     @functools.wraps(command)
-    def run(*args: P.args, verbose: bool, **kwargs: P.kwargs) -> R:
+    def run(*args: Any, verbose: bool, **kwargs: Any) -> R:
         try:
             with _interrupted_by_sigterm():
                 return command(*args, **kwargs)
