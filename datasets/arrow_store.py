@@ -124,7 +124,7 @@ class SplitWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._file.close()
+            self.discard()
             return
         if self._pending:
             self._write(whole_batches_only=False)
@@ -137,6 +137,10 @@ class SplitWriter:
             self._file.sha256(),
             self._digest.hexdigest(),
         )
+
+    def discard(self) -> None:
+        """Drop the file, unless it was published."""
+        self._file.close()
 
     def publish(self, folder: Path) -> None:
         """Give the file its name in the folder."""
