@@ -44,7 +44,8 @@ class Packing:
         root.mkdir(parents=True, exist_ok=True)
         for split, examples in splits.items():
             rows = [
-                {f"input_ids_{i}": np.array(ids, np.int32) for i, ids in enumerate(documents)} | {"label": label}
+                {f"input_ids_{i}": np.array(ids, np.int32) for i, ids in enumerate(documents)}
+                | {"label": label}
                 for documents, label in examples
             ]
             (root / f"{name}.{SPLITS[split]}.pickle").write_bytes(pickle.dumps(rows))

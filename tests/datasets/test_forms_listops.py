@@ -126,7 +126,9 @@ def test_names_of_the_validation_split(validation, tmp_path):
 
 def test_csv_with_its_columns_swapped(tmp_path, one_fingerprint):
     write_csv(tmp_path / "listops")
-    (tmp_path / "listops/test.csv").rename(tmp_path / "listops/test.tsv")  # a stray mix is told, not read wrongly
+    (tmp_path / "listops/test.csv").rename(
+        tmp_path / "listops/test.tsv"
+    )  # a stray mix is told, not read wrongly
     with pytest.raises(DataError, match=r"test\.tsv, line 1"):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
     (tmp_path / "listops/test.tsv").rename(tmp_path / "listops/test.csv")
@@ -186,7 +188,9 @@ def test_any_file_by_name(form, tmp_path, packing, one_fingerprint):
 @pytest.mark.realdata
 def test_the_official_rows_by_name(real_file, tmp_path):
     folder = "listops_official_rows"
-    train, test = (real_file(f"{folder}/{name}") for name in ("basic_train.row1.tsv", "basic_test.one_row.tsv"))
+    train, test = (
+        real_file(f"{folder}/{name}") for name in ("basic_train.row1.tsv", "basic_test.one_row.tsv")
+    )
     (tmp_path / "validation.tsv").write_text("( ( ( [MAX 2 ) 9 ) ] )\t9\n")
     files = {"train": train, "validation": tmp_path / "validation.tsv", "test": test}
     prepared = prepare("listops", files=files, cache=tmp_path / "cache", partial=True)
@@ -198,7 +202,10 @@ def test_the_official_rows_by_name(real_file, tmp_path):
     ("files", "message"),
     [
         ({"train": "a.tsv"}, "task.files names train; listops takes train, validation, test"),
-        ({"train": "a.tsv", "validation": "b.tsv", "test": "c.tsv"}, "task.files.train: .*a.tsv is not there"),
+        (
+            {"train": "a.tsv", "validation": "b.tsv", "test": "c.tsv"},
+            "task.files.train: .*a.tsv is not there",
+        ),
         ({"train": ".", "validation": "b.tsv", "test": "c.tsv"}, "task.files.train: .* is a folder"),
         ({"train": "a.tsv", "validation": "b.tsv", "test": "b.tsv"}, "one file for two splits"),
         ({"tran": "a.tsv"}, "task.files names tran"),
