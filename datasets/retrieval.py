@@ -264,7 +264,7 @@ FORMATS = (
         folders=(),
         parts=dict.fromkeys(SPLIT_NAMES, "*.{tsv,pickle,npz}"),
         read=_read_files,
-        tested="real",
+        tested="made",
         **_OFFICIAL,
     ),
 )

@@ -101,7 +101,7 @@ def test_one_class_only_is_refused(split, tmp_path):
     for path in (folder / split / "pos").iterdir():
         path.rename(folder / split / "neg" / f"x{path.name}")
     (folder / split / "pos/readme.md").write_text("no review")
-    with pytest.raises(DataError, match="missing: .*pos"):
+    with pytest.raises(DataError, match=r"missing: .*pos"):
         prepare("text", root=tmp_path / "root", cache=tmp_path / "cache")
     for other in ("train", "test"):
         lines = [f'"{other} {n}",{1 if other == split else n % 2}' for n in range(40)]

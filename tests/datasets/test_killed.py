@@ -77,7 +77,7 @@ def test_an_unwritable_cache_is_named(tmp_path):
     from proxytune.datasets import prepare
 
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(DataError, match="cache folder .*file cannot be used") as error:
+    with pytest.raises(DataError, match=r"cache folder .*file cannot be used") as error:
         prepare("listops-mini", cache=tmp_path / "file", train_examples=10, mapper=map)
     assert "\n" not in str(error.value)
     assert Path(tmp_path / "file").read_text() == "no folder"
