@@ -46,6 +46,13 @@ def _schema(info: TaskInfo) -> pa.Schema:
     return pa.schema([*fields, pa.field("label", pa.int32(), nullable=False)])
 
 
+def _array(values: NDArray[np.integer]) -> pa.Array:
+    """The values without a copy; pa.array would import pandas to ask whether they are its own."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
 class SplitWriter:
     """Writes rows to a file without a name in the folder; a context manager.
 
@@ -110,11 +117,11 @@ class SplitWriter:
             self._digest.update(stored.astype("<u2").tobytes())
             columns.append(
                 pa.ListArray.from_arrays(
-                    pa.array(offsets), pa.array(stored), type=self._schema.field(document).type
+                    _array(offsets), _array(stored), type=self._schema.field(document).type
                 )
             )
         self._digest.update(rows.labels.astype("<i4").tobytes())
-        columns.append(pa.array(rows.labels.astype(np.int32)))
+        columns.append(_array(rows.labels.astype(np.int32)))
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def __enter__(self) -> "SplitWriter":

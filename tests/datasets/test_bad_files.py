@@ -219,7 +219,7 @@ def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
     ],
 )
 def test_ids_and_labels_are_reported_as_what_they_are(example, message, tmp_path):
-    write_pickles(tmp_path, "listops", dict.fromkeys(("train", "dev", "test"), [example, example]))
+    write_pickles(tmp_path, "listops", {split: [example, example] for split in ("train", "dev", "test")})
     with pytest.raises(DataError, match=message) as error:
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
     assert "listops.train.pickle" in str(error.value)
