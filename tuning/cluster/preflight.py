@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from proxytune.datasets import DataError, open_prepared
 from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
+from proxytune.tuning.cluster.ray_private import ask_gcs
 from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import check_uri, default_uri
@@ -260,14 +261,11 @@ def _marker(spec: StudySpec | None) -> Iterator[Path | None]:
 def _takes_anybody(gcs_address: str) -> bool:
     """Whether the cluster answers one who shows no token."""
     import grpc
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-    with grpc.insecure_channel(gcs_address) as channel:
-        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-        try:
-            gcs.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=5)  # type: ignore[attr-defined]
-        except grpc.RpcError:
-            return False
+    try:
+        ask_gcs(gcs_address, with_token=False, timeout_seconds=5)
+    except grpc.RpcError:
+        return False
     return True
 
 

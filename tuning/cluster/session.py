@@ -15,6 +15,7 @@ from typing import Any
 
 from proxytune.tuning.cluster.jobs import one_line, user_token
 from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.cluster.ray_private import ask_gcs, autoscaler_groups, draining_nodes, gcs_address
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
@@ -78,9 +79,8 @@ class RaySession:
         """The resources of each node that takes trials; on an autoscaling cluster, of each that there can be."""
         if time.monotonic() - self._counted > RECOUNT_SECONDS:
             import ray
-            from ray._private.state import state
 
-            draining = state.get_draining_nodes()
+            draining = draining_nodes()
             known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
             alive = [
                 dict(node["Resources"]) for node in known if node["Alive"] and node["NodeID"] not in draining
@@ -94,13 +94,10 @@ class RaySession:
 
 def _autoscaled() -> list[dict[str, float]]:
     """The nodes that the cluster's autoscaler may start, if it has one."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
     nodes: list[dict[str, float]] = []
-    for group in config.node_group_configs if config is not None else ():
-        count = group.max_count if group.max_count >= 0 else _UNLIMITED
-        nodes += [dict(group.resources)] * min(count, _UNLIMITED)
+    for max_count, resources in autoscaler_groups():
+        count = max_count if max_count >= 0 else _UNLIMITED
+        nodes += [resources] * min(count, _UNLIMITED)
     return nodes
 
 
@@ -173,18 +170,13 @@ def find_cluster(address: str) -> str:
     if user_token() is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when it is imported
     import grpc
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
     try:
-        found = str(canonicalize_bootstrap_address_or_die(address))
+        found = gcs_address(address)
     except (OSError, ValueError) as error:
         raise InputError(f"--address {address}: {one_line(error)}") from None
-    channel = init_grpc_channel(found)
     try:
-        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-        gcs.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=CONNECT_SECONDS)  # type: ignore[attr-defined]
+        ask_gcs(found, with_token=True, timeout_seconds=CONNECT_SECONDS)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise InputError(
@@ -195,8 +187,6 @@ def find_cluster(address: str) -> str:
             f"no Ray cluster at {found} ({one_line(error.details() or error.code().name)}): name its head's own port, "
             "6379 by default, or start one with `ray start --head`"
         ) from None
-    finally:
-        channel.close()
     return found
 
 

@@ -81,6 +81,7 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     from proxytune.tuning.run.progress import Watch
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.tracking.links import leaderboard_path
     from proxytune.tuning.trial.data import prepare_task
 
     if address != "local":
@@ -95,6 +96,12 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
         print_json(facts)
     else:
         show_summary(facts)
+    if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
+        if study.tracking_uri.startswith("http"):
+            click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
+        else:
+            command = f"proxytune ui {spec.name} --storage {spec.storage}"
+            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
     if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
         err.print(
             f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
@@ -163,6 +170,10 @@ def show_summary(facts: dict[str, Any]) -> None:
     out.print(
         f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
     )
+    if facts["paused_by"]:
+        out.print(
+            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
+        )
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return

@@ -22,6 +22,7 @@ from proxytune.tuning.search.rungs import Entry, rank
 from proxytune.tuning.spec.constraints import parse_constraint, violation
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.optuna_private import StudyView
 
 MAX_INFORMING = 1000  # the newest ones; a sampler grows slow on more
 NO_MATTER = {
@@ -207,21 +208,4 @@ class WarmStartSampler(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
     def _view(self, study: optuna.Study) -> Any:
-        return _View(study, self._earlier)
-
-
-class _View:
-    """A study whose list of trials begins with earlier ones; all else is the study's own."""
-
-    def __init__(self, study: optuna.Study, earlier: Sequence[FrozenTrial]) -> None:
-        self._own = study
-        self._earlier = earlier
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        earlier = [trial for trial in self._earlier if states is None or trial.state in states]
-        return earlier + self._own._get_trials(deepcopy, states, use_cache)
+        return StudyView(study, self._earlier)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.errors import HeldError, InputError, StorageError
-from proxytune.tuning.store import database as module
+from proxytune.tuning.store import lease as module
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.lease import Lease
 
@@ -31,7 +31,8 @@ def test_a_second_driver_is_told_who_holds_the_study(url: str) -> None:
 
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(url: str) -> None:
     script = (
-        "import os, sys\nfrom proxytune.tuning.store.database import Lease, open_storage\n"
+        "import os, sys\nfrom proxytune.tuning.store.database import open_storage\n"
+        "from proxytune.tuning.store.lease import Lease\n"
         "Lease(open_storage(sys.argv[1], create=True), 'a').acquire()\nos.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-P", "-c", script, url], check=False)
@@ -47,14 +48,14 @@ def test_the_lease_of_another_machine_runs_out_and_its_holder_notices(url: str, 
     sleeper.on_lost = lambda: lost.append("told")
     sleeper.acquire()
     with storage.engine.begin() as connection:  # as after a long sleep on another machine
-        connection.execute(module._leases.update().values(host="elsewhere", expires=time.time() - 1))
+        connection.execute(module.leases.update().values(host="elsewhere", expires=time.time() - 1))
     monkeypatch.setattr(module, "_gone", lambda *_: False)
     deadline = time.monotonic() + 30
     taken = False
     while not taken and time.monotonic() < deadline:
         try:
             with storage.engine.begin() as connection:
-                connection.execute(module._leases.update().values(expires=time.time() - 1))
+                connection.execute(module.leases.update().values(expires=time.time() - 1))
             Lease(open_storage(url, create=True), "a").acquire()
             taken = True
         except HeldError:  # renewed in between
