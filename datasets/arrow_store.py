@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def _schema(info: TaskInfo) -> pa.Schema:
     return pa.schema([*fields, pa.field("label", pa.int32(), nullable=False)])
 
 
-def _array(values: NDArray[np.integer]) -> pa.Array:
+def _array(values: NDArray[Any]) -> pa.Array:
     """The values without a copy; pa.array would import pandas to ask whether they are its own."""
     return pa.Array.from_buffers(
         pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
