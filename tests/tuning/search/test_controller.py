@@ -72,7 +72,7 @@ def test_a_finished_trial_is_told_its_values(spec) -> None:
     assert trial.state == TrialState.COMPLETE
     assert trial.values[0] == 0.4
     assert [event.step for event in driver.events("report")] == [10, 30]
-    assert driver.events("end")[0]["outcome"] == "complete"
+    assert driver.events("end")[0].outcome == "complete"
 
 
 def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None:
@@ -84,7 +84,7 @@ def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None
     assert trial.state == TrialState.PRUNED
     if len(spec.search.objectives) == 1:
         assert trial.intermediate_values == {10: 0.1}
-    assert driver.events("end")[0]["outcome"] == "pruned"
+    assert driver.events("end")[0].outcome == "pruned"
     assert bad not in [trial.number for trial in driver.study.best()]
 
 
