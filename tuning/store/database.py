@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import masked_url
 from proxytune.tuning.store.errors import first_line
+from proxytune.tuning.store.mounts import on_network
 from proxytune.tuning.store.tables import metadata, requests
 
 PRIVATE = 0o600
@@ -69,7 +70,8 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
             _ensure_schema(url, file, options)
         storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
         if sqlite:
-            sa.event.listen(storage.engine, "connect", _tune_sqlite)
+            shared = on_network(Path(parsed.database or ""))
+            sa.event.listen(storage.engine, "connect", _tune_shared_sqlite if shared else _tune_sqlite)
             storage.engine.dispose()  # so that the next connection is a tuned one
     except (
         SQLAlchemyError,
@@ -118,6 +120,12 @@ def _sqlite_file(url: sa.engine.URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)
+
+
+def _tune_shared_sqlite(connection: Any, _record: Any) -> None:
+    """Processes of several machines: a write-ahead log would need memory that all of them share."""
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
