@@ -61,7 +61,8 @@ def masked_url(url: str) -> str:
             parsed = make_url(f"{scheme}://***@{rest.rpartition('@')[2]}")
     except (ArgumentError, ValueError):
         return f"{scheme}://***" if rest else "***"
-    return parsed.difference_update_query(_secrets(parsed)).render_as_string(hide_password=True)
+    shown = parsed.difference_update_query(_secrets(parsed)).render_as_string(hide_password=True)
+    return shown.replace("%2A", "*")
 
 
 def _secrets(url: URL) -> list[str]:
