@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow check audit faults format clean
+.PHONY: demo test test-slow bench check audit faults format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,12 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m "slow"
+
+# Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
+BENCH ?= data efficiency models overhead sampling scale tracking turnaround
+bench: .venv/installed
+	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
+	$(BIN)/python tests/benchmarks table build/bench
 
 # mypy resolves the package-dir mapping of pyproject.toml through these links.
 build/types/proxytune: .venv/installed

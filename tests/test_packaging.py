@@ -43,7 +43,7 @@ def loaded_by(module: str) -> set[str]:
         ("proxytune.models.exported", {"ray", "mlflow", "optuna"}),
         ("proxytune.datasets", {"ray", "mlflow", "optuna"}),
         ("proxytune.tuning", {"ray", "mlflow", "optuna", "torch"}),
-        ("proxytune.tuning.trial.trainable", {"mlflow", "optuna"}),
+        ("proxytune.tuning.cluster.trainable", {"mlflow", "optuna"}),
         ("proxytune.tuning.cli", {"ray", "mlflow"}),
     ],
 )
@@ -52,7 +52,7 @@ def test_importing_stays_light(module: str, heavy: set[str]) -> None:
 
 
 def test_the_probe_sees_what_is_loaded() -> None:
-    assert {"ray", "optuna"} <= loaded_by("proxytune.tuning.search.searcher")
+    assert {"ray", "optuna"} <= loaded_by("proxytune.tuning.cluster.bridge")
 
 
 def test_a_wheel_in_an_empty_environment_checks_a_shipped_study(tmp_path: Path) -> None:

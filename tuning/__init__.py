@@ -1,4 +1,4 @@
-"""The search: Ray runs it, Optuna proposes, MLflow mirrors (the only room that knows these three).
+"""The search: Ray runs it, Optuna proposes, MLflow keeps a copy (the only top-level package that knows these three).
 
 From Python: load_study, best, pareto_front, export; Client for a study service.
 """
@@ -6,8 +6,8 @@ From Python: load_study, best, pareto_front, export; Client for a study service.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proxytune.tuning.api import best, export, load_study, pareto_front
     from proxytune.tuning.service.client import Client
-    from proxytune.tuning.winner.api import best, export, load_study, pareto_front
 
 __all__ = ["Client", "best", "export", "load_study", "pareto_front"]
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return Client
     if name in __all__:
-        from proxytune.tuning.winner import api
+        from proxytune.tuning import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from proxytune.tuning.benchmarks import efficiency, overhead, sampling, scale
-from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec import read_study
+from proxytune.tuning.spec.study_spec import read_study
+from tests.benchmarks import cli, efficiency, overhead, sampling, scale
 
 CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")
 
@@ -21,7 +20,7 @@ def curves() -> sampling.Curves:
 
 
 def bench(*arguments: object) -> None:
-    CliRunner(catch_exceptions=False).invoke(cli, ["bench", *map(str, arguments)])
+    CliRunner(catch_exceptions=False).invoke(cli.bench, list(map(str, arguments)))
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def test_an_ask_is_measured_beside_optunas_own() -> None:
     overhead.figure(result)
 
 
-def test_the_ledger_alone_takes_many_trials_and_resumes(tmp_path: Path) -> None:
+def test_the_controller_alone_takes_many_trials_and_resumes(tmp_path: Path) -> None:
     bench("scale", "--without-ray", "--trials", "30", "--out", tmp_path)
     (study,) = saved(tmp_path)["result"]["studies"]
     assert study["trials"] == 30

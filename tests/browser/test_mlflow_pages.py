@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.tracking.outbox import Outbox, read_events
-from proxytune.tuning.tracking.shipper import Shipper, default_uri
+from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.tracking.shipper import Shipper
+from tests.benchmarks.synthetic import synthetic_events
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 

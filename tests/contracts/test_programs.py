@@ -13,7 +13,7 @@ from proxytune.models.attention import MECHANISMS
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
 from proxytune.models.exported import model_file
-from proxytune.tuning.winner.programs import ONNX, PT2, _run_onnx, _run_pt2, _write, export_program
+from proxytune.tuning.export.programs import ONNX, PT2, _run_onnx, _run_pt2, _write, export_program
 
 LENGTH = 40
 NAMES = sorted(MECHANISMS)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.tracking.outbox import read_events
+from proxytune.tuning.journal.outbox import read_events
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "build" / "faults"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxytune.tuning.errors import StorageError
-from proxytune.tuning.trial.checkpoints import checkpoint_paths, load_checkpoint
+from proxytune.tuning.store.checkpoints import checkpoint_paths, load_checkpoint
 
 STEPS = 200  # of the study of conftest.py
 RUN = "exec " + "'{python}' -P -c 'from proxytune.tuning.cli import main; main()' run small.yaml"

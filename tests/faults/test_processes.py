@@ -62,24 +62,24 @@ def test_a_clock_that_is_set_back_loses_and_repeats_nothing(
 LIMITED = """
 import json, resource, sys
 from proxytune.tuning.trial.trial_run import TrialRun
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 values = {"name": "t", "task": {"name": "listops-mini", "train_examples": 256},
           "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
           "training": {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "learning_rate": 1e-3}}
 small = TrialSpec.model_validate(values)
-TrialRun(small, None).turn()  # threads and buffers of a training are there
+TrialRun(small, None).advance()  # threads and buffers of a training are there
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))
 values["model"] |= {"attention": "softmax", "embedding_dim": 512, "feedforward_dim": 4096, "num_heads": 8}
 values["training"] |= {"batch_size": 256}
 big = TrialSpec.model_validate(values)
 try:
-    first = TrialRun(big, None).turn()
+    first = TrialRun(big, None).advance()
     outcome, reason = first.outcome, first.reason
 except Exception as error:
     outcome, reason = type(error).__name__, str(error)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(json.dumps([outcome, reason, TrialRun(small, None).turn().outcome]))
+print(json.dumps([outcome, reason, TrialRun(small, None).advance().outcome]))
 """
 
 

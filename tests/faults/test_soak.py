@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from proxytune.tuning.tracking.shipper import default_uri
+from proxytune.tuning.spec.locations import default_uri
 
 TRIALS, STEPS = 5000, (3, 6, 9)
 STUDY = f"""
@@ -30,10 +30,11 @@ search:
   trials: {TRIALS}
 """
 HANGING_SECONDS, LOCKED_SECONDS = 3, 2  # how long those faults last
-WITHOUT_WORK = """
-import functools
-import proxytune.tuning.driver as driver
-from proxytune.tuning.benchmarks.turnaround import NoWorkTrainable
+WITHOUT_WORK = f"""
+import functools, sys
+sys.path.append({str(Path(__file__).parents[2])!r})
+import proxytune.tuning.run.driver as driver
+from tests.benchmarks.turnaround import NoWorkTrainable
 driver.run_study = functools.partial(driver.run_study, trainable=NoWorkTrainable)
 """
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.tracking.outbox import JOURNAL
-from proxytune.tuning.tracking.shipper import Acknowledgement, default_uri
+from proxytune.tuning.journal.outbox import JOURNAL
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 
 AWAY_SECONDS = 60.0
 

@@ -14,7 +14,7 @@ from proxytune.models.attention import MECHANISMS
 from proxytune.models.config import ModelConfig
 from proxytune.models.footprint import MIB, footprint, largest_batch_size
 from proxytune.models.training import Trainer, TrainingConfig
-from proxytune.tuning.benchmarks.models import one_thread, step_seconds
+from proxytune.tuning.compare.mechanisms import one_thread, step_seconds
 
 NAMES = sorted(MECHANISMS)
 LINEAR = ["bigbird", "linformer", "nystromformer", "performer", "proxyformer"]

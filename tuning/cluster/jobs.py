@@ -19,8 +19,8 @@ from typing import Any
 
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.errors import InputError, ProxytuneError
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.yaml_file import as_yaml
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.yaml_file import as_yaml
 
 STOP_SECONDS = 120
 """From SIGTERM to SIGKILL of a stopped job (Ray's own default is 3): checkpoints, then what waits for MLflow."""

@@ -24,13 +24,15 @@ import sqlalchemy as sa
 from proxytune.datasets import DataError, open_prepared
 from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
-from proxytune.tuning.cluster.ray_session import LOCAL, RaySession, find_cluster, ray_session
-from proxytune.tuning.data import cache_folder
+from proxytune.tuning.cluster.ray_private import ask_gcs
+from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.storage import RENEWAL_SECONDS, database_url
-from proxytune.tuning.tracking.shipper import check_uri, default_uri
-from proxytune.tuning.trial.object_store import try_object_store
+from proxytune.tuning.spec.locations import check_uri, default_uri
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.database import database_url
+from proxytune.tuning.store.lease import RENEWAL_SECONDS
+from proxytune.tuning.store.object_store import try_object_store
+from proxytune.tuning.trial.data import cache_folder
 
 OK, WARNING, RED = "ok", "warning", "red"
 PACKAGES = ("ray", "torch", "proxytune", "pyarrow", "numpy")
@@ -117,8 +119,8 @@ def _ask_nodes(
     probe_type: Any = ray.remote(NodeProbe)
     for node in known:
         if node["Alive"]:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            probe = probe_type.options(num_cpus=0, scheduling_strategy=place).remote()
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = probe_type.options(num_cpus=0, scheduling_strategy=on_node).remote()
             arguments = (
                 None if spec is None else spec.model_dump_json(),
                 None if marker is None else str(marker),
@@ -260,14 +262,11 @@ def _marker(spec: StudySpec | None) -> Iterator[Path | None]:
 def _takes_anybody(gcs_address: str) -> bool:
     """Whether the cluster answers one who shows no token."""
     import grpc
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-    with grpc.insecure_channel(gcs_address) as channel:
-        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
-        try:
-            gcs.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=5)  # type: ignore[attr-defined]
-        except grpc.RpcError:
-            return False
+    try:
+        ask_gcs(gcs_address, with_token=False, timeout_seconds=5)
+    except grpc.RpcError:
+        return False
     return True
 
 

@@ -49,15 +49,15 @@ def compare(
     proxytune compare paper-listops
     proxytune compare text-proxyformer text-softmax --measure --out comparison.html
     """
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.winner import comparison_page as page
-    from proxytune.tuning.winner.compare import compare, specs_without_speed
-    from proxytune.tuning.winner.confirm import efficiency_folder
-    from proxytune.tuning.winner.published import PROXYFORMER
+    from proxytune.tuning.compare import page as page
+    from proxytune.tuning.compare.compare import compare, specs_without_speed
+    from proxytune.tuning.compare.published import PROXYFORMER
+    from proxytune.tuning.confirm.confirm import efficiency_folder
+    from proxytune.tuning.store.study import open_study
 
-    forms = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
-    if path is not None and (path.exists() or path.suffix not in forms):
-        raise InputError(f"--out {path}: name a new file that ends in {', '.join(forms)}")
+    formats = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
+    if path is not None and (path.exists() or path.suffix not in formats):
+        raise InputError(f"--out {path}: name a new file that ends in {', '.join(formats)}")
     if len(set(studies)) < len(studies):
         raise InputError("a study is named twice; name each once")
     opened = [open_study(study, storage, database) for study in studies]
@@ -72,7 +72,7 @@ def compare(
         found = compare(opened)
     if path is not None:
         temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        temporary.write_text(forms[path.suffix](found), encoding="utf-8")
+        temporary.write_text(formats[path.suffix](found), encoding="utf-8")
         os.replace(temporary, path)
         err.print(f"written: {path.absolute()}", highlight=False)
     others = page.published_tables([row.task for row in found.rows])
@@ -90,7 +90,7 @@ def compare(
 
 
 def _show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from proxytune.tuning.winner import comparison_page as page
+    from proxytune.tuning.compare import page as page
 
     table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     for name in head:

@@ -17,7 +17,7 @@ from proxytune.tuning.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from proxytune.tuning.winner.confirmation import Confirmation
+    from proxytune.tuning.store.confirmation import Confirmation
 
 
 @click.command()
@@ -63,11 +63,11 @@ def confirm(
     proxytune confirm listops-mini
     proxytune confirm listops --top 3 --seeds 8 --json
     """
-    from proxytune.tuning.data import prepare_task
-    from proxytune.tuning.progress import Watch, data_progress
-    from proxytune.tuning.steering import terminal_user
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.winner.confirm import confirm_study
+    from proxytune.tuning.confirm.confirm import confirm_study
+    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.store.steering import terminal_user
+    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.trial.data import prepare_task
 
     opened = open_study(study, storage, database)
     with data_progress(err, opened.spec.task.name) as report:
@@ -90,7 +90,7 @@ def confirm(
 
 def show_confirmation(found: "Confirmation") -> None:
     """A confirmation for people."""
-    from proxytune.tuning.metrics import MEMORY
+    from proxytune.tuning.spec.metrics import MEMORY
 
     table = Table(title=f"{found.study}: {found.objective} on fresh seeds", title_justify="left")
     for column in (

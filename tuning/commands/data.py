@@ -33,11 +33,11 @@ options_option = click.option(
 def _prepared(
     task: str, root: Path | None, options: tuple[str, ...], verb: str, mapper: Mapper = process_map
 ) -> PreparedTask:
-    from proxytune.tuning.data import prepare_task
-    from proxytune.tuning.progress import data_progress
-    from proxytune.tuning.trial_spec import Task
-    from proxytune.tuning.validation import validated
-    from proxytune.tuning.yaml_file import override
+    from proxytune.tuning.run.progress import data_progress
+    from proxytune.tuning.spec.trial_spec import Task
+    from proxytune.tuning.spec.validation import validated
+    from proxytune.tuning.spec.yaml_file import override
+    from proxytune.tuning.trial.data import prepare_task
 
     values = override({"name": task, "root": root}, options)
     with data_progress(err, task) as report:
@@ -135,7 +135,7 @@ def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray:
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
     """
     if on_ray:
-        from proxytune.tuning.cluster.ray_session import ray_session
+        from proxytune.tuning.cluster.session import ray_session
 
         with ray_session():
             from proxytune.tuning.cluster.ray_map import ray_map

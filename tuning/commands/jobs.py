@@ -8,7 +8,7 @@ from rich.table import Table
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json, with_study_file
 from proxytune.tuning.errors import Interrupted, ProxytuneError
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec
 
 address_option = click.option(
     "--address",

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from rich.console import Console
 
-from proxytune.tuning.spec import read_study
+from proxytune.tuning.spec.study_spec import read_study
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -104,7 +104,7 @@ def serve(
     except OSError as error:
         raise StorageError(f"--storage {storage}: {error.strerror}") from None
     listener = bind(host, port)
-    place, bound = listener.getsockname()[:2]
-    place = f"[{place}]" if ":" in place else place
-    out.print(f"proxytune on http://{place}:{bound} (Ctrl-C ends it)", highlight=False)
+    host, bound = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    out.print(f"proxytune on http://{host}:{bound} (Ctrl-C ends it)", highlight=False)
     run(settings, listener)

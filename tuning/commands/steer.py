@@ -19,9 +19,9 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
     \b
     proxytune enqueue listops-mini model.num_proxies=64 model.dropout=0.2
     """
-    from proxytune.tuning.steering import enqueue as put_first
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.yaml_file import parse_yaml
+    from proxytune.tuning.spec.yaml_file import parse_yaml
+    from proxytune.tuning.store.steering import enqueue as put_first
+    from proxytune.tuning.store.study import open_study
 
     pairs = [param.partition("=") for param in params]
     for key, equals, _ in pairs:
@@ -43,8 +43,8 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
     \b
     proxytune extend listops-mini --trials 30
     """
-    from proxytune.tuning.steering import extend as grow
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.steering import extend as grow
+    from proxytune.tuning.store.study import open_study
 
     grow(open_study(study, storage, database), num_trials)
 
@@ -52,7 +52,7 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 @click.command()
 @click.argument("study")
 @click.option(
-    "--now", is_flag=True, help="Interrupt running trials at their next turn instead of waiting for them."
+    "--now", is_flag=True, help="Interrupt running trials at their next update instead of waiting for them."
 )
 @click.option("--trial", "number", type=int, help="End this trial for good, and nothing else.")
 @click.option(
@@ -78,8 +78,8 @@ def stop(
 
         Jobs(address).stop(study)
         return
-    from proxytune.tuning.steering import cancel_trial, request_stop
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.steering import cancel_trial, request_stop
+    from proxytune.tuning.store.study import open_study
 
     opened = open_study(study, storage, database)
     if number is not None:
@@ -97,8 +97,8 @@ def pause(study: str, storage: Path, database: str | None) -> None:
 
     The driver stays; its workers are free meanwhile.
     """
-    from proxytune.tuning.steering import pause as set_pause
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.steering import pause as set_pause
+    from proxytune.tuning.store.study import open_study
 
     set_pause(open_study(study, storage, database), on=True)
 
@@ -109,7 +109,7 @@ def pause(study: str, storage: Path, database: str | None) -> None:
 @database_option
 def resume(study: str, storage: Path, database: str | None) -> None:
     """Let a paused STUDY go on. (A stopped one goes on with `run`.)"""
-    from proxytune.tuning.steering import pause as set_pause
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.steering import pause as set_pause
+    from proxytune.tuning.store.study import open_study
 
     set_pause(open_study(study, storage, database), on=False)

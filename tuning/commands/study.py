@@ -17,7 +17,7 @@ from proxytune.tuning.commands.options import (
     with_study_file,
 )
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec
 
 address_option = click.option(
     "--address",
@@ -41,9 +41,9 @@ def check(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune check listops
     proxytune check my-study.yaml --set search.trials=100 --json
     """
-    from proxytune.tuning.study import check_study
-    from proxytune.tuning.trial.here import check_device
-    from proxytune.tuning.yaml_file import as_yaml
+    from proxytune.tuning.run.begin import check_study
+    from proxytune.tuning.spec.yaml_file import as_yaml
+    from proxytune.tuning.trial.local_checks import check_device
 
     if address == "local":
         check_device(spec)
@@ -76,14 +76,14 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
-    from proxytune.tuning.data import prepare_task
-    from proxytune.tuning.driver import run_study
-    from proxytune.tuning.progress import Watch, data_progress
-    from proxytune.tuning.summary import summary
-    from proxytune.tuning.tracking.shipper import num_waiting
+    from proxytune.tuning.run.driver import run_study
+    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.store.summary import summary
+    from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.trial.data import prepare_task
 
     if address != "local":
-        from proxytune.tuning.cluster.ray_session import find_cluster
+        from proxytune.tuning.cluster.session import find_cluster
 
         find_cluster(address)  # a wrong one is told before the data is prepared
     with data_progress(err, spec.task.name) as report:
@@ -122,9 +122,9 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
     proxytune show listops-mini --storage /mnt/studies --json
     proxytune show listops-mini --plot front.html
     """
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.summary import summary
-    from proxytune.tuning.tracking.shipper import last_error, num_waiting
+    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.summary import summary
+    from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
 
     opened = open_study(study, storage, database)
     if plot is not None:
@@ -190,8 +190,8 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     proxytune trials listops-mini
     proxytune trials listops-mini --json | jq '.[] | select(.outcome == "pruned")'
     """
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.summary import trial_row
+    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.summary import trial_row
 
     opened = open_study(study, storage, database)
     objectives = list(opened.spec.search.objectives)

@@ -18,7 +18,7 @@ from proxytune.tuning.commands.options import (
 from proxytune.tuning.errors import HeldError, InputError, StorageError
 
 if TYPE_CHECKING:
-    from proxytune.tuning.study import Study
+    from proxytune.tuning.store.study import Study
 
 
 @click.group()
@@ -38,7 +38,7 @@ def sync(study: str, storage: Path, database: str | None, timeout: float, as_jso
     \b
     proxytune track sync listops
     """
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.study import open_study
 
     opened = open_study(study, storage, database)
     try:
@@ -76,7 +76,7 @@ def rebuild(
     \b
     proxytune track rebuild listops --uri http://mlflow.example:5000
     """
-    from proxytune.tuning.study import open_study
+    from proxytune.tuning.store.study import open_study
 
     opened = open_study(study, storage, database)
     with suppress(HeldError):  # a driver that runs it keeps the journal whole
@@ -112,8 +112,8 @@ def report(study: str, storage: Path, path: Path | None) -> None:
 
 def _repair(study: "Study") -> None:
     """End in the journal what a killed driver left running, and fill up what the journal lost."""
-    from proxytune.tuning.tracking.outbox import Outbox
-    from proxytune.tuning.tracking.recovery import recover
+    from proxytune.tuning.journal.outbox import Outbox
+    from proxytune.tuning.journal.recovery import recover
 
     try:
         outbox = Outbox(study.folder / "outbox")
@@ -131,7 +131,8 @@ def _repair(study: "Study") -> None:
 
 def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:
     """Ship what the destination lacks, saying once what stands in the way."""
-    from proxytune.tuning.tracking.shipper import Shipper, num_waiting
+    from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.tracking.shipper import Shipper
 
     num_events = num_waiting(outbox_folder, uri, experiment)
     shipper = Shipper(outbox_folder, uri, experiment)

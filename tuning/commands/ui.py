@@ -28,7 +28,8 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
     proxytune ui --storage /mnt/studies --port 5001
     MLFLOW_AUTH_CONFIG_PATH=auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=... proxytune ui --host mlflow.example
     """
-    from proxytune.tuning.tracking.shipper import artifact_root, default_uri, server_command
+    from proxytune.tuning.spec.locations import artifact_root, default_uri
+    from proxytune.tuning.tracking.mlflow_server import server_command
 
     if uri is None and not (storage / "mlflow.db").exists():
         raise InputError(

@@ -21,8 +21,8 @@ from proxytune.tuning.commands.options import (
 from proxytune.tuning.errors import InputError, ProxytuneError
 
 if TYPE_CHECKING:
-    from proxytune.tuning.study import Study
-    from proxytune.tuning.winner.choose import Limits
+    from proxytune.tuning.export.choose import Limits
+    from proxytune.tuning.store.study import Study
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -43,7 +43,7 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path))
     type=click.FloatRange(min=0, min_open=True),
     help="The best trial of at least so many sequences trained per second.",
 )
-@click.option("--out", "place", required=True, help="The folder to write, or s3://bucket/prefix.")
+@click.option("--out", "path", required=True, help="The folder to write, or s3://bucket/prefix.")
 @click.option("--register/--no-register", default=True, help="Register the model in the study's MLflow.")
 @storage_option
 @database_option
@@ -53,7 +53,7 @@ def export(
     pareto: bool,
     max_memory_mib: float | None,
     min_throughput: float | None,
-    place: str,
+    path: str,
     register: bool,
     storage: Path,
     database: str | None,
@@ -67,9 +67,9 @@ def export(
     proxytune export listops-mini --out s3://bucket/winner
     proxytune verify winner
     """
-    from proxytune.tuning.study import open_study
-    from proxytune.tuning.winner.choose import Limits
-    from proxytune.tuning.winner.destination import destination
+    from proxytune.tuning.export.choose import Limits
+    from proxytune.tuning.export.destination import destination
+    from proxytune.tuning.store.study import open_study
 
     limits = Limits(max_memory_mib=max_memory_mib, min_throughput=min_throughput)
     if (number is not None) + pareto + bool(limits) > 1:
@@ -77,20 +77,20 @@ def export(
             "--trial, --pareto and --max-memory-mib / --min-throughput exclude each other; take one"
         )
     opened = open_study(study, storage, database)
-    with destination(place) as folder:
-        _export_to(folder, place, opened, number, pareto, limits, register)
+    with destination(path) as folder:
+        _export_to(folder, path, opened, number, pareto, limits, register)
 
 
 def _export_to(
     folder: Path,
-    place: str,
+    path: str,
     opened: "Study",
     number: int | None,
     pareto: bool,
     limits: "Limits",
     register: bool,
 ) -> None:
-    from proxytune.tuning.winner.export import export_study
+    from proxytune.tuning.export.export import export_study
 
     with err.status("choosing") as status:
         written = export_study(
@@ -98,16 +98,16 @@ def _export_to(
         )
     for one in written:
         shown = (
-            str(one.folder.absolute()).replace(str(folder.absolute()), place)
-            if "://" in place
+            str(one.folder.absolute()).replace(str(folder.absolute()), path)
+            if "://" in path
             else one.folder.absolute()
         )
         values = ", ".join(f"{name} {value:.4g}" for name, value in one.record.values.items())
         out.print(f"trial {one.record.trial} ({values}) -> {shown}", highlight=False)
     if not register:
         return
-    from proxytune.tuning.winner.mlflow_model import ALIAS
-    from proxytune.tuning.winner.mlflow_model import register as register_models
+    from proxytune.tuning.predict.registry import ALIAS
+    from proxytune.tuning.predict.registry import register as register_models
 
     with err.status("registering in MLflow"):
         try:
@@ -135,7 +135,7 @@ def verify(folder: Path, as_json: bool) -> None:
     \b
     proxytune verify winner
     """
-    from proxytune.tuning.winner.verify import verify_export
+    from proxytune.tuning.export.verify import verify_export
 
     with err.status("verifying"):
         problems = verify_export(folder)
@@ -168,10 +168,10 @@ def train(
     proxytune train winner --set training.seed=1 --json
     proxytune train winner --seeds 5            mean and 95 % interval
     """
-    from proxytune.tuning.trial_spec import load_trial
-    from proxytune.tuning.winner.export import refuse_existing, whole, write_folder
-    from proxytune.tuning.winner.exported import load_export
-    from proxytune.tuning.winner.train import over_seeds, train_once, train_seeds
+    from proxytune.tuning.export.export import refuse_existing, whole, write_folder
+    from proxytune.tuning.predict.exported import load_export
+    from proxytune.tuning.predict.train import over_seeds, train_once, train_seeds
+    from proxytune.tuning.spec.trial_spec import load_trial
 
     spec = load_export(config, assignments).spec if config.is_dir() else load_trial(config, assignments)
     if folder is not None:
@@ -223,8 +223,8 @@ def evaluate(folder: Path, split: str, again: bool, assignments: tuple[str, ...]
     proxytune evaluate winner --split val
     proxytune evaluate winner --split val --set task.root=/mnt/lra    where the data lie elsewhere
     """
-    from proxytune.tuning.winner.evaluate import evaluate_export
-    from proxytune.tuning.winner.exported import load_export
+    from proxytune.tuning.predict.evaluate import evaluate_export
+    from proxytune.tuning.predict.exported import load_export
 
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     facts = evaluate_export(load_export(folder, assignments), split, who=who, again=again, console=err)
@@ -254,8 +254,8 @@ def predict(folder: Path) -> None:
     \b
     echo '[MAX 2 9 [MIN 4 7 ] 0 ]' | proxytune predict winner
     """
-    from proxytune.tuning.winner.exported import load_export
-    from proxytune.tuning.winner.predict import predict_stream
+    from proxytune.tuning.predict.exported import load_export
+    from proxytune.tuning.predict.predict import predict_stream
 
     refused: list[str] = []
     number = 0

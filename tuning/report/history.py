@@ -11,17 +11,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.constraints import parse_constraint
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.space import Domain
-from proxytune.tuning.tracking.outbox import Event, read_events
-from proxytune.tuning.tracking.tally import Tally
+from proxytune.tuning.journal.counters import Counters
+from proxytune.tuning.journal.outbox import Event, read_events
+from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.space import Domain
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
 
 
 @dataclass
-class Stay:
+class Placement:
     """A trial's time on one worker, in Unix milliseconds."""
 
     start_ms: int
@@ -40,7 +40,7 @@ class TrialHistory:
     step: int = 0
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
     last: dict[str, float] = field(default_factory=dict)
-    stays: list[Stay] = field(default_factory=list)
+    placements: list[Placement] = field(default_factory=list)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class History:
     name: str
     spec: Mapping[str, Any]
     facts: Mapping[str, Any]
-    tally: Tally
+    counters: Counters
     trials: dict[int, TrialHistory]
     status: str = "running"  # as the newest driver left it
     start_ms: int = 0  # Unix time of the first event, and of the last one so far
@@ -59,7 +59,7 @@ class History:
     @property
     def objectives(self) -> dict[str, str]:
         """Each objective and its direction, maximize or minimize."""
-        return self.tally.directions
+        return self.counters.directions
 
     def optuna_study(self, objectives: Mapping[str, str]) -> optuna.Study:
         """The trials as an Optuna study in memory over these objectives, for Optuna's own pictures.
@@ -68,7 +68,8 @@ class History:
         """
         domains = self.spec.get("search", {}).get("space", {})
         study = optuna.create_study(
-            directions=[StudyDirection[way.upper()] for way in objectives.values()], study_name=self.name
+            directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
+            study_name=self.name,
         )
         for number in range(max(self.trials, default=-1) + 1):
             trial = self.trials.get(number)
@@ -92,7 +93,7 @@ class History:
             distributions={key: _distribution(domains[key], value) for key, value in params.items()},
             intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
         )
-        for metric, rule in self.tally.constraints.items():
+        for metric, rule in self.counters.constraints.items():
             if metric in trial.last:
                 excess = parse_constraint(metric, rule).excess(trial.last[metric])
                 frozen.set_constraint(metric, excess)
@@ -105,14 +106,14 @@ def read_history(folder: Path) -> History:
     Raises:
         InputError: it holds no study.
     """
-    history = History("", {}, {}, Tally(), {})
+    history = History("", {}, {}, Counters(), {})
     trials = history.trials
     offset, behind = -1, 0
     while behind != offset:
         offset = behind
         events, behind = read_events(folder, offset, max_bytes=8 << 20)
         for event in events:
-            history.tally.fold(event)
+            history.counters.fold(event)
             history.last_ms = max(history.last_ms, event.get("time_ms", 0))
             if event["kind"] == "study":
                 history.name, history.spec, history.facts = (
@@ -127,7 +128,7 @@ def read_history(folder: Path) -> History:
             elif event["kind"] == "trial":
                 trial = trials.setdefault(event["trial"], TrialHistory(event["trial"], event["params"]))
                 trial.outcome = "running"
-                trial.stays.append(Stay(event["time_ms"], event["time_ms"]))
+                trial.placements.append(Placement(event["time_ms"], event["time_ms"]))
             elif event["kind"] in ("report", "end") and event["trial"] in trials:
                 _take_in(trials[event["trial"]], event)
     if not history.spec:
@@ -141,10 +142,10 @@ def _take_in(trial: TrialHistory, event: Event) -> None:
         if isinstance(value, int | float):
             trial.curves.setdefault(metric, []).append((event["step"], value))
             trial.last[metric] = value
-    stay = trial.stays[-1]
-    stay.end_ms = event["time_ms"]
+    placement = trial.placements[-1]
+    placement.end_ms = event["time_ms"]
     if "node" in event:
-        stay.worker = f"{event['node']} {event.get('pid', '')}".strip()
+        placement.worker = f"{event['node']} {event.get('pid', '')}".strip()
     if event["kind"] == "end":
         trial.outcome, trial.reason = event["outcome"], event.get("reason", "")
 

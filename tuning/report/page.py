@@ -12,9 +12,9 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.plots import dressed, label, pareto_front, pictures
-from proxytune.tuning.tracking.run_page import flat, short
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }
@@ -79,21 +79,24 @@ def report_page(history: History) -> str:
 
 
 def _standing(history: History) -> str:
-    tally = history.tally
+    counters = history.counters
     outcomes = dict.fromkeys(("complete", "pruned"), 0)
     for trial in history.trials.values():
         outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
     budget = history.spec.get("search", {}).get("trials", "?")
     rows = [
-        ("objectives", ", ".join(f"{way} {label(name)}" for name, way in history.objectives.items())),
-        *((f"constraint on {label(metric)}", rule) for metric, rule in history.tally.constraints.items()),
+        (
+            "objectives",
+            ", ".join(f"{direction} {label(name)}" for name, direction in history.objectives.items()),
+        ),
+        *((f"constraint on {label(metric)}", rule) for metric, rule in history.counters.constraints.items()),
         ("status", f"{history.status}, {_moment(history.start_ms)} to {_moment(history.last_ms)}"),
         ("trials", f"{len(history.trials)} of {budget}"),
         *((f"… {outcome}", str(count)) for outcome, count in outcomes.items()),
-        ("steps trained", f"{tally.steps:,}"),
+        ("steps trained", f"{counters.steps:,}"),
         (
             "time in trials",
-            f"{tally.cpu_seconds / 3600:.2f} CPU-hours, {tally.gpu_seconds / 3600:.2f} GPU-hours",
+            f"{counters.cpu_seconds / 3600:.2f} CPU-hours, {counters.gpu_seconds / 3600:.2f} GPU-hours",
         ),
     ]
     return _table((), rows)
@@ -105,21 +108,21 @@ def _moment(time_ms: int) -> str:
 
 def _best(history: History) -> str:
     """The winner and those behind it; with several objectives the Pareto front."""
-    objective, way = next(iter(history.objectives.items()))
+    objective, direction = next(iter(history.objectives.items()))
     complete = [
         trial
         for trial in history.trials.values()
-        if trial.outcome == "complete" and objective in trial.last and history.tally.feasible(trial.last)
+        if trial.outcome == "complete" and objective in trial.last and history.counters.feasible(trial.last)
     ]
     if not complete:
-        rule = " within the constraints" if history.tally.constraints else ""
+        rule = " within the constraints" if history.counters.constraints else ""
         return f"<p>No trial has reached the full budget{rule} yet.</p>"
     title = f"Best complete trials by {objective}"
     if len(history.objectives) > 1:
         front = {trial.number for trial in history.optuna_study(history.objectives).best_trials}
         complete = [trial for trial in complete if trial.number in front]
         title = f"Pareto front, by {objective}"
-    complete.sort(key=lambda trial: trial.last[objective], reverse=way == "maximize")
+    complete.sort(key=lambda trial: trial.last[objective], reverse=direction == "maximize")
     params = list(dict.fromkeys(key for trial in complete for key in trial.params))
     head = ("trial", *map(label, history.objectives), *(key.rpartition(".")[2] for key in params))
     rows = [

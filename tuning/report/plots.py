@@ -8,10 +8,10 @@ from typing import Any
 import optuna.visualization as optuna_plots
 import plotly.graph_objects as go
 
-from proxytune.tuning.metrics import MEMORY, METRICS
+from proxytune.tuning.journal.counters import rung_steps
+from proxytune.tuning.report.formatting import short
 from proxytune.tuning.report.history import History, TrialHistory
-from proxytune.tuning.tracking.run_page import short
-from proxytune.tuning.tracking.tally import rung_steps
+from proxytune.tuning.spec.metrics import MEMORY, METRICS
 
 COLOURS = {
     "complete": "#1f77b4",
@@ -71,11 +71,11 @@ def _complete_with(history: History, objective: str) -> list[TrialHistory]:
 
 
 def optimisation_history(history: History) -> Iterator[Picture]:
-    for objective, way in history.objectives.items():
+    for objective, direction in history.objectives.items():
         if not _complete_with(history, objective):
             continue
         figure = optuna_plots.plot_optimization_history(
-            history.optuna_study({objective: way}), target_name=label(objective)
+            history.optuna_study({objective: direction}), target_name=label(objective)
         )
         figure.update_layout(xaxis_title="trial", yaxis_title=label(objective))
         if len(history.trials) <= 20:
@@ -89,7 +89,7 @@ def optimisation_history(history: History) -> Iterator[Picture]:
             )
         )
         yield Picture(
-            f"Optimisation history: {objective} ({way})",
+            f"Optimisation history: {objective} ({direction})",
             "One point for each complete trial, in the order in which they were started; the line is the best so "
             "far. Trials stopped at a rung have no final value and are not shown.",
             figure,
@@ -107,7 +107,7 @@ def learning_curves(history: History) -> Iterator[Picture]:
             group = [trial for trial in reported if trial.outcome == outcome]
             if group:
                 figure.add_traces(_curves(group, objective, outcome))
-        best = history.tally.best_trial.get(objective)
+        best = history.counters.best_trial.get(objective)
         if best in history.trials:
             steps, values = zip(*history.trials[best].curves[objective], strict=True)
             name = f"best complete: trial {best}"
@@ -171,12 +171,12 @@ def _curves(trials: list[TrialHistory], metric: str, outcome: str) -> list[go.Sc
 
 
 def parameter_importances(history: History) -> Iterator[Picture]:
-    for objective, way in history.objectives.items():
+    for objective, direction in history.objectives.items():
         num_trials = len(_complete_with(history, objective))
         if num_trials < FEWEST_FOR_IMPORTANCES:
             continue
         try:
-            figure = optuna_plots.plot_param_importances(history.optuna_study({objective: way}))
+            figure = optuna_plots.plot_param_importances(history.optuna_study({objective: direction}))
         except (ValueError, RuntimeError):
             continue  # all values equal, or no parameter that every trial has
         figure.update_layout(xaxis_title="importance (sums to 1)", yaxis_title="")
@@ -190,12 +190,12 @@ def parameter_importances(history: History) -> Iterator[Picture]:
 
 
 def parallel_coordinates(history: History) -> Iterator[Picture]:
-    for objective, way in history.objectives.items():
+    for objective, direction in history.objectives.items():
         shown = _complete_with(history, objective)
         if len(shown) < 2:
             continue
         figure = optuna_plots.plot_parallel_coordinate(
-            history.optuna_study({objective: way}), target_name=label(objective)
+            history.optuna_study({objective: direction}), target_name=label(objective)
         )
         full_names = {key for trial in shown for key in trial.params} | {label(objective)}
         heads = [head.removesuffix("...") for head in figure.layout.xaxis.ticktext]  # Optuna cuts long ones
@@ -215,11 +215,13 @@ def parallel_coordinates(history: History) -> Iterator[Picture]:
 
 
 def slices(history: History) -> Iterator[Picture]:
-    for objective, way in history.objectives.items():
+    for objective, direction in history.objectives.items():
         shown = _complete_with(history, objective)
         if len(shown) < 2:
             continue
-        figure = optuna_plots.plot_slice(history.optuna_study({objective: way}), target_name=label(objective))
+        figure = optuna_plots.plot_slice(
+            history.optuna_study({objective: direction}), target_name=label(objective)
+        )
         figure.for_each_xaxis(
             lambda axis, shown=shown: (
                 axis.type == "log"
@@ -326,23 +328,31 @@ def proxy_cosines(history: History) -> Iterator[Picture]:
 
 
 def timeline(history: History) -> Iterator[Picture]:
-    stays = [(trial, stay) for trial in history.trials.values() for stay in trial.stays]
-    if not stays:
+    placements = [(trial, placement) for trial in history.trials.values() for placement in trial.placements]
+    if not placements:
         return
-    start_ms = min(stay.start_ms for _, stay in stays)
-    span_ms = max(stay.end_ms for _, stay in stays) - start_ms
+    start_ms = min(placement.start_ms for _, placement in placements)
+    span_ms = max(placement.end_ms for _, placement in placements) - start_ms
     unit, divisor = _time_unit(span_ms)
-    workers = list(dict.fromkeys(stay.worker for _, stay in sorted(stays, key=lambda pair: pair[1].start_ms)))
+    workers = list(
+        dict.fromkeys(
+            placement.worker for _, placement in sorted(placements, key=lambda pair: pair[1].start_ms)
+        )
+    )
     row = {worker: f"worker {number} ({worker})" for number, worker in enumerate(workers, start=1)}
     figure = go.Figure()
     for outcome, colour in COLOURS.items():
-        group = [(trial, stay) for trial, stay in stays if _outcome_of_stay(trial, stay) == outcome]
+        group = [
+            (trial, placement)
+            for trial, placement in placements
+            if _outcome_of_placement(trial, placement) == outcome
+        ]
         if group:
             figure.add_trace(
                 go.Bar(
-                    base=[(stay.start_ms - start_ms) / divisor for _, stay in group],
-                    x=[(stay.end_ms - stay.start_ms) / divisor for _, stay in group],
-                    y=[row[stay.worker] for _, stay in group],
+                    base=[(placement.start_ms - start_ms) / divisor for _, placement in group],
+                    x=[(placement.end_ms - placement.start_ms) / divisor for _, placement in group],
+                    y=[row[placement.worker] for _, placement in group],
                     text=[str(trial.number) for trial, _ in group],
                     textposition="inside",
                     insidetextanchor="middle",
@@ -364,15 +374,15 @@ def timeline(history: History) -> Iterator[Picture]:
     )
     yield Picture(
         "Timeline of trials on workers",
-        "One row for each worker process (node, process id), one bar for each stay of a trial there, with its number "
+        "One row for each worker process (node, process id), one bar for each placement of a trial there, with its number "
         "where it fits; gaps are time without work.",
         figure,
     )
 
 
-def _outcome_of_stay(trial: TrialHistory, stay: object) -> str:
-    """Only the last stay ended as the trial did."""
-    outcome = trial.outcome if stay is trial.stays[-1] else "interrupted"
+def _outcome_of_placement(trial: TrialHistory, placement: object) -> str:
+    """Only the last placement ended as the trial did."""
+    outcome = trial.outcome if placement is trial.placements[-1] else "interrupted"
     return outcome if outcome in COLOURS else "failed"
 
 

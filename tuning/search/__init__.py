@@ -1,1 +1,1 @@
-"""The search: which trial comes next, which one stops, and the ledger that alone writes the truth."""
+"""The search: which trial comes next, which one stops, and the controller that alone writes the truth."""

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.gpu import CONTEXT_MIB
 from proxytune.tuning.trial.profile import predicted_profile
-from proxytune.tuning.trial_spec import TrialSpec
 
 START_MARGIN = 1.5
 _GRAIN = 10_000  # Ray counts GPUs in ten-thousandths

@@ -2,7 +2,7 @@
 
 Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934, the stopping form) keeps the best 1/reduction_factor of
 all that have reached a rung so far, and one more in place of the fraction; so the first one always goes on. Hyperband (Li et al. 2018) runs
-several such ladders that begin later and later; the median rule (Golovin et al. 2017) compares at every evaluation and
+several such brackets that begin later and later; the median rule (Golovin et al. 2017) compares at every evaluation and
 keeps the better half once enough trials are there. Best means: feasible before infeasible, then the non-dominated
 front it lies on, then the wider space around it on that front (Deb et al. 2002, NSGA-II); with one objective this is
 the plain order of its values. A value that is not finite comes last.
@@ -11,6 +11,8 @@ the plain order of its values. A value that is not finite comes last.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from proxytune.tuning.spec.study_spec import StudySpec
 
 MEDIAN_STARTUP = 5
 
@@ -51,6 +53,15 @@ class Rungs:
             better = sum(_key(entry) < _key(own) for entry in entries.values())
             return better < keep
         return trial in rank(entries)[:keep]
+
+
+def make_brackets(spec: StudySpec) -> list[Rungs]:
+    """The rungs of each bracket, without entries; trial n belongs to bracket n modulo their number."""
+    steps, stopping = spec.rung_steps(), spec.search.stopping
+    if stopping.name == "median":
+        return [Rungs(steps, better_half)]
+    starts = range(len(steps) + 1) if stopping.name == "hyperband" else range(1)
+    return [Rungs(steps[start:], best_share(stopping.reduction_factor)) for start in starts]
 
 
 def best_share(reduction_factor: int) -> Callable[[int], int]:

@@ -8,8 +8,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.search.warm_start import Informed
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.search.warm_start import WarmStartSampler
+from proxytune.tuning.spec.study_spec import StudySpec
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -48,4 +48,4 @@ def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = 
             )
     seed = np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0]
     made = SAMPLERS[sampler.name](int(seed))
-    return Informed(made, earlier) if earlier else made
+    return WarmStartSampler(made, earlier) if earlier else made

@@ -18,10 +18,11 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.constraints import parse_constraint, violation
 from proxytune.tuning.search.rungs import Entry, rank
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.optuna_private import StudyView
 
 MAX_INFORMING = 1000  # the newest ones; a sampler grows slow on more
 NO_MATTER = {
@@ -35,7 +36,7 @@ NO_MATTER = {
 
 
 @dataclass(frozen=True)
-class Earlier:
+class WarmStart:
     """What was taken from an earlier study, in plain values.
 
     first: {"trial", "params"} of the configurations that go first. trials: {"state", "params", "values", "steps",
@@ -78,7 +79,7 @@ class Earlier:
         ]
 
 
-def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_key: str) -> Earlier:
+def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_key: str) -> WarmStart:
     """What `spec` takes from the trials of `source`; `end_key` names the attribute with their last metrics."""
     assert spec.search.warm_start is not None
     new, notes = _flat(spec), []
@@ -100,7 +101,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
         config = _flat(source.trial(trial.params))
         params, outside = _inside(spec, new, config)
         if trial.state == TrialState.COMPLETE:
-            signs = [1.0 if way == "minimize" else -1.0 for way in objectives.values()]
+            signs = [1.0 if direction == "minimize" else -1.0 for direction in objectives.values()]
             values = tuple(sign * metrics[name] for sign, name in zip(signs, objectives, strict=True))
             feasible = all(excess <= 0 for excess in trial.constraints.values())
             entries[trial.number] = Entry(values=values, violation=violation(rules, metrics))
@@ -132,7 +133,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
     elif uninformed:
         number, why = uninformed[0]
         notes.append(f"{len(uninformed)} trials do not inform the sampler, such as trial {number}: {why}")
-    return Earlier(source.name, len(trials), first, informing[-MAX_INFORMING:], notes)
+    return WarmStart(source.name, len(trials), first, informing[-MAX_INFORMING:], notes)
 
 
 LEARNERS = ("tpe", "gp")
@@ -176,7 +177,7 @@ def _told(
     return None
 
 
-class Informed(BaseSampler):
+class WarmStartSampler(BaseSampler):
     """A sampler that sees an earlier study's trials before those of its own."""
 
     def __init__(self, sampler: BaseSampler, earlier: Sequence[FrozenTrial]) -> None:
@@ -205,21 +206,4 @@ class Informed(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
     def _view(self, study: optuna.Study) -> Any:
-        return _View(study, self._earlier)
-
-
-class _View:
-    """A study whose list of trials begins with earlier ones; all else is the study's own."""
-
-    def __init__(self, study: optuna.Study, earlier: Sequence[FrozenTrial]) -> None:
-        self._own = study
-        self._earlier = earlier
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._own, name)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        earlier = [trial for trial in self._earlier if states is None or trial.state in states]
-        return earlier + self._own._get_trials(deepcopy, states, use_cache)
+        return StudyView(study, self._earlier)

@@ -1,15 +1,15 @@
-"""Steering over HTTP: the wishes of `tuning/steering.py`, heard by the study's driver within seconds."""
+"""Steering over HTTP: the wishes of `store/steering.py`, heard by the study's driver within seconds."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends
 
-from proxytune.tuning import steering
-from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.service.messages import Done, Enqueue, Extend, Stop
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks
-from proxytune.tuning.storage import driver_of
+from proxytune.tuning.store import steering
+from proxytune.tuning.store.attributes import STOP
+from proxytune.tuning.store.lease import driver_of
 
 Who = Annotated[str, Depends(who_asks)]
 router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented)], tags=["actions"])
@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented
 
 @router.post("/stop", status_code=202, summary="Stop a study, or one trial")
 def stop(study: StudyOf, state: StateOf, who: Who, wish: Annotated[Stop | None, Body()] = None) -> Done:
-    """After its running trials, or `now` at their next turn with a checkpoint. `resume` goes on. With `trial`, that trial
+    """After its running trials, or `now` at their next update with a checkpoint. `resume` goes on. With `trial`, that trial
     alone ends, for good.
     """
     wish = wish or Stop()

@@ -45,13 +45,13 @@ def unpack(archive: Path, folder: Path) -> Path:
     try:
         with tarfile.open(archive, "r:") as tar_file:
             for count, entry in enumerate(tar_file, start=1):
-                place = PurePosixPath(entry.name)
-                inner = place.parts[1:]
+                path = PurePosixPath(entry.name)
+                inner = path.parts[1:]
                 if (
                     not entry.isreg()
-                    or place.is_absolute()
+                    or path.is_absolute()
                     or not inner
-                    or ".." in place.parts
+                    or ".." in path.parts
                     or count > MAX_FILES
                 ):
                     raise StorageError(f"the archive holds {entry.name!r}, which no export has")

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from fastapi.sse import ServerSentEvent
 
-from proxytune.tuning.tracking.outbox import Event, read_events
+from proxytune.tuning.journal.outbox import Event, read_events
 
 POLL_SECONDS = 0.5
 BATCH = 100

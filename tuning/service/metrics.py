@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.service.studies import Studies
-from proxytune.tuning.storage import driver_of
-from proxytune.tuning.summary import summary
-from proxytune.tuning.tracking.shipper import num_waiting
+from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.summary import summary
+from proxytune.tuning.tracking.acknowledgement import num_waiting
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -62,10 +62,12 @@ class StudyCollector(Collector):
                 trials.add_metric([name, outcome], count)
             budget.add_metric([name], facts["budget"])
             waiting.add_metric([name], events)
-            for objective, way in facts["objectives"].items():
+            for objective, direction in facts["objectives"].items():
                 values = [winner["values"][objective] for winner in facts["best"]]
                 if values:
-                    best.add_metric([name, objective], max(values) if way == "maximize" else min(values))
+                    best.add_metric(
+                        [name, objective], max(values) if direction == "maximize" else min(values)
+                    )
         yield GaugeMetricFamily("proxytune_studies", "Studies in the storage", value=len(names))
         yield GaugeMetricFamily(
             "proxytune_studies_unreadable", "Studies that could not be read at this scrape", value=unreadable

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from proxytune.tuning.service.gate import OPEN
 from proxytune.tuning.service.problems import HINTS, MEDIA_TYPE, ProblemBody
-from proxytune.tuning.spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec
 
 REFERENCE = "#/components/schemas/{model}"
 
@@ -30,7 +30,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for key in ("storage", "database", "checkpoints"):  # the server's own
         del study["properties"][key]
     for key in ("storage", "database"):
-        del schemas["WarmStart"]["properties"][key]
+        del schemas["WarmStartSource"]["properties"][key]
     del schemas["Tracking"]["properties"]["uri"]
     schemas["StudySpec"] = study
     for path, operations in result["paths"].items():

@@ -17,10 +17,10 @@ from proxytune.tuning.service.messages import (
     point,
 )
 from proxytune.tuning.service.state import State, state_of
-from proxytune.tuning.storage import driver_of
-from proxytune.tuning.study import Study
-from proxytune.tuning.summary import outcome_of, summary, trial_row
-from proxytune.tuning.tracking.shipper import last_error, num_waiting
+from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.summary import outcome_of, summary, trial_row
+from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
 
 documented = HTTPBearer(
     auto_error=False, description="A token of the server's --token-file (none asked for on loopback)"

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from proxytune.tuning.cluster.jobs import Jobs
+from proxytune.tuning.confirm.retraining import SUFFIX
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
-from proxytune.tuning.search.attributes import STOP
 from proxytune.tuning.service.problems import ClusterError, NoCluster
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.storage import driver_of
-from proxytune.tuning.study import Study
-from proxytune.tuning.winner.retraining import SUFFIX
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.attributes import STOP
+from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.study import Study
 
 T = TypeVar("T")
 ALIVE = ("PENDING", "RUNNING")

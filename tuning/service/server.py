@@ -53,13 +53,13 @@ def bind(host: str, port: int) -> socket.socket:
         InputError: the address is taken or is none of this machine's.
     """
     try:
-        family, _, _, _, place = socket.getaddrinfo(
+        family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(place)
+            listener.bind(address)
             listener.listen(CONNECTIONS)
         except OSError:
             listener.close()

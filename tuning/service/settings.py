@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxytune.tuning.tracking.shipper import check_uri, default_uri
+from proxytune.tuning.spec.locations import check_uri, default_uri
 
 REQUESTS_PER_MINUTE = 600
 """By one token (or one address, where there are no tokens); a request that changes or exports counts as ten."""

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from proxytune.tuning.confirm.retraining import SUFFIX
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.service.problems import Problem
 from proxytune.tuning.service.settings import Settings
-from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.tracking.shipper import default_uri
-from proxytune.tuning.trial_spec import NAME
-from proxytune.tuning.winner.retraining import SUFFIX
-from proxytune.tuning.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.spec.trial_spec import NAME
+from proxytune.tuning.spec.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
 
 JSON = "application/json"
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")

@@ -8,9 +8,10 @@ from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.service.problems import NotFound
-from proxytune.tuning.storage import open_storage, storage_errors
-from proxytune.tuning.study import SPEC, Study, open_study, study_in
-from proxytune.tuning.trial_spec import NAME
+from proxytune.tuning.spec.trial_spec import NAME
+from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
 
 KEPT = 64
 """Studies kept open: their finished trials stay in memory, and each sqlite file takes a few descriptors."""
@@ -19,8 +20,8 @@ KEPT = 64
 class _Open:
     """A study and what would tell that it has to be opened anew."""
 
-    def __init__(self, study: Study, place: object) -> None:
-        self.study, self.place = study, place
+    def __init__(self, study: Study, location: object) -> None:
+        self.study, self.location = study, location
         with storage_errors():
             self._spec = study.optuna.user_attrs.get(SPEC)
 
@@ -67,12 +68,12 @@ class Studies:
             NotFound: there is none of that name.
             StorageError: the storage does not answer.
         """
-        place = self._place(name)
+        location = self._location(name)
         with self._lock:
             known = self._open.get(name)
-        if known is not None and known.place == place and known.is_fresh():
+        if known is not None and known.location == location and known.is_fresh():
             return known.study
-        opened = _Open(self._opened(name), place)
+        opened = _Open(self._opened(name), location)
         with self._lock:
             self._open[name] = opened
             self._open.move_to_end(name)
@@ -82,7 +83,7 @@ class Studies:
                     oldest.study.storage.engine.dispose()
         return opened.study
 
-    def _place(self, name: str) -> object:
+    def _location(self, name: str) -> object:
         """Where the study lies; another one that took its name lies elsewhere."""
         missing = NotFound(f"no study {name!r} on this server")
         if not NAME.fullmatch(name):

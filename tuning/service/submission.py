@@ -5,14 +5,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from proxytune.tuning.same_spec import check_same
+from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.service.messages import Submitted
 from proxytune.tuning.service.problems import NotFound
 from proxytune.tuning.service.routes import StateOf, documented
 from proxytune.tuning.service.specs import JSON, YAML, admit, read_body
 from proxytune.tuning.service.state import State, who_asks
-from proxytune.tuning.steering import extend
-from proxytune.tuning.study import begin_study
+from proxytune.tuning.spec.same_spec import check_same
+from proxytune.tuning.store.steering import extend
 
 EXAMPLE = {
     "name": "listops-mini",

@@ -9,19 +9,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Query
 from starlette.responses import StreamingResponse
 
-from proxytune.tuning.constraints import Constraint, parse_constraint
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.export.choose import Limits, choose, choose_front, front_objectives
+from proxytune.tuning.export.export import export_study
+from proxytune.tuning.export.records import TrialRecord, study_records
 from proxytune.tuning.service.archive import MEDIA_TYPE, tar
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.messages import Chosen, Confirm, Done, Front, Point
 from proxytune.tuning.service.problems import NotFound
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks
-from proxytune.tuning.study import Study
-from proxytune.tuning.winner.choose import Limits, choose, choose_front, front_objectives
-from proxytune.tuning.winner.confirmation import read_confirmation
-from proxytune.tuning.winner.export import export_study
-from proxytune.tuning.winner.records import TrialRecord, study_records
+from proxytune.tuning.spec.constraints import Constraint, parse_constraint
+from proxytune.tuning.store.confirmation import read_confirmation
+from proxytune.tuning.store.study import Study
 
 router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented)], tags=["winners"])
 

@@ -5,9 +5,10 @@ import pwd
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from proxytune.tuning.metrics import METRICS
-from proxytune.tuning.tracking.outbox import Event
-from proxytune.tuning.tracking.tally import Tally
+from proxytune.tuning.journal.counters import Counters
+from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.report.formatting import flat, short
+from proxytune.tuning.spec.metrics import METRICS
 
 SHORT = {"num_proxies": "proxies", "contrastive_temperature": "tau", "learning_rate": "lr"}
 FIXED = (  # what people sort and filter by even where it is not searched
@@ -28,13 +29,6 @@ def run_name(number: int, params: Mapping[str, Any]) -> str:
     return " ".join(words)[:250]
 
 
-def short(value: Any) -> str:
-    """Two significant digits of a fraction, anything else as it is."""
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}"
-    return str(value)
-
-
 def trial_params(event: Event) -> dict[str, str]:
     """A trial's searched params, and the fixed ones that people sort by."""
     config = flat(event.get("config", {}), depth=2)
@@ -49,17 +43,6 @@ def study_params(spec: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(values[key])[:MAX_TEXT] for key in (*FIXED, *keys) if values.get(key) is not None}
 
 
-def flat(tree: Mapping[str, Any], depth: int, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys, at most `depth` deep."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and depth > 1:
-            leaves |= flat(value, depth - 1, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
 def source_tags() -> dict[str, str]:
     """Who made the run, for MLflow's own columns."""
     user = pwd.getpwuid(os.getuid()).pw_name
@@ -68,18 +51,18 @@ def source_tags() -> dict[str, str]:
 
 def start_tags(event: Event) -> dict[str, str]:
     """Tags of a trial that starts or goes on."""
-    return {"outcome": "running", "attempt": str(event.get("attempt", 1))} | place_tags(event)
+    return {"outcome": "running", "attempt": str(event.get("attempt", 1))} | worker_tags(event)
 
 
-def place_tags(event: Event) -> dict[str, str]:
+def worker_tags(event: Event) -> dict[str, str]:
     """Where a trial runs, as far as the event says."""
     return {key: str(event[key]) for key in ("node", "device") if key in event}
 
 
-def end_tags(event: Event, tally: Tally) -> dict[str, str]:
+def end_tags(event: Event, counters: Counters) -> dict[str, str]:
     """Tags of a trial that ended; `rung` counts the rungs that it reached."""
     reason = str(event.get("reason") or f"{event['outcome']} at step {event['step']}")[:MAX_TEXT]
-    return {"outcome": event["outcome"], "reason": reason, "rung": str(tally.rung(event["step"]))}
+    return {"outcome": event["outcome"], "reason": reason, "rung": str(counters.rung(event["step"]))}
 
 
 def trial_note(study: str, event: Event) -> str:
@@ -100,27 +83,27 @@ def metrics_note() -> str:
 
 
 def study_note(
-    study: str, spec: Mapping[str, Any], facts: Mapping[str, Any], tally: Tally, status: str
+    study: str, spec: Mapping[str, Any], facts: Mapping[str, Any], counters: Counters, status: str
 ) -> str:
     """The description of a study's parent run, with its standing."""
     search = spec.get("search", {})
-    objectives = ", ".join(f"{goal} `{name}`" for name, goal in tally.directions.items())
+    objectives = ", ".join(f"{goal} `{name}`" for name, goal in counters.directions.items())
     best = [
-        (f"best `{name}`", f"{value:.6g} (trial {tally.best_trial[name]})")
-        for name, value in tally.best.items()
+        (f"best `{name}`", f"{value:.6g} (trial {counters.best_trial[name]})")
+        for name, value in counters.best.items()
     ]
     outcomes = (
-        ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items())) or "none yet"
+        ", ".join(f"{count} {outcome}" for outcome, count in sorted(counters.outcomes.items())) or "none yet"
     )
     standing = [
         ("status", status),
         ("objectives", objectives),
         *best,
-        ("trials ended", f"{tally.num_ended} of {search.get('trials', '?')}: {outcomes}"),
-        ("steps trained", f"{tally.steps:,}"),
+        ("trials ended", f"{counters.num_ended} of {search.get('trials', '?')}: {outcomes}"),
+        ("steps trained", f"{counters.steps:,}"),
         (
             "time in trials",
-            f"{tally.cpu_seconds / 3600:.2f} CPU-hours, {tally.gpu_seconds / 3600:.2f} GPU-hours",
+            f"{counters.cpu_seconds / 3600:.2f} CPU-hours, {counters.gpu_seconds / 3600:.2f} GPU-hours",
         ),
     ]
     known = [

@@ -17,35 +17,35 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import mlflow.store.db.utils
 import tenacity
 from filelock import FileLock
 from sqlalchemy import Engine, event
 
-from proxytune.tuning.tracking.mirror import Blocked, Mirror, one_line
-from proxytune.tuning.tracking.shipper import Acknowledgement
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from proxytune.tuning.tracking.mlflow_private import open_databases_once
+from proxytune.tuning.tracking.mlflow_sync import Blocked, MlflowSync, one_line
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60
 MAX_PAUSE_SECONDS = 30  # between two attempts while MLflow is away
 
 
-def ship_all(mirror: Mirror, finish: threading.Event, report: Callable[[str | None], None]) -> None:
+def ship_all(sync: MlflowSync, finish: threading.Event, report: Callable[[str | None], None]) -> None:
     """Ship until `finish` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
 
     def trouble(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None:
-            text = explain(error, mirror.acknowledged)
+            text = explain(error, sync.acknowledged)
             report(text)
             with suppress(OSError):  # the disk may be what is wrong
-                mirror.note_trouble(text)
+                sync.note_trouble(text)
 
     def ship_portion() -> bool:
-        shipped = mirror.ship()
-        if mirror.unacknowledged:
-            settle_sqlite(mirror.acknowledged.uri)
-            mirror.acknowledge()
+        shipped = sync.ship()
+        if sync.unacknowledged:
+            settle_sqlite(sync.acknowledged.uri)
+            sync.acknowledge()
         return shipped
 
     def pause(seconds: float) -> None:
@@ -63,9 +63,9 @@ def ship_all(mirror: Mirror, finish: threading.Event, report: Callable[[str | No
     while True:
         last_look = finish.is_set()
         while retrying(ship_portion):
-            report(mirror.notice)
+            report(sync.notice)
         if last_look or time.monotonic() > next_sweep:
-            retrying(mirror.remove_twins)
+            retrying(sync.remove_twins)
             next_sweep = time.monotonic() + SWEEP_SECONDS
         if last_look:
             return
@@ -123,12 +123,12 @@ def main(arguments: list[str]) -> None:
     for watch in (watch_parent, wait_for_the_end):
         threading.Thread(target=watch, daemon=True).start()
     event.listen(Engine, "connect", relax_sqlite)
-    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # MLflow would keep a wrong password to itself for 100 s
+    open_databases_once()
     logging.getLogger("optuna").setLevel(logging.WARNING)
     destination = Acknowledgement(uri, experiment).path(folder)
     with FileLock(f"{destination}.lock"):
-        mirror = Mirror(folder, uri, experiment)
-        ship_all(mirror, finish, lambda error: tell(mirror, error))
+        sync = MlflowSync(folder, uri, experiment)
+        ship_all(sync, finish, lambda error: tell(sync, error))
 
 
 def relax_sqlite(connection: Any, _: Any) -> None:
@@ -145,9 +145,9 @@ def settle_sqlite(uri: str) -> None:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def tell(mirror: Mirror, error: str | None) -> None:
+def tell(sync: MlflowSync, error: str | None) -> None:
     """Tell the parent, by a line of JSON, how far the shipping is and what stands in its way."""
-    print(json.dumps({"offset": mirror.acknowledged.offset, "error": error}), flush=True)
+    print(json.dumps({"offset": sync.acknowledged.offset, "error": error}), flush=True)
 
 
 if __name__ == "__main__":

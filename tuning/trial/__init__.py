@@ -1,1 +1,1 @@
-"""One trial: its training, its turns on a Ray worker, its checkpoints."""
+"""One trial: its data, its training in short updates, its speed."""

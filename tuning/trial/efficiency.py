@@ -20,11 +20,11 @@ from proxytune.datasets import TrainBatches
 from proxytune.datasets.arrow_store import Split
 from proxytune.datasets.batches import Batch, collate
 from proxytune.models.training import Trainer
-from proxytune.tuning.data import prepare_task
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile, trial_device
 from proxytune.tuning.trial.slot import exclusive_slot
-from proxytune.tuning.trial_spec import TrialSpec
 
 NUM_BATCHES = 4
 """Timed batches: one from each quarter of the lengths that the task's batches have."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from proxytune.models.footprint import footprint
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 
 _COST_TRAINING = {"batch_size", "micro_batch_size", "precision", "compile"}
 """What a step's cost depends on; steps, schedule, rates and seed it does not."""

@@ -1,6 +1,6 @@
 """The exclusive slot: training on a machine waits while a speed is measured there.
 
-Every turn of a trial holds `shared_slot`; a measurement holds `exclusive_slot`, which begins when the running turns have
+Every `advance` of a trial holds `shared_slot`; a measurement holds `exclusive_slot`, which begins when the running ones have
 ended and holds back the next ones, of this and of other studies of the same user on this machine. Not held back: the
 drivers, Ray, the shippers, and whatever else runs on the machine. Two files and flock: a killed process lets go.
 """
@@ -21,7 +21,7 @@ def shared_slot() -> Iterator[None]:
         OSError: the machine's temporary folder refuses the lock.
     """
     with _locked("gate", fcntl.LOCK_SH):
-        pass  # a measurement that waits for the room goes first, or turns one after the other would keep it out
+        pass  # a measurement that waits for the room goes first, or trials one after the other would keep it out
     with _locked("room", fcntl.LOCK_SH):
         yield
 

@@ -1,4 +1,4 @@
-"""One training as a sequence of short turns: it can be stopped after any of them and goes on from its checkpoint."""
+"""One training as a sequence of short updates: it can be stopped after any of them and goes on from its checkpoint."""
 
 import errno
 import json
@@ -12,19 +12,19 @@ import torch
 
 from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
-from proxytune.tuning.data import prepare_task
-from proxytune.tuning.trial.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.trial.object_store import Folder
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
+from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
-from proxytune.tuning.trial_spec import TrialSpec
 
 EVALUATION_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """What a trial says after a turn: where it is, a report if an evaluation was due, and how it stands.
+class TrialUpdate:
+    """What a trial reports when it has advanced: where it is, a report if an evaluation was due, and how it stands.
 
     outcome is one of running, complete, diverged, out_of_memory, unsaved, failed; reason says why it failed. unsaved:
     there is no room for a checkpoint, which no retry mends.
@@ -67,8 +67,8 @@ class TrialRun:
         ConfigError: the model cannot be built.
     """
 
-    turn_seconds: ClassVar[float] = 2.0
-    """A turn ends after this time at the latest, so that a stop takes effect within a few seconds."""
+    update_seconds: ClassVar[float] = 2.0
+    """An update comes after this time at the latest, so that a stop takes effect within a few seconds."""
 
     def __init__(self, spec: TrialSpec, folder: Folder | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
@@ -105,16 +105,16 @@ class TrialRun:
         """Optimiser steps done."""
         return self.trainer.step
 
-    def turn(self) -> Turn:
-        """Train until the next evaluation, the end, or the turn's time is over.
+    def advance(self) -> TrialUpdate:
+        """Train until the next evaluation, the end, or the update's time is over.
 
         Raises:
             OSError: the checkpoint could not be written.
         """
         with shared_slot():
-            return self._turn()
+            return self._advance()
 
-    def _turn(self) -> Turn:
+    def _advance(self) -> TrialUpdate:
         try:
             if self._report is not None and self._report[0] > self._reported:
                 return self._hand_out()  # made before an interruption: the receiver may not have it
@@ -125,20 +125,20 @@ class TrialRun:
                     self.save()
                     return self._hand_out()
                 self._train_step()
-                if time.monotonic() - started > self.turn_seconds and not self._evaluation_is_due():
+                if time.monotonic() - started > self.update_seconds and not self._evaluation_is_due():
                     break
-            return Turn(step=self.step, notes=self._take_notes())
+            return TrialUpdate(step=self.step, notes=self._take_notes())
         except _TurnEnded:
-            return Turn(step=self.step, notes=self._take_notes())
+            return TrialUpdate(step=self.step, notes=self._take_notes())
         except Diverged as error:
-            return Turn(step=self.step, outcome="diverged", reason=str(error))
+            return TrialUpdate(step=self.step, outcome="diverged", reason=str(error))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return Turn(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
+            return TrialUpdate(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
 
-    def end_turn(self) -> None:
-        """End the running turn after its training step, or in the middle of its evaluation. For signal handlers."""
+    def interrupt(self) -> None:
+        """End the running `advance` after its training step, or in the middle of its evaluation. For signal handlers."""
         self._turn_ends = True
 
     def _evaluation_is_due(self) -> bool:
@@ -200,12 +200,12 @@ class TrialRun:
                 raise _TurnEnded
             yield batch
 
-    def _hand_out(self) -> Turn:
+    def _hand_out(self) -> TrialUpdate:
         assert self._report is not None
         step, metrics = self._report
         self._reported = step
         outcome = "complete" if step == self._training.steps else "running"
-        return Turn(step=step, metrics=metrics, outcome=outcome, notes=self._take_notes())
+        return TrialUpdate(step=step, metrics=metrics, outcome=outcome, notes=self._take_notes())
 
     def _take_notes(self) -> tuple[str, ...]:
         notes, self._notes = tuple(self._notes), []
@@ -213,7 +213,7 @@ class TrialRun:
 
 
 class _TurnEnded(Exception):
-    """`end_turn` was called during an evaluation."""
+    """`interrupt` was called during an evaluation."""
 
 
 @dataclass

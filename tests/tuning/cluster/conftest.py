@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.tracking.outbox import read_events
+from proxytune.tuning.journal.outbox import read_events
 
 STUDY = """
 name: small

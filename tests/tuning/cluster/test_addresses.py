@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from proxytune.tuning.cluster.jobs import Jobs, user_token
-from proxytune.tuning.cluster.ray_session import find_cluster
+from proxytune.tuning.cluster.session import find_cluster
 from proxytune.tuning.errors import InputError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.steering import extend
-from proxytune.tuning.study import Study, open_study
+from proxytune.tuning.store.steering import extend
+from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.trial_run import TrialRun
 
 TRIAL_SECONDS = 15.0
@@ -46,9 +46,9 @@ def steps_of_a_trial(make_spec) -> int:
     """So many that a trial takes TRIAL_SECONDS on this machine as it is now; a multiple of 4."""
     spec = make_spec("training.steps=100000", "training.eval_every=50000").trial({"model.dropout": 0.1})
     run = TrialRun(spec, None)
-    run.turn()
+    run.advance()
     started, before = time.monotonic(), run.step
-    run.turn()
+    run.advance()
     rate = (run.step - before) / (time.monotonic() - started)
     return 4 * max(25, min(2000, int(rate * TRIAL_SECONDS / 4)))
 

@@ -8,9 +8,9 @@ import pytest
 
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.cluster.preflight import RED, _judge_node
-from proxytune.tuning.cluster.ray_session import RaySession
+from proxytune.tuning.cluster.session import RaySession
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.trial_spec import Resources
+from proxytune.tuning.spec.trial_spec import Resources
 
 
 def session(*nodes: tuple[float, float]) -> RaySession:
@@ -57,7 +57,7 @@ def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_pat
     assert kinds == {".py", ".yaml", ".typed"}
     assert not list(tmp_path.rglob("__pycache__"))
     assert Path(metadata).name.startswith("proxytune-")
-    script = "import proxytune.tuning.spec as m, importlib.metadata as d; print(m.__file__, d.version('proxytune'))"
+    script = "import proxytune.tuning.spec.study_spec as m, importlib.metadata as d; print(m.__file__, d.version('proxytune'))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", script],
         env={"PYTHONPATH": str(tmp_path)},

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.outbox import Event
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.page import report_page, write_report
 from proxytune.tuning.report.plots import pictures
-from proxytune.tuning.tracking.outbox import Event
+from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
 MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}
@@ -72,10 +72,10 @@ def test_the_best_so_far_is_the_direction_s(fill: Fill, outbox_folder: Path) -> 
     fill(events(40, MULTI))
     history = read_history(outbox_folder)
     drawn = {picture.title: picture.figure for picture in pictures(history)}
-    for name, way in MULTI.items():
+    for name, direction in MULTI.items():
         values = [trial.last[name] for trial in history.trials.values() if trial.outcome == "complete"]
-        best = max(values) if way == "maximize" else min(values)
-        (line,) = drawn[f"Optimisation history: {name} ({way})"].select_traces({"mode": "lines"})
+        best = max(values) if direction == "maximize" else min(values)
+        (line,) = drawn[f"Optimisation history: {name} ({direction})"].select_traces({"mode": "lines"})
         assert line.y[-1] == best
 
 
@@ -94,7 +94,7 @@ def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -
     feasible = [trial for trial in complete if trial.last["train_memory_mib_per_sequence"] <= 30]
     best = max(feasible, key=lambda trial: trial.last["val_accuracy"])
     assert max(trial.last["val_accuracy"] for trial in complete) > best.last["val_accuracy"]
-    assert history.tally.best_trial == {"val_accuracy": best.number}
+    assert history.counters.best_trial == {"val_accuracy": best.number}
     table = report_page(history).partition("Best complete trials")[2].partition("</table>")[0]
     assert re.findall(r"<td[^>]*>(\d{4})</td>", table)[0] == f"{best.number:04d}"
     assert table.count("<tr>") == 1 + min(10, len(feasible))
@@ -153,9 +153,9 @@ def test_every_reading_has_its_time_and_worker(fill: Fill, outbox_folder: Path) 
     history = read_history(outbox_folder)
     assert sorted(history.trials) == list(range(12))
     for trial in history.trials.values():
-        (stay,) = trial.stays
-        assert stay.end_ms >= stay.start_ms
-        assert re.fullmatch(r"127\.0\.0\.1 [0-3]", stay.worker)
+        (placement,) = trial.placements
+        assert placement.end_ms >= placement.start_ms
+        assert re.fullmatch(r"127\.0\.0\.1 [0-3]", placement.worker)
 
 
 class _Resources(HTMLParser):

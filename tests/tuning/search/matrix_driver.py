@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from proxytune.tuning.driver import run_study
+from proxytune.tuning.cluster.trainable import TrialTrainable
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.spec import StudySpec, parse_study
-from proxytune.tuning.trial.trainable import TrialTrainable
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 FAULTS = (
     "finishes",
@@ -43,7 +43,7 @@ def accuracy(number: int, step: int) -> float:
 class FaultyRun(TrialRun):
     """Real training, up to the fault."""
 
-    turn_seconds: ClassVar[float] = 0.0  # a step a turn
+    update_seconds: ClassVar[float] = 0.0  # a step an update
 
     def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
         assert folder is not None
@@ -51,7 +51,7 @@ class FaultyRun(TrialRun):
         self._marker = folder / "fault"
         super().__init__(spec, folder)
 
-    def turn(self) -> Turn:
+    def advance(self) -> TrialUpdate:
         fault = FAULTS[self._number]
         if self.step == FAULT_STEP and not self._marker.exists():
             self._marker.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class FaultyRun(TrialRun):
                 signal.pause()  # Ray ends this process when its driver is gone
             if fault == "trial raises":
                 raise ValueError("a mistake of ours")
-        return super().turn()
+        return super().advance()
 
     def _train_step(self) -> None:
         if self.step == FAULT_STEP:

@@ -1,6 +1,5 @@
 """`gpu: auto`: shares of GPUs by predicted memory, with a margin that is learnt; no GPU is needed to test it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -21,14 +20,8 @@ from proxytune.tuning.search.packing import (
     trials_a_gpu,
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
-from proxytune.tuning.trial.trial_run import Turn
-
-_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Driver = _module.Driver
+from proxytune.tuning.trial.trial_run import TrialUpdate
+from tests.tuning.search.test_controller import Driver
 
 MIB = st.floats(1, 1e6)
 
@@ -73,23 +66,23 @@ def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
 def test_out_of_memory_in_a_share_is_no_failure_but_goes_on_with_a_whole_gpu(make_spec) -> None:
     spec = make_spec()
     driver = Driver(spec)
-    driver.ledger.pack(gpu_mib=8_000, most=4)
+    driver.controller.pack(gpu_mib=8_000, most=4)
     first = driver.begin()
     assert first.gpu == 0.25
-    assert driver.ledger.gpus_taken == 0.25
-    refused = Turn(
+    assert driver.controller.gpus_taken == 0.25
+    refused = TrialUpdate(
         step=5, outcome="out_of_memory", reason="out of memory", gpu_mib=3 * predicted_mib(first.spec)
     )
-    assert driver.ledger.receive(first.number, refused, {})
+    assert driver.controller.receive(first.number, refused, {})
     assert driver.states() == [TrialState.WAITING]
     driver.die()
     driver = Driver(spec)  # what was learnt outlives the driver
-    driver.ledger.pack(gpu_mib=8_000, most=4)
+    driver.controller.pack(gpu_mib=8_000, most=4)
     again = driver.begin()
     assert (again.number, again.gpu) == (first.number, 1.0)
-    assert driver.ledger._packing.margin == pytest.approx(3.3)
-    assert driver.ledger.receive(
-        again.number, Turn(step=5, outcome="out_of_memory", reason="out of memory"), {}
+    assert driver.controller._packing.margin == pytest.approx(3.3)
+    assert driver.controller.receive(
+        again.number, TrialUpdate(step=5, outcome="out_of_memory", reason="out of memory"), {}
     )
     assert driver.states() == [TrialState.FAIL]
 
@@ -99,18 +92,19 @@ import functools, json, sys
 from dataclasses import replace
 import ray
 ray.init = functools.partial(ray.init, num_cpus=4, num_gpus=1)  # Ray counts GPUs; it does not look for them
-from proxytune.tuning.trial import gpu
-gpu.smallest_gpu_mib = lambda: 2000.0
-from proxytune.tuning.benchmarks.turnaround import NoWork, NoWorkTrainable
+from proxytune.tuning.cluster import gpus
+gpus.smallest_gpu_mib = lambda: 2000.0
+sys.path.append(sys.argv[2])
+from tests.benchmarks.turnaround import NoWork, NoWorkTrainable
 from proxytune.tuning.search.packing import predicted_mib, share_of_gpu
-from proxytune.tuning.spec import parse_study
-from proxytune.tuning.driver import run_study
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.run.driver import run_study
 
 class Granted(NoWork):
-    def turn(self):
-        turn = super().turn()
+    def advance(self):
+        update = super().advance()
         resources = ray.get_runtime_context().get_assigned_resources()
-        return replace(turn, metrics=turn.metrics | {"val_accuracy": resources["GPU"]})
+        return replace(update, metrics=update.metrics | {"val_accuracy": resources["GPU"]})
 
 class GrantedTrainable(NoWorkTrainable):
     run_type = Granted
@@ -131,7 +125,7 @@ def test_ray_gives_each_trial_the_share_that_its_prediction_asks_for(make_spec) 
         "search.enqueue=[{training.batch_size: 8}, {training.batch_size: 64}]",
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-P", "-c", SEARCH, json.dumps(spec.model_dump(mode="json"))],
+        [sys.executable, "-P", "-c", SEARCH, json.dumps(spec.model_dump(mode="json")), str(Path(__file__).parents[3])],
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from proxytune.tuning.tracking.outbox import read_events
+from proxytune.tuning.journal.outbox import read_events
 
 STUDY = """
 name: fast

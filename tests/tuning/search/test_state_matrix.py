@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.study import open_study
-from proxytune.tuning.summary import outcome_of
-from proxytune.tuning.tracking.outbox import read_events
+from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.store.study import open_study
+from proxytune.tuning.store.summary import outcome_of
 
 SCRIPT = Path(__file__).with_name("matrix_driver.py")
 _spec = spec_from_file_location("matrix_driver", SCRIPT)

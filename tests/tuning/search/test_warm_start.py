@@ -1,24 +1,16 @@
 """Warm start: an earlier study's best go first and its trials inform the sampler, and nothing else of it is there."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.search.warm_start import Earlier
-from proxytune.tuning.study import begin_study, check_study, earlier_study
-from proxytune.tuning.trial.trial_run import Turn
-
-_spec = importlib.util.spec_from_file_location("ledger_driver", Path(__file__).parent / "test_ledger.py")
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-Driver = _module.Driver
+from proxytune.tuning.run.begin import begin_study, check_study, read_warm_start
+from proxytune.tuning.search.warm_start import WarmStart
+from proxytune.tuning.trial.trial_run import TrialUpdate
+from tests.tuning.search.test_controller import Driver
 
 PEAK = 0.27  # the dropout at which the accuracy is best
 
@@ -109,7 +101,7 @@ def test_what_was_taken_is_frozen_and_a_resumed_study_proposes_the_same(make_spe
 def test_where_values_cannot_be_compared_its_best_go_first_all_the_same(
     make_spec, old, change: str, note: str
 ) -> None:
-    earlier = earlier_study(new_spec(make_spec, "search.stopping.min_steps=10", change))
+    earlier = read_warm_start(new_spec(make_spec, "search.stopping.min_steps=10", change))
     assert earlier is not None
     assert earlier.trials == []
     assert [one["params"] for one in earlier.first] == best(old, 3)
@@ -117,7 +109,7 @@ def test_where_values_cannot_be_compared_its_best_go_first_all_the_same(
 
 
 def test_a_seed_or_an_interval_of_evaluations_may_differ(make_spec, old) -> None:
-    earlier = earlier_study(
+    earlier = read_warm_start(
         new_spec(make_spec, "training.seed=5", "training.eval_every=5", "search.stopping.min_steps=5")
     )
     assert earlier is not None
@@ -129,7 +121,7 @@ def test_only_what_lies_inside_the_new_space_is_taken_and_a_new_key_takes_the_ol
 ) -> None:
     space = "{model.dropout: {low: 0.0, high: 0.25}, model.num_proxies: {choice: [2, 4, 8]}, model.num_heads: {choice: [1, 2]}}"
     spec = new_spec(make_spec, f"search.space={space}", top=16)
-    earlier = earlier_study(spec)
+    earlier = read_warm_start(spec)
     assert earlier is not None
     inside = [trial for trial in old.trials() if trial.params["model.dropout"] <= 0.25]
     assert 0 < len(inside) < 16
@@ -146,21 +138,21 @@ def test_several_objectives_rank_it_anew_and_pruned_or_infeasible_trials_do_not_
     for accuracy, loss, outcome in ((0.5, 1.5, "complete"), (0.1, 1.0, "complete"), (0.9, 3.0, "complete")):
         number = driver.begin().number
         metrics = {"val_accuracy": accuracy, "val_loss": loss}
-        driver.ledger.receive(number, Turn(step=30, metrics=metrics, outcome=outcome), {})
+        driver.controller.receive(number, TrialUpdate(step=30, metrics=metrics, outcome=outcome), {})
     assert driver.say(driver.begin().number, 10, 0.0)  # pruned
     driver.die()
-    one = earlier_study(new_spec(make_spec))
+    one = read_warm_start(new_spec(make_spec))
     assert one is not None
     assert [first["trial"] for first in one.first] == [0, 1]
     assert "trial 2 does not go first: it breaks a constraint" in one.notes
     assert [trial["state"] for trial in one.trials] == ["COMPLETE"] * 3 + ["PRUNED"]
-    by_loss = earlier_study(new_spec(make_spec, "search.objectives={val_loss: minimize}"))
+    by_loss = read_warm_start(new_spec(make_spec, "search.objectives={val_loss: minimize}"))
     assert by_loss is not None
     assert [first["trial"] for first in by_loss.first] == [1, 0]
     assert [trial["values"] for trial in by_loss.trials] == [[1.5], [1.0], [3.0]]
     two = new_spec(make_spec, "search.objectives={val_accuracy: maximize, val_loss: minimize}")
-    assert {first["trial"] for first in earlier_study(two).first} == {0, 1}  # type: ignore[union-attr]
-    frozen = Earlier.from_json(json.loads(json.dumps(one.to_json()))).frozen_trials(new_spec(make_spec))
+    assert {first["trial"] for first in read_warm_start(two).first} == {0, 1}  # type: ignore[union-attr]
+    frozen = WarmStart.from_json(json.loads(json.dumps(one.to_json()))).frozen_trials(new_spec(make_spec))
     assert [trial.state for trial in frozen] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
 
 

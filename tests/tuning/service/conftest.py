@@ -12,45 +12,45 @@ from typing import Any
 import httpx
 import pytest
 
-from proxytune.tuning.search.ledger import Ledger
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.service.auth import _digest
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.study import begin_study
-from proxytune.tuning.tracking.outbox import Outbox
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 TOKEN = "alice-0123456789abcdef0123456789abcdef"
 
 
 class Driver:
-    """Runs a study by hand: what the ledger says, without Ray and without training."""
+    """Runs a study by hand: what the controller says, without Ray and without training."""
 
     def __init__(self, spec: StudySpec) -> None:
         self.study = begin_study(spec)
         self.outbox = Outbox(spec.folder / "outbox")
-        self.ledger = Ledger(spec, self.study.optuna, self.study.storage, self.outbox)
-        self.ledger.reconcile()
+        self.controller = StudyController(spec, self.study.optuna, self.study.storage, self.outbox)
+        self.controller.reconcile()
         self.outbox.append(
             {"kind": "study", "time_ms": 1, "study": spec.name, "spec": spec.model_dump(mode="json")}
         )
 
     def trial(self, step: int, outcome: str, **metrics: float) -> int:
-        assignment = self.ledger.next_trial()
+        assignment = self.controller.next_trial()
         assert assignment is not None
         shown = {"val_loss": 1.0, "train_memory_mib_per_sequence": 2.0} | metrics
-        self.ledger.receive(
-            assignment.number, Turn(step=step, metrics=shown if metrics else None, outcome=outcome), {}
+        self.controller.receive(
+            assignment.number, TrialUpdate(step=step, metrics=shown if metrics else None, outcome=outcome), {}
         )
         return assignment.number
 
     def train(self) -> int:
         """One trial that is really trained, here."""
-        assignment = self.ledger.next_trial()
+        assignment = self.controller.next_trial()
         assert assignment is not None
         run = TrialRun(assignment.spec, assignment.folder)
-        while not self.ledger.receive(assignment.number, run.turn(), {}):
+        while not self.controller.receive(assignment.number, run.advance(), {}):
             pass
         run.save()
         return assignment.number
@@ -62,8 +62,8 @@ class Driver:
 
     def hears(self) -> None:
         """Look at once at what others wish, as it does every second."""
-        self.ledger._polled = -1e9
-        self.ledger.poll()
+        self.controller._polled = -1e9
+        self.controller.poll()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a server shows of studies: over real HTTP, from a study that a ledger wrote."""
+"""What a server shows of studies: over real HTTP, from a study that a controller wrote."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import optuna
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.service import studies
-from proxytune.tuning.study import begin_study
 from tests.tuning.service.conftest import Driver
 
 

@@ -1,11 +1,11 @@
-"""Actions over real HTTP, heard by a real ledger, under the name of whose token it was."""
+"""Actions over real HTTP, heard by a real controller, under the name of whose token it was."""
 
 import httpx
 import pytest
 
-from proxytune.tuning.search.attributes import STOP
-from proxytune.tuning.storage import Lease
-from proxytune.tuning.study import open_study
+from proxytune.tuning.store.attributes import STOP
+from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.study import open_study
 from tests.tuning.service.conftest import TOKEN, Driver
 
 
@@ -31,7 +31,7 @@ def act(http: httpx.Client, action: str, body: dict | None = None) -> httpx.Resp
 
 
 def test_pause_and_resume(http, driver) -> None:
-    first = driver.ledger.next_trial()
+    first = driver.controller.next_trial()
     assert act(http, "pause").json() == {
         "study": "small",
         "action": "pause",
@@ -39,31 +39,31 @@ def test_pause_and_resume(http, driver) -> None:
         "job": None,
     }
     driver.hears()
-    assert driver.ledger.paused_by == "alice@http"
-    assert driver.ledger.next_trial() is None
+    assert driver.controller.paused_by == "alice@http"
+    assert driver.controller.next_trial() is None
     lease = Lease(driver.study.storage, "small")
     lease.acquire()  # somebody drives it, so that nothing has to be submitted
     assert act(http, "resume").status_code == 202
     lease.release()
     driver.hears()
-    assert driver.ledger.paused_by is None
-    assert first.number in driver.ledger.live
+    assert driver.controller.paused_by is None
+    assert first.number in driver.controller.live
 
 
 def test_stop_now_and_later(http, driver) -> None:
     assert act(http, "stop").status_code == 202
     driver.hears()
-    assert (driver.ledger.stopping, driver.ledger._now) == ("alice@http asked for it", False)
+    assert (driver.controller.stopping, driver.controller._now) == ("alice@http asked for it", False)
     assert act(http, "stop", {"now": True}).status_code == 202
     driver.hears()
-    assert driver.ledger._now
+    assert driver.controller._now
 
 
 def test_one_trial_is_ended(http, driver) -> None:
-    number = driver.ledger.next_trial().number
+    number = driver.controller.next_trial().number
     assert act(http, "stop", {"trial": number}).json()["action"] == f"stop trial {number}"
     driver.hears()
-    assert driver.ledger._cancelled == {number: "alice@http"}
+    assert driver.controller._cancelled == {number: "alice@http"}
     missing = act(http, "stop", {"trial": 7})
     assert (missing.status_code, missing.json()["detail"]) == (
         422,
@@ -75,15 +75,15 @@ def test_one_trial_is_ended(http, driver) -> None:
 def test_extend_and_enqueue(http, driver) -> None:
     assert act(http, "extend", {"trials": 9}).status_code == 202
     driver.hears()
-    assert driver.ledger._budget == 9
+    assert driver.controller._budget == 9
     less = act(http, "extend", {"trials": 9})
     assert less.status_code == 422
     assert "it may take 9 already" in less.json()["detail"]
-    driver.ledger.next_trial()  # the study file's own
+    driver.controller.next_trial()  # the study file's own
     assert (
         act(http, "enqueue", {"params": {"model.num_proxies": 8, "model.dropout": 0.25}}).status_code == 202
     )
-    assignment = driver.ledger.next_trial()
+    assignment = driver.controller.next_trial()
     assert (assignment.spec.model["num_proxies"], assignment.spec.model["dropout"]) == (8, 0.25)
     assert driver.study.trials()[assignment.number].user_attrs["enqueued_by"] == "alice@http"
 
@@ -109,7 +109,11 @@ def test_a_wrong_wish_is_told_and_changes_nothing(http, driver, action, body, st
     assert detail in answer.json()["detail"]
     assert answer.json()["hint"]
     driver.hears()
-    assert (driver.ledger.paused_by, driver.ledger.stopping, driver.ledger._budget) == (None, None, 4)
+    assert (driver.controller.paused_by, driver.controller.stopping, driver.controller._budget) == (
+        None,
+        None,
+        4,
+    )
     assert len(driver.study.trials()) == 1  # what the study file enqueues
 
 

@@ -20,8 +20,8 @@ from proxytune.tuning.service.problems import Problem
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.specs import admit, read_body
 from proxytune.tuning.service.submission import EXAMPLE
-from proxytune.tuning.spec import StudySpec
-from proxytune.tuning.yaml_file import as_yaml, override
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.yaml_file import as_yaml, override
 from tests.tuning.service.conftest import Servers
 
 YAML = {"Content-Type": "application/yaml"}

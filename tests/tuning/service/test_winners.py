@@ -63,15 +63,15 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
 
-    class Written:
+    class ExportResult:
         class record:  # noqa: N801
             trial = 1
 
-    def large(_study, folder: Path, **_asked) -> list[type[Written]]:
+    def large(_study, folder: Path, **_asked) -> list[type[ExportResult]]:
         folder.mkdir()
         with (folder / "weights.safetensors").open("wb") as file:
             file.truncate(200 << 20)
-        return [Written]
+        return [ExportResult]
 
     monkeypatch.setattr(winners, "export_study", large)
     with http.stream("GET", "/v1/studies/small/export") as answer:

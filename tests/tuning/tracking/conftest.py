@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from proxytune.tuning.tracking.outbox import read_events
-from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, default_uri
+from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
 
 EXPERIMENT = "proxytune"
 

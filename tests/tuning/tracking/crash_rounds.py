@@ -16,13 +16,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_spec
-from proxytune.tuning.tracking import mirror, shipping
-from proxytune.tuning.tracking.outbox import Outbox, read_events
-from proxytune.tuning.tracking.shipper import Acknowledgement, default_uri
+from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.tracking import mlflow_sync, shipping
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+
+sys.path.append(str(Path(__file__).parents[3]))
+from tests.benchmarks.synthetic import synthetic_spec
 
 NUM_STEPS = 5
-mirror.BATCH_BYTES = 3000  # small portions: more places to be killed at
+mlflow_sync.BATCH_BYTES = 3000  # small portions: more places to be killed at
 shipping.POLL_SECONDS = 0.01
 
 
@@ -152,7 +155,7 @@ def warm_up(storage: Path) -> None:
     elsewhere.mkdir()
     shutil.copy(storage / "mlflow.db", elsewhere)
     drive(elsewhere / "study" / "outbox", random.Random(0), 1)
-    warm = mirror.Mirror(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
+    warm = mlflow_sync.MlflowSync(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
     while warm.ship():
         pass
 

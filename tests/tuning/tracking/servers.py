@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from proxytune.tuning.tracking.shipper import server_command
+from proxytune.tuning.tracking.mlflow_server import server_command
 
 
 def free_port() -> int:

@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.tracking.mirror import Mirror
-from proxytune.tuning.tracking.outbox import JOURNAL, Event, Outbox
-from proxytune.tuning.tracking.shipper import Acknowledgement, Shipper
+from proxytune.tuning.journal.outbox import JOURNAL, Event, Outbox
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from proxytune.tuning.tracking.mlflow_sync import MlflowSync
+from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.shipping import explain
+from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
 
@@ -184,11 +185,11 @@ def log_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 def trouble(outbox_folder: Path, url: str, experiment: str) -> str:
     """The line that the shipper says when it tries to ship."""
-    mirror = Mirror(outbox_folder, url, experiment)
+    sync = MlflowSync(outbox_folder, url, experiment)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MLflow's errors have nothing in common
-        mirror.ship()
+        sync.ship()
     assert Acknowledgement.load(outbox_folder, url, experiment).offset == 0
-    return explain(caught.value, mirror.acknowledged)
+    return explain(caught.value, sync.acknowledged)
 
 
 def test_a_wrong_password_is_told_and_the_right_one_ships(
@@ -255,9 +256,9 @@ def test_a_deleted_experiment_is_told_and_its_restoration_ships(
         f"--experiment-id {identifier}`, or name another in tracking.experiment"
     )
     client.restore_experiment(identifier)
-    mirror = Mirror(outbox_folder, guarded.url, "deleted")
-    while mirror.ship():
-        mirror.acknowledge()
+    sync = MlflowSync(outbox_folder, guarded.url, "deleted")
+    while sync.ship():
+        sync.acknowledge()
     assert make_store(guarded.url, "deleted").differences(outbox_folder) == {}
 
 

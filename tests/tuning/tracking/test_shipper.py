@@ -12,19 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.tracking.outbox import Event, Outbox
-from proxytune.tuning.tracking.shipper import (
-    Acknowledgement,
-    Shipper,
-    artifact_root,
-    check_uri,
-    default_uri,
-    last_error,
-    num_waiting,
-    server_command,
-)
+from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.spec.locations import artifact_root, check_uri, default_uri
+from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_error, num_waiting
+from proxytune.tuning.tracking.mlflow_server import server_command
+from proxytune.tuning.tracking.shipper import Shipper
+from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
 
@@ -74,7 +68,7 @@ def test_the_shipper_ends_with_its_parent(outbox_folder: Path, uri: str) -> None
     script = """
 import sys, time
 from pathlib import Path
-from proxytune.tuning.tracking.outbox import Outbox
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
 Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
@@ -122,8 +116,9 @@ def test_a_read_only_disk_is_told_and_the_search_goes_on(
     script = """
 import sys, time
 from pathlib import Path
-from proxytune.tuning.benchmarks.synthetic import synthetic_events
-from proxytune.tuning.tracking.outbox import Outbox
+sys.path.append(sys.argv[3])
+from tests.benchmarks.synthetic import synthetic_events
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
 shipper = Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune")
@@ -137,7 +132,7 @@ print(shipper.error)
 print(shipper.close(1))
 """
     folder = storage.parent / "elsewhere" / "study" / "outbox"
-    command = [sys.executable, "-Pc", script, str(folder), uri]
+    command = [sys.executable, "-Pc", script, str(folder), uri, str(Path(__file__).parents[3])]
     if os.getuid() == 0:
         mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
         inside = ["unshare", "--mount", "sh", "-c"]

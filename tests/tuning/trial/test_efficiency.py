@@ -12,8 +12,8 @@ import torch
 
 from proxytune.datasets import TrainBatches
 from proxytune.datasets.batches import Batch
-from proxytune.tuning.data import prepare_task
-from proxytune.tuning.metrics import MEMORY
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import (
     efficiency_key,
     measure_efficiency,
@@ -137,10 +137,10 @@ def test_nothing_trains_while_a_speed_is_measured_and_training_cannot_keep_it_ou
             trainer.kill()
             trainer.wait()
     lines = [line.split() for path in paths for line in path.read_text().splitlines()]
-    turns = [tuple(map(float, line)) for line in lines if len(line) == 2]
-    assert len(turns) > 10
+    intervals = [tuple(map(float, line)) for line in lines if len(line) == 2]
+    assert len(intervals) > 10
     for began, ended in alone:
-        assert not [turn for turn in turns if turn[0] < ended and began < turn[1]]
+        assert not [one for one in intervals if one[0] < ended and began < one[1]]
 
 
 @pytest.mark.gpu

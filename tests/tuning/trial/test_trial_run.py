@@ -6,25 +6,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxytune.tuning.trial.trial_run import TrialRun, Turn
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 TIMED = {"seconds", "tokens_per_second"}
 
 
-def reports(run: TrialRun) -> list[Turn]:
-    turns = []
+def reports(run: TrialRun) -> list[TrialUpdate]:
+    updates = []
     while True:
-        turn = run.turn()
-        if turn.metrics is not None:
-            turns.append(turn)
-        if turn.outcome != "running":
-            return turns
+        update = run.advance()
+        if update.metrics is not None:
+            updates.append(update)
+        if update.outcome != "running":
+            return updates
 
 
-def untimed(turn: Turn) -> tuple[int, dict[str, float]]:
-    assert turn.metrics is not None
-    return turn.step, {name: value for name, value in turn.metrics.items() if name not in TIMED}
+def untimed(update: TrialUpdate) -> tuple[int, dict[str, float]]:
+    assert update.metrics is not None
+    return update.step, {name: value for name, value in update.metrics.items() if name not in TIMED}
 
 
 def trial(make_spec, *assignments: str) -> TrialSpec:
@@ -32,32 +32,32 @@ def trial(make_spec, *assignments: str) -> TrialSpec:
 
 
 def test_reports_come_at_every_evaluation_and_the_last_one_is_complete(make_spec, tmp_path: Path) -> None:
-    turns = reports(TrialRun(trial(make_spec), tmp_path))
-    assert [turn.step for turn in turns] == [10, 20, 30]
-    assert [turn.outcome for turn in turns] == ["running", "running", "complete"]
-    for turn in turns:
-        assert turn.metrics is not None
+    updates = reports(TrialRun(trial(make_spec), tmp_path))
+    assert [update.step for update in updates] == [10, 20, 30]
+    assert [update.outcome for update in updates] == ["running", "running", "complete"]
+    for update in updates:
+        assert update.metrics is not None
         assert {"val_accuracy", "val_loss", "train_loss", "contrastive_loss", "proxy_cosine", *TIMED} <= set(
-            turn.metrics
+            update.metrics
         )
-        assert Turn.from_json(turn.to_json()) == turn
+        assert TrialUpdate.from_json(update.to_json()) == update
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_interrupted_at_random_turns_it_reports_the_same(
+def test_interrupted_at_random_updates_it_reports_the_same(
     make_spec, tmp_path: Path, monkeypatch, seed: int
 ) -> None:
     spec = trial(make_spec)
-    unbroken = [untimed(turn) for turn in reports(TrialRun(spec, tmp_path / "unbroken"))]
-    monkeypatch.setattr(TrialRun, "turn_seconds", 0.0)  # a turn a step
+    unbroken = [untimed(update) for update in reports(TrialRun(spec, tmp_path / "unbroken"))]
+    monkeypatch.setattr(TrialRun, "update_seconds", 0.0)  # an update a step
     chance = random.Random(seed)
     run, seen, steps = TrialRun(spec, tmp_path / "broken"), {}, [0]
     while True:
-        turn = run.turn()
-        steps.append(turn.step)
-        if turn.metrics is not None:
-            seen[turn.step] = untimed(turn)
-        if turn.outcome == "complete":
+        update = run.advance()
+        steps.append(update.step)
+        if update.metrics is not None:
+            seen[update.step] = untimed(update)
+        if update.outcome == "complete":
             break
         if chance.random() < 0.3:
             if chance.random() < 0.5:
@@ -69,30 +69,30 @@ def test_interrupted_at_random_turns_it_reports_the_same(
 
 def test_a_report_that_may_not_have_arrived_is_made_again(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
-    first = TrialRun(spec, tmp_path).turn()
-    again = TrialRun(spec, tmp_path).turn()
+    first = TrialRun(spec, tmp_path).advance()
+    again = TrialRun(spec, tmp_path).advance()
     assert again == first
 
 
 def test_a_corrupt_checkpoint_is_noted_and_the_one_before_goes_on(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
     run = TrialRun(spec, tmp_path)
-    run.turn(), run.turn()
+    run.advance(), run.advance()
     (tmp_path / "step-0000000020" / "state.pt").write_bytes(b"rubbish")
     resumed = TrialRun(spec, tmp_path)
     assert resumed.step == 10
-    assert "step-0000000020" in resumed.turn().notes[0]
+    assert "step-0000000020" in resumed.advance().notes[0]
 
 
 @pytest.mark.parametrize("learning_rate", ["1e30"])
 def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learning_rate: str) -> None:
     spec = trial(make_spec, f"training.learning_rate={learning_rate}")
     run = TrialRun(spec, tmp_path)
-    turn = run.turn()
-    while turn.outcome == "running":
-        turn = run.turn()
-    assert turn.outcome == "diverged"
-    assert turn.reason
+    update = run.advance()
+    while update.outcome == "running":
+        update = run.advance()
+    assert update.outcome == "diverged"
+    assert update.reason
 
 
 def test_memory_that_is_not_there_is_out_of_memory(make_spec, tmp_path: Path, monkeypatch) -> None:
@@ -102,6 +102,6 @@ def test_memory_that_is_not_there_is_out_of_memory(make_spec, tmp_path: Path, mo
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(run.trainer, "train_step", refuse)
-    turn = run.turn()
-    assert turn.outcome == "out_of_memory"
-    assert "20.00 GiB" in turn.reason
+    update = run.advance()
+    assert update.outcome == "out_of_memory"
+    assert "20.00 GiB" in update.reason

@@ -1,0 +1,191 @@
+"""`python tests/benchmarks NAME`: the benchmarks of proxytune itself; `make bench` runs all of them."""
+
+import functools
+from pathlib import Path
+
+import click
+
+from proxytune.tuning.commands.bench import bench as models
+from proxytune.tuning.commands.bench import finish, measured, numbers
+from proxytune.tuning.commands.options import err
+from proxytune.tuning.errors import InputError, StorageError
+
+CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")
+
+
+@click.group()
+def bench() -> None:
+    """Measure, always against what a user would pick instead, as ratios within one run.
+
+    Each saves a JSON and a PNG with the date, the machine and the versions; `table` sums them up.
+    """
+
+
+bench.add_command(models, "models")
+_say = functools.partial(err.print, highlight=False, markup=False)
+
+
+@bench.command("turnaround")
+@click.option(
+    "--trials", "num_trials", default=200, show_default=True, help="Trials without work, 3 reports each."
+)
+@click.option("--stock-trials", default=50, show_default=True, help="The same with stock Ray Tune.")
+@measured
+def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """Seconds a trial without work, tracking on, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback.
+
+    \b
+    python tests/benchmarks turnaround --quick
+    """
+    from tests.benchmarks import turnaround
+
+    result = turnaround.run(*((20, 5) if quick else (num_trials, stock_trials)))
+    finish(folder, as_json, "turnaround", turnaround.headline(result), result, turnaround.figure(result))
+
+
+@bench.command("overhead")
+@click.option(
+    "--trials", "num_trials", default=1000, show_default=True, help="Finished trials before the asks."
+)
+@measured
+def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """What an ask costs beside Optuna's own on the same history and sampler, and beside stock OptunaSearch.
+
+    \b
+    python tests/benchmarks overhead
+    """
+    from tests.benchmarks import overhead
+
+    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_say)
+    finish(folder, as_json, "overhead", overhead.headline(result), result, overhead.figure(result))
+
+
+@bench.command("scale")
+@click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
+@click.option("--without-ray", is_flag=True, help="The controller alone: storage, journal and sampler.")
+@measured
+def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_json: bool) -> None:
+    """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.
+
+    \b
+    python tests/benchmarks scale --trials 100,1000
+    """
+    from tests.benchmarks import scale
+
+    sizes = [60] if quick else numbers("--trials", trials)
+    result = scale.run(sizes, ray=not without_ray, progress=_say)
+    finish(folder, as_json, "scale", scale.headline(result), result, scale.figure(result))
+
+
+@bench.command("sampling")
+@click.option(
+    "--curves",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=CURVES,
+    show_default=True,
+    help="Recorded trainings, as benchmarks/curves.py writes them.",
+)
+@click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
+@measured
+def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """Regret against budget over recorded trainings: random, tpe, asha + tpe, stock OptunaSearch + ASHA.
+
+    \b
+    python tests/benchmarks sampling --seeds 30
+    """
+    from tests.benchmarks import sampling
+
+    seeds, budgets = (2, sampling.BUDGETS[:3]) if quick else (num_seeds, sampling.BUDGETS)
+    result = sampling.run(curves, seeds, budgets=budgets, progress=_say)
+    finish(
+        folder,
+        as_json,
+        "sampling",
+        sampling.headline(result),
+        result,
+        sampling.figure(result),
+        sampling.table(result),
+    )
+
+
+@bench.command("efficiency")
+@measured
+def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
+    """Run listops-mini and tell which share of its slot-seconds went into training.
+
+    \b
+    python tests/benchmarks efficiency
+    """
+    from tests.benchmarks import efficiency
+
+    small = [
+        "search.trials=4",
+        "training.steps=200",
+        "training.warmup_steps=20",
+        "training.eval_every=100",
+        "search.stopping.min_steps=100",
+        "task.train_examples=2000",
+    ]
+    result = efficiency.run(small if quick else [])
+    finish(folder, as_json, "efficiency", efficiency.headline(result), result, efficiency.figure(result))
+
+
+@bench.command("data")
+@measured
+def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
+    """Rows a second of generating and preparing each task that has a generator.
+
+    \b
+    python tests/benchmarks data --quick
+    """
+    from tests.benchmarks import data
+
+    result = data.run(quick, _say)
+    finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
+
+
+@bench.command("table")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def bench_table(folder: Path) -> None:
+    """Print the newest results of FOLDER as a Markdown table.
+
+    \b
+    python tests/benchmarks table build/bench
+    """
+    from tests.benchmarks.table import markdown_table, newest_results
+
+    results = newest_results(folder)
+    if not results:
+        raise InputError(f"{folder}: no results there; run a benchmark with --out {folder}")
+    click.echo(markdown_table(results))
+
+
+@bench.command("tracking")
+@click.option("--uri", help="The MLflow store to fill; default: an sqlite file that is thrown away.")
+@click.option(
+    "--runs", default="100,1000,5000", show_default=True, help="Measure with so many runs in the store."
+)
+@click.option(
+    "--reports", "num_reports", default=4000, show_default=True, help="Reports to ship at each size."
+)
+@measured
+def bench_tracking(
+    uri: str | None, runs: str, num_reports: int, folder: Path, quick: bool, as_json: bool
+) -> None:
+    """Reports shipped to MLflow per second as the store grows, and what the search feels of it.
+
+    \b
+    python tests/benchmarks tracking --quick
+    python tests/benchmarks tracking --uri postgresql+psycopg://me@localhost/mlflow
+    """
+    from proxytune.tuning.spec.locations import check_uri
+    from tests.benchmarks import tracking
+
+    uri = check_uri(uri) if uri else None
+    sizes = [20, 60] if quick else sorted(numbers("--runs", runs))
+    try:
+        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, _say)
+    except RuntimeError as error:
+        raise StorageError(str(error)) from None
+    name = f"tracking-{result['store'].partition('+')[0]}"
+    finish(folder, as_json, name, tracking.headline(result), result, tracking.figure(result))

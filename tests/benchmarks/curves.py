@@ -1,0 +1,65 @@
+"""Real training curves of one study's space, recorded once, that a simulated search replays.
+
+`python -m tests.benchmarks.curves listops-mini curves.jsonl --configurations 240 --processes 2`
+"""
+
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+import optuna
+
+from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.trial.trial_run import TrialRun
+
+
+def record(study: str, number: int) -> dict[str, Any]:
+    """Train the configuration that the random sampler draws from seed `number`, to the full budget.
+
+    Returns its params and for each report the step, the metrics and the CPU seconds spent so far: with one torch
+    thread they are what an undisturbed run takes, however busy the machine is.
+    """
+    spec = read_study(study)
+    search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
+    params = spec.space.suggest(search.ask(), {})
+    run = TrialRun(spec.trial(params), folder=None)
+    began = time.process_time()
+    reports = []
+    while True:
+        update = run.advance()
+        if update.metrics is not None:
+            seconds = time.process_time() - began
+            reports.append(
+                {
+                    "step": update.step,
+                    "cpu_seconds": round(seconds, 3),
+                    "val_accuracy": update.metrics["val_accuracy"],
+                    "val_loss": round(update.metrics["val_loss"], 5),
+                }
+            )
+        if update.outcome != "running":
+            return {"number": number, "params": params, "outcome": update.outcome, "reports": reports}
+
+
+@click.command()
+@click.argument("study")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--configurations", type=click.IntRange(min=1), default=240, show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
+def main(study: str, path: Path, configurations: int, processes: int) -> None:
+    """Append to PATH, one JSON object a line, every configuration of STUDY that it does not hold yet."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
+    missing = [number for number in range(configurations) if number not in done]
+    with ProcessPoolExecutor(processes) as pool, path.open("a", encoding="utf-8") as file:
+        for finished in as_completed([pool.submit(record, study, number) for number in missing]):
+            file.write(json.dumps(finished.result()) + "\n")
+            file.flush()
+            click.echo(f"{path}: {len(path.read_text().splitlines())} of {configurations}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""What tracking costs: reports shipped per second as the store grows, and what the search feels of it.
+
+Anchors in the same run: one `log_batch` for each report, as Ray's callback and most code do it, straight into the
+same store; and the same shipping on a thread of the driver instead of in a child process. Rates per CPU second are of
+the shipper alone (not of a database server) and hold on a busy machine, too.
+"""
+
+import os
+import resource
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, Shipper
+from tests.benchmarks.synthetic import synthetic_events, synthetic_spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRIAL_SECONDS = 20.0  # of the study whose share is measured
+SLOTS = 2
+NUM_OPEN = 16  # trials that report at the same time
+NUM_METRICS = 10
+REPORTS_PER_TRIAL = 3
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One measurement of shipping into a store that already holds so many runs."""
+
+    num_runs: int
+    reports_per_second: float  # sustained, out of a full outbox, 16 trials reporting
+    reports_per_cpu_second: float
+    trials_per_second: float  # whole trials: start, three reports, end
+    one_by_one_per_second: float  # the anchor: a log_batch for each report
+
+
+@dataclass(frozen=True)
+class Felt:
+    """How far a driver's loop of pure Python got beside the tracking of 200 trials."""
+
+    name: str
+    loops_per_second: float
+    seconds: float
+
+
+def run(
+    uri: str | None, sizes: list[int], num_reports: int, seconds: float, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure everything; a store of its own in sqlite unless a URI is given, `seconds` for a paced study.
+
+    Raises:
+        RuntimeError: the store does not take the events; the message says why.
+    """
+    with _scratch() as folder:
+        store = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        shipped = [asdict(row) for row in ship_rates(store, folder, sizes, num_reports, progress)]
+        progress(f"a study of {TRIAL_SECONDS:g}-second trials, for {seconds:g} s")
+        share, start = cpu_share(store, folder, seconds)
+    progress("a driver's loop beside the shipping")
+    return {
+        "store": store.partition(":")[0],
+        "shipped": shipped,
+        "driver": [asdict(row) for row in driver_cost(40 if seconds < 60 else 200)],
+        "share_added_to_20_second_trials": share,
+        "shipper_start_cpu_seconds": start,
+    }
+
+
+def headline(result: dict[str, Any]) -> dict[str, str]:
+    """What a table of all benchmarks shows: the largest store, and what the search feels of it."""
+    store, row = result["store"].partition("+")[0], result["shipped"][-1]
+    return {
+        f"MLflow on {store}, {row['num_runs']:,} runs in it": (
+            f"{row['reports_per_second']:.0f} reports/s; a log_batch a report {row['one_by_one_per_second']:.0f}"
+        ),
+        f"MLflow on {store}, added to 20-second trials on {SLOTS} slots": (
+            f"{result['share_added_to_20_second_trials']:.2%} of their CPU time, and "
+            f"{result['shipper_start_cpu_seconds']:.1f} CPU seconds once a driver"
+        ),
+    }
+
+
+def figure(result: dict[str, Any]) -> "Figure":
+    """Rates over the number of runs in the store."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawn.subplots()
+    runs = [row["num_runs"] for row in result["shipped"]]
+    for key, name in (
+        ("reports_per_second", "shipped by the outbox"),
+        ("reports_per_cpu_second", "... per CPU second of the shipper"),
+        ("one_by_one_per_second", "anchor: a log_batch for each report"),
+    ):
+        axes.plot(runs, [row[key] for row in result["shipped"]], marker="o", label=name)
+    bar = 500 if result["store"].startswith("postgresql") else 200
+    axes.axhline(bar, color="grey", linestyle=":", label=f"bar: {bar} reports/s")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="runs in the store",
+        ylabel=f"reports/s ({NUM_METRICS} metrics each)",
+        title=f"Shipping to MLflow on {result['store']}",
+    )
+    axes.legend()
+    return drawn
+
+
+def ship_rates(
+    uri: str, folder: Path, sizes: list[int], num_reports: int, progress: Callable[[str], None]
+) -> Iterator[Shipped]:
+    """Grow the store to each size in turn and measure there.
+
+    Raises:
+        RuntimeError: the store does not take the events; the message says why.
+    """
+    num_runs = 0
+    for size in sizes:
+        progress(f"filling the store with {size} runs")
+        if size > num_runs:
+            _ship(folder / f"fill-{size}", uri, _whole_trials(size - num_runs, 1))
+            num_runs = size
+        progress(f"measuring with {size} runs in the store")
+        num_trials = max(20, num_reports // 40)
+        trial_seconds, _ = _ship(folder / f"trials-{size}", uri, _whole_trials(num_trials, REPORTS_PER_TRIAL))
+        report_seconds, cpu_seconds = _ship(folder / f"reports-{size}", uri, _open_trials(num_reports))
+        yield Shipped(
+            num_runs=size,
+            reports_per_second=num_reports / report_seconds,
+            reports_per_cpu_second=num_reports / cpu_seconds,
+            trials_per_second=num_trials / trial_seconds,
+            one_by_one_per_second=_one_by_one(uri, max(20, num_reports // 40)),
+        )
+
+
+def driver_cost(num_trials: int) -> Iterator[Felt]:
+    """The loop alone, beside a shipper in a child process, and beside one on a thread (both at their work)."""
+    end = time.monotonic() + 5
+    yield Felt("no tracking", _loop(lambda: time.monotonic() < end), 5.0)
+    for name in ("child process", "thread"):
+        with _scratch() as folder:
+            outbox = Outbox(folder / "study" / "outbox")
+            for event in _whole_trials(num_trials, REPORTS_PER_TRIAL):
+                outbox.append(event)
+            outbox.close()
+            uri = f"sqlite:///{folder / 'mlflow.db'}"
+            begin = time.monotonic()
+            work = (
+                _child(folder / "study" / "outbox", uri) if name == "child process" else _thread(folder, uri)
+            )
+            waiter = threading.Thread(target=work)
+            waiter.start()
+            rate = _loop(waiter.is_alive)
+            yield Felt(name, rate, time.monotonic() - begin)
+
+
+def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
+    def work() -> None:
+        shipper = Shipper(outbox_folder, uri, "bench")
+        shipper.start()
+        shipper.close(600)
+
+    return work
+
+
+def _thread(folder: Path, uri: str) -> Callable[[], Any]:
+    def work() -> None:
+        from proxytune.tuning.tracking.mlflow_sync import MlflowSync
+
+        sync = MlflowSync(folder / "study" / "outbox", uri, "bench")
+        while sync.ship():
+            sync.acknowledge()
+
+    return work
+
+
+def _loop(goes_on: Callable[[], bool]) -> float:
+    """Turns of a driver-like loop each second, for as long as is asked."""
+    begin = time.monotonic()
+    turns = 0
+    while goes_on():
+        sum(range(2000))
+        turns += 1
+    return turns / (time.monotonic() - begin)
+
+
+def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
+    """What tracking adds to the CPU time of a study whose trials take 20 s and report each second, one core a slot.
+
+    Returned are the share while trials run, by shipper and outbox together, and the CPU seconds of a shipper that
+    only starts and ends.
+    """
+    start = _paced(uri, folder / "start", 0)
+    num_trials = int(SLOTS * seconds / TRIAL_SECONDS)
+    return (_paced(uri, folder / "paced", num_trials) - start) / (num_trials * TRIAL_SECONDS), start
+
+
+def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
+    """CPU seconds of outbox and shipper beside that many trials at their real pace."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outbox = Outbox(folder / "outbox")
+    outbox.append(_study("paced"))
+    shipper = Shipper(folder / "outbox", uri, "bench")
+    shipper.start()
+    while shipper.waiting:
+        time.sleep(0.05)
+    begin, appending = time.monotonic(), 0.0
+    for event in _whole_trials(num_trials, reports):
+        if event["kind"] == "report":
+            time.sleep(max(0.0, begin + _due(event, reports) - time.monotonic()))
+        started = time.thread_time()
+        outbox.append(event)
+        appending += time.thread_time() - started
+    shipper.close(600)
+    outbox.close()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return appending + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _due(event: Event, reports: int) -> float:
+    """Seconds until a report is due, trials one after another at the rate at which the slots finish them."""
+    return float(event["trial"] + event["step"] / reports) * TRIAL_SECONDS / SLOTS
+
+
+def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float]:
+    """Seconds, and CPU seconds of the child process, to ship a full outbox once the shipper has started."""
+    outbox = Outbox(folder / "outbox")
+    outbox.append(_study(folder.name))
+    shipper = Shipper(folder / "outbox", uri, "bench")
+    shipper.start()
+    while shipper.waiting:  # its start is measured elsewhere
+        if shipper.error:
+            shipper.close(0)
+            raise RuntimeError(shipper.error)
+        time.sleep(0.02)
+    before = _cpu_seconds(shipper)
+    for event in events:
+        outbox.append(event)
+    begin = time.monotonic()
+    while shipper.waiting:
+        time.sleep(0.05)
+    seconds, cpu_seconds = time.monotonic() - begin, _cpu_seconds(shipper) - before
+    shipper.close(60)
+    outbox.close()
+    return seconds, cpu_seconds
+
+
+def _cpu_seconds(shipper: Shipper) -> float:
+    """What the shipper's child process has used so far."""
+    assert shipper._process is not None
+    words = Path(f"/proc/{shipper._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _one_by_one(uri: str, num_reports: int) -> float:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name("bench")
+    assert found is not None
+    runs = [client.create_run(found.experiment_id).info.run_id for _ in range(NUM_OPEN)]
+    begin = time.monotonic()
+    for step in range(num_reports):
+        now_ms = time.time_ns() // 1_000_000
+        metrics = [Metric(key, value, now_ms, step) for key, value in _metrics(step).items()]
+        client.log_batch(runs[step % NUM_OPEN], metrics)
+    return num_reports / (time.monotonic() - begin)
+
+
+def _study(name: str) -> Event:
+    return {"kind": "study", "time_ms": 1, "study": name, "spec": synthetic_spec(name), "facts": {}}
+
+
+def _metrics(step: int) -> dict[str, float]:
+    return {f"metric_{index}": step + index / 7 for index in range(NUM_METRICS)}
+
+
+def _whole_trials(num_trials: int, num_reports: int) -> Iterator[Event]:
+    now_ms = time.time_ns() // 1_000_000
+    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    for number in range(num_trials):
+        yield next(starts) | {"trial": number, "time_ms": now_ms}
+        for step in range(1, num_reports + 1):
+            yield {
+                "kind": "report",
+                "time_ms": now_ms,
+                "trial": number,
+                "step": step,
+                "metrics": _metrics(step),
+            }
+        end = {"kind": "end", "time_ms": now_ms, "trial": number, "outcome": "complete", "reason": ""}
+        yield end | {"step": num_reports, "metrics": {}}
+
+
+def _open_trials(num_reports: int) -> Iterator[Event]:
+    now_ms = time.time_ns() // 1_000_000
+    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    for number in range(NUM_OPEN):
+        yield next(starts) | {"trial": number, "time_ms": now_ms}
+    for step in range(num_reports):
+        yield {
+            "kind": "report",
+            "time_ms": now_ms,
+            "trial": step % NUM_OPEN,
+            "step": step,
+            "metrics": _metrics(step),
+        }
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    before = {key: os.environ.get(key) for key in CHILD_ENVIRONMENT}
+    os.environ.update(CHILD_ENVIRONMENT)
+    folder = Path(tempfile.mkdtemp(prefix="tracking-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,70 @@
+"""What Ray says of its trials, passed on to a real controller; Ray itself does not run."""
+
+from types import SimpleNamespace
+
+import pytest
+from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
+
+from proxytune.tuning.cluster.bridge import RayBridge, StudyScheduler, StudySearcher
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.store.steering import cancel_trial
+from proxytune.tuning.trial.trial_run import TrialUpdate
+
+
+@pytest.fixture
+def ray_side(make_spec):
+    spec = make_spec()
+    study = begin_study(spec)
+    controller = StudyController(spec, study.optuna, study.storage, Outbox(spec.folder / "outbox"))
+    controller.reconcile()
+    bridge = RayBridge(controller, lambda: 1)
+    return study, StudySearcher(bridge), StudyScheduler(bridge)
+
+
+def give_up(scheduler, searcher, trial_id: str, config: dict, num_failures: int) -> None:
+    """As Ray's controller does when it ends a trial by an error."""
+    trial = SimpleNamespace(trial_id=trial_id, config=config, num_failures=num_failures, max_failures=3)
+    scheduler.on_trial_error(None, trial)
+    searcher.on_trial_complete(trial_id, error=True)
+
+
+def test_a_trial_whose_reused_worker_was_dead_is_handed_out_again(ray_side) -> None:
+    """Ray ends such a trial at its first failure, whatever max_failures says."""
+    study, searcher, scheduler = ray_side
+    config = searcher.suggest("a")
+    give_up(scheduler, searcher, "a", config, num_failures=1)
+    assert study.trials()[0].state == TrialState.WAITING
+    assert searcher.suggest("b")["number"] == config["number"]
+
+
+def test_a_trial_that_no_worker_can_begin_fails_in_the_end(ray_side) -> None:
+    study, searcher, scheduler = ray_side
+    for attempt in "abcd":
+        give_up(scheduler, searcher, attempt, searcher.suggest(attempt), num_failures=1)
+    assert study.trials()[0].state == TrialState.FAIL
+    assert searcher.suggest("e")["number"] == 1
+
+
+def test_a_trial_whose_worker_was_lost_too_often_fails(ray_side) -> None:
+    study, searcher, scheduler = ray_side
+    give_up(scheduler, searcher, "a", searcher.suggest("a"), num_failures=4)
+    assert study.trials()[0].state == TrialState.FAIL
+
+
+def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
+    """Its slot is free at once for the controller; the worker hears of it when it first reports."""
+    study, searcher, scheduler = ray_side
+    config = searcher.suggest("a")
+    cancel_trial(study, config["number"])
+    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
+    assert searcher.suggest("b")["number"] == config["number"] + 1
+    assert study.trials()[config["number"]].state == TrialState.FAIL
+    update = {"update": TrialUpdate(step=3, metrics=None, outcome="running").to_json()}
+    trial = SimpleNamespace(trial_id="a", config=config)
+    assert scheduler.on_trial_result(None, trial, update) == TrialScheduler.STOP
+    searcher.on_trial_complete("a")
+    assert study.trials()[config["number"]].user_attrs["end"]["step"] == 0

@@ -1,0 +1,80 @@
+"""A machine that is taken away: the trial keeps its checkpoint, whatever it was doing, and goes on to the same end."""
+
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.cluster.trainable import TrialTrainable
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+
+TIMED = {"seconds", "tokens_per_second"}
+
+
+def reports(run: TrialRun) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    update = TrialUpdate(step=0)
+    while update.outcome == "running":
+        update = run.advance()
+        if update.metrics is not None:
+            found[update.step] = {name: value for name, value in update.metrics.items() if name not in TIMED}
+    assert update.outcome == "complete"
+    return found
+
+
+@pytest.fixture
+def spec(make_spec):
+    return make_spec().trial({"model.dropout": 0.2})
+
+
+@pytest.mark.parametrize("moment", ["in a step", "in an evaluation", "before the first step"])
+def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
+    spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    unbroken = reports(TrialRun(spec, tmp_path / "unbroken"))
+    run = TrialRun(spec, tmp_path / "left")
+    if moment == "in a step":
+        step = run.trainer.train_step
+
+        def leave_in_the_third(batch):
+            if run.step == 2:
+                run.interrupt()  # as the signal's handler does
+            return step(batch)
+
+        monkeypatch.setattr(run.trainer, "train_step", leave_in_the_third)
+    elif moment == "in an evaluation":
+        evaluate = run.trainer.evaluate
+
+        def leave_after_a_batch(batches):
+            def some():
+                for number, batch in enumerate(batches):
+                    if number == 0:
+                        run.interrupt()
+                    yield batch
+
+            return evaluate(some())
+
+        monkeypatch.setattr(run.trainer, "evaluate", leave_after_a_batch)
+    else:
+        run.interrupt()
+    update = run.advance()
+    assert update.outcome == "running"
+    assert update.metrics is None
+    assert update.step == {"in a step": 3, "in an evaluation": 10, "before the first step": 0}[moment]
+    run.save()
+    resumed = TrialRun(spec, tmp_path / "left")
+    assert resumed.step == update.step
+    assert reports(resumed) == unbroken
+
+
+def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: Path) -> None:
+    fingerprint = TrialRun(spec, None).fingerprint
+    trainable = object.__new__(TrialTrainable)
+    config = {"spec": spec.model_dump_json(), "folder": str(tmp_path), "fingerprint": "0" * 64}
+    trainable._begin(config)
+    update = trainable._advance()
+    assert update.outcome == "failed"
+    assert "are not the driver's (000000000000)" in update.reason
+    assert fingerprint[:12] in update.reason
+    assert list(tmp_path.iterdir()) == []
+    trainable._begin(config | {"fingerprint": fingerprint})
+    assert trainable._advance().outcome == "running"

@@ -1,0 +1,46 @@
+"""A canary: what `cluster/ray_private.py` takes from Ray is still there, and the hooks that Tune calls are the same."""
+
+import inspect
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+
+
+def test_ray_still_has_what_is_private() -> None:
+    from ray._private import grpc_utils, services
+    from ray._private.state import GlobalState
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    for owner, name in (
+        (GlobalState, "get_draining_nodes"),
+        (GlobalState, "get_cluster_config"),
+        (services, "canonicalize_bootstrap_address_or_die"),
+        (grpc_utils, "init_grpc_channel"),
+        (gcs_service_pb2, "GetClusterIdRequest"),
+        (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
+    ):
+        assert hasattr(owner, name), f"this Ray has no {owner.__name__}.{name}: change cluster/ray_private.py"
+
+
+def test_tune_still_calls_the_hooks_that_the_bridge_overrides() -> None:
+    for ours, theirs in ((StudyScheduler, FIFOScheduler), (StudySearcher, Searcher)):
+        for name, hook in vars(ours).items():
+            if name.startswith("_") or not inspect.isfunction(hook):
+                continue
+            assert hasattr(theirs, name), (
+                f"this Ray has no {theirs.__name__}.{name}: change cluster/bridge.py"
+            )
+            known = list(inspect.signature(getattr(theirs, name)).parameters)
+            own = list(inspect.signature(hook).parameters)
+            assert known[: len(own)] == own, (
+                f"this Ray calls {theirs.__name__}.{name} with {known}: change cluster/bridge.py"
+            )
+
+
+def test_a_tune_trial_still_counts_its_failures() -> None:
+    trial = Trial("canary", stub=True)
+    for name in ("num_failures", "max_failures", "trial_id", "config"):
+        assert hasattr(trial, name), f"this Ray's Trial has no {name}: change cluster/bridge.py"

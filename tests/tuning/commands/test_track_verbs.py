@@ -1,0 +1,114 @@
+"""`proxytune track sync`, `track rebuild`, `report`, as a user calls them."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from proxytune.tuning.cli import cli
+from proxytune.tuning.errors import HeldError, InputError, StorageError
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.spec.study_spec import StudySpec
+from tests.benchmarks.synthetic import synthetic_events
+
+
+@pytest.fixture
+def study(storage: Path, make_spec: Callable[..., StudySpec]) -> StudySpec:
+    """A study in Optuna's storage whose driver was killed in the middle of its events."""
+    spec = make_spec(f"storage={json.dumps(str(storage))}")
+    begin_study(spec)
+    outbox = Outbox(spec.folder / "outbox")
+    for event in list(synthetic_events(6, steps=100))[:-10]:
+        outbox.append(event)
+    outbox.close()
+    return spec
+
+
+def call(*arguments: object) -> Any:
+    """Standard output as JSON, or the error that the command line turns into an exit code."""
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def test_sync_ships_what_waits_and_leaves_nothing_running(
+    study: StudySpec, storage: Path, store: Any
+) -> None:
+    shown = call("show", study.name, "--storage", storage, "--json")
+    assert shown["events_waiting"] > 0
+    first = call("track", "sync", study.name, "--storage", storage, "--json")
+    assert first["shipped"] >= shown["events_waiting"]
+    assert (first["waiting"], first["error"]) == (0, None)
+    assert store.differences(study.folder / "outbox") == {}
+    assert call("show", study.name, "--storage", storage, "--json")["events_waiting"] == 0
+
+
+def test_rebuild_writes_a_whole_study_elsewhere(
+    study: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
+) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(empty_database.read_bytes())
+    Outbox(study.folder / "outbox").close()
+    for shipped_some in (True, False):
+        facts = call(
+            *("track", "rebuild", study.name, "--storage", storage, "--uri", f"sqlite:///{other}"),
+            *("--experiment", "elsewhere", "--json"),
+        )
+        assert (facts["shipped"] > 0, facts["waiting"]) == (shipped_some, 0)
+    assert make_store(f"sqlite:///{other}", "elsewhere").differences(study.folder / "outbox") == {}
+
+
+def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(StorageError, match="still wait for MLflow: MLflow at sqlite"):
+        call(
+            *("track", "rebuild", study.name, "--storage", storage),
+            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "8"),
+        )
+    with pytest.raises(InputError, match="holds a password"):
+        call("track", "rebuild", study.name, "--storage", storage, "--uri", "http://me:secret@host")
+    outbox = Outbox(study.folder / "outbox")
+    with pytest.raises(HeldError, match="ships its events itself"):
+        call("track", "sync", study.name, "--storage", storage)
+    outbox.close()
+
+
+def test_report_writes_a_page(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", study.name, "--storage", str(storage)])
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.strip()) == study.folder / "report.html"
+    assert "Learning curves" in (study.folder / "report.html").read_text()
+    for arguments, error in (
+        (["report", "nothing", "--storage", str(storage)], InputError),
+        (
+            ["report", study.name, "--storage", str(storage), "--out", str(tmp_path / "no" / "r.html")],
+            StorageError,
+        ),
+    ):
+        assert isinstance(CliRunner().invoke(cli, arguments).exception, error)
+
+
+def test_show_draws_the_front_into_a_new_file(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+    path = tmp_path / "front.html"
+    arguments = ("show", study.name, "--storage", storage, "--json", "--plot")
+    with pytest.raises(InputError, match="no two complete trials"):
+        call(*arguments, path)
+    outbox = Outbox(study.folder / "outbox")
+    for event in list(synthetic_events(40))[1:]:
+        outbox.append(event)
+    outbox.close()
+    call(*arguments, path)
+    assert "Pareto front: val_accuracy against train_memory_mib_per_sequence" in path.read_text()
+    for refused in (path, tmp_path / "front.png"):
+        before = path.read_bytes()
+        with pytest.raises(InputError, match=re.escape(str(refused))):
+            call(*arguments, refused)
+        assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.glob("front*")] == ["front.html"]

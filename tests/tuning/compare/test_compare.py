@@ -1,0 +1,274 @@
+"""The paper's table: whose accuracy on what grounds, ratios to softmax, published figures apart; and its studies."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxytune.datasets import DataError
+from proxytune.tuning.cli import cli
+from proxytune.tuning.compare.compare import Row, compare
+from proxytune.tuning.compare.page import as_csv, as_html, as_markdown, figure, published_tables
+from proxytune.tuning.compare.published import PUBLISHED, TASKS
+from proxytune.tuning.confirm.confirm import efficiency_folder
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.trial.data import prepare_task
+from proxytune.tuning.trial.efficiency import efficiency_key
+from proxytune.tuning.trial.profile import cost_spec, predicted_profile
+from proxytune.tuning.trial.trial_run import TrialUpdate
+
+PAPER = sorted(name for name in shipped_studies() if name.startswith("paper-"))
+MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer", "reformer", "bigbird"]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Study]:
+    """A finished study whose trial n reached accuracies[n]."""
+
+    def study(name: str, accuracies: list[float], queue: list[dict], steps: int = 4, **task: object) -> Study:
+        values = {
+            "name": name,
+            "task": {"name": "listops-mini"} | task,
+            "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+            "training": {
+                "steps": steps,
+                "warmup_steps": 2,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "eval_every": 2,
+            },
+            "search": {
+                "space": {
+                    "model.attention": {"choice": MECHANISMS},
+                    "model.dropout": {"low": 0.0, "high": 0.5},
+                    "training.seed": {"choice": [0, 1, 2]},
+                },
+                "sampler": {"name": "random"},
+                "stopping": {"name": "none"},
+                "trials": max(len(accuracies), 1),
+                "enqueue": [{"model.dropout": 0.1, "training.seed": 0} | point for point in queue],
+            },
+            "storage": str(tmp_path / "studies"),
+        }
+        spec = parse_study(values, "test")
+        opened = begin_study(spec)
+        outbox = Outbox(spec.folder / "outbox")
+        controller = StudyController(spec, opened.optuna, opened.storage, outbox)
+        controller.reconcile()
+        for accuracy in accuracies:
+            assignment = controller.next_trial()
+            metrics = {"val_accuracy": accuracy, "val_loss": 1.0}
+            controller.receive(
+                assignment.number, TrialUpdate(step=steps, metrics=metrics, outcome="complete"), {}
+            )
+        outbox.close()
+        return opened
+
+    return study
+
+
+def measured(
+    study: Study, number: int, speed: float, device: str = "a machine", memory: float | None = None
+) -> None:
+    """What `confirm` or --measure leave for a trial's configuration."""
+    spec = study.spec.trial(study.trials()[number].params)
+    efficiency = predicted_profile(spec) | {
+        "train_sequences_per_second": speed,
+        "inference_sequences_per_second": 10 * speed,
+    }
+    if memory is not None:
+        efficiency[MEMORY] = memory
+    folder = efficiency_folder(study)
+    folder.mkdir(exist_ok=True)
+    facts = {"costs": cost_spec(spec), "threads": 1, "device": device, "efficiency": efficiency}
+    (folder / f"{efficiency_key(spec)}.json").write_text(json.dumps(facts))
+
+
+def row(comparison, mechanism: str) -> Row:
+    (found,) = [row for row in comparison.rows if row.mechanism == mechanism]
+    return found
+
+
+def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) -> None:
+    queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(3)]
+    study = make("one", [0.30, 0.32, 0.31, 0.40], [*queue, {"model.attention": "proxyformer"}])
+    found = compare([study])
+    softmax, proxyformer = row(found, "softmax"), row(found, "proxyformer")
+    assert (softmax.seeds, softmax.basis) == (3, "seeds of the study")
+    assert softmax.accuracy == pytest.approx(0.31)
+    low, high = softmax.interval
+    assert 0.28 < low < 0.30 < 0.32 < high < 0.34
+    assert (proxyformer.seeds, proxyformer.interval, proxyformer.basis) == (1, None, "one training")
+    assert any("1 of 2 accuracies rest on one training" in note for note in found.notes)
+
+
+def test_the_best_of_many_is_marked_as_optimistic(make) -> None:
+    queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2, 0.3)]
+    found = compare([make("one", [0.30, 0.33, 0.31], queue)])
+    assert row(found, "softmax").basis == "search score, best of 3: optimistic"
+    assert (row(found, "softmax").accuracy, row(found, "softmax").trial) == (0.33, 1)
+
+
+def test_ratios_are_to_softmax_of_the_same_task_and_device(make) -> None:
+    ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
+    theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
+    other_length = make("other", [0.2], [{"model.attention": "proxyformer"}], train_examples=100)
+    measured(ours, 0, 50.0)
+    measured(theirs, 0, 200.0)
+    found = compare([ours, theirs, other_length])
+    (mine,) = [row for row in found.rows if row.study == "ours"]
+    assert (mine.train_to_softmax, mine.inference_to_softmax) == (0.25, 0.25)
+    spec = {study.name: study.spec.trial(study.trials()[0].params) for study in (ours, theirs)}
+    expected = predicted_profile(spec["ours"])[MEMORY] / predicted_profile(spec["theirs"])[MEMORY]
+    assert mine.memory_to_softmax == pytest.approx(expected)
+    assert mine.memory_is == "predicted"
+    (lonely,) = [row for row in found.rows if row.study == "other"]
+    assert lonely.memory_to_softmax is None
+    assert any("(train_examples 100): no ratios" in note for note in found.notes)
+    assert any("no throughput was measured in other" in note for note in found.notes)
+
+
+def test_figures_of_different_devices_are_not_divided(make) -> None:
+    ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
+    theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
+    measured(ours, 0, 50.0, "a GPU", memory=7.0)
+    measured(theirs, 0, 200.0)
+    mine = row(compare([ours, theirs]), "proxyformer")
+    assert (mine.memory_mib, mine.memory_is, mine.device) == (7.0, "measured", "a GPU, 1 thread")
+    assert mine.train_to_softmax is mine.memory_to_softmax is None
+
+
+def test_different_budgets_are_told(make) -> None:
+    studies = [
+        make("long", [0.3], [{"model.attention": "proxyformer"}], steps=6),
+        make("short", [0.2], [{"model.attention": "softmax"}]),
+    ]
+    (note,) = [note for note in compare(studies).notes if "budgets differ" in note]
+    assert "4 steps of 8: short; 6 steps of 8: long" in note
+
+
+def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
+    study = make("one", [0.5, 0.4], [{"model.attention": "proxyformer"}, {"model.attention": "softmax"}])
+    candidate = Candidate(
+        trial=0, params=study.trials()[0].params, search_value=0.5, seeds=(1, 2), values=(0.4, 0.42), mean=0.41,
+        interval=(0.3, 0.5), eliminated_after=None, reason="", metrics={"val_accuracy": 0.41}, efficiency={},
+    )  # fmt: skip
+    result = TestResult(
+        trial=0, seeds=(1, 2), values=(0.39, 0.41), mean=0.4, interval=None, num_examples=9, openings=2,
+        opened_at="now", opened_by="me",
+    )  # fmt: skip
+    confirmation = Confirmation(
+        study="one", objective="val_accuracy", direction="maximize", seeds=(1, 2), candidates=(candidate,), winner=0,
+        tied=(0,), gap=0.09, retrainings=2, test=result,
+    )  # fmt: skip
+    study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
+    found = compare([study])
+    mine = row(found, "proxyformer")
+    assert (mine.accuracy, mine.interval, mine.seeds) == (0.41, (0.3, 0.5), 2)
+    assert (mine.basis, mine.test_accuracy, mine.test_openings) == ("confirmed on fresh seeds", 0.4, 2)
+    assert row(found, "softmax").basis == "one training"
+    assert "0.4000 (opened 2 times)" in as_markdown(found)
+
+
+def test_published_figures_stand_apart_and_name_their_source(make) -> None:
+    queue = [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}]
+    study = make("one", [0.3, 0.35], queue)
+    found = compare([study])
+    assert published_tables(["listops-mini"]) == []
+    tables = published_tables(["listops", "text (max_length 1000)"])
+    assert all(head == ("method", "listops", "text") for _, head, _ in tables)
+    assert ("softmax", "37.10", "65.02") in tables[0][2]
+    assert all(len(values) == len(TASKS) for table in PUBLISHED for values in table.rows.values())
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [(line["mechanism"], float(line["accuracy"])) for line in rows] == [
+        ("proxyformer", 0.35),
+        ("softmax", 0.3),
+    ]
+    ours, _, others = as_markdown(found).partition("## Published by others")
+    assert "Xiong" not in ours
+    assert "not available to us" in others
+    page = as_html(found)
+    assert page.index("one training") < page.index("Published by others")
+    assert "plotly" in page
+
+
+def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_are_seeds(make) -> None:
+    queue = [{"model.attention": "softmax", "training.seed": seed} for seed in (0, 1)]
+    study = make("one", [0.3, 0.32, 0.35], [*queue, {"model.attention": "proxyformer"}])
+    rows = compare([study]).rows
+    assert {trace.name for trace in figure(rows).data} == {"softmax", "proxyformer"}
+    assert len(figure(rows).data) == 2, "memory alone: no throughput was measured"
+    measured(study, 0, 5.0)
+    measured(study, 2, 7.0)
+    points = figure(compare([study]).rows).data
+    assert len(points) == 4
+    assert {point.name: point.error_y.visible for point in points} == {"softmax": True, "proxyformer": False}
+
+
+def test_a_study_without_finished_trials_is_refused(make) -> None:
+    with pytest.raises(InputError, match="no trial of the full budget yet"):
+        compare([make("empty", [], [{}])])
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name: str) -> None:
+    spec = read_study(name)
+    budgets = {"listops": 5000, "text": 20_000, "retrieval": 30_000, "image": 35_000, "pathfinder": 62_400}
+    task = name.removeprefix("paper-")
+    assert (spec.name, spec.task.name, spec.training["steps"]) == (name, task, budgets[task])
+    assert spec.rung_steps() == ()
+    points = [
+        (p["model.attention"], p.get("model.conv_kernel_size", 0), p["training.seed"])
+        for p in spec.search.enqueue
+    ]
+    assert len(set(points)) == len(points) == spec.search.trials == 24
+    assert {attention for attention, _, _ in points} == set(MECHANISMS)
+    assert {point for point in points if point[0] == "nystromformer"} == {
+        ("nystromformer", kernel, seed) for kernel in (0, 35) for seed in (0, 1, 2)
+    }
+    for point in spec.search.enqueue:
+        spec.trial(point)
+    if task in ("text", "retrieval", "image"):
+        with pytest.raises(DataError, match="root"):
+            prepare_task(spec.task)
+
+
+def test_there_is_a_study_for_each_task_of_the_comparison() -> None:
+    assert [name.removeprefix("paper-") for name in PAPER] == sorted(TASKS)
+
+
+def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
+    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make("one", [0.3, 0.35], [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}])
+    monkeypatch.chdir(tmp_path)
+
+    def proxytune(*arguments: str) -> str:
+        cli.main(["compare", *arguments, "--storage", str(study.spec.storage)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    rows = json.loads(proxytune("one", "--measure", "--out", "table.html", "--json"))["rows"]
+    assert all(row["train_per_second"] > 0 for row in rows)
+    assert [row["train_to_softmax"] for row in rows if row["mechanism"] == "softmax"] == [1.0]
+    assert "Accuracy against cost" in Path("table.html").read_text()
+    shown = proxytune("one")
+    assert "measured by proxytune" in shown
+    assert "(x) is relative to softmax of study one" in shown
+    for arguments, words in [
+        (("one", "--out", "table.html"), "--out table.html: name a new file"),
+        (("one", "--out", "t.pdf"), r"ends in \.html, \.md, \.csv"),
+        (("none",), "studies there: one"),
+        (("one", "one"), "named twice"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            proxytune(*arguments)

@@ -1,0 +1,81 @@
+"""`proxytune bench` measures what it says and saves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from proxytune.models.attention import MECHANISMS as REGISTRY
+from proxytune.models.footprint import footprint
+from proxytune.tuning.cli import cli
+from proxytune.tuning.compare import mechanisms
+from proxytune.tuning.errors import InputError
+from tests.benchmarks import cli as benchmarks
+
+
+def test_every_mechanism_of_the_registry_is_compared() -> None:
+    compared = {mechanisms.model_config(name, 256).attention for name in mechanisms.MECHANISMS}
+    assert compared == set(REGISTRY)
+
+
+def test_a_quick_run_saves_a_table_and_a_picture(tmp_path: Path) -> None:
+    arguments = [
+        "bench",
+        "--lengths",
+        "128",
+        "--batch-size",
+        "4",
+        "--quick",
+        "--out",
+        str(tmp_path),
+    ]
+    result = CliRunner(catch_exceptions=False).invoke(cli, arguments)
+    assert "3.8x the throughput, 0.08x the memory" in " ".join(result.output.split())
+    (saved,) = tmp_path.glob("models-*.json")
+    document = json.loads(saved.read_text())
+    assert document["date"].startswith(saved.stem.removeprefix("models-")[:10])
+    assert document["hardware"]["cpus"] > 0
+    assert document["versions"]["torch"] == torch.__version__
+    assert "a training step of Proxyformer, n = 128" in document["headline"]
+    rows = document["result"]
+    assert [(row["length"], row["mechanism"]) for row in rows] == [
+        (128, name) for name in mechanisms.MECHANISMS
+    ]
+    for row in rows:
+        anchor = next(
+            other
+            for other in rows
+            if (other["length"], other["mechanism"]) == (row["length"], mechanisms.ANCHOR)
+        )
+        speeds = row["sequences_per_second"] / anchor["sequences_per_second"]
+        assert row["throughput_ratio"] == pytest.approx(speeds)
+        costs = footprint(mechanisms.model_config(row["mechanism"], row["length"]), 4)
+        assert row["training_mib_per_sequence"] == pytest.approx(costs.training_mib_per_sequence)
+        assert row["parameters"] == costs.parameters
+    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    table = CliRunner(catch_exceptions=False).invoke(benchmarks.bench, ["table", str(tmp_path)]).output
+    assert "| models | a training step of Proxyformer, n = 128 |" in table
+
+
+def test_without_the_anchor_there_are_no_ratios() -> None:
+    (measurement,) = mechanisms.run((128,), ("linformer",), batch_size=2, quick=True)
+    assert measurement.throughput_ratio is None
+    assert measurement.memory_ratio is None
+    assert measurement.sequences_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"), [("5x", "give integers with commas"), ("64", "must not exceed max_length 64")]
+)
+def test_lengths_that_cannot_be_are_refused_before_anything_runs(
+    tmp_path: Path, lengths: str, message: str
+) -> None:
+    arguments = ["bench", "--lengths", lengths, "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()

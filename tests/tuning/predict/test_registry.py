@@ -1,0 +1,94 @@
+"""The export as a registered MLflow model, in a real store; and an MLflow that is away."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.predict.registry import example_lines, register
+from proxytune.tuning.store.study import Study, study_in
+
+SCRIPT = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import mlflow, pandas
+mlflow.set_tracking_uri(sys.argv[1])
+client = mlflow.MlflowClient()
+best = client.get_model_version_by_alias("small", "best")
+model = mlflow.pyfunc.load_model("models:/small@best")
+example = pandas.DataFrame({"line": json.loads(sys.argv[2])})
+answers = model.predict(example)
+info = mlflow.models.get_model_info("models:/small@best")
+files = [str(path) for path in __import__("pathlib").Path(sys.argv[3]).rglob("*") if path.is_file()]
+print(json.dumps({
+    "version": str(best.version), "tags": best.tags, "labels": answers["label"].tolist(),
+    "probabilities": answers["probabilities"].tolist(), "inputs": info.signature.inputs.input_names(),
+    "outputs": info.signature.outputs.input_names(), "example": info.saved_input_example_info is not None,
+    "files": files, "run_trial": client.get_run(best.run_id).data.tags.get("exported_trial"),
+}))
+"""
+
+
+def elsewhere(study: Study, storage: Path, uri: str | None = None) -> Study:
+    """The study as a copy that tracks elsewhere."""
+    shutil.copytree(study.spec.storage, storage)
+    copied = study_in(study.storage, study.name, storage, None)
+    tracking = copied.spec.tracking.model_copy(update={"uri": uri})
+    copied.spec = copied.spec.model_copy(update={"tracking": tracking})
+    return copied
+
+
+def test_it_is_registered_as_best_and_loads_without_a_pickle(finished, study: Study, tmp_path: Path) -> None:
+    import json
+
+    from proxytune.models.exported import SUMS, file_sha256
+    from proxytune.tuning.predict.exported import load_export
+    from proxytune.tuning.predict.predict import Predictor
+
+    storage = tmp_path / "studies"
+    copied = elsewhere(study, storage)
+    (told,) = register(copied, [finished.written])
+    assert told == {"name": "small", "version": "1", "uri": "models:/small/1", "best": True}
+    lines = example_lines(finished.written.folder)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, copied.tracking_uri, json.dumps(lines), str(storage)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    expected = Predictor(load_export(finished.written.folder)).predict([line.encode() for line in lines])
+    assert seen["labels"] == [answer["label"] for answer in expected]
+    assert seen["probabilities"] == [answer["probabilities"] for answer in expected]
+    assert (seen["version"], seen["inputs"], seen["outputs"]) == (
+        "1",
+        ["line"],
+        ["label", "probabilities"],
+    )
+    assert seen["example"]
+    assert seen["run_trial"] == f"small/{finished.written.record.trial}"
+    assert seen["tags"]["sha256_of_sums"] == file_sha256(finished.written.folder / SUMS)
+    assert [name for name in seen["files"] if name.startswith(str(storage)) and name.endswith("/MLmodel")]
+    assert not [name for name in seen["files"] if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_user_named_does_not_become_the_best(finished, study: Study, tmp_path: Path) -> None:
+    copied = elsewhere(study, tmp_path / "studies")
+    named = replace(finished.written, selection=replace(finished.written.selection, rule="trial"))
+    assert [one["best"] for one in register(copied, [finished.written, named])] == [True, False]
+
+
+def test_an_mlflow_that_is_away_is_one_line(finished, study: Study, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in finished.written.folder.iterdir()}
+    copied = elsewhere(study, tmp_path / "studies", "http://127.0.0.1:9")
+    with pytest.raises(ProxytuneError) as raised:
+        register(copied, [finished.written])
+    assert "MLflow at http://127.0.0.1:9" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert {path.name: path.read_bytes() for path in finished.written.folder.iterdir()} == before

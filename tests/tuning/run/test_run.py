@@ -1,0 +1,276 @@
+"""`proxytune` as a user runs it: real Ray, real training, real MLflow, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.journal.outbox import read_events
+
+STUDY = """
+name: small
+task: {name: listops-mini, train_examples: 512}
+model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16, num_proxies: 4}
+training: {steps: 60, warmup_steps: 6, batch_size: 8, learning_rate: 1e-3, eval_every: 20}
+search:
+  space:
+    model.num_proxies: {choice: [2, 4, 8]}
+    model.dropout: {low: 0.0, high: 0.3}
+  stopping: {name: asha, min_steps: 20, reduction_factor: 2}
+  trials: 4
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *map(str, arguments)]
+
+
+def proxytune(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Path:
+    """A folder in which a small study has been run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROXYTUNE_CACHE", str(data_cache))
+        done = proxytune("run", "small.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"] == 4
+    return folder
+
+
+def mlflow_runs(storage: Path) -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("proxytune")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_show_and_trials_tell_the_same(finished: Path) -> None:
+    shown = json.loads(proxytune("show", "small", "--json", cwd=finished).stdout)
+    rows = json.loads(proxytune("trials", "small", "--json", cwd=finished).stdout)
+    assert shown["outcomes"] == Counter(row["outcome"] for row in rows)
+    assert set(shown["outcomes"]) <= {"complete", "pruned"}
+    assert shown["events_waiting"] == 0
+    complete = [row["metrics"]["val_accuracy"] for row in rows if row["outcome"] == "complete"]
+    assert shown["best"][0]["values"]["val_accuracy"] == max(complete)
+    assert "winner" in proxytune("show", "small", cwd=finished).stdout
+    assert "num_proxies" in proxytune("trials", "small", cwd=finished).stdout
+
+
+def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path) -> None:
+    runs = mlflow_runs(finished / "studies")
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert sorted(run.data.tags["trial_key"] for run in children) == [f"small/{n}" for n in range(4)]
+    rows = {
+        row["trial"]: row for row in json.loads(proxytune("trials", "small", "--json", cwd=finished).stdout)
+    }
+    for run in children:
+        row = rows[int(run.data.tags["trial_key"].partition("/")[2])]
+        assert run.data.tags["outcome"] == row["outcome"]
+        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED"}[row["outcome"]]
+        assert run.data.metrics["val_accuracy"] == row["metrics"]["val_accuracy"]
+
+
+def test_running_again_trains_nothing_and_extending_trains_the_rest(finished: Path) -> None:
+    before = len(read_events(finished / "studies" / "small" / "outbox")[0])
+    assert proxytune("run", "small.yaml", cwd=finished).returncode == 0
+    kinds = [event["kind"] for event in read_events(finished / "studies" / "small" / "outbox")[0][before:]]
+    assert "trial" not in kinds
+
+
+def test_the_export_is_whole_and_trains_to_the_same_accuracy(finished: Path) -> None:
+    done = proxytune("export", "small", "--no-register", "--out", "winner", cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert str(finished / "winner") in done.stdout
+    folder = finished / "winner"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
+        "card.md",
+        "config.yaml",
+        "fields.json",
+        "metrics.json",
+        "model.json",
+        "model.onnx",
+        "model.pt2",
+        "provenance.json",
+        "sweep.json",
+        "weights.safetensors",
+    ]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["study"] == "small"
+    assert len(provenance["data"]["fingerprint"]) >= 32
+    trained = json.loads(
+        proxytune("train", "winner/config.yaml", "--json", "--out", "again", cwd=finished).stdout
+    )
+    assert trained["metrics"]["val_accuracy"] == metrics["val_accuracy"]
+    assert trained["metrics"]["val_loss"] == metrics["val_loss"]
+    assert (finished / "again" / "weights.safetensors").read_bytes() == (
+        folder / "weights.safetensors"
+    ).read_bytes()
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    refused = proxytune("export", "small", "--out", "winner", cwd=finished)
+    assert refused.returncode == 2
+    assert "winner exists" in refused.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_ui_serves_the_experiment_on_loopback(finished: Path) -> None:
+    import socket
+    import urllib.request
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with open(finished / "ui.log", "w") as log:
+        server = subprocess.Popen(
+            command("ui", "--port", port), cwd=finished, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except OSError:
+                assert server.poll() is None, (finished / "ui.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=proxytune"
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert json.load(answer)["experiment"]["name"] == "proxytune"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "smal.yaml"], ["smal.yaml", "no such file"]),
+        (["run", "small.yaml", "--set", "model.dropuot=0.1"], ["model.dropuot", "dropout"]),
+        (["run", "small.yaml", "--set", "training.steps=61"], ["training.steps was 60, now 61"]),
+        (["run", "text", "--storage", "elsewhere"], ["text", "root"]),
+        (["run", "text", "--set", "task.root=nowhere", "--storage", "elsewhere"], ["nowhere"]),
+        (["run", "small.yaml", "--set", "resources.gpu=7", "--set", "name=gpu"], ["resources.gpu", "7"]),
+        (["check", "small.yaml"], ["search.trials", "4 of 4", "raise it"]),
+        (["check", "small.yaml", "--set", "task.name=listop"], ["listop", "listops"]),
+        (["show", "smll"], ["smll", "small"]),
+        (["export", "small", "--trial", "99", "--out", "x"], ["99", "0 to 3"]),
+        (["train", "nothing.yaml"], ["nothing.yaml"]),
+        (["data", "prepare", "imagenet"], ["imagenet", "listops"]),
+        (["ui", "--storage", "elsewhere"], ["elsewhere", "mlflow.db"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    finished: Path, arguments: list[str], words: list[str]
+) -> None:
+    done = proxytune(*arguments, cwd=finished)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert not (finished / "elsewhere").exists()
+    assert not (finished / "x").exists()
+
+
+def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path) -> None:
+    trial = STUDY.partition("search:")[0]
+    (finished / "trial.yaml").write_text(trial)
+    done = proxytune("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
+    assert done.returncode == 2
+    assert "fp16" in done.stderr
+    assert "cpu" in done.stderr
+
+
+def test_check_prints_a_study_file_that_means_the_same(finished: Path) -> None:
+    more = ("--set", "search.trials=9")  # the budget of the finished study is spent, which check refuses
+    (finished / "resolved.yaml").write_text(proxytune("check", "small.yaml", *more, cwd=finished).stdout)
+    first, second = (
+        proxytune("check", name, *more, "--json", cwd=finished).stdout
+        for name in ("small.yaml", "resolved.yaml")
+    )
+    assert json.loads(first) == json.loads(second)
+
+
+def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(STUDY)
+    long = [
+        "--set",
+        "training.steps=600",
+        "--set",
+        "training.eval_every=100",
+        "--set",
+        "search.stopping.name=none",
+    ]
+    start = command("run", "small.yaml", *long)
+    outbox = tmp_path / "studies" / "small" / "outbox"
+
+    def events(kind: str) -> list[dict]:
+        return [event for event in read_events(outbox)[0] if event["kind"] == kind]
+
+    def start_and_wait(num_reports: int) -> "subprocess.Popen[bytes]":
+        with open(tmp_path / "log", "ab") as log:
+            driver = subprocess.Popen(start, cwd=tmp_path, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while len(events("report")) < num_reports:
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        return driver
+
+    driver = start_and_wait(1)
+    second = proxytune("run", "small.yaml", *long, cwd=tmp_path)
+    assert second.returncode == 3
+    assert f"process {driver.pid} on" in second.stderr
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(120) == 75
+    shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
+    assert "running" not in shown["outcomes"]
+
+    driver = start_and_wait(len(events("report")) + 2)
+    driver.kill()
+    driver.wait()
+    ended_before = {event["trial"] for event in events("end") if event["outcome"] == "complete"}
+    attempts_before = Counter(event["trial"] for event in events("trial"))
+
+    driver = start_and_wait(len(events("report")) + 1)
+    os.kill(events("report")[-1]["pid"], signal.SIGKILL)  # the worker of a trial
+    assert driver.wait(240) == 0, (tmp_path / "log").read_text()
+    shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
+    assert shown["outcomes"] == {"complete": 4}
+    outcomes = Counter((event["trial"], event["outcome"]) for event in events("end"))
+    assert all(outcomes[trial, "complete"] == 1 for trial in range(4))
+    reports = Counter((event["trial"], event["step"]) for event in events("report"))
+    assert reports == {(trial, step): 1 for trial in range(4) for step in range(100, 601, 100)}
+    attempts = Counter(event["trial"] for event in events("trial"))
+    assert all(attempts[trial] == attempts_before[trial] for trial in ended_before)
+    runs = mlflow_runs(tmp_path / "studies")
+    assert Counter(run.info.status for run in runs) == {"FINISHED": 5}
+    assert max(attempts.values()) > 1

@@ -1,0 +1,207 @@
+"""Study files: what is accepted, and the one line that says what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.spec.yaml_file import as_yaml, override, parse_yaml, read_yaml
+
+SMALL = {
+    "name": "small",
+    "task": {"name": "listops-mini"},
+    "training": {"steps": 30, "warmup_steps": 3, "batch_size": 8, "learning_rate": 1e-3, "eval_every": 10},
+    "search": {"space": {"model.dropout": {"low": 0.0, "high": 0.3}}, "trials": 4},
+}
+
+
+def small(*assignments: str) -> dict[str, Any]:
+    return override(SMALL, assignments)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_studies()))
+def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) -> None:
+    spec = read_study(name)
+    assert spec.name == name
+    if "model.contrastive_temperature" not in spec.search.space:
+        return  # a comparison of mechanisms, each in its own paper's setting
+    first = spec.search.enqueue[0]
+    assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (128, 0.07)
+    assert first["model.dropout"] == 0.1
+
+
+def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
+    spec = parse_study(SMALL, "test")
+    stored = spec.model_dump(mode="json")
+    assert stored["model"]["num_proxies"] == 128
+    assert stored["training"]["seed"] == 0
+    assert parse_study(stored, "stored") == spec
+    assert parse_study(parse_yaml(as_yaml(stored), where="yaml"), "yaml") == spec
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("serach={}", ["serach", "search"]),
+        ("model.num_proxy=3", ["model.num_proxy", "num_proxies"]),
+        ("model.num_proxies=0", ["num_proxies", "0"]),
+        ("model.num_proxies=many", ["model.num_proxies", "many"]),
+        ("model.attention=softmaxx", ["softmaxx", "softmax"]),
+        ("model.num_heads=3", ["num_heads", "3", "64"]),
+        ("model.contrastive_temperature=0", ["contrastive_temperature", "0"]),
+        ("training.stepz=1", ["training.stepz", "steps"]),
+        ("training.seed=-1", ["training.seed", "-1"]),
+        ("training.learning_rate=fast", ["training.learning_rate", "fast"]),
+        ("task.name=listop", ["listop", "listops"]),
+        ("task.size=3", ["size", "listops-mini"]),
+        ("search.trials=0", ["search.trials", "0"]),
+        ("search.trials=1e400", ["search.trials"]),
+        ("search.space={}", ["search.space"]),
+        ("search.space.model.dropout={low: 0.5, high: 0.1}", ["model.dropout", "0.5", "0.1"]),
+        ("search.space.model.dropout={low: 0, high: 0.1, log: true}", ["model.dropout", "log"]),
+        ("search.space.model.dropout={low: 0, high: 1.5}", ["model.dropout", "1.5"]),
+        ("search.space.model.dropout={low: .nan, high: 0.1}", ["model.dropout", "nan"]),
+        ("search.space.model.dropout={chioce: [0.1]}", ["chioce", "choice"]),
+        ("search.space.model.dropuot={choice: [0.1]}", ["model.dropuot", "model.dropout"]),
+        ("search.space.model.num_proxies={low: 1.5, high: 8}", ["num_proxies", "1.5"]),
+        ("search.objectives={val_acuracy: maximize}", ["val_acuracy", "val_accuracy"]),
+        ("search.objectives={val_accuracy: max}", ["val_accuracy", "max"]),
+        ('search.constraints={val_loss: "< 3"}', ["val_loss", "< 3"]),
+        ('search.constraints={memory: "<= 3"}', ["memory"]),
+        ("search.space.model.dropout={choice: []}", ["model.dropout", "empty"]),
+        ("search.space.model.dropout={choice: [0.1], low: 0, high: 1}", ["model.dropout", "not both"]),
+        (
+            "search.space.model.dropout={low: 0, high: 0.2, when: {model.atention: softmax}}",
+            ["model.attention"],
+        ),
+        (
+            "search.space.model.dropout={low: 0, high: 0.2, when: {model.attention: softmax}}",
+            ["model.dropout", "proxyformer in every trial", "never"],
+        ),
+        (
+            "search.space={model.attention: {choice: [softmax]}, "
+            "model.dropout: {low: 0, high: 0.2, when: {model.attention: linformer}}}",
+            ["linformer", "outside the domain of model.attention"],
+        ),
+        (
+            "search.space={model.dropout: {low: 0, high: 0.2, when: {model.num_heads: 2}}, "
+            "model.num_heads: {choice: [1, 2], when: {model.dropout: 0.1}}}",
+            ["circle"],
+        ),
+        ('search.constraints={val_los: "<= 3"}', ["val_los", "val_loss"]),
+        ("search.sampler.name=grid", ["model.dropout", "grid", "choice", "low and high"]),
+        ("search.warm_start={study: x, tpo: 3}", ["search.warm_start.tpo", "top"]),
+        ("search.warm_start={study: x, top: -1}", ["search.warm_start.top", "-1"]),
+        ("search.warm_start={study: x, database: 'postgresql://me:secret@host/db'}", ["warm_start.database"]),
+        ("search.enqueue=[{model.dropout: 0.9}]", ["enqueue[0]", "0.9"]),
+        ("search.enqueue=[{model.num_heads: 2}]", ["enqueue[0]", "model.num_heads"]),
+        ("search.sampler.name=tpee", ["search.sampler.name", "tpee"]),
+        ("search.sampler.name=grid", ["model.dropout", "choice"]),
+        ("search.stopping.min_steps=30", ["min_steps", "30"]),
+        ("resources.cpu=0", ["resources.cpu", "0"]),
+        ("resources.gpu=lots", ["resources.gpu", "lots"]),
+        ("name=../up", ["name", "../up"]),
+        ("database=postgresql://me:secret@host/db", ["password"]),
+        ("tracking.uri=http://me:secret@host", ["tracking.uri", "password", "MLFLOW_TRACKING_PASSWORD"]),
+        ("tracking.uri=mlruns", ["tracking.uri", "mlruns", "sqlite:///"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_and_rule(assignment: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_study(small(assignment), "test")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "secret" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "assignment", ["training.steps", "=3", "training.steps.more=3", "name=[1", "name=*a"]
+)
+def test_an_override_that_cannot_be_read(assignment: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        parse_study(small(assignment), "test")
+
+
+def test_a_value_between_the_steps_of_a_range_is_outside_it() -> None:
+    space = "search.space={model.num_proxies: {low: 8, high: 32, step: 8}, model.dropout: {low: 0.1, high: 0.4, step: 0.1}}"
+    parse_study(small(space, "search.enqueue=[{model.num_proxies: 24, model.dropout: 0.3}]"), "test")
+    for wrong in ("model.num_proxies: 20", "model.dropout: 0.25"):
+        with pytest.raises(InputError, match="outside its domain"):
+            parse_study(small(space, f"search.enqueue=[{{{wrong}}}]"), "test")
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match=r"search\.trials: is missing"):
+        parse_study({**SMALL, "search": {"space": SMALL["search"]["space"]}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2\n", ["line 2", "duplicate"]),
+        ("a: &x [1]\nb: *x\n", ["line 1", "aliases"]),
+        ("a: [1\nb: 2\n", ["line 2"]),
+        ("[" * 40 + "]" * 40, ["nested"]),
+        ("- 1\n- 2\n", ["mapping"]),
+        ("\x00", []),
+        ("a: !!python/object/apply:os.system [ls]\n", ["line 1"]),
+    ],
+)
+def test_hostile_yaml_is_refused_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+    for word in [*words, "study.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_yaml_reads_numbers_as_they_look() -> None:
+    values = parse_yaml("{a: 1e-4, b: 010, c: no, d: 1:30}", where="test")
+    assert values == {"a": 1e-4, "b": 10, "c": "no", "d": "1:30"}
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.from_regex(r"[a-z][a-z_.]{0,9}", fullmatch=True), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z_.]{0,9}", fullmatch=True), plain, max_size=5))
+def test_what_is_written_as_yaml_is_read_back(values: dict[str, Any]) -> None:
+    assert parse_yaml(as_yaml(values), where="test") == values
+
+
+@given(st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=-1e6, max_value=1e6))
+def test_constraints_measure_how_far_a_metric_is_beyond_the_bound(bound: float, value: float) -> None:
+    most, least = (parse_constraint("val_loss", f"{sign} {bound!r}") for sign in ("<=", ">="))
+    assert (violation([most], {"val_loss": value}) == 0) == (value <= bound)
+    assert (violation([least], {"val_loss": value}) == 0) == (value >= bound)
+    assert violation([most, least], {}) == 0
+
+
+def test_rungs_grow_by_the_factor_and_end_below_the_budget() -> None:
+    spec = parse_study(small("training.steps=100", "search.stopping.min_steps=10"), "test")
+    assert spec.rung_steps() == (10, 30, 90)
+    assert parse_study(small("search.stopping.name=none"), "test").rung_steps() == ()
+
+
+def test_unknown_study_names_the_shipped_ones() -> None:
+    with pytest.raises(InputError, match="listops-mini"):
+        read_study("listops-min")

@@ -1,0 +1,32 @@
+"""A canary: what `store/optuna_private.py` takes from Optuna still works."""
+
+import inspect
+
+import optuna
+from optuna.trial import TrialState
+
+from proxytune.tuning.store.optuna_private import StudyView, running_trial
+
+
+def test_samplers_still_read_trials_where_the_view_shows_them() -> None:
+    known = list(inspect.signature(optuna.Study._get_trials).parameters)
+    own = list(inspect.signature(StudyView._get_trials).parameters)
+    assert known == own, f"this Optuna's Study._get_trials takes {known}: change StudyView"
+    study = optuna.create_study()
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    earlier = optuna.trial.create_trial(value=1.0, params={"x": 0.5}, distributions={"x": distribution})
+    view = StudyView(study, [earlier])
+    sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)
+    space = sampler.infer_relative_search_space(view, earlier)  # type: ignore[arg-type]
+    sampler.sample_independent(view, earlier, "x", distribution)  # type: ignore[arg-type]
+    assert view._get_trials(states=(TrialState.COMPLETE,)) == [earlier], "the view shows no earlier trial"
+    assert isinstance(space, dict)
+
+
+def test_a_running_trial_can_still_be_opened_again() -> None:
+    study = optuna.create_study()
+    asked = study.ask()
+    again = running_trial(study, asked._trial_id)
+    assert again.number == asked.number, "this Optuna's Trial(study, trial_id) opens another trial"
+    study.tell(again, 1.0)
+    assert study.trials[asked.number].state == TrialState.COMPLETE

@@ -1,1 +1,0 @@
-"""Benchmarks: `proxytune bench`, each against what a user would pick instead, as ratios within one run."""

@@ -1,0 +1,63 @@
+"""What is private in Ray: each function names the public interface that is missing.
+
+`tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
+"""
+
+from typing import Any
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are about to be taken away.
+
+    Missing: `ray.nodes()` does not report the draining state.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def autoscaler_groups() -> list[tuple[int, dict[str, float]]]:
+    """Of each group of nodes that the autoscaler may start: the most nodes (negative: no limit), their resources.
+
+    Missing: no public call returns the cluster configuration that the autoscaler reports.
+    """
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else ()
+    return [(int(group.max_count), dict(group.resources)) for group in groups]
+
+
+def gcs_address(address: str) -> str:
+    """HOST:PORT of the cluster that `auto`, or HOST:PORT, means on this machine.
+
+    Missing: `ray.init` resolves `auto`, but only while it connects.
+
+    Raises:
+        ConnectionError: `auto`, and no cluster is running on this machine.
+        OSError, ValueError: HOST:PORT cannot be resolved.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    return str(canonicalize_bootstrap_address_or_die(address))
+
+
+def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
+    """Ask the GCS for its cluster id, by this user's token or by none.
+
+    Missing: `ray.init` takes 20 s to report a wrong token and never gives up on a port that is not a GCS.
+
+    Raises:
+        grpc.RpcError: nothing answers in time, or the token is refused (UNAUTHENTICATED).
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    channel = init_grpc_channel(address) if with_token else grpc.insecure_channel(address)
+    try:
+        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+        request = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]
+        gcs.GetClusterId(request, timeout=timeout_seconds)
+    finally:
+        channel.close()

@@ -1,0 +1,204 @@
+"""Ray for one run of a study: started here with a token of its own, or an existing cluster; nothing of it is kept."""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning.cluster.jobs import one_line, user_token
+from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.cluster.ray_private import ask_gcs, autoscaler_groups, draining_nodes, gcs_address
+from proxytune.tuning.cluster.watch import leave_ray
+from proxytune.tuning.errors import InputError, Interrupted
+from proxytune.tuning.spec.trial_spec import Resources
+
+LOCAL = "local"
+CONNECT_SECONDS = 5.0
+_HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
+RECOUNT_SECONDS = 2.0  # how long a count of the cluster's nodes is good
+_UNLIMITED = 1000  # nodes of a group that an autoscaler may add without a limit
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study's storage holds the truth, not Ray's state file
+    "TUNE_WARN_THRESHOLD_S": "10",
+}
+
+
+@dataclass
+class RaySession:
+    """A connection to Ray and a scratch folder that goes with it. The cluster may grow and shrink meanwhile."""
+
+    scratch: Path
+    _counted: float = field(default=float("-inf"), init=False)
+    _nodes: list[dict[str, float]] = field(default_factory=list, init=False)
+
+    def trial_resources(self, resources: Resources) -> dict[str, float]:
+        """What Ray reserves for one trial.
+
+        Raises:
+            InputError: no node of the cluster has what one trial needs.
+        """
+        nodes = self.nodes()
+        cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+        gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+        gpu = resources.gpu if resources.gpu != "auto" else float(gpus > 0)
+        if resources.cpu > cpus:
+            raise InputError(f"resources.cpu: {resources.cpu} is more than a node has here ({cpus:g})")
+        if gpu > gpus:
+            raise InputError(
+                f"resources.gpu: {gpu:g} is more than a node has here ({gpus:g}); "
+                "set resources.gpu to 0 or auto, or use machines with a GPU"
+            )
+        return {"cpu": float(resources.cpu), "gpu": float(gpu)}
+
+    def slots(self, needs: dict[str, float], max_concurrent: int | None) -> int:
+        """How many trials run at once, each on one node; recounted as nodes come and go."""
+        fits = 0
+        for node in self.nodes():
+            on_node = int(node.get("CPU", 0.0) // needs["cpu"])
+            if needs["gpu"]:
+                on_node = min(on_node, int(node.get("GPU", 0.0) / needs["gpu"] + 1e-9))
+            fits += on_node
+        return min(fits, max_concurrent or fits)
+
+    def nodes(self) -> list[dict[str, float]]:
+        """The resources of each node that takes trials; on an autoscaling cluster, of each that there can be."""
+        if time.monotonic() - self._counted > RECOUNT_SECONDS:
+            import ray
+
+            draining = draining_nodes()
+            known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            alive = [
+                dict(node["Resources"]) for node in known if node["Alive"] and node["NodeID"] not in draining
+            ]
+            self._nodes = max(
+                alive, _autoscaled(), key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes)
+            )
+            self._counted = time.monotonic()
+        return self._nodes
+
+
+def _autoscaled() -> list[dict[str, float]]:
+    """The nodes that the cluster's autoscaler may start, if it has one."""
+    nodes: list[dict[str, float]] = []
+    for max_count, resources in autoscaler_groups():
+        count = max_count if max_count >= 0 else _UNLIMITED
+        nodes += [resources] * min(count, _UNLIMITED)
+    return nodes
+
+
+@contextmanager
+def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
+    """Ray on this machine (ended at exit), or the cluster at `address`: auto, or HOST:PORT of its head.
+
+    The scratch folder is removed at exit. Ray guards its ports with the token of ~/.ray/auth_token
+    (RAY_AUTH_MODE=disabled would turn that off), which is made here first, readable by this user alone: Ray itself
+    would leave it readable by all. The workers' folder is the scratch folder: Ray puts the driver's on their import
+    path otherwise, where `datasets` would be ours. Nodes of a cluster get this package too.
+
+    Raises:
+        InputError: there is no cluster at the address, it refuses the token, or its versions are others.
+        Interrupted: Ray did not start in time; the machine is too busy.
+    """
+    found = LOCAL if address == LOCAL else find_cluster(address)
+    scratch = Path(tempfile.mkdtemp(prefix="proxytune-"))
+    (scratch / "workers").mkdir()
+    before = dict(os.environ)
+    os.environ.update(_ENVIRONMENT)
+    if address != LOCAL:  # more than one trial may wait for nodes that an autoscaler has yet to start
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_UNLIMITED)
+    try:
+        if address == LOCAL:
+            _ensure_token()
+        import ray
+
+        options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
+        environment: dict[str, Any] = {"working_dir": str(scratch / "workers")}
+        if address == LOCAL:
+            options["include_dashboard"] = False
+        else:
+            environment["py_modules"] = package_folders(scratch / "package")
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
+            options["runtime_env"] = environment
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            raise InputError(
+                f"Ray at {address} cannot be used: {one_line(error)}. The driver of a study runs on a node of the "
+                "cluster: from elsewhere, `proxytune submit STUDY --address http://HEAD:8265`"
+            ) from None
+        except Exception as error:  # a bare one: Ray gives its own processes 30 s to start
+            raise Interrupted(f"Ray did not start: {one_line(error)} The same command tries again") from None
+        try:
+            yield RaySession(scratch)
+        finally:
+            leave_ray()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def find_cluster(address: str) -> str:
+    """HOST:PORT of a cluster that answers and takes our token, asked within CONNECT_SECONDS: Ray would take minutes.
+
+    Raises:
+        InputError: no form of an address that a driver can use, nothing answers there, or it refuses the token.
+    """
+    if "://" in address:
+        http = address if address.startswith("http") else "http://HEAD:8265"
+        raise InputError(
+            f"--address {address}: a study's driver runs on a node of the cluster (auto, or HOST:PORT of the head), "
+            f"not through a client; from here, `proxytune submit STUDY --address {http}` starts it there"
+        )
+    if address != "auto" and not _HOST_PORT.fullmatch(address):
+        raise InputError(f"--address {address!r} must be local, auto, or HOST:PORT such as 10.0.0.1:6379")
+    if user_token() is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when it is imported
+    import grpc
+
+    try:
+        found = gcs_address(address)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--address {address}: {one_line(error)}") from None
+    try:
+        ask_gcs(found, with_token=True, timeout_seconds=CONNECT_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise InputError(
+                f"Ray at {found} refuses the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold the one that "
+                "the cluster was started with"
+            ) from None
+        raise InputError(
+            f"no Ray cluster at {found} ({one_line(error.details() or error.code().name)}): name its head's own port, "
+            "6379 by default, or start one with `ray start --head`"
+        ) from None
+    return found
+
+
+def _ensure_token() -> None:
+    """Make the user's Ray token if there is none; RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH name another one."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))

@@ -1,0 +1,144 @@
+"""One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+import torch
+from ray import tune
+
+from proxytune.datasets import DataError
+from proxytune.tuning.cluster.ray_private import draining_nodes
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.object_store import as_folder
+from proxytune.tuning.trial.efficiency import stored_efficiency
+from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
+from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate, is_out_of_memory, is_out_of_room
+
+DRAIN_POLL_SECONDS = 5.0
+
+
+class TrialTrainable(tune.Trainable):
+    """Runs one TrialRun after the other.
+
+    What a trial itself gets wrong (a diverged loss, memory, refused data, a bug) is a TrialUpdate with its outcome, which
+    ends it. What the machine gets wrong (OSError, a killed process) is raised: Ray starts the trial again, up to
+    max_failures, and it goes on from its newest checkpoint. A full disk is a TrialUpdate that ends the driver.
+    """
+
+    run_type: ClassVar[type[TrialRun]] = TrialRun
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._rays_handler: Callable[[int, FrameType | None], Any] | None = None
+        self._training = False
+        self._leaving = False
+        self._looked = time.monotonic()
+        self._begin(config)
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, self._on_sigterm)
+            self._rays_handler = before if callable(before) else None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        update = self._advance()
+        if self._leaving or self._node_is_draining():
+            self._leave()  # what this update says is in the checkpoint, and is said again where it goes on
+        return {"update": update.to_json(), "device": device_name()}
+
+    def cleanup(self) -> None:
+        self._end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._spec = TrialSpec.model_validate_json(config["spec"])
+        self._folder = as_folder(config["folder"])
+        self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
+        self._efficiency: dict[str, float] | None = None
+        self._fingerprint: str | None = config.get("fingerprint")
+        begin_on_gpu(self._spec, config.get("gpu") or 1.0)
+        self._run: TrialRun | None = None
+
+    def _advance(self) -> TrialUpdate:
+        try:
+            if self._efficiency_folder is not None and self._efficiency is None:
+                self._efficiency = stored_efficiency(self._spec, self._efficiency_folder)
+                return TrialUpdate(step=0, profile=self._efficiency)
+            if self._run is None:
+                self._run = self.run_type(self._spec, self._folder)
+                self._check_data(self._run)
+            self._training = True
+            update = self._run.advance()
+        except OSError as error:
+            if self._run is None or not is_out_of_room(error):
+                raise
+            update = TrialUpdate(
+                step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}"
+            )
+        except Exception as error:
+            step = self._run.step if self._run else 0
+            outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
+            update = TrialUpdate(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
+        finally:
+            self._training = False
+        update = replace(update, gpu_mib=taken_mib(self._spec))
+        if update.metrics is not None and self._efficiency is not None:
+            update = replace(update, metrics=update.metrics | self._efficiency)
+        if update.outcome not in ("running", "complete"):
+            self._run = None  # nothing of it is worth a checkpoint
+        return update
+
+    def _check_data(self, run: TrialRun) -> None:
+        """Refuse other data than the driver's: a node's root may hold another version, and nothing would compare."""
+        if self._fingerprint is not None and self._fingerprint != run.fingerprint:
+            self._run = None
+            raise DataError(
+                f"the data on node {socket.gethostname()} ({run.fingerprint[:12]}) are not the driver's "
+                f"({str(self._fingerprint)[:12]}): give every node the same task.root"
+            )
+
+    def _end(self) -> None:
+        """The trial is over or interrupted: keep what it has learnt since its last report."""
+        if self._run is not None:
+            self._run.save()
+            self._run = None
+
+    # A machine that is about to go: a checkpoint within its grace, then Ray starts the trial again elsewhere.
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if self._training and self._run is not None:
+            self._leaving = True  # the state is whole again after the running step
+            self._run.interrupt()
+        else:
+            self._leave()
+
+    def _node_is_draining(self) -> bool:
+        """Whether Ray was told that this node will be taken away (a spot notice, a pod's end, `ray drain-node`)."""
+        if time.monotonic() - self._looked < DRAIN_POLL_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        import ray
+
+        try:
+            return ray.get_runtime_context().get_node_id() in draining_nodes()
+        except Exception:  # a head that is restarting is no reason to leave
+            return False
+
+    def _leave(self) -> None:
+        self._end()
+        if self._rays_handler is not None:
+            self._rays_handler(signal.SIGTERM, None)
+        raise SystemExit(1)
+
+
+def device_name() -> str:
+    """What this process trains on: `cpu`, or the GPU that Ray gave it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

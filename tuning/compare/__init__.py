@@ -1,0 +1,1 @@
+"""Comparison across attention mechanisms: accuracy of studies, speed and memory over length."""

@@ -1,0 +1,52 @@
+"""Where a benchmark's figures are kept: a dated JSON and PNG a run, with the command, the machine and the versions."""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxytune.tuning.run.provenance import driver_facts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_result(folder: Path, name: str, headline: dict[str, str], result: Any, figure: "Figure") -> Path:
+    """Write <name>-<UTC time>.json and .png into `folder`, which is made if need be; the path of the JSON.
+
+    `headline` is what a table of all benchmarks shows of this one: a few figures with their units, in words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    stem = f"{name}-{now:%Y-%m-%dT%H-%M-%S}"
+    facts = driver_facts(None)
+    hardware = facts["hardware"] | {"cpu": _cpu_model(), "load_average": os.getloadavg()[0]}
+    del hardware["host"]
+    document = {
+        "benchmark": name,
+        "date": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_revision": facts["git_revision"],
+        "versions": facts["versions"],
+        "hardware": hardware,
+        "headline": headline,
+        "result": result,
+    }
+    figure.savefig(folder / f"{stem}.png", dpi=120)
+    path = folder / f"{stem}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+    return path
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )

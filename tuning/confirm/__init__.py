@@ -1,0 +1,1 @@
+"""Confirmation: the best candidates retrained on fresh seeds, and the test split."""

@@ -1,0 +1,166 @@
+"""Retraining candidates from fresh seeds: a study of its own beside the first, NAME.confirm, that races.
+
+Each of its trials is a point (candidate, seed). So everything that holds for a study holds here too: lease, checkpoints,
+resuming, steering, MLflow. Points are handed out seed by seed, so that a wave is complete before the next one is, but a
+free slot goes ahead; a candidate that is eliminated loses what is queued, and what runs stops at its next update.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.confirm.candidates import SEED
+from proxytune.tuning.confirm.racing import race
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.store.attributes import BUDGET, END
+from proxytune.tuning.store.summary import outcome_of
+from proxytune.tuning.trial.trial_run import TrialUpdate
+
+SUFFIX = ".confirm"
+CANDIDATE = (
+    "candidate"  # user attribute of a retraining: the number in the study of the trial that it repeats
+)
+WITH_SEED = "seed"  # user attribute of a retraining: the fresh seed
+_BROKEN = ("diverged", "out_of_memory")  # outcomes that speak against a candidate; others are tried again
+
+Point = tuple[int, int]
+"""A candidate's trial number in the study, and a seed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom to retrain from which seeds."""
+
+    candidates: Mapping[
+        int, Mapping[str, Any]
+    ]  # trial number in the study -> its searched values, best first
+    seeds: tuple[int, ...]
+
+    @property
+    def points(self) -> list[Point]:
+        """All of them, a seed of every candidate after the other."""
+        return [(candidate, seed) for seed in self.seeds for candidate in self.candidates]
+
+
+def retraining_spec(spec: StudySpec, plan: Plan) -> StudySpec:
+    """The study that retrains the plan's points; the same whatever the plan, but for its budget."""
+    values = spec.model_dump(mode="json")
+    space = {key: domain for key, domain in values["search"]["space"].items() if key != SEED}
+    values["name"] = f"{spec.name}{SUFFIX}"
+    values["search"] = {
+        "space": space | {SEED: {"low": 0, "high": 2**31 - 1}},
+        "objectives": values["search"]["objectives"],
+        "constraints": values["search"]["constraints"],
+        "sampler": {"name": "random"},  # never asked: every trial is enqueued
+        "stopping": {"name": "none"},
+        "trials": len(plan.points),
+    }
+    return parse_study(values, where=f"study {values['name']}")
+
+
+def retrainings(trials: Sequence[FrozenTrial]) -> dict[Point, FrozenTrial]:
+    """The trial that counts for each point: one that ended for good, else one that is still to be run."""
+    found: dict[Point, FrozenTrial] = {}
+    for trial in trials:
+        if CANDIDATE not in trial.user_attrs:  # somebody enqueued it
+            continue
+        point: Point = (trial.user_attrs[CANDIDATE], trial.user_attrs[WITH_SEED])
+        pending = not trial.state.is_finished() and END not in trial.user_attrs
+        if _decided(trial) or pending:
+            known = found.get(point)
+            if known is None or not _decided(known):
+                found[point] = trial
+    return found
+
+
+def _decided(trial: FrozenTrial) -> bool:
+    return outcome_of(trial) in ("complete", *_BROKEN)
+
+
+def measured(
+    plan: Plan, trials: Mapping[Point, FrozenTrial], objectives: Mapping[str, str]
+) -> dict[int, list[list[float] | None]]:
+    """What `race` takes: for each candidate and seed the objectives, more being better; NaN where it diverged."""
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
+
+    def values(point: Point) -> list[float] | None:
+        trial = trials.get(point)
+        if trial is None or not _decided(trial):
+            return None
+        if outcome_of(trial) in _BROKEN:
+            return [math.nan] * len(signs)
+        metrics = trial.user_attrs[END]["metrics"]
+        return [sign * metrics[name] for sign, name in zip(signs, objectives, strict=True)]
+
+    return {number: [values((number, seed)) for seed in plan.seeds] for number in plan.candidates}
+
+
+class Race(StudyController):
+    """The controller of the retrainings."""
+
+    def __init__(self, plan: Plan, *rest: Any) -> None:
+        super().__init__(*rest)
+        self._plan = plan
+        self._points: dict[int, Point] = {}  # by the retraining's number
+        self._out: dict[int, int] = {}  # eliminated candidate -> after how many seeds
+
+    def reconcile(self) -> None:
+        """Also put every point of the plan in the queue that is missing there, and take out what is not wanted."""
+        trials = retrainings(self._study.get_trials(deepcopy=False))
+        out = race(measured(self._plan, trials, self._spec.search.objectives))
+        for point in self._plan.points:
+            if point[0] not in out and point not in trials:
+                params = dict(self._plan.candidates[point[0]]) | {SEED: point[1]}
+                self._study.enqueue_trial(params, user_attrs={CANDIDATE: point[0], WITH_SEED: point[1]})
+        super().reconcile()
+        for trial in self._study.get_trials(deepcopy=False):
+            if CANDIDATE in trial.user_attrs:
+                self._points[trial.number] = (trial.user_attrs[CANDIDATE], trial.user_attrs[WITH_SEED])
+        self._study.set_user_attr(BUDGET, len(self._study.get_trials(deepcopy=False)))
+        self._judge()
+
+    def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
+        stop = super().receive(number, update, where)
+        candidate, _ = self._points.get(number, (None, None))
+        if not stop and candidate in self._out:
+            self._end(number, "pruned", self._reason(candidate))
+            return True
+        return stop
+
+    def _end(self, number: int, outcome: str, reason: str) -> None:
+        super()._end(number, outcome, reason)
+        self._judge()
+
+    def _judge(self) -> None:
+        """See who is eliminated by now, and empty the queue of them and of what an earlier plan left there."""
+        trials = self._study.get_trials(deepcopy=False)
+        values = measured(self._plan, retrainings(trials), self._spec.search.objectives)
+        before, self._out = self._out, race(values)
+        self.notes += [self._reason(number) for number in self._out if number not in before]
+        wanted = {point for point in self._plan.points if point[0] not in self._out}
+        for trial in trials:
+            point = self._points.get(trial.number)
+            if trial.state != TrialState.WAITING or point is None:
+                continue
+            if point not in wanted or END in trial.user_attrs:
+                reason = self._reason(point[0]) if point[0] in self._out else "not part of this confirmation"
+                self._withdraw(trial, reason)
+
+    def _reason(self, candidate: int) -> str:
+        return f"candidate {candidate} is eliminated after {self._out[candidate]} seeds"
+
+    def _withdraw(self, trial: FrozenTrial, reason: str) -> None:
+        """End a trial that waits. Killed in between, the next driver finds its end and does the rest."""
+        trial_id = self._trial_id(trial.number)
+        step = max(trial.intermediate_values, default=0)
+        end = {"outcome": "pruned", "reason": reason, "step": step, "metrics": {}}
+        if END not in trial.user_attrs:
+            self._storage.set_trial_user_attr(trial_id, END, end)
+            self._started += 1
+        self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
+        if trial.datetime_start is not None:  # it has a run in MLflow
+            self._end_event(trial.number, end)

@@ -1,0 +1,1 @@
+"""The export: which trial is chosen, and the folder that is written and verified."""

@@ -1,0 +1,198 @@
+"""card.md: what an exported model is, how well it does and how sure that is, what it takes, and where it ends."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proxytune.models.config import ModelConfig
+from proxytune.tuning.export.choose import THROUGHPUT
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.trial_spec import TrialSpec
+
+
+def card(
+    spec: TrialSpec,
+    config: ModelConfig,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    sweep: Mapping[str, Any] | None,
+) -> str:
+    """The card of one exported model as Markdown.
+
+    Args:
+        spec: what was trained.
+        config: its model.
+        metrics: its last report's.
+        provenance: what provenance.json says.
+        sweep: its sweep card; None for a model that was trained alone.
+    """
+    candidate = _candidate(provenance, sweep)
+    sections = {
+        "What it is": _what(spec, config, provenance),
+        "How well it does": _how_well(metrics, provenance, sweep, candidate),
+        "What it takes": _cost(metrics, sweep, provenance, candidate),
+        "Programs": _programs(provenance),
+        "Test split": _openings(provenance),
+        "Limits": _limits(config, provenance, sweep, candidate),
+        "Use": _use(),
+    }
+    parts = [
+        f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items()
+    ]
+    return f"# {_title(provenance, spec)}\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _title(provenance: Mapping[str, Any], spec: TrialSpec) -> str:
+    if "trial" in provenance:
+        return (
+            f"{spec.model['attention']} on {spec.task.name}: trial {provenance['trial']} of study {spec.name}"
+        )
+    return f"{spec.model['attention']} on {spec.task.name}"
+
+
+def _candidate(provenance: Mapping[str, Any], sweep: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The trial's part of the confirmation, if it took part."""
+    candidates = ((sweep or {}).get("confirmation") or {}).get("candidates", ())
+    return next((one for one in candidates if one["trial"] == provenance.get("trial")), None)
+
+
+def _what(spec: TrialSpec, config: ModelConfig, provenance: Mapping[str, Any]) -> Iterator[str]:
+    documents = "two documents" if config.num_documents == 2 else "one document"
+    yield (
+        f"A classifier of {documents} of up to {config.max_length:,} tokens into {config.num_classes} classes: "
+        f"{config.num_layers} layer{'s' if config.num_layers > 1 else ''} of {config.attention} attention, dimension {config.embedding_dim}, "
+        f"{config.num_heads} heads."
+    )
+    searched = provenance.get("params")
+    if searched:
+        yield (
+            "Searched values: "
+            + ", ".join(f"{key} = {_short(value)}" for key, value in searched.items())
+            + "."
+        )
+    training = spec.training
+    yield (
+        f"Trained for {training['steps']:,} steps of {training['batch_size']} examples at a peak learning rate of "
+        f"{training['learning_rate']:g}, seed {spec.seed}."
+    )
+    data = provenance["data"]
+    yield f"Data: {data['task']}, fingerprint {data['fingerprint'][:16]}; " + "; ".join(
+        f"{name}: {value}" for name, value in data["conventions"].items()
+    )
+
+
+def _how_well(
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    sweep: Mapping[str, Any] | None,
+    candidate: Mapping[str, Any] | None,
+) -> Iterator[str]:
+    if sweep is not None:
+        yield f"Chosen as {sweep['selection']['text']}."
+    if candidate is not None and candidate["mean"] is not None:
+        confirmation = sweep["confirmation"] if sweep else {}
+        yield (
+            f"**{confirmation['objective']} {candidate['mean']:.4f}{_interval(candidate['interval'])}**, the mean over "
+            f"{len(candidate['values'])} fresh seeds."
+        )
+        curse = candidate["search_value"] - candidate["mean"]
+        yield (
+            f"The search had measured {candidate['search_value']:.4f} with one seed: {abs(curse):.4f} "
+            f"{'more' if curse > 0 else 'less'} than the mean (the weights here are that one's)."
+        )
+        if len(confirmation["tied"]) > 1 and candidate["trial"] in confirmation["tied"]:
+            tied = ", ".join(map(str, confirmation["tied"]))
+            yield f"A tie: nothing tells trials {tied} apart; the cheapest of them was taken."
+        if candidate["eliminated_after"] is not None:
+            yield f"Eliminated in the confirmation: {candidate['reason']}."
+        test = confirmation.get("test")
+        if test and test["trial"] == candidate["trial"]:
+            yield (
+                f"**Test accuracy {test['mean']:.4f}{_interval(test['interval'])}**, the mean over "
+                f"{len(test['values'])} seeds on {test['num_examples']:,} examples."
+            )
+    else:
+        trials = f", the choice among {len(sweep['trials'])} trials and so optimistic" if sweep else ""
+        yield f"**val_accuracy {metrics['val_accuracy']:.4f}: one seed, unconfirmed**{trials}."
+    yield f"These weights: val_accuracy {metrics['val_accuracy']:.4f}, val_loss {metrics['val_loss']:.4f} nats."
+
+
+def _cost(
+    metrics: Mapping[str, float],
+    sweep: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any],
+    candidate: Mapping[str, Any] | None,
+) -> Iterator[str]:
+    known = {**metrics, **(candidate["efficiency"] if candidate else {})}
+    yield (
+        f"Parameters: {known['parameters']:,.0f}. Forward pass of one sequence: "
+        f"{known['flops_per_sequence'] / 1e6:,.1f} MFLOP."
+    )
+    yield f"Memory of a training step: {known[MEMORY]:.2f} MiB a sequence at the task's full length."
+    where = _hardware((sweep or {}).get("searched_with", {}).get("hardware") or provenance["hardware"])
+    if THROUGHPUT in known:
+        yield (
+            f"Throughput, measured with nothing else running on {where}: {known[THROUGHPUT]:,.1f} sequences/s trained, "
+            f"{known['inference_sequences_per_second']:,.1f} sequences/s answered."
+        )
+    else:
+        yield (
+            f"Throughput: {known['tokens_per_second']:,.0f} tokens/s trained on {where} while other trials shared it; "
+            "not measured alone."
+        )
+
+
+def _programs(provenance: Mapping[str, Any]) -> Iterator[str]:
+    for name, fact in provenance["programs"].items():
+        if "missing" in fact:
+            yield f"{name}: not written. {fact['missing']}"
+        else:
+            yield (
+                f"{name}: token_ids (int64) and mask (bool) to logits; lengths {fact['length']}, any batch. Loaded in a "
+                f"fresh process on {fact['checked_on'].removesuffix(' in a fresh process')}, its logits differ from "
+                f"the eager model's by at most {fact['max_logit_difference']:.2g}."
+            )
+
+
+def _openings(provenance: Mapping[str, Any]) -> Iterator[str]:
+    openings = provenance.get("test_openings", [])
+    if not openings:
+        yield "Never opened for this study."
+    for number, opening in enumerate(openings, 1):
+        yield f"Opening {number}: {opening['at']} by {opening['by']}, {opening['what']}."
+    if len(openings) > 1:
+        yield "**Opened more than once: figures on it after the first are no longer those of unseen data.**"
+
+
+def _limits(
+    config: ModelConfig,
+    provenance: Mapping[str, Any],
+    sweep: Mapping[str, Any] | None,
+    candidate: Mapping[str, Any] | None,
+) -> Iterator[str]:
+    conventions = provenance["data"]["conventions"]
+    if "score" in conventions:
+        yield f"{provenance['data']['task']}: {conventions['score']}."
+    if sweep is not None and candidate is None:
+        yield "No confirmation on fresh seeds: `proxytune confirm` gives the interval that is missing here."
+    yield f"Longer inputs are cut to {config.max_length:,} tokens; scores hold for data under the conventions above only."
+    yield "Probabilities are a softmax of the logits; they have not been calibrated."
+
+
+def _use() -> Iterator[str]:
+    yield "`proxytune verify .` checks this folder; `sha256sum -c SHA256SUMS` its files."
+    yield "`proxytune predict . < lines`, `proxytune evaluate . --split val`, `proxytune train .`"
+    yield "`proxytune.models.load_exported(folder)` gives the torch module."
+    yield "Load model.pt2 and model.onnx from a folder that has been verified only: loading a foreign .pt2 can run code."
+
+
+def _interval(interval: Any) -> str:
+    return f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+
+
+def _hardware(facts: Mapping[str, Any]) -> str:
+    gpu = f", {facts['gpu']}" if facts.get("gpu") else ""
+    return f"{facts['machine']}, {facts['cpus']} CPUs{gpu}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,43 @@
+"""Where an export goes: a new folder, or a place in an object store that is empty so far."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from proxytune.models.exported import SUMS
+from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.spec.locations import object_url
+from proxytune.tuning.store.object_store import ObjectFolder
+
+
+@contextmanager
+def destination(path: str) -> Iterator[Path]:
+    """The folder to write; that of an object store is a temporary one, uploaded when the context ends well.
+
+    SHA256SUMS goes last: where it is, everything is.
+
+    Raises:
+        InputError: something is at the path already, or it is no URL of an object store.
+        StorageError: the store does not answer, or refuses.
+    """
+    if "://" not in path:
+        yield Path(path)
+        return
+    try:
+        target = ObjectFolder(object_url(path))
+    except ValueError as error:
+        raise InputError(f"--out {path}: {error}") from None
+    try:
+        if target.names():
+            raise InputError(f"{path} exists; name a place where nothing is, or remove it first")
+        with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
+            folder = Path(name) / target.name
+            yield folder
+            files = sorted(
+                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+            )
+            for file in sorted(files, key=lambda file: (file == SUMS, file.endswith(SUMS))):
+                (target / file).write_bytes((folder / file).read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path}: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,254 @@
+"""The winner, or every point of the Pareto front, as folders that anybody can run again, whole or not at all.
+
+config.yaml     a TrialSpec: what `proxytune train` takes          metrics.json      the last report
+model.json      the folder's format and the model's fields        provenance.json   where it comes from
+weights.safetensors, model.pt2, model.onnx                        sweep.json        the whole search
+card.md         for people                                        fields.json, SHA256SUMS
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from proxytune.datasets.held_out import recorded_openings
+from proxytune.models.classifier import Classifier
+from proxytune.models.exported import MODEL, WEIGHTS, model_file
+from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.export.card import card
+from proxytune.tuning.export.choose import NO_LIMITS, Limits, Selection, choose, choose_front
+from proxytune.tuning.export.digests import write_fields, write_sums
+from proxytune.tuning.export.front import point_name, write_index
+from proxytune.tuning.export.programs import write_programs
+from proxytune.tuning.export.records import TrialRecord, strict_json, study_records
+from proxytune.tuning.export.sweep_record import sweep_card
+from proxytune.tuning.run.provenance import data_facts, git_revision
+from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.spec.yaml_file import as_yaml
+from proxytune.tuning.store.checkpoints import newest_checkpoint
+from proxytune.tuning.store.confirmation import Confirmation, read_confirmation
+from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.test_split import read_openings
+from proxytune.tuning.trial.data import prepare_task
+
+CONFIG, METRICS_FILE, PROVENANCE, SWEEP, CARD = (
+    "config.yaml",
+    "metrics.json",
+    "provenance.json",
+    "sweep.json",
+    "card.md",
+)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """One folder that was written."""
+
+    folder: Path
+    record: TrialRecord
+    selection: Selection
+
+
+def export_study(
+    study: Study,
+    folder: Path,
+    *,
+    number: int | None = None,
+    pareto: bool = False,
+    limits: Limits = NO_LIMITS,
+    say: Say = lambda line: None,
+) -> list[ExportResult]:
+    """Write the chosen trial to `folder`, or one folder a point of the Pareto front and an index into it.
+
+    Args:
+        study: where the trials are.
+        folder: a path at which nothing is yet.
+        number: a trial's number; default: the confirmed winner, else the search's best.
+        pareto: every point of the Pareto front instead.
+        limits: the best trial within these instead.
+        say: is told in a line what goes on.
+
+    Raises:
+        InputError: the folder exists, or no trial can be chosen so.
+        StorageError: a checkpoint is gone or damaged, or the folder cannot be written; nothing is left behind.
+        DataError: the task's data is missing or damaged.
+    """
+    refuse_existing(folder)
+    records, confirmation = study_records(study), read_confirmation(study)
+    objectives = study.spec.search.objectives
+    rules = [parse_constraint(*item) for item in study.spec.search.constraints.items()]
+    if not pareto:
+        selection = choose(
+            study.name,
+            records,
+            objectives,
+            number=number,
+            limits=limits,
+            confirmed=confirmation.winner if confirmation else None,
+            constraints=rules,
+        )
+        with whole(folder) as temporary:
+            _write_trial(temporary, study, records, selection, confirmation, say)
+        return [ExportResult(folder, records[selection.trial], selection)]
+    selections = choose_front(study.name, records, objectives, rules)
+    with whole(folder) as temporary:
+        for position, selection in enumerate(selections, 1):
+            say(f"point {position} of {len(selections)}: trial {selection.trial}")
+            point = temporary / point_name(selection.trial)
+            point.mkdir()
+            _write_trial(point, study, records, selection, confirmation, say)
+        write_index(temporary, study.name, records, selections)
+        write_sums(temporary)
+    return [ExportResult(folder / point_name(one.trial), records[one.trial], one) for one in selections]
+
+
+def _write_trial(
+    folder: Path,
+    study: Study,
+    records: Sequence[TrialRecord],
+    selection: Selection,
+    confirmation: Confirmation | None,
+    say: Say,
+) -> None:
+    record = records[selection.trial]
+    state, refused = newest_checkpoint(trial_folder(study.spec, record.trial))
+    if state is None or state["trainer"]["step"] != record.step:
+        detail = refused[0] if refused else f"no checkpoint of step {record.step}"
+        raise StorageError(f"trial {record.trial} cannot be exported: {detail}")
+    spec = study.spec.trial(record.params)
+    openings = _openings(study, spec)
+    prepared = prepare_task(spec.task)
+    sweep = sweep_card(study, records, selection, confirmation, openings, data_facts(prepared))
+    provenance = {
+        "study": study.name,
+        "trial": record.trial,
+        "trial_key": f"{study.name}/{record.trial}",
+        "params": record.params,
+        "selected_by": selection.text,
+        "sampler": study.spec.search.sampler.model_dump(),
+        "trials_in_study": len(records),
+        "test_openings": openings,
+    }
+    write_folder(folder, spec, record.metrics, provenance, state["trainer"]["model"], sweep, say)
+
+
+def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
+    """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
+    confirmed = [
+        {"at": one["at"], "by": one["by"], "what": f"confirm, trial {one['subject']['trial']}"}
+        for one in read_openings(study)
+    ]
+    mark = evaluation_mark(study.name)
+    evaluated = [
+        {"at": one["time"], "by": one["by"], "what": one["reason"]}
+        for one in recorded_openings(prepare_task(spec.task).folder)
+        if one["reason"].startswith(mark)
+    ]
+    return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
+
+
+def evaluation_mark(name: str) -> str:
+    """How the reason of each opening by `proxytune evaluate` begins, for a study's models."""
+    return f"evaluate {name}:"
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises InputError if the folder exists: a user's files are never overwritten."""
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists; name a folder that does not, or remove it first")
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name if all went well, and is gone if not.
+
+    Raises:
+        InputError: the folder exists.
+        StorageError: the disk refuses.
+    """
+    refuse_existing(folder)
+    temporary = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_folder(
+    folder: Path,
+    spec: TrialSpec,
+    metrics: Mapping[str, float],
+    provenance: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    sweep: Mapping[str, Any] | None,
+    say: Say,
+) -> None:
+    """Fill an empty folder with one model.
+
+    Args:
+        folder: exists and is empty.
+        spec: what was trained.
+        metrics: its last report.
+        provenance: where it comes from; versions, data and hardware are added.
+        weights: the classifier's state_dict.
+        sweep: the sweep card; None where there was no search.
+        say: is told in a line what goes on.
+
+    Raises:
+        DataError: the task's data is missing or damaged.
+        OSError: the disk refuses.
+    """
+    prepared = prepare_task(spec.task)
+    config = spec.model_config_for(prepared.info)
+    (folder / CONFIG).write_text(as_yaml(spec.model_dump(mode="json")), encoding="utf-8")
+    write_json(folder / METRICS_FILE, dict(metrics))
+    write_json(folder / MODEL, model_file(config))
+    save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it 0600
+    say("writing model.pt2 and model.onnx, and running each in a fresh process")
+    model = Classifier(config)
+    model.load_state_dict(dict(weights))
+    facts = {
+        **provenance,
+        "seed": spec.seed,
+        "git_revision": git_revision(),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in ("proxytune", "torch", "numpy")},
+        "hardware": hardware(),
+        "data": data_facts(prepared),
+        "programs": write_programs(folder, model.eval(), prepared),
+    }
+    write_json(folder / PROVENANCE, facts)
+    if sweep is not None:
+        write_json(folder / SWEEP, sweep)
+    (folder / CARD).write_text(card(spec, config, metrics, facts, sweep), encoding="utf-8")
+    write_fields(folder)
+    write_sums(folder)
+
+
+def hardware() -> dict[str, Any]:
+    """This machine: its architecture, cores and GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": gpu}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON; what is not finite becomes a string."""
+    path.write_text(json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")

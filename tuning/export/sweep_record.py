@@ -1,0 +1,79 @@
+"""The sweep card (sweep.json): all that a reader needs to see how the winner came about, and to choose it again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxytune.tuning.export.choose import Selection
+from proxytune.tuning.export.records import TrialRecord, strict_json
+from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.store.attributes import SECONDS
+from proxytune.tuning.store.confirmation import Confirmation
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.study import Study
+
+OF_THE_MACHINE = {"storage", "database", "tracking"}
+"""Sections of a study file that say where things lie on the machine that searched; a card leaves them out."""
+_HEAD_BYTES = 1 << 20  # of the journal: the first driver's facts are among its first lines
+
+
+def sweep_card(
+    study: Study,
+    records: Sequence[TrialRecord],
+    selection: Selection,
+    confirmation: Confirmation | None,
+    openings: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The card as strict JSON.
+
+    Args:
+        study: the study, for its spec and budget.
+        records: every trial.
+        selection: which one was chosen, and how.
+        confirmation: its confirmation, if any.
+        openings: of the test split, each with `at` and `by`.
+        data: the task's fingerprint and conventions.
+    """
+    spec = study.spec
+    search = spec.search
+    with storage_errors():
+        seconds = study.optuna.user_attrs.get(SECONDS)
+    card = {
+        "study": study.name,
+        "spec": spec.model_dump(mode="json", exclude=OF_THE_MACHINE),
+        "seeds": {
+            "sampler": search.sampler.seed,
+            "training": spec.seed,
+            "confirmation": list(confirmation.seeds) if confirmation else [],
+        },
+        "budget": {
+            "trials": study.budget,
+            "steps_per_trial": spec.training["steps"],
+            "max_steps": search.max_steps,
+            "max_seconds": search.max_seconds,
+            "spent_trials": len(records),
+            "spent_steps": sum(one.step for one in records),
+            "spent_seconds": seconds,
+        },
+        "selection": {
+            "rule": selection.rule,
+            "text": selection.text,
+            "objectives": dict(selection.objectives),
+            "constraints": dict(search.constraints),
+            "limits": dict(selection.limits),
+            "trial": selection.trial,
+        },
+        "data": dict(data),
+        "searched_with": _driver_facts(study),
+        "test_openings": [dict(opening) for opening in openings],
+        "confirmation": None if confirmation is None else confirmation.to_json(),
+        "trials": [one.to_json() for one in records],
+    }
+    return dict(strict_json(card))
+
+
+def _driver_facts(study: Study) -> dict[str, Any]:
+    """Versions and hardware of the first driver, as the study's journal has them; empty where there is none."""
+    events, _ = read_events(study.folder / "outbox", 0, _HEAD_BYTES)
+    facts: dict[str, Any] = next((event.get("facts", {}) for event in events if event["kind"] == "study"), {})
+    return {name: facts[name] for name in ("git_revision", "versions", "hardware") if name in facts}

@@ -1,0 +1,1 @@
+"""Using an export: predict, evaluate, train again, register as an MLflow model."""

@@ -1,0 +1,176 @@
+"""An export as a registered MLflow model, logged to the study's tracking store.
+
+MLflow's loader form is used (`served.py` and the folder as it is), since its other forms pickle. It is done in a process
+of its own, as all that talks to MLflow is: an MLflow that is away costs seconds and a line, never the export.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxytune.datasets.prepare import PreparedTask
+from proxytune.models.exported import SUMS, file_sha256
+from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.export.export import ExportResult
+from proxytune.tuning.predict.exported import load_export
+from proxytune.tuning.predict.inputs import InputFormat
+from proxytune.tuning.spec.locations import artifact_root
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
+from proxytune.tuning.trial.data import prepare_task
+
+ALIAS = "best"
+NUM_EXAMPLES = 2
+_SECONDS = 600
+
+
+def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
+    """Log every folder as an MLflow model and register it under the study's name.
+
+    The alias `best` goes to the one that is the study's winner (not to a trial that the user named, or to one chosen
+    by other limits), if there is such a one.
+
+    Returns:
+        {"name", "version", "uri"} of each.
+
+    Raises:
+        ProxytuneError: MLflow refused or is away; what was exported is untouched.
+    """
+    order = {
+        "uri": study.tracking_uri,
+        "experiment": study.spec.tracking.experiment,
+        "artifacts": artifact_root(study.tracking_uri, study.spec.storage),
+        "name": study.name,
+        "models": [
+            {
+                "folder": str(one.folder.absolute()),
+                "trial": one.record.trial,
+                "best": one.selection.rule in ("best", "front", "confirmed"),
+                "metrics": one.record.metrics,
+                "examples": example_lines(one.folder),
+            }
+            for one in written
+        ],
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__],
+            input=json.dumps(order),
+            env=os.environ | CHILD_ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProxytuneError(f"MLflow at {study.tracking_uri} took more than {_SECONDS} seconds") from None
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ProxytuneError(f"MLflow at {study.tracking_uri}: {last}") from None
+    if "error" in answer:
+        raise ProxytuneError(f"MLflow at {study.tracking_uri}: {answer['error']}")
+    return list(answer["models"])
+
+
+def example_lines(folder: Path) -> list[str]:
+    """A few validation examples in the form that the model reads: MLflow's input example."""
+    exported = load_export(folder)
+    prepared: PreparedTask = prepare_task(exported.spec.task)
+    input_format = InputFormat(
+        exported.spec.task, exported.spec.model_config_for(prepared.info), prepared.info.conventions
+    )
+    return [
+        input_format.show(prepared.validation[row][0])
+        for row in range(min(NUM_EXAMPLES, len(prepared.validation)))
+    ]
+
+
+# In the child process.
+
+
+def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
+    import mlflow
+    from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(order["uri"])
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(order["experiment"])
+    if experiment is None:
+        experiment_id = client.create_experiment(order["experiment"], order["artifacts"])
+    else:
+        experiment_id = experiment.experiment_id
+    mlflow.set_experiment(experiment_id=experiment_id)  # else the model lands in Default, below the cwd
+    return [_register_one(client, experiment_id, order["name"], model) for model in order["models"]]
+
+
+def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    import mlflow.pyfunc
+    import pandas
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    from proxytune.tuning.predict.served import COLUMN
+
+    trial_key = f"{name}/{model['trial']}"
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, COLUMN)]),
+        outputs=Schema([ColSpec(DataType.long, "label"), ColSpec(Array(DataType.double), "probabilities")]),
+    )
+    logged = Model.log(
+        artifact_path=None,
+        name="model",
+        flavor=mlflow.pyfunc,
+        loader_module="proxytune.tuning.predict.served",
+        data_path=model["folder"],
+        signature=signature,
+        input_example=pandas.DataFrame({COLUMN: model["examples"]}),
+        pip_requirements=["proxytune"],
+        run_id=_run_of(client, experiment_id, trial_key),
+        registered_model_name=name,
+        params={"trial": model["trial"]},
+        tags={"trial_key": trial_key},
+    )
+    version = str(logged.registered_model_version)
+    facts = {
+        "trial_key": trial_key,
+        "sha256_of_sums": file_sha256(Path(model["folder"], SUMS)),
+        "val_accuracy": f"{model['metrics']['val_accuracy']:.6g}",
+    }
+    for key, value in facts.items():
+        client.set_model_version_tag(name, version, key, value)
+    if model["best"]:
+        client.set_registered_model_alias(name, ALIAS, version)
+    return {"name": name, "version": version, "uri": f"models:/{name}/{version}", "best": model["best"]}
+
+
+def _run_of(client: Any, experiment_id: str, trial_key: str) -> str:
+    """The trial's own run; one made for the model where its events have not been shipped."""
+    found = client.search_runs([experiment_id], f"tags.trial_key = '{trial_key}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment_id, tags={"exported_trial": trial_key}, run_name=f"export {trial_key}")
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def main() -> None:
+    """Do what standard input's JSON says; the answer is the last line of standard output."""
+    import logging
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    try:
+        answer: dict[str, Any] = {"models": _register_all(json.load(sys.stdin))}
+    except Exception as error:  # whatever MLflow, the network or a disk throw: one line for the parent
+        answer = {"error": (" ".join(str(error).split()) or type(error).__name__)[:300]}
+    print(f"\n{json.dumps(answer)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

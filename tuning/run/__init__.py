@@ -1,0 +1,1 @@
+"""Running a study: begin, drive, show progress."""

@@ -1,0 +1,236 @@
+"""Drives a study: holds it by a lease, runs it on Ray, leaves everything where the next driver finds it."""
+
+import functools
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from optuna.trial import TrialState
+
+from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.recovery import recover
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.provenance import data_facts, driver_facts
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.object_store import try_object_store
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.summary import summary
+from proxytune.tuning.tracking.shipper import Shipper
+from proxytune.tuning.trial.data import prepare_task
+from proxytune.tuning.trial.local_checks import check_data, check_device
+
+DRAIN_SECONDS = 60.0
+"""How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
+
+
+def run_study(
+    spec: StudySpec,
+    *,
+    address: str = "local",
+    trainable: type | None = None,
+    make_controller: Callable[..., StudyController] = StudyController,
+    watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
+) -> Study:
+    """Run the study until its budget is met: start it, or go on where any earlier driver left it.
+
+    `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
+    tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
+    a context manager that is held while the search runs (live progress).
+
+    Raises:
+        InputError: the study file cannot be run here.
+        DataError: the task's data is missing or damaged.
+        HeldError: another driver runs this study.
+        StorageError: the storage failed; what was acknowledged before is safe.
+        Interrupted: SIGINT or SIGTERM; the same call goes on.
+        ProxytuneError: the budget is spent and no trial has completed.
+    """
+    if address != "local":
+        from proxytune.tuning.cluster.session import find_cluster
+
+        find_cluster(address)  # before anything is written
+    if spec.checkpoints is not None:
+        try_object_store(spec.checkpoints)
+    prepared = None
+    if trainable is None:
+        if address == "local":
+            check_device(spec)
+        prepared = prepare_task(spec.task)
+        check_data(spec, prepared)
+    study = begin_study(spec)
+    with ExitStack() as stack:
+        lease = Lease(study.storage, spec.name)
+        lease.acquire()
+        stack.callback(lease.release)
+        try:
+            outbox = Outbox(spec.folder / "outbox")
+        except OSError as error:
+            raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
+        stack.callback(outbox.close)
+        recover(study, outbox)
+        controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+        with storage_errors():
+            controller.reconcile()
+        now_ms = time.time_ns() // 1_000_000
+        outbox.append(
+            {
+                "kind": "study",
+                "time_ms": now_ms,
+                "study": spec.name,
+                "spec": spec.model_dump(mode="json"),
+                "facts": driver_facts(prepared),
+            }
+        )
+        shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
+        shipper.start()
+        stack.callback(shipper.close, DRAIN_SECONDS)
+        stack.push(functools.partial(_end_of_failure, outbox))
+        lease.on_lost = lambda: controller.stop("another driver took the study over")
+        if not controller.finished:
+            try:
+                held = (lambda: watch(study, controller, shipper)) if watch else None
+                _search(study, controller, address, trainable, held)
+            finally:
+                if not lease.lost:
+                    with storage_errors():
+                        controller.requeue_live()
+        if lease.lost:
+            raise HeldError(f"study {spec.name} was taken over by another driver")
+        status = "interrupted" if controller.stopping else "finished"
+        outbox.append(
+            {
+                "kind": "study_end",
+                "time_ms": time.time_ns() // 1_000_000,
+                "status": status,
+                "summary": summary(study),
+            }
+        )
+        if controller.stopping:
+            raise Interrupted(
+                f"study {spec.name} stopped ({controller.stopping}); the same command goes on where it was"
+            )
+    trials = study.trials()
+    if not any(trial.state == TrialState.COMPLETE for trial in trials):
+        reason = next((trial.user_attrs[END]["reason"] for trial in trials if END in trial.user_attrs), "")
+        raise ProxytuneError(
+            f"none of the {len(trials)} trials of study {spec.name} reached its full budget; the first one: {reason}"
+        )
+    return study
+
+
+def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
+    """Say in the journal that the driver ends by an error, so that MLflow does not show it running."""
+    if error is not None and not isinstance(error, Interrupted):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        with suppress(OSError):  # the disk may be what failed
+            now_ms = time.time_ns() // 1_000_000
+            outbox.append(
+                {"kind": "study_end", "time_ms": now_ms, "status": "failed", "reason": reason[:1000]}
+            )
+
+
+def _search(
+    study: Study,
+    controller: StudyController,
+    address: str,
+    trainable: type | None,
+    watch: Callable[[], Any] | None,
+) -> None:
+    from ray import tune
+
+    from proxytune.tuning.cluster.bridge import RayBridge, StudyScheduler, StudySearcher, with_shares
+    from proxytune.tuning.cluster.gpus import smallest_gpu_mib
+    from proxytune.tuning.cluster.session import ray_session
+    from proxytune.tuning.cluster.trainable import TrialTrainable
+    from proxytune.tuning.cluster.watch import watch_ray
+    from proxytune.tuning.search.packing import packed_slots, trials_a_gpu
+
+    spec = study.spec
+    with ray_session(address) as session, ExitStack() as stack:
+        resources = session.trial_resources(spec.resources)
+        bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
+        kind: Any = trainable or TrialTrainable
+        gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
+        if gpu_mib is not None:
+            cpu, most = resources["cpu"], spec.resources.max_concurrent
+            controller.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
+            bridge.slots = lambda: packed_slots(
+                session.nodes(), cpu, controller.gpus_taken, len(controller.live), most
+            )
+            kind = with_shares(kind, cpu)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
+        stack.enter_context(_graceful_stop(controller))
+        if watch is not None:
+            stack.enter_context(watch())
+        over = threading.Event()
+        failures: list[Exception] = []
+
+        def died(reason: str) -> None:
+            controller.stop(reason)
+            over.set()
+
+        def search() -> None:
+            try:
+                tune.run(
+                    kind,
+                    name=spec.name,
+                    search_alg=StudySearcher(bridge),
+                    scheduler=StudyScheduler(bridge),
+                    num_samples=-1,
+                    resources_per_trial=resources if gpu_mib is None else None,
+                    reuse_actors=True,
+                    max_failures=spec.resources.max_failures,
+                    raise_on_failed_trial=False,
+                    storage_path=str(session.scratch / "tune"),
+                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+                    verbose=0,
+                )
+            except Exception as error:
+                failures.append(error)
+            over.set()
+
+        stack.enter_context(watch_ray(died, local=address == "local"))
+        # In a thread of its own: calls into a Ray that has died hang, and signals are not heard in them.
+        threading.Thread(target=search, name="search", daemon=True).start()
+        try:
+            over.wait()
+        finally:
+            bridge.close()
+        if failures and controller.stopping is None:
+            raise failures[0]
+        if bridge.error is not None:
+            with storage_errors():
+                raise bridge.error
+
+
+@contextmanager
+def _graceful_stop(controller: StudyController) -> Iterator[None]:
+    """First SIGINT or SIGTERM: every trial stops at its next update with a checkpoint. Second: leave at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if controller.stopping is not None:
+            raise KeyboardInterrupt
+        controller.stop(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals cannot be handled here
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass  # what was out with a worker goes on from its newest checkpoint
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

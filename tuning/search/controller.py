@@ -1,0 +1,446 @@
+"""The controller: every transition of a trial, written to Optuna's storage (the truth) and to the outbox (for MLflow).
+
+One driver owns it. Ray's adapters (cluster/bridge.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
+A trial that was interrupted is WAITING in Optuna, with its number and parameters, so that `ask` hands it out again
+before anything new; its rungs and reports are in the storage, and a step that was reported once is not told twice.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.errors import StorageError
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.search.packing import Packing
+from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
+from proxytune.tuning.search.samplers import make_sampler
+from proxytune.tuning.search.warm_start import WarmStart
+from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.metrics import MEMORY, any_known
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.attributes import (
+    ATTEMPT,
+    BUDGET,
+    CANCEL,
+    END,
+    ENQUEUED_BY,
+    EXTENDED_BY,
+    GPU_WORST,
+    PAUSE,
+    RUNG,
+    SECONDS,
+    STOP,
+    WARM_START,
+    WHOLE_GPU,
+    reported_steps,
+    rung_entries,
+)
+from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.optuna_private import running_trial
+from proxytune.tuning.store.study import trial_folder
+from proxytune.tuning.trial.profile import predicted_profile
+from proxytune.tuning.trial.trial_run import TrialUpdate
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to be run now."""
+
+    number: int
+    spec: TrialSpec
+    folder: Folder
+    gpu: float | None = None  # its share of one, where trials are packed
+    efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
+
+
+@dataclass
+class RunningTrial:
+    """A trial that is out with a worker."""
+
+    trial: optuna.Trial
+    params: dict[str, Any]
+    attempt: int
+    spec: TrialSpec
+    gpu: float | None = None
+    step: int = 0
+    reported: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class StudyController:
+    """The state of one study, and the only writer of it."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        study: optuna.Study,
+        storage: RDBStorage,
+        outbox: Outbox,
+        data_facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._study = study
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._outbox = outbox
+        self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
+        self._signs = [
+            1.0 if direction == "minimize" else -1.0 for direction in spec.search.objectives.values()
+        ]
+        self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
+        self._brackets = make_brackets(spec)
+        self._started = 0  # trials of the budget that are spent or running
+        self._next_number = 0  # of a trial that the sampler proposes
+        self._stopping: str | None = None
+        self._now = False
+        self._budget = 0
+        self._spent_steps = 0  # of trials that are not live
+        self._seconds = 0.0  # of earlier drivers
+        self._began = time.monotonic()
+        self._cancelled: dict[int, str] = {}
+        self.paused_by: str | None = None
+        self._polled = -math.inf
+        named = [*spec.search.objectives, *spec.search.constraints]
+        self._predicts = any_known("predicted", named)
+        self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
+        self._packing: Packing | None = None
+        self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
+        self.live: dict[int, RunningTrial] = {}
+        self.notes: list[str] = []
+
+    # What the driver calls.
+
+    def reconcile(self) -> None:
+        """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
+        for trial in self._study.get_trials(deepcopy=False):
+            self._next_number = trial.number + 1
+            end = trial.user_attrs.get(END)
+            if trial.state == TrialState.RUNNING and end is not None:
+                self._tell(self._trial(trial.number), end)
+                self._end_event(trial.number, end)
+            elif trial.state == TrialState.RUNNING:
+                self._requeue(trial.number, trial.user_attrs.get(ATTEMPT, 1))
+            elif trial.state.is_finished() and end is not None:
+                self._end_event(trial.number, end)
+            self._started += trial.state.is_finished() or end is not None
+            self._spent_steps += end["step"] if end is not None else max(reported_steps(trial), default=0)
+            for rung, entry in rung_entries(trial).items():
+                self._bracket(trial.number).enter(
+                    trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
+                )
+        attributes = self._study.user_attrs
+        if attributes.get(WARM_START) is not None:
+            earlier = WarmStart.from_json(attributes[WARM_START])
+            self._earlier = earlier.frozen_trials(self._spec)
+            self.notes += [earlier.summary(), *earlier.notes]
+            if SECONDS not in attributes:  # the study has just been created
+                self._event("log", who="", text="; ".join([earlier.summary(), *earlier.notes]))
+        self._seconds = float(attributes.get(SECONDS, 0.0))
+        self._began = time.monotonic()
+
+    def stop(self, reason: str, *, now: bool = True) -> None:
+        """Start nothing more and interrupt what runs at its next update, or (not `now`) let it run to its end.
+
+        Safe to call from a signal handler.
+        """
+        self._stopping, self._now = reason, self._now or now
+
+    def pack(self, gpu_mib: float, most: int) -> None:
+        """Give trials shares of GPUs from now on; what earlier drivers learnt of their memory counts."""
+        self._packing = Packing(gpu_mib, most, float(self._study.user_attrs.get(GPU_WORST, 0.0)))
+
+    @property
+    def gpus_taken(self) -> float:
+        """GPUs that are given to the trials that are out."""
+        return sum(live.gpu or 0.0 for live in self.live.copy().values())
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the data that every trial must train on, if any is prepared."""
+        return self._data_facts.get("fingerprint")
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the study is being stopped, if it is."""
+        return self._stopping
+
+    def requeue_live(self) -> None:
+        """Hand back what is still out with a worker when the driver leaves."""
+        for number in list(self.live):
+            self._interrupt(number, self._stopping or "the driver stopped")
+
+    # What Ray's adapters call.
+
+    def next_trial(self) -> Assignment | None:
+        """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
+        while not self.finished and self.paused_by is None:
+            assignment = self._ask()
+            if assignment is not None:
+                return assignment
+        return None
+
+    def _ask(self) -> Assignment | None:
+        """One trial from Optuna; None if its prediction breaks a constraint, which is then told without a run."""
+        self._study.sampler = make_sampler(self._spec, self._next_number, self._earlier)
+        trial = self._study.ask()
+        self._next_number = max(self._next_number, trial.number + 1)
+        params = self._spec.space.suggest(trial, self._fixed)
+        self._started += 1
+        spec = self._spec.trial(params)
+        if self._predicts and self._infeasible(
+            trial, predicted_profile(spec, "cuda" if self._packing else "cpu")
+        ):
+            return None
+        if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
+            self._event("log", who=who, text=f"enqueued trial {trial.number}")
+        attempt = trial.user_attrs.get(ATTEMPT, 1)
+        live = RunningTrial(trial, params, attempt, spec)
+        if self._packing is not None:
+            live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
+        previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
+        if previous is not None:
+            live.reported = live.step = max(reported_steps(previous), default=0)
+            self._spent_steps -= live.step
+        self.live[trial.number] = live
+        config = spec.model_dump(mode="json") | {"data": self._data_facts}
+        self._event("trial", trial=trial.number, params=params, attempt=attempt, config=config)
+        return Assignment(
+            trial.number, spec, trial_folder(self._spec, trial.number), live.gpu, self._efficiency
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further trial will be started."""
+        self.poll()
+        return self._stopping is not None or self._started >= self._budget or self.spent is not None
+
+    @property
+    def spent(self) -> str | None:
+        """Which of max_seconds and max_steps is used up, if one is."""
+        search = self._spec.search
+        steps = self._spent_steps + sum(live.step for live in self.live.copy().values())
+        if search.max_steps is not None and steps >= search.max_steps:
+            return f"search.max_steps {search.max_steps} is spent"
+        if search.max_seconds is not None and self.seconds >= search.max_seconds:
+            return f"search.max_seconds {search.max_seconds:g} is spent"
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """For how long the study has been run, over all drivers."""
+        return self._seconds + time.monotonic() - self._began
+
+    def poll(self) -> None:
+        """Hear, at most once a second, what other terminals wish; a cancelled trial has ended then.
+
+        Its worker is told at its next update, which takes seconds where the worker has yet to start.
+        """
+        if time.monotonic() - self._polled < POLL_SECONDS:
+            return
+        self._polled = time.monotonic()
+        wishes = self._study.user_attrs
+        if self._budget and wishes[BUDGET] != self._budget:
+            text = f"budget changed from {self._budget} to {wishes[BUDGET]} trials"
+            self._event("log", who=wishes.get(EXTENDED_BY, ""), text=text)
+        self._budget = int(wishes[BUDGET])
+        self._study.set_user_attr(SECONDS, self.seconds)
+        self._cancelled = {int(number): who for number, who in wishes.get(CANCEL, {}).items()}
+        if wishes.get(PAUSE) != self.paused_by:
+            who = wishes.get(PAUSE) or self.paused_by
+            self.paused_by = wishes.get(PAUSE)
+            self._event("log", who=who, text="pause" if self.paused_by else "resume")
+        wish = wishes.get(STOP)
+        if wish and (self._stopping is None or (wish["now"] and not self._now)):
+            self.stop(f"{wish['who']} asked for it", now=wish["now"])
+            self._event("log", who=wish["who"], text="stop now" if wish["now"] else "stop")
+        for number in self.live.keys() & self._cancelled.keys():
+            self._end(number, "failed", f"ended by {self._cancelled[number]}")
+
+    def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
+        """Note what a trial says; True: it is to stop now.
+
+        Raises:
+            StorageError: there is no room for the trial's checkpoint; it is handed back.
+        """
+        live = self.live.get(number)
+        if live is None:
+            return True  # a worker that was given up reports late
+        self.notes += [f"trial {number}: {note}" for note in update.notes]
+        broken = ""
+        if update.profile is not None:
+            live.metrics, broken = update.profile, self._broken(update.profile)
+        else:
+            live.step = update.step
+        stop = False
+        if update.metrics is not None:
+            live.metrics = update.metrics
+            stop = self._report(live, update.step, update.metrics, where)
+        if update.gpu_mib and self._packing is not None and self._packing.learn(live.spec, update.gpu_mib):
+            self._study.set_user_attr(GPU_WORST, self._packing.worst)
+        if update.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
+            live.trial.set_user_attr(WHOLE_GPU, True)
+            self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
+        elif update.outcome == "unsaved":
+            self._interrupt(number, update.reason)
+            raise StorageError(
+                f"trial {number} cannot keep a checkpoint: {update.reason}; make room, then the same command goes on"
+            )
+        elif update.outcome not in ("running", "complete"):
+            self._end(number, update.outcome, update.reason)
+        elif update.metrics is not None and not all(map(math.isfinite, self._values(update.metrics))):
+            self._end(
+                number, "diverged", f"objective is {self._values(update.metrics)} at step {update.step}"
+            )
+        elif update.outcome == "complete":
+            self._end(number, "complete", "")
+        elif broken:
+            self._end(number, "pruned", f"measured {broken} breaks the constraint")
+        elif stop:
+            self._end(number, "pruned", f"not among the best at step {update.step}")
+        else:
+            self.poll()
+            if number not in self.live:
+                pass  # cancelled
+            elif update.metrics is not None and self.spent is not None:
+                self._end(number, "pruned", self.spent)
+            elif self._stopping is not None and self._now:
+                self._interrupt(number, self._stopping)
+            elif self.paused_by is not None:
+                self._interrupt(number, f"paused by {self.paused_by}")
+        return number not in self.live
+
+    def _values(self, metrics: Mapping[str, float]) -> list[float]:
+        return [metrics[name] for name in self._spec.search.objectives]
+
+    def lost(self, number: int, reason: str) -> None:
+        """The trial's worker failed for the last time that max_failures allows."""
+        if number in self.live:
+            self._end(number, "failed", reason)
+
+    def hand_back(self, number: int, reason: str) -> None:
+        """The trial goes on later, from its newest checkpoint, before anything new."""
+        if number in self.live:
+            self._interrupt(number, reason)
+
+    def again(self, number: int) -> None:
+        """The trial's worker was lost and another one goes on from the newest checkpoint."""
+        live = self.live.get(number)
+        if live is not None:
+            live.attempt += 1
+            live.trial.set_user_attr(ATTEMPT, live.attempt)
+            self._event("trial", trial=number, params=live.params, attempt=live.attempt)
+
+    # One transition each.
+
+    def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
+        """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""
+        broken = self._broken(profile)
+        if broken:
+            reason = f"predicted {broken} breaks the constraint"
+            end = {"outcome": "infeasible", "reason": reason, "step": 0, "metrics": profile}
+            trial.set_user_attr(END, end)
+            self._tell(trial, end)
+        return bool(broken)
+
+    def _broken(self, profile: Mapping[str, float]) -> str:
+        """Which constraints break, with the values; empty if none does."""
+        return ", ".join(
+            f"{constraint.metric} {profile[constraint.metric]:.4g}"
+            for constraint in self._constraints
+            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
+        )
+
+    @property
+    def _fixed(self) -> dict[str, Any]:
+        return {f"model.{key}": value for key, value in self._spec.model.items()} | {
+            f"training.{key}": value for key, value in self._spec.training.items()
+        }
+
+    def _report(
+        self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]
+    ) -> bool:
+        """Tell a new report; whether the trial is to stop at a rung."""
+        before, number = live.reported, live.trial.number
+        if step > before:
+            live.reported = step
+            self._event("report", trial=number, step=step, metrics=metrics, **where)
+            if len(self._signs) == 1:
+                name = next(iter(self._spec.search.objectives))
+                live.trial.report(metrics[name], step)
+        rungs = self._bracket(number)
+        rung = rungs.crossed(before if step > before else step - 1, step)
+        if rung is None:
+            return False
+        values = [
+            sign * metrics[name] for sign, name in zip(self._signs, self._spec.search.objectives, strict=True)
+        ]
+        entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
+        rungs.enter(number, rung, entry)
+        if step > before:
+            live.trial.set_user_attr(f"{RUNG}{rung}", {"values": values, "violation": entry.violation})
+        return not rungs.goes_on(number, rung)
+
+    def _bracket(self, number: int) -> Rungs:
+        return self._brackets[number % len(self._brackets)]
+
+    def _end(self, number: int, outcome: str, reason: str) -> None:
+        live = self.live.pop(number)
+        self._spent_steps += live.step
+        end = {"outcome": outcome, "reason": reason, "step": live.step, "metrics": live.metrics}
+        live.trial.set_user_attr(END, end)
+        self._tell(live.trial, end)
+        self._end_event(number, end)
+
+    def _tell(self, trial: optuna.Trial, end: Mapping[str, Any]) -> None:
+        """Tell Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
+        metrics = end["metrics"]
+        for constraint in self._constraints:
+            excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
+            if end["outcome"] == "out_of_memory" and constraint.metric == MEMORY:
+                excess = max(
+                    1.0, excess or 0.0
+                )  # it needs more than it was predicted to; how much is unknown
+            if excess is not None:
+                trial.set_constraint(constraint.metric, excess)
+        if end["outcome"] == "complete":
+            self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
+        elif end["outcome"] in ("pruned", "infeasible"):
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        return running_trial(self._study, self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _interrupt(self, number: int, reason: str) -> None:
+        live = self.live.pop(number)
+        self._spent_steps += live.reported  # what `_ask` takes back when it goes on, and a new driver finds
+        self._requeue(number, live.attempt)
+        self._started -= 1
+        self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})
+
+    def _requeue(self, number: int, attempt: int) -> None:
+        trial_id = self._trial_id(number)
+        self._storage.set_trial_user_attr(trial_id, ATTEMPT, attempt + 1)
+        self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
+        if end["outcome"] != "infeasible":  # it has no run in MLflow
+            told = {**end, "metrics": {}}  # those of its last report, which told them
+            self._event("end", trial=number, **told)
+
+    def _event(self, kind: str, **values: Any) -> None:
+        self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})

@@ -1,0 +1,59 @@
+"""Where things lie: MLflow's store and artifacts, and object stores."""
+
+import re
+from pathlib import Path
+
+from proxytune.tuning.errors import InputError
+
+
+def default_uri(storage: Path) -> str:
+    """The MLflow store of a study that names none: sqlite beside the studies, an absolute path."""
+    return f"sqlite:///{storage.absolute() / 'mlflow.db'}"
+
+
+def artifact_root(uri: str, storage: Path) -> str | None:
+    """Where a new experiment keeps its artifacts; None leaves it to the server behind an HTTP address."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    if uri.startswith("sqlite:///"):
+        return str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
+    return str(storage.absolute() / "mlartifacts")
+
+
+def check_uri(uri: str) -> str:
+    """The URI itself, if MLflow can track there and it holds no password.
+
+    Raises:
+        InputError: a password in it (it would end in logs and process lists), or an unknown kind of store.
+    """
+    masked = re.sub(r"//([^/@:?]*):.*@", r"//\1:***@", uri)  # greedy: a password may hold @ and /
+    masked = re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", masked)
+    if masked != uri:
+        raise InputError(
+            f"tracking.uri {masked} holds a password; take it out and set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD for a server, or PGPASSFILE for PostgreSQL"
+        )
+    kinds = ("http://", "https://", "sqlite:////", "postgresql://", "postgresql+psycopg://")
+    if not uri.startswith(kinds):
+        raise InputError(
+            f"tracking.uri {uri} must start with http://, https://, postgresql+psycopg:// or sqlite:/// and an "
+            "absolute path; null keeps an sqlite file beside the studies"
+        )
+    return uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+_URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")
+
+
+def object_url(url: str) -> str:
+    """The URL without a closing slash.
+
+    Raises:
+        ValueError: not of the form s3://bucket/prefix or gs://bucket/prefix; credentials do not belong into it.
+    """
+    if not _URL.fullmatch(url.rstrip("/")):
+        raise ValueError(
+            "must be s3://bucket/prefix or gs://bucket/prefix; credentials and endpoint come from the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        )
+    return url.rstrip("/")

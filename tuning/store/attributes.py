@@ -1,0 +1,34 @@
+"""What Optuna's storage holds of a study beside Optuna's own fields: the user attributes and what they say."""
+
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+# Of a trial.
+END = "end"  # {"outcome", "reason", "step", "metrics"}, written before it is told
+ATTEMPT = "attempt"  # how often it was begun, if more than once
+ENQUEUED_BY = "enqueued_by"  # who enqueued it, if somebody did
+WHOLE_GPU = "whole_gpu"  # it ran out of memory in a share of a GPU
+RUNG = "rung:"  # followed by the rung's step: {"values", "violation"}, minimised
+
+# Of the study.
+BUDGET = "trials"  # the number of trials, which may grow while it runs
+EXTENDED_BY = "extended_by"  # who changed the budget last
+STOP = "stop"  # another terminal's wish {"who", "now"}, cleared at each start
+PAUSE = "pause"  # who wants nothing to run for now; cleared at each start
+CANCEL = "cancel"  # {trial number: who wants it ended}
+GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
+WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
+SECONDS = "seconds"  # for how long drivers have run it
+
+
+def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+    """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
+    return {
+        int(key.removeprefix(RUNG)): entry for key, entry in trial.user_attrs.items() if key.startswith(RUNG)
+    }
+
+
+def reported_steps(trial: FrozenTrial) -> list[int]:
+    """The steps that a trial has reported, as far as the storage knows."""
+    return [*trial.intermediate_values, *rung_entries(trial)]

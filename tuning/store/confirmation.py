@@ -1,0 +1,103 @@
+"""What `proxytune confirm` found out, as the study's storage keeps it: candidates on fresh seeds, the winner, its test."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.study import Study
+
+CONFIRMATION = "confirmation"  # user attribute of the study: Confirmation.to_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One configuration of the search, trained again from several fresh seeds."""
+
+    trial: int  # its number in the study
+    params: dict[str, Any]  # the searched keys and their values
+    search_value: float  # the objective in the search: optimistic, since it was chosen for it
+    seeds: tuple[int, ...]  # the fresh seeds it was trained from
+    values: tuple[float, ...]  # the objective with each of them
+    mean: float | None  # of `values`; None: none finished
+    interval: tuple[float, float] | None  # 95 % confidence for the mean over seeds; None below two seeds
+    eliminated_after: int | None  # seeds after which it got no more; None: it stayed to the end
+    reason: str  # why it was eliminated, or ""
+    metrics: dict[str, float]  # the last report's metrics, each the mean over the seeds
+    efficiency: dict[
+        str, float
+    ]  # predicted costs and speeds measured on an exclusive slot (trial/efficiency.py)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """The winner's confirmed models on the test split."""
+
+    __test__ = False  # pytest: not a test class
+
+    trial: int
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]  # accuracy of the model of each seed, 0 to 1
+    mean: float
+    interval: tuple[float, float] | None  # 95 % over seeds, on this one test split
+    num_examples: int
+    openings: int  # how often this study has opened its test split, this time included; above 1: say so
+    opened_at: str  # UTC, ISO 8601
+    opened_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """A finished confirmation."""
+
+    study: str
+    objective: str  # the study's first one, by which the winner is chosen
+    direction: str  # maximize | minimize
+    seeds: tuple[int, ...]  # all that a candidate could get
+    candidates: tuple[Candidate, ...]  # best confirmed mean first, the eliminated last
+    winner: int  # a trial's number
+    tied: tuple[int, ...]  # trials that nothing tells from the best mean, the winner among them; one: no tie
+    gap: float  # the winner's curse: by how much the search's score was better than the confirmed mean
+    retrainings: int  # trained to the full budget or stopped on the way
+    test: TestResult | None  # None: not opened
+
+    @property
+    def best(self) -> Candidate:
+        """The winner."""
+        return next(candidate for candidate in self.candidates if candidate.trial == self.winner)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON holds; `from_json` gives the same confirmation back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """A confirmation from what `to_json` gave, also after a way through JSON's text."""
+        candidates = tuple(_built(Candidate, candidate) for candidate in values["candidates"])
+        test = values["test"] and stored_test(values["test"])
+        fields = dict(values) | {"candidates": candidates, "test": test}
+        return cls(**fields | {name: tuple(values[name]) for name in ("seeds", "tied")})
+
+
+def read_confirmation(study: Study) -> Confirmation | None:
+    """The study's confirmation, if it has been confirmed.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    with storage_errors():
+        stored = study.optuna.user_attrs.get(CONFIRMATION)
+    return None if stored is None else Confirmation.from_json(stored)
+
+
+def stored_test(values: Mapping[str, Any]) -> TestResult:
+    """A test result from its fields, lists being tuples."""
+    result: TestResult = _built(TestResult, values)
+    return result
+
+
+def _built(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A dataclass whose lists are tuples again."""
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )

@@ -1,0 +1,107 @@
+"""A study in its storage: create, open, check, read it."""
+
+import json
+from pathlib import Path
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.errors import (
+    InputError,
+)
+from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.store.database import database_url, open_storage
+from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.object_store import Folder, ObjectFolder
+
+SPEC = "spec"  # user attribute of the study: the resolved study file
+
+
+class Study:
+    """A study in its storage: what `run` wrote and every reading verb shows."""
+
+    def __init__(self, spec: StudySpec, storage: RDBStorage, study: optuna.Study) -> None:
+        self.spec = spec
+        self.storage = storage
+        self.optuna = study
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def folder(self) -> Path:
+        return self.spec.folder
+
+    @property
+    def budget(self) -> int:
+        """The number of trials it may take in all."""
+        return int(self.optuna.user_attrs[BUDGET])
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.spec.tracking.uri or default_uri(self.spec.storage.absolute())
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number; not to be changed."""
+        with storage_errors():
+            return self.optuna.get_trials(deepcopy=False)
+
+    def best(self) -> list[FrozenTrial]:
+        """The winner, or with several objectives the Pareto front; feasible trials of the full budget only."""
+        with storage_errors():
+            if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
+                return []
+            if len(self.optuna.directions) > 1:
+                return self.optuna.best_trials
+            try:
+                return [self.optuna.best_trial]
+            except ValueError:  # none is feasible
+                return []
+
+
+def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:
+    """An existing study, to read or to export from.
+
+    Raises:
+        InputError: there is none of that name, and which there are.
+        StorageError: the storage does not answer.
+    """
+    folder = storage_folder.absolute() / name
+    if database is None and not (folder / "study.db").exists():
+        known = sorted(path.parent.name for path in storage_folder.glob("*/study.db"))
+        there = f"studies there: {', '.join(known)}" if known else "no study there yet"
+        raise InputError(f"no study {name} in {storage_folder.absolute()}; {there}")
+    storage = open_storage(database_url(folder, database), create=False)
+    return study_in(storage, name, storage_folder, database)
+
+
+def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str | None) -> Study:
+    """An existing study of an open storage.
+
+    Raises:
+        InputError: there is none of that name, or proxytune did not make it.
+        StorageError: the storage does not answer.
+    """
+    with storage_errors():
+        try:
+            study = optuna.load_study(
+                study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
+            )
+        except KeyError:
+            raise InputError(f"no study {name} in {database or storage_folder.absolute() / name}") from None
+        stored = study.user_attrs.get(SPEC)
+    if stored is None:
+        raise InputError(f"study {name} was not made by proxytune")
+    values = json.loads(stored) | {"storage": str(storage_folder.absolute()), "database": database}
+    return Study(parse_study(values, where=f"study {name}"), storage, study)
+
+
+def trial_folder(spec: StudySpec, number: int) -> Folder:
+    """Where a trial keeps its checkpoints."""
+    if spec.checkpoints is not None:
+        return ObjectFolder(spec.checkpoints) / spec.name / "trials" / str(number)
+    return spec.folder / "trials" / str(number)

@@ -1,0 +1,52 @@
+"""How a study stands: trials by outcome, the budget, the best."""
+
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from proxytune.tuning.store.attributes import END
+
+if TYPE_CHECKING:
+    from proxytune.tuning.store.study import Study
+
+
+def summary(study: "Study") -> dict[str, Any]:
+    """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
+    trials = study.trials()
+    outcomes: dict[str, int] = {}
+    for trial in trials:
+        outcome = outcome_of(trial)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return {
+        "study": study.name,
+        "trials": len(trials),
+        "budget": study.budget,
+        "outcomes": outcomes,
+        "objectives": dict(study.spec.search.objectives),
+        "best": [
+            {
+                "trial": trial.number,
+                "values": dict(zip(study.spec.search.objectives, trial.values, strict=True)),
+                "params": trial.params,
+                "metrics": trial.user_attrs[END]["metrics"],
+            }
+            for trial in study.best()
+        ],
+    }
+
+
+def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
+    """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
+    step, values = trial.last_step or 0, trial.intermediate_values
+    unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
+    end: dict[str, Any] = trial.user_attrs.get(END, unended)
+    return {"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end
+
+
+def outcome_of(trial: FrozenTrial) -> str:
+    """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
+    if END in trial.user_attrs:
+        return str(trial.user_attrs[END]["outcome"])
+    if trial.state == TrialState.WAITING:
+        return "interrupted" if trial.datetime_start else "queued"
+    return trial.state.name.lower()

@@ -1,0 +1,78 @@
+"""What a destination has acknowledged of a journal, and how many events still wait."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proxytune.tuning.journal.outbox import JOURNAL, journal_id
+from proxytune.tuning.spec.locations import check_uri
+
+
+@dataclass
+class Acknowledgement:
+    """What one destination has of a journal: written whole, after each success, beside the journal."""
+
+    uri: str
+    experiment: str
+    offset: int = 0  # bytes of the journal that are shipped for good
+    parent_run: str | None = None
+    trials: dict[str, str] = field(default_factory=dict)  # runs of the trials without a final end
+    creating: list[str] = field(default_factory=list)  # runs that MLflow may have made without our knowing
+    doubt_ms: int | None = None  # when a creation's answer was lost, and MLflow may still carry it out
+    study: dict[str, Any] = field(
+        default_factory=dict
+    )  # the journal's id and what the newest study event says
+    counters: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
+    error: str | None = None
+
+    @classmethod
+    def load(cls, outbox_folder: Path, uri: str, experiment: str) -> "Acknowledgement":
+        """The destination's acknowledgement; a fresh one where nothing of this journal was shipped yet."""
+        empty = cls(uri, experiment)
+        try:
+            values = json.loads(empty.path(outbox_folder).read_text())
+        except FileNotFoundError:
+            return empty
+        if "tally" in values:
+            values["counters"] = values.pop("tally")  # as 0.1.0 wrote it
+        known = cls(**values)
+        return known if known.study.get("id") in (None, journal_id(outbox_folder)) else empty
+
+    def path(self, outbox_folder: Path) -> Path:
+        digest = hashlib.sha256(f"{self.uri}\n{self.experiment}".encode()).hexdigest()[:12]
+        return outbox_folder / f"acknowledged-{digest}.json"
+
+    def save(self, outbox_folder: Path) -> None:
+        """Replace the file in one step.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path = self.path(outbox_folder)
+        with tempfile.NamedTemporaryFile("w", dir=outbox_folder, prefix=path.name, delete=False) as temporary:
+            json.dump(asdict(self), temporary, separators=(",", ":"))
+        os.replace(temporary.name, path)
+
+
+def num_waiting(outbox_folder: Path, uri: str, experiment: str) -> int:
+    """How many events of the journal the destination has not acknowledged."""
+    return count_events(outbox_folder, Acknowledgement.load(outbox_folder, check_uri(uri), experiment).offset)
+
+
+def last_error(outbox_folder: Path, uri: str, experiment: str) -> str | None:
+    """What stood between the events and the destination when they were last shipped; None if nothing did."""
+    return Acknowledgement.load(outbox_folder, check_uri(uri), experiment).error
+
+
+def count_events(outbox_folder: Path, offset: int) -> int:
+    try:
+        journal = (outbox_folder / JOURNAL).open("rb")
+    except FileNotFoundError:
+        return 0
+    with journal:
+        journal.seek(offset)
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: journal.read(1 << 20), b""))

@@ -1,0 +1,29 @@
+"""The task's data on this machine: prepared once in a cache that all studies and trials share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from proxytune.datasets import PreparedTask, prepare
+from proxytune.datasets.parallel import Mapper, process_map
+from proxytune.tuning.spec.trial_spec import Task
+
+Progress = Callable[[int, int], None]
+
+
+def cache_folder() -> Path:
+    """$PROXYTUNE_CACHE, by default ~/.cache/proxytune."""
+    return Path(os.environ.get("PROXYTUNE_CACHE") or "~/.cache/proxytune").expanduser().absolute()
+
+
+def prepare_task(task: Task, progress: Progress | None = None, mapper: Mapper = process_map) -> PreparedTask:
+    """The prepared task, made now if it is not there; several processes may ask at once.
+
+    `mapper` spreads a generator's work: over this machine's cores, or (ray_map) over a cluster's.
+
+    Raises:
+        DataError: the data is missing or damaged, with the paths that were tried.
+    """
+    return prepare(
+        task.name, root=task.root, cache=cache_folder(), progress=progress, mapper=mapper, **task.options
+    )

@@ -1,1 +1,0 @@
-"""The winner: chosen, exported, trained again."""
