@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 
-from proxytune.tuning.space import SearchSpace
+from proxytune.tuning.spec.space import SearchSpace
 from tests.benchmarks.race.tables import Task
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import optuna
 from pydantic import model_validator
 
-from proxytune.tuning.search.attributes import BUDGET
-from proxytune.tuning.search.ledger import Ledger
-from proxytune.tuning.space import SearchSpace
-from proxytune.tuning.spec import Search, StudySpec
-from proxytune.tuning.trial.trial_run import Turn
-from proxytune.tuning.trial_spec import TrialSpec
+from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.space import SearchSpace
+from proxytune.tuning.spec.study_spec import Search, StudySpec
+from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from tests.benchmarks.race.tables import Task
 
 METRIC = "val_accuracy"
@@ -84,18 +84,18 @@ class Controlled:
         self.study.set_user_attr(BUDGET, spec.search.trials)
         for params in spec.search.enqueue:
             self.study.enqueue_trial(dict(params))
-        self._ledger = Ledger(spec, self.study, self.study._storage, Journal())
-        self._ledger.reconcile()
+        self._controller = StudyController(spec, self.study, self.study._storage, Journal())
+        self._controller.reconcile()
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
-        assignment = self._ledger.next_trial()
+        assignment = self._controller.next_trial()
         assert assignment is not None
-        return assignment.number, self._ledger.live[assignment.number].params
+        return assignment.number, self._controller.live[assignment.number].params
 
     def tell(self, trial: int, report: int, value: float, seconds: float, ending: str) -> bool:
         metrics = {METRIC: value, "seconds": seconds}
-        turn = Turn(step=self._steps[report], metrics=metrics, outcome=ending)
-        return self._ledger.receive(trial, turn, {})
+        update = TrialUpdate(step=self._steps[report], metrics=metrics, outcome=ending)
+        return self._controller.receive(trial, update, {})
 
 
 def common_start(task: Task, seed: int, number: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.space import Domain
+from proxytune.tuning.spec.space import Domain
 from tests.benchmarks.race.tables import random_points
 
 MODEL = "surrogate.onnx"

@@ -14,6 +14,8 @@ NUM_COMMON = 10  # as many as Optuna's TPE draws at random
 BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of each worker, in full trainings
 STOCK = "stock OptunaSearch + ASHA"
 ONE_EPOCH = "one epoch, then top K"
+BEFORE = "tpe + asha"
+OURS = "curve + asha"
 
 Make = Callable[[Task, int, Sequence[Mapping[str, Any]]], Method]
 
@@ -30,7 +32,8 @@ METHODS: dict[str, Make] = {
     ONE_EPOCH: OneEpoch,
     "PASHA": Pasha,
     "gp + asha": _controlled("gp", "asha"),
-    "tpe + asha": _controlled("tpe", "asha"),
+    BEFORE: _controlled("tpe", "asha"),
+    OURS: _controlled("curve", "asha"),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from proxytune.tuning.space import SearchSpace
+from proxytune.tuning.spec.space import SearchSpace
 from tests.benchmarks.race.tables import Task
 
 METRIC = "val_accuracy"

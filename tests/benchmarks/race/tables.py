@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.space import Domain
+from proxytune.tuning.spec.space import Domain
 
 
 class Curve(Protocol):
