@@ -2,9 +2,10 @@
 
 The model of curve_model.py predicts what a configuration reaches at the full budget. The next one maximises the
 expected improvement EI(x) = E max(0, f(x) - f*) (Jones et al. 1998), where f* is the best prediction among the
-configurations that were begun; with constraints it is multiplied by the probability that they hold (Gardner et al.
-2014), each learnt by a process of its own. Trials that run count as if they had already reached what is predicted for
-them. Values are compared as z = -ln(gap / spread + SOFTEN), with gap the distance to the best value seen at any step
+configurations that were begun, for the square root of the time that the training takes: EI(x) / c(x)^COST (Snoek et al.
+2012; Lee et al. 2020, arXiv 2003.10870, for exponents below 1), with ln c linear in x, from the trials that ended. With
+constraints it is multiplied by the probability that they hold (Gardner et al. 2014), each learnt by a process of its
+own. Trials that run count as if they had already reached what is predicted for them. Values are compared as z = -ln(gap / spread + SOFTEN), with gap the distance to the best value seen at any step
 and spread that of the median: differences between good configurations count, those between bad ones hardly do.
 
 The storage holds all that it knows: the trials, and the hyperparameters since the last fit as an attribute of the
@@ -34,10 +35,12 @@ MAX_FIT = 160  # of a fit of its hyperparameters
 GROWTH = 1.2
 THINNING = 3.0  # of a curve the last report counts, the last one at a third of its step, and so on
 SOFTEN = 0.1
+COST = 0.5
+RIDGE = 0.3  # of the regression of the time
 NUM_RANDOM, NUM_NEAR, NUM_REFINED = 300, 100, 200
 NEAR = (0.2, 0.05, 0.01)  # how far candidates lie from the best configurations, in the unit cube
 NUM_BEST = 10
-TWIN = 1e-4  # squared distance within which a configuration is one that was tried
+TWIN = 1e-4  # squared distance within which a configuration counts as tried
 
 
 class CurveSampler(BaseSampler):
@@ -76,8 +79,8 @@ class CurveSampler(BaseSampler):
         running = [index for index, other in enumerate(trials) if other.state == TrialState.RUNNING]
         if running:
             model = model.believing(points[running])
-        feasible = self._constraints(study, points, trials)
-        return self._encoding.decode(self._best(model, points, feasible))
+        judge = _Judge(model, self._constraints(study, points, trials), _cost(trials, points), points)
+        return self._encoding.decode(self._best(judge))
 
     def _observations(self, points: Array, curves: Sequence[Mapping[int, float]]) -> Observations:
         """All curves, thinned and on the scale of the model; at most MAX_OBSERVATIONS of them."""
@@ -129,41 +132,59 @@ class CurveSampler(BaseSampler):
             models.append((CurveModel(theta, seen), float(-excess.mean() / scale)))
         return models
 
-    def _best(self, model: CurveModel, points: Array, feasible: Sequence[tuple[CurveModel, float]]) -> Array:
-        """The candidate of greatest expected improvement: random ones, some near the best, then near the winner."""
-        predicted, _ = model.final(points)
-        known_feasible = _probability(feasible, points)
-        incumbent = float(np.where(known_feasible >= 0.5, predicted, -np.inf).max())
-        if not math.isfinite(incumbent):
-            incumbent = float(predicted.min())
-        best = np.argsort(-predicted * known_feasible, kind="stable")[:NUM_BEST]
+    def _best(self, judge: "_Judge") -> Array:
+        """The best of random candidates and of some near the best configurations; then of some near that one."""
         candidates = [self._random.random((NUM_RANDOM, self._encoding.size))]
         for width in NEAR:
-            centres = points[self._random.choice(best, NUM_NEAR)]
+            centres = judge.points[self._random.choice(judge.best, NUM_NEAR)]
             candidates.append(self._around(centres, np.full((NUM_NEAR, 1), width)))
-        chosen = self._argmax(model, points, feasible, incumbent, np.concatenate(candidates))
+        chosen = judge.choose(self._encoding.snap(np.concatenate(candidates)))
         widths = self._random.choice(np.array(NEAR) / 2, size=(NUM_REFINED, 1))
         near = self._around(np.repeat(chosen[None], NUM_REFINED, axis=0), widths)
-        return self._argmax(model, points, feasible, incumbent, np.concatenate([chosen[None], near]))
+        return judge.choose(self._encoding.snap(np.concatenate([chosen[None], near])))
 
     def _around(self, centres: Array, widths: Array) -> Array:
         """Points moved by a normal step in about half of their coordinates."""
         moved = self._random.random(centres.shape) < 0.5
         return np.asarray(np.clip(centres + self._random.normal(size=centres.shape) * widths * moved, 0, 1))
 
-    def _argmax(
+
+class _Judge:
+    """What makes one candidate better than another."""
+
+    def __init__(
         self,
         model: CurveModel,
+        constraints: Sequence[tuple[CurveModel, float]],
+        cost: Array,
         points: Array,
-        feasible: Sequence[tuple[CurveModel, float]],
-        incumbent: float,
-        candidates: Array,
-    ) -> Array:
-        candidates = self._encoding.snap(candidates)
-        gain = expected_improvement(*model.final(candidates), incumbent) * _probability(feasible, candidates)
-        squares = (candidates**2).sum(axis=1)[:, None] + (points**2).sum(axis=1) - 2 * candidates @ points.T
-        gain[squares.min(axis=1) < TWIN] = -1.0
-        return np.asarray(candidates[int(np.argmax(gain))])
+    ) -> None:
+        """`cost` holds the coefficients of ln c; `points` are the configurations that were begun."""
+        self.points = points
+        self._model, self._constraints, self._cost = model, constraints, cost
+        predicted, _ = model.final(points)
+        feasible = self._feasible(points)
+        likely = feasible >= 0.5
+        self._incumbent = float(predicted[likely].max() if likely.any() else predicted.min())
+        self.best = np.argsort(np.where(likely, -predicted, 1e9 - feasible), kind="stable")[:NUM_BEST]
+
+    def choose(self, candidates: Array) -> Array:
+        """The candidate of greatest gain: none that was tried, and one that more likely keeps the constraints than not if there is any."""
+        feasible = self._feasible(candidates)
+        gain = expected_improvement(*self._model.final(candidates), self._incumbent) * feasible
+        gain /= np.exp(COST * (candidates @ self._cost))
+        squares = (candidates**2).sum(axis=1)[:, None] + (self.points**2).sum(axis=1)
+        tried = (squares - 2 * candidates @ self.points.T).min(axis=1) < TWIN
+        order = np.lexsort((-gain, feasible < 0.5, tried))
+        return np.asarray(candidates[order[0]])
+
+    def _feasible(self, points: Array) -> NDArray[np.float64]:
+        """The probability that all constraints hold."""
+        probability = np.ones(len(points))
+        for model, limit in self._constraints:
+            mean, deviation = model.final(points)
+            probability *= ndtr((limit - mean) / deviation)
+        return probability
 
 
 def expected_improvement(mean: Array, deviation: Array, incumbent: float) -> Array:
@@ -172,13 +193,15 @@ def expected_improvement(mean: Array, deviation: Array, incumbent: float) -> Arr
     return np.asarray(deviation * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)))
 
 
-def _probability(feasible: Sequence[tuple[CurveModel, float]], points: Array) -> NDArray[np.float64]:
-    """That all constraints hold."""
-    probability = np.ones(len(points))
-    for model, limit in feasible:
-        mean, deviation = model.final(points)
-        probability *= ndtr((limit - mean) / deviation)
-    return probability
+def _cost(trials: Sequence[FrozenTrial], points: Array) -> Array:
+    """The coefficients of ln c(x), up to its constant, by ridge regression; zeros where no trial has ended."""
+    ends = [trial.user_attrs.get(END, {"step": 0, "metrics": {}}) for trial in trials]
+    rates = np.array([end["metrics"].get("seconds", 0.0) / max(1, end["step"]) for end in ends])
+    x, y = points[rates > 0], np.log(rates[rates > 0])
+    if len(y) == 0:
+        return np.zeros(points.shape[1])
+    x = x - x.mean(axis=0)
+    return np.asarray(np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean())))
 
 
 def _is_begun(other: FrozenTrial, trial: FrozenTrial) -> bool:
