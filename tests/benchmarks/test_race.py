@@ -38,7 +38,10 @@ def table(tmp_path: Path) -> Path:
     weights[0, 0], weights[0, 1], weights[1, 1] = 10, 10, 50
     known = np.zeros((2, 6), np.float32)
     known[1] = np.nan
-    constants = [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(known, "known")]
+    constants = [
+        onnx.numpy_helper.from_array(weights, "weights"),
+        onnx.numpy_helper.from_array(known, "known"),
+    ]
     axes = onnx.numpy_helper.from_array(np.array([1]), "axes")
     nodes = [
         helper.make_node("MatMul", ["x_cont", "weights"], ["product"]),
@@ -83,7 +86,13 @@ def test_hartmann_has_its_known_optimum_and_is_biased_below_the_full_fidelity() 
     curve = Hartmann(3, "bad").curve(optimum)
     assert curve.values[-1] == pytest.approx(3.86278, abs=1e-4)
     assert max(curve.values[:50]) < 3.86
-    six = dict(zip((f"x{i}" for i in range(6)), (0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573), strict=True))
+    six = dict(
+        zip(
+            (f"x{i}" for i in range(6)),
+            (0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573),
+            strict=True,
+        )
+    )
     assert Hartmann(6, "good").curve(six).values[-1] == pytest.approx(3.32237, abs=1e-4)
 
 
@@ -102,7 +111,11 @@ def test_a_folder_of_surrogates_is_a_table(table: Path) -> None:
         (lambda folder: (folder / "surrogate.onnx").unlink(), [], "no surrogate.onnx there"),
         (lambda folder: (folder / "about.json").unlink(), [], "0 JSON files there"),
         (lambda folder: (folder / "about.json").write_text("{}"), [], "not the description of a table"),
-        (lambda folder: (folder / "surrogate.onnx").write_bytes(b"?"), [], "not a model that onnxruntime can load"),
+        (
+            lambda folder: (folder / "surrogate.onnx").write_bytes(b"?"),
+            [],
+            "not a model that onnxruntime can load",
+        ),
         (lambda folder: None, ["other"], "no task other in the table; there are known, empty"),
         (lambda folder: None, ["empty"], "task empty: the surrogate returns NaN for it"),
     ],
@@ -148,7 +161,9 @@ def test_one_epoch_trains_the_best_of_the_first_epoch() -> None:
     method = OneEpoch(task, 0, common_start(task, 0, 5))
     Race(task, method, 1).run([50.0])
     trained, leader = method.finals(150.0, 1)
-    first = max((task.curve(params).values[0], task.curve(params).values[-1]) for params in method._params.values())
+    first = max(
+        (task.curve(params).values[0], task.curve(params).values[-1]) for params in method._params.values()
+    )
     assert trained == leader == first[1]
 
 
@@ -179,7 +194,11 @@ def test_the_interval_of_one_task_is_scipys() -> None:
     sample = np.random.default_rng(1).normal(size=30)
     found = statistics.interval([sample])
     theirs = stats.bootstrap(
-        (sample,), np.mean, n_resamples=statistics.NUM_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+        (sample,),
+        np.mean,
+        n_resamples=statistics.NUM_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
     assert found == pytest.approx({"mean": sample.mean(), "low": theirs.low, "high": theirs.high})
 

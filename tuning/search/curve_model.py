@@ -54,40 +54,43 @@ class CurveModel:
         """`theta` holds the logarithms of l_x (each), l_s, v_f, v_t, v_n, as `fit` returns them."""
         self._theta = theta
         self._seen = seen
-        covariance = self._covariance(seen.x, seen.s, seen.x, seen.s)
-        covariance[np.diag_indices(len(seen.y))] += math.exp(theta[-1]) + JITTER
+        size = seen.x.shape[1]
+        self._scales = np.exp(-theta[:size])
+        self._length, self._v_f, self._v_t, v_n = np.exp(theta[size:])
+        self._scaled = seen.x * self._scales
+        covariance = self._covariance(self._scaled, (seen.s[:, None] - seen.s) ** 2)
+        covariance[np.diag_indices(len(seen.y))] += v_n + JITTER
         self._factor = cholesky(covariance, lower=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), seen.y, check_finite=False)
 
+    def mean(self, x: Array) -> Array:
+        """The mean of the value at the full budget of points (rows)."""
+        return np.asarray(self._covariance(x * self._scales, self._seen.s**2) @ self._weights)
+
     def final(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the value at the full budget of points (rows), without noise."""
-        s = np.zeros(len(x))
-        cross = self._covariance(x, s, self._seen.x, self._seen.s)
+        cross = self._covariance(x * self._scales, self._seen.s**2)
         explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        variance = np.exp(self._theta[-3:-1]).sum() - (explained**2).sum(axis=0)
+        variance = self._v_f + self._v_t - (explained**2).sum(axis=0)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-9))
 
     def believing(self, x: Array) -> "CurveModel":
         """The process as if points (rows) had already reached what it predicts for them (Ginsbourger et al. 2010)."""
-        mean, _ = self.final(x)
         seen = self._seen
         return CurveModel(
             self._theta,
             Observations(
                 np.concatenate([seen.x, x]),
                 np.concatenate([seen.s, np.zeros(len(x))]),
-                np.concatenate([seen.y, mean]),
+                np.concatenate([seen.y, self.mean(x)]),
             ),
         )
 
-    def _covariance(self, x: Array, s: Array, x2: Array, s2: Array) -> Array:
-        size = x.shape[1]
-        scaled, scaled2 = x * np.exp(-self._theta[:size]), x2 * np.exp(-self._theta[:size])
-        far = (scaled**2).sum(axis=1)[:, None] + (scaled2**2).sum(axis=1) - 2 * scaled @ scaled2.T
-        apart = (s[:, None] - s2) ** 2
-        length, v_f, v_t = np.exp(self._theta[size : size + 3])
-        own = v_f * _matern(np.maximum(far, 0.0)) * _matern(apart / length**2)
-        return np.asarray(own + v_t * np.exp(-apart / (2 * TREND**2)))
+    def _covariance(self, scaled: Array, apart: Array) -> Array:
+        """Of points (scaled rows) and the observations; `apart` is their squared distance in s, or one for all rows."""
+        far = (scaled**2).sum(axis=1)[:, None] + (self._scaled**2).sum(axis=1) - 2 * scaled @ self._scaled.T
+        own = self._v_f * _matern(np.maximum(far, 0.0)) * _matern(apart / self._length**2)
+        return np.asarray(own + self._v_t * np.exp(-apart / (2 * TREND**2)))
 
 
 def fit(seen: Observations, start: Array) -> Array:

@@ -162,7 +162,7 @@ class _Judge:
         """`cost` holds the coefficients of ln c; `points` are the configurations that were begun."""
         self.points = points
         self._model, self._constraints, self._cost = model, constraints, cost
-        predicted, _ = model.final(points)
+        predicted = model.mean(points)
         feasible = self._feasible(points)
         likely = feasible >= 0.5
         self._incumbent = float(predicted[likely].max() if likely.any() else predicted.min())

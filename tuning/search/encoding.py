@@ -1,5 +1,6 @@
 """Configurations as points of the unit cube, for samplers that measure distances between them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,10 +92,8 @@ def _encode(distribution: Any, value: Any, columns: slice) -> list[float]:
         if columns.stop - columns.start > 1:
             return [float(position == index) for position in range(len(distribution.choices))]
         return [index / max(1, len(distribution.choices) - 1)]
-    if distribution.high == distribution.low:
-        return [INACTIVE]
-    low, high, at = (_scale(distribution, number) for number in (distribution.low, distribution.high, value))
-    return [float((at - low) / (high - low))]
+    low, high = _scale(distribution, distribution.low), _scale(distribution, distribution.high)
+    return [(_scale(distribution, value) - low) / (high - low) if high > low else INACTIVE]
 
 
 def _decode(distribution: Any, point: Points) -> Any:
@@ -105,7 +104,7 @@ def _decode(distribution: Any, point: Points) -> Any:
     low, high = _scale(distribution, distribution.low), _scale(distribution, distribution.high)
     value = low + float(point[0]) * (high - low)
     if distribution.log:
-        value = float(np.exp(value))
+        value = math.exp(value)
     if distribution.step is not None:  # of every whole-number range too
         value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
     value = min(max(value, distribution.low), distribution.high)
@@ -113,4 +112,4 @@ def _decode(distribution: Any, point: Points) -> Any:
 
 
 def _scale(distribution: Any, value: float) -> float:
-    return float(np.log(value)) if distribution.log else float(value)
+    return math.log(value) if distribution.log else float(value)

@@ -20,7 +20,9 @@ CANCEL = "cancel"  # {trial number: who wants it ended}
 GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
 SECONDS = "seconds"  # for how long drivers have run it
-CURVE_MODEL = "curve_model"  # [number of observations, hyperparameters] of its last fit (search/curve_sampler.py)
+CURVE_MODEL = (
+    "curve_model"  # [number of observations, hyperparameters] of its last fit (search/curve_sampler.py)
+)
 
 
 def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:

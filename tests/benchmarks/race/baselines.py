@@ -1,5 +1,6 @@
 """Methods of the literature that neither proxytune nor Ray has: one epoch, then the top K; and PASHA."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,6 @@ import optuna
 
 from proxytune.tuning.spec.space import SearchSpace
 from tests.benchmarks.race.tables import Task
-
 
 NUM_TPE = 200
 
@@ -19,9 +19,7 @@ class _Proposals:
     def __init__(self, task: Task, seed: int, start: Sequence[Mapping[str, Any]]) -> None:
         self._space = SearchSpace(task.domains, task.integers)
         self._seed = seed
-        self._study = optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-        )
+        self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
         for params in start:
             self._study.enqueue_trial(dict(params))
         self._trials: dict[int, optuna.Trial] = {}
@@ -155,7 +153,7 @@ class Pasha:
             for other in trials[position + 1 :]:
                 pairs = list(zip(self._curves[one], self._curves[other], strict=False))
                 signs = [a > b for a, b in pairs if a != b]
-                if sum(x != y for x, y in zip(signs, signs[1:], strict=False)) >= 2:
+                if sum(x != y for x, y in itertools.pairwise(signs)) >= 2:
                     gaps.append(abs(pairs[-1][0] - pairs[-1][1]))
         gaps.sort()
         return gaps[math.ceil(0.9 * len(gaps)) - 1] if gaps else 0.0

@@ -3,7 +3,6 @@
 A test holds that the sqlite storage of a real study gives the same race.
 """
 
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import optuna
 from pydantic import model_validator
 
-from proxytune.tuning.store.attributes import BUDGET
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.space import SearchSpace
 from proxytune.tuning.spec.study_spec import Search, StudySpec
-from proxytune.tuning.trial.trial_run import TrialUpdate
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.benchmarks.race.tables import Task
 
 METRIC = "val_accuracy"
@@ -44,13 +43,21 @@ class TableSpec(StudySpec):
         return self._trial
 
 
-def table_spec(task: Task, sampler: str, stopping: str, seed: int, start: Sequence[Mapping[str, Any]]) -> TableSpec:
+def table_spec(
+    task: Task, sampler: str, stopping: str, seed: int, start: Sequence[Mapping[str, Any]]
+) -> TableSpec:
     """The study of one race."""
     first, factor = task.rungs
     return TableSpec(
         name="race",
         task={"name": "listops-mini"},
-        training={"steps": task.steps[-1], "eval_every": task.steps[0], "warmup_steps": 0, "batch_size": 1, "learning_rate": 1.0},
+        training={
+            "steps": task.steps[-1],
+            "eval_every": task.steps[0],
+            "warmup_steps": 0,
+            "batch_size": 1,
+            "learning_rate": 1.0,
+        },
         integers=task.integers,
         search=Search(
             space=dict(task.domains),
@@ -103,5 +110,3 @@ def common_start(task: Task, seed: int, number: int) -> list[dict[str, Any]]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     space = SearchSpace(task.domains, task.integers)
     return [space.suggest(study.ask(), {}) for _ in range(number)]
-
-

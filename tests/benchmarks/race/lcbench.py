@@ -6,7 +6,6 @@ Source: LCBench (Zimmer, Lindauer, Hutter 2021) by YAHPO Gym's network (Pfistere
 """
 
 import json
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,13 +146,17 @@ class SurrogateTask:
         low, high = (
             np.array([getattr(domain, end) for domain in self.domains.values()]) for end in ("low", "high")
         )
-        width = np.where(logs[1:], np.log(np.where(logs[1:], high / np.where(low == 0, 1, low), 1)), high - low)
+        width = np.where(
+            logs[1:], np.log(np.where(logs[1:], high / np.where(low == 0, 1, low), 1)), high - low
+        )
         best = float(self.predict(rows)[:, 1].max())
         for scale in np.geomspace(0.3, 0.003, 40):
             moved = np.repeat(rows, 10, axis=0)
             shift = generator.normal(size=(len(moved), len(low))) * width * scale
             shift *= generator.uniform(size=shift.shape) < 0.5
-            moved[:, 1:] = np.where(logs[1:], moved[:, 1:] * np.exp(shift), moved[:, 1:] + shift).clip(low, high)
+            moved[:, 1:] = np.where(logs[1:], moved[:, 1:] * np.exp(shift), moved[:, 1:] + shift).clip(
+                low, high
+            )
             for index, key in enumerate(self.domains):
                 if key in self.integers:
                     moved[:, index + 1] = np.round(moved[:, index + 1])
@@ -174,5 +177,3 @@ def surrogate_tasks(folder: Path, names: Sequence[str] = ()) -> list[SurrogateTa
         raise InputError(f"{folder}: no such folder")
     surrogate = Surrogate(folder)
     return [SurrogateTask(surrogate, name) for name in names or surrogate.tasks]
-
-

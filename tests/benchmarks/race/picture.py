@@ -29,7 +29,9 @@ def draw(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _line(axes: Any, budgets: Sequence[float], entry: Mapping[str, Any] | None, name: str, color: str) -> None:
+def _line(
+    axes: Any, budgets: Sequence[float], entry: Mapping[str, Any] | None, name: str, color: str
+) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
     axes.minorticks_off()

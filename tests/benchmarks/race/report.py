@@ -37,7 +37,9 @@ def summarise(
 
 def _rules(records: Mapping[Run, Outcome], budgets: Sequence[float]) -> dict[str, Any]:
     workers = sorted({run.workers for run in records})
-    return {rule: {str(number): _block(records, rule, number, budgets) for number in workers} for rule in RULES}
+    return {
+        rule: {str(number): _block(records, rule, number, budgets) for number in workers} for rule in RULES
+    }
 
 
 def _block(

@@ -61,7 +61,9 @@ def run(
         for task in tasks
     ]
     finished = run_missing(records, tasks, wanted, budgets, progress)
-    return summarise(finished, {name: [task.name for task in group] for name, group in groups.items()}, budgets)
+    return summarise(
+        finished, {name: [task.name for task in group] for name, group in groups.items()}, budgets
+    )
 
 
 def known(

@@ -15,7 +15,9 @@ Array = NDArray[np.float64]
 NUM_RESAMPLES = 2000
 
 
-def regrets(records: Mapping[Run, Outcome], rule: str, workers: int, method: str) -> dict[str, dict[int, Array]]:
+def regrets(
+    records: Mapping[Run, Outcome], rule: str, workers: int, method: str
+) -> dict[str, dict[int, Array]]:
     """The regret at each budget, by task and seed."""
     found: dict[str, dict[int, Array]] = {}
     for run, outcome in sorted(records.items(), key=lambda item: item[0]):
@@ -24,7 +26,9 @@ def regrets(records: Mapping[Run, Outcome], rule: str, workers: int, method: str
     return found
 
 
-def differences(ours: Mapping[str, Mapping[int, Array]], theirs: Mapping[str, Mapping[int, Array]]) -> list[Array]:
+def differences(
+    ours: Mapping[str, Mapping[int, Array]], theirs: Mapping[str, Mapping[int, Array]]
+) -> list[Array]:
     """Our regret less theirs for each task: (seeds, budgets), over the seeds that both have run."""
     pairs = []
     for task in ours.keys() & theirs.keys():

@@ -117,7 +117,9 @@ class RecordedTask:
 
     def _point(self, params: Mapping[str, Any]) -> list[float]:
         return [
-            float(domain.choice.index(params[key])) if domain.choice is not None else unit(domain, params[key])
+            float(domain.choice.index(params[key]))
+            if domain.choice is not None
+            else unit(domain, params[key])
             for key, domain in self.domains.items()
         ]
 

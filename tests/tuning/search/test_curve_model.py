@@ -25,7 +25,9 @@ def covariance(theta, one, other) -> float:
         return (1 + root + root**2 / 3) * math.exp(-root)
 
     *lengths, length_s, v_f, v_t, _ = np.exp(theta)
-    far = math.sqrt(sum(((a - b) / length) ** 2 for a, b, length in zip(one[0], other[0], lengths, strict=True)))
+    far = math.sqrt(
+        sum(((a - b) / length) ** 2 for a, b, length in zip(one[0], other[0], lengths, strict=True))
+    )
     apart = abs(one[1] - other[1])
     trend = math.exp(-(apart**2) / (2 * curve_model.TREND**2))
     return v_f * matern(far) * matern(apart / length_s) + v_t * trend
@@ -64,6 +66,7 @@ def test_a_stopped_curve_informs_the_less_the_earlier_it_stopped() -> None:
     theta = prior(1)[0]
     x = np.array([[0.5]])
     deviations = [
-        CurveModel(theta, Observations(x, np.array([s]), np.array([1.0]))).final(x)[1][0] for s in (-4.0, -2.0, 0.0)
+        CurveModel(theta, Observations(x, np.array([s]), np.array([1.0]))).final(x)[1][0]
+        for s in (-4.0, -2.0, 0.0)
     ]
     assert deviations == sorted(deviations, reverse=True)

@@ -25,7 +25,11 @@ def value(dropout: float, proxies: int, step: int) -> float:
 
 
 def search(
-    spec, num_trials: int, constraint=lambda params: None, diverges=lambda params: False, seconds=lambda params: 1.0
+    spec,
+    num_trials: int,
+    constraint=lambda params: None,
+    diverges=lambda params: False,
+    seconds=lambda params: 1.0,
 ) -> optuna.Study:
     """Trials of which two in three are stopped at the first report."""
     study = begin_study(spec).optuna
@@ -41,7 +45,9 @@ def search(
             trial.report(reached, step)
         outcome = "diverged" if diverges(params) else "complete" if len(steps) == len(STEPS) else "pruned"
         spent = seconds(params) * steps[-1]
-        trial.set_user_attr(END, {"outcome": outcome, "reason": "", "step": steps[-1], "metrics": {"seconds": spent}})
+        trial.set_user_attr(
+            END, {"outcome": outcome, "reason": "", "step": steps[-1], "metrics": {"seconds": spent}}
+        )
         state = {"diverged": TrialState.FAIL, "pruned": TrialState.PRUNED}.get(outcome)
         study.tell(trial, values[-1] if state is None else None, state)
     return study
@@ -120,7 +126,9 @@ def test_of_equals_it_prefers_the_cheap(make_spec) -> None:
 
 def test_several_objectives_are_refused_in_one_line(make_spec) -> None:
     with pytest.raises(InputError) as caught:
-        make_spec("search.sampler.name=curve", "search.objectives={val_accuracy: maximize, val_loss: minimize}")
+        make_spec(
+            "search.sampler.name=curve", "search.objectives={val_accuracy: maximize, val_loss: minimize}"
+        )
     assert "curve takes one objective; use tpe or nsga2" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
