@@ -67,7 +67,7 @@ def check(spec: StudySpec, address: str, as_json: bool) -> None:
 @address_option
 @json_option
 def run(spec: StudySpec, address: str, as_json: bool) -> None:
-    """Run STUDY until its budget is met: start it, or go on where it was (same name, same spec).
+    """Start or resume STUDY and run it until its budget is met.
 
     Ctrl-C stops it with a checkpoint of every running trial; the same command goes on.
 
@@ -76,10 +76,13 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
+    from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.run.driver import run_study
-    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.run.progress import Watch
+    from proxytune.tuning.store.process import process_age
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.tracking.links import leaderboard_path
     from proxytune.tuning.trial.data import prepare_task
 
     if address != "local":
@@ -88,12 +91,24 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
         find_cluster(address)  # a wrong one is told before the data is prepared
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
-    study = run_study(spec, address=address, watch=functools.partial(Watch, err))
+    study = run_study(
+        spec,
+        address=address,
+        watch=functools.partial(Watch, err),
+        age=process_age(),
+        say=lambda line: err.print(line, highlight=False, markup=False),
+    )
     facts = summary(study)
     if as_json:
         print_json(facts)
     else:
         show_summary(facts)
+    if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
+        if study.tracking_uri.startswith("http"):
+            click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
+        else:
+            command = f"proxytune ui {spec.name} --storage {spec.storage}"
+            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
     if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
         err.print(
             f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
@@ -162,6 +177,10 @@ def show_summary(facts: dict[str, Any]) -> None:
     out.print(
         f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
     )
+    if facts["paused_by"]:
+        out.print(
+            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
+        )
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return

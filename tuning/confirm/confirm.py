@@ -5,7 +5,6 @@ opening of the test split before it is opened; its result; the confirmation. So 
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -17,14 +16,16 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.confirm.candidates import SEED, candidates, fresh_seeds, without_seed
+from proxytune.tuning.confirm.publish import publish
 from proxytune.tuning.confirm.racing import clearly_worse, interval, race
 from proxytune.tuning.confirm.retraining import Plan, Point, Race, measured, retraining_spec, retrainings
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.constraints import parse_constraint, violation
 from proxytune.tuning.spec.metrics import MEMORY, bounds_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.store.attributes import END
-from proxytune.tuning.store.checkpoints import MANIFEST, checkpoint_paths
+from proxytune.tuning.store.checkpoints import Checkpoints, read_manifest
 from proxytune.tuning.store.confirmation import (
     CONFIRMATION,
     Candidate,
@@ -35,8 +36,7 @@ from proxytune.tuning.store.confirmation import (
 )
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.object_store import Folder
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.test_split import OPENINGS, read_openings
 
@@ -105,10 +105,11 @@ def confirm_study(
             if lease.lost:
                 raise HeldError(f"study {study.name} was taken over by another driver")
             _store(study, CONFIRMATION, confirmation.to_json())
+            publish(study, confirmation)
             models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
-            folders = [trial_folder(spec, model.number) for model in models]
+            checkpoints = [retraining.checkpoints(model) for model in models]
             evaluate = functools.partial(_evaluate_on_ray, study, session)
-            test = result_on_test(study, confirmation, folders, evaluate, who=who, again=again, say=say)
+            test = result_on_test(study, confirmation, checkpoints, evaluate, who=who, again=again, say=say)
         confirmation = replace(confirmation, test=test)
         _store(study, CONFIRMATION, confirmation.to_json())
         return confirmation
@@ -235,7 +236,7 @@ def _candidate(
     objective = next(iter(study.spec.search.objectives))
     seeds = plan.seeds[:eliminated_after]
     own = {seed: trials[trial.number, seed] for seed in seeds}
-    broken = [seed for seed, retraining in own.items() if outcome_of(retraining) != "complete"]
+    broken = [seed for seed, retraining in own.items() if outcome_of(retraining) is not Outcome.COMPLETE]
     reports = [
         retraining.user_attrs[END]["metrics"] for seed, retraining in own.items() if seed not in broken
     ]
@@ -304,7 +305,7 @@ def _worker_errors(what: str) -> Iterator[None]:
 def result_on_test(
     study: Study,
     confirmation: Confirmation,
-    folders: Sequence[Folder],
+    checkpoints: Sequence[Checkpoints],
     evaluate: Evaluate,
     *,
     who: str,
@@ -317,7 +318,7 @@ def result_on_test(
     has seen what is in it, and it can only come out the same.
 
     Args:
-        folders: where the checkpoints of the winner's retrainings are, in the order of its seeds.
+        checkpoints: those of the winner's retrainings, in the order of its seeds.
         evaluate: called with the models (spec and folder), by and reason; gives what `accuracies_on_test` does.
 
     Raises:
@@ -327,7 +328,7 @@ def result_on_test(
     winner = confirmation.best
     subject = {
         "trial": winner.trial,
-        "models": [_checksum(folder) for folder in folders],
+        "models": [_checksum(one) for one in checkpoints],
         "plan": _planned_by(confirmation),
     }
     openings = read_openings(study)
@@ -347,7 +348,7 @@ def result_on_test(
     values: list[float] = []
     num_examples = 0
     for num_examples, accuracy in evaluate(
-        list(zip(specs, folders, strict=True)), by=opening["by"], reason=reason
+        list(zip(specs, checkpoints, strict=True)), by=opening["by"], reason=reason
     ):
         values.append(accuracy)
         say(f"tested {len(values)} of {len(specs)} models on {num_examples:,} examples")
@@ -367,13 +368,12 @@ def result_on_test(
     return result
 
 
-def _checksum(folder: Folder) -> str:
+def _checksum(checkpoints: Checkpoints) -> str:
     """The sha256 of a retraining's newest checkpoint, as its manifest says."""
     try:
-        manifest = json.loads((next(checkpoint_paths(folder)) / MANIFEST).read_text(encoding="utf-8"))
-        return str(manifest["sha256"])
+        return str(read_manifest(next(checkpoints.paths()))["sha256"])
     except (StopIteration, OSError, ValueError, KeyError):
-        raise StorageError(f"{folder}: the retraining's checkpoint is gone or damaged") from None
+        raise StorageError(f"{checkpoints.folder}: the retraining's checkpoint is gone or damaged") from None
 
 
 def _evaluate_on_ray(

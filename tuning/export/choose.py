@@ -12,6 +12,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.export.records import TrialRecord
 from proxytune.tuning.spec.constraints import Constraint, violation
 from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.outcome import Outcome
 
 THROUGHPUT = "train_sequences_per_second"
 
@@ -169,7 +170,7 @@ def _named(study: str, records: Sequence[TrialRecord], number: int) -> None:
     if not 0 <= number < len(records):
         known = f"it has 0 to {len(records) - 1}" if records else "it has none yet"
         raise InputError(f"study {study} has no trial {number}; {known}")
-    if records[number].outcome != "complete":
+    if records[number].outcome != Outcome.COMPLETE:
         raise InputError(
             f"trial {number} is {records[number].outcome}; only a complete trial can be exported"
         )
@@ -183,7 +184,7 @@ def _require_eligible(
 ) -> None:
     if any(one.eligible for one in records):
         return
-    complete = [one for one in records if one.outcome == "complete"]
+    complete = [one for one in records if one.outcome == Outcome.COMPLETE]
     if complete:
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(

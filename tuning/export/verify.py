@@ -42,6 +42,7 @@ from proxytune.tuning.export.export import CARD, CONFIG, METRICS_FILE, PROVENANC
 from proxytune.tuning.export.front import INDEX, PAGE
 from proxytune.tuning.export.records import TrialRecord, excesses, strict_json
 from proxytune.tuning.spec.metrics import bounds_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import FROM_TASK, TrialSpec, load_trial
 from proxytune.tuning.store.confirmation import Confirmation
@@ -174,7 +175,7 @@ def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
         name = f"trials[{position}]"
         if record.trial != position:
             yield f"{SWEEP}: {name}.trial is {record.trial}"
-        complete = record.outcome == "complete"
+        complete = record.outcome == Outcome.COMPLETE
         values = {metric: record.metrics[metric] for metric in spec.search.objectives} if complete else {}
         yield from _compared(
             SWEEP, strict_json(record.values), strict_json(values), "its metrics", f"{name}.values"
@@ -229,7 +230,7 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
     if type(chosen) is not int or not 0 <= chosen < len(records):
         yield f"{SWEEP}: selection.trial is {chosen!r}, there are trials 0 to {len(records) - 1}"
     elif rule == "trial":
-        if records[chosen].outcome != "complete":
+        if records[chosen].outcome != Outcome.COMPLETE:
             yield f"{SWEEP}: selection.trial is {chosen}, which is {records[chosen].outcome}"
     elif rule == "pareto":
         if chosen not in (points := [one.trial for one in front(records, objectives)]):

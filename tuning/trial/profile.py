@@ -9,7 +9,7 @@ import torch
 from proxytune.models.footprint import footprint
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
-_COST_TRAINING = {"batch_size", "micro_batch_size", "precision", "compile"}
+_COST_TRAINING = {"batch_size", "batch_order", "micro_batch_size", "precision", "compile"}
 """What a step's cost depends on; steps, schedule, rates and seed it does not."""
 _ON_OR_OFF = ("dropout", "attention_dropout", "contrastive_weight")
 """Fields of the model whose cost depends on being zero or not, and on nothing else."""
@@ -23,7 +23,7 @@ def cost_spec(spec: TrialSpec) -> dict[str, Any]:
     model = {key: value for key, value in spec.model.items() if key != "contrastive_temperature"}
     model |= {key: 0.1 for key in _ON_OR_OFF if model[key]}
     return {
-        "task": spec.task.model_dump(mode="json", exclude={"root"}),
+        "task": spec.task.model_dump(mode="json", exclude={"root", "files", "partial"}),
         "model": model,
         "training": {key: value for key, value in spec.training.items() if key in _COST_TRAINING},
     }

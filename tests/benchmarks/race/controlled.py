@@ -8,13 +8,16 @@ from functools import cached_property
 from typing import Any
 
 import optuna
+import sqlalchemy as sa
 from pydantic import model_validator
 
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.space import SearchSpace
 from proxytune.tuning.spec.study_spec import Search, StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.store.attributes import BUDGET, STUDY_ID
+from proxytune.tuning.store.tables import metadata
 from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.benchmarks.race.tables import Task
 
@@ -72,8 +75,17 @@ def table_spec(
 class Journal:
     """An outbox that keeps nothing: what MLflow would show decides nothing."""
 
-    def append(self, event: Mapping[str, Any]) -> bool:
+    def append(self, event: Any) -> bool:
         return True
+
+
+class MemoryStorage(optuna.storages.InMemoryStorage):
+    """Optuna's storage in memory, with an engine for the requests of other terminals, of which there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+        metadata.create_all(self.engine)
 
 
 class Controlled:
@@ -84,11 +96,13 @@ class Controlled:
     def __init__(self, spec: TableSpec, steps: Sequence[int], storage: Any = None) -> None:
         self._steps = steps
         self.study = optuna.create_study(
-            storage=storage or optuna.storages.InMemoryStorage(),
+            study_name=spec.name,
+            storage=storage or MemoryStorage(),
             sampler=optuna.samplers.RandomSampler(),
             directions=list(spec.search.objectives.values()),
         )
         self.study.set_user_attr(BUDGET, spec.search.trials)
+        self.study.set_user_attr(STUDY_ID, spec.name)
         for params in spec.search.enqueue:
             self.study.enqueue_trial(dict(params))
         self._controller = StudyController(spec, self.study, self.study._storage, Journal())
@@ -101,7 +115,7 @@ class Controlled:
 
     def tell(self, trial: int, report: int, value: float, seconds: float, ending: str) -> bool:
         metrics = {METRIC: value, "seconds": seconds}
-        update = TrialUpdate(step=self._steps[report], metrics=metrics, outcome=ending)
+        update = TrialUpdate(step=self._steps[report], metrics=metrics, outcome=Outcome(ending))
         return self._controller.receive(trial, update, {})
 
 
