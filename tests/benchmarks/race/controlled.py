@@ -95,9 +95,10 @@ class Controlled:
 
     def __init__(self, spec: TableSpec, steps: Sequence[int], storage: Any = None) -> None:
         self._steps = steps
+        storage = storage or MemoryStorage()
         self.study = optuna.create_study(
             study_name=spec.name,
-            storage=storage or MemoryStorage(),
+            storage=storage,
             sampler=optuna.samplers.RandomSampler(),
             directions=list(spec.search.objectives.values()),
         )
@@ -105,7 +106,7 @@ class Controlled:
         self.study.set_user_attr(STUDY_ID, spec.name)
         for params in spec.search.enqueue:
             self.study.enqueue_trial(dict(params))
-        self._controller = StudyController(spec, self.study, self.study._storage, Journal())
+        self._controller = StudyController(spec, self.study, storage, Journal())
         self._controller.reconcile()
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
