@@ -31,9 +31,9 @@ MAX_RUNGS = 100_000
 
 
 class Sampler(Section):
-    """Who proposes: one of Optuna's samplers."""
+    """Who proposes: one of Optuna's samplers, or `curve`, which learns from all learning curves (search/curve_sampler.py)."""
 
-    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"] = "tpe"
+    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"] = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
@@ -187,6 +187,8 @@ class StudySpec(TrialSpec):
                     )
         if name in ("cmaes", "gp") and len(self.search.objectives) > (1 if name == "cmaes" else 2):
             raise ValueError(f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2")
+        if name == "curve" and len(self.search.objectives) > 1:
+            raise ValueError("search.sampler.name: curve takes one objective; use tpe or nsga2")
         if name == "grid":
             for key, domain in domains.items():
                 if domain.choice is None:

@@ -339,7 +339,7 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     assert len(driver.events("pause")) == len(driver.events("resume")) == 1
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"])
 def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(make_spec, sampler: str) -> None:
     space = "{model.num_proxies: {choice: [2, 4, 8]}, model.dropout: {choice: [0.0, 0.1, 0.2, 0.3]}}"
     if sampler in ("gp", "cmaes"):
