@@ -21,7 +21,11 @@ from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
 from proxytune.tuning.commands.ui import ui
-from proxytune.tuning.commands.winner import evaluate, export, predict, train, verify
+from proxytune.tuning.commands.evaluate import evaluate
+from proxytune.tuning.commands.export import export
+from proxytune.tuning.commands.predict import predict
+from proxytune.tuning.commands.train import train
+from proxytune.tuning.commands.verify import verify
 from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxytune.models.config import ModelConfig
-from proxytune.tuning.export.choose import THROUGHPUT
+from proxytune.tuning.export.request import THROUGHPUT
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.trial_spec import TrialSpec
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxytune.tuning.export.choose import Selection
-from proxytune.tuning.export.records import TrialRecord, strict_json
 from proxytune.tuning.journal.outbox import read_events
 from proxytune.tuning.store.attributes import SECONDS
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.records import TrialRecord, strict_json
 from proxytune.tuning.store.study import Study
 
 OF_THE_MACHINE = {"storage", "database", "tracking"}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxytune.tuning.journal.outbox import Event
-from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec import constraints, ranking
+from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE
 
 GOOD = ("complete", "pruned")
 
@@ -27,6 +28,8 @@ class Counters:
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # trials without a final end
     best: dict[str, float] = field(default_factory=dict)  # over complete trials that break no constraint
     best_trial: dict[str, int] = field(default_factory=dict)
+    rank: dict[str, list[float]] = field(default_factory=dict)  # of `best_trial`: see ranking.ordered
+    confirmed: dict[str, Any] = field(default_factory=dict)  # {"trial", "rule"} of the confirmation
     steps: int = 0
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -57,7 +60,16 @@ class Counters:
         elif kind == "end":
             self._see(event)
             return self._end(event)
+        elif kind == "confirmation":
+            self.confirmed = {"trial": event["winner"], "rule": event["rule"]}
         return {}
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """The winner's `trial` and `rule`; empty while no trial is eligible."""
+        first = next(iter(self.directions), "")
+        found = {"trial": self.best_trial[first], "rule": BEST_SEARCH_VALUE} if first in self.best else {}
+        return self.confirmed or found
 
     def rung(self, step: int) -> int:
         """How many rungs a trial has reached with this step."""
@@ -65,8 +77,7 @@ class Counters:
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:
         """Whether a trial with these metrics breaks no constraint."""
-        rules = [parse_constraint(metric, rule) for metric, rule in self.constraints.items()]
-        return violation(rules, metrics) == 0
+        return constraints.feasible(constraints.parse_constraints(self.constraints), metrics)
 
     def _see(self, event: Event) -> None:
         open_trial = self.running.get(str(event["trial"]))
@@ -87,11 +98,16 @@ class Counters:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.steps += open_trial["step"]
         if outcome == "complete" and self.feasible(open_trial["last"]):
-            for name, direction in self.directions.items():
-                sign, value = (1 if direction == "maximize" else -1), open_trial["last"].get(name, math.nan)
-                if value == value and (name not in self.best or sign * value > sign * self.best[name]):
-                    self.best[name], self.best_trial[name] = value, event["trial"]
+            self._compare(event["trial"], open_trial["last"])
         return self.counters()
+
+    def _compare(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep the trial as best for each objective for which it ranks before the best one so far."""
+        for name in self.directions:
+            first = {name: self.directions[name]} | self.directions
+            rank = [*ranking.signed(metrics, first), number]
+            if math.isfinite(rank[0]) and (name not in self.rank or rank < self.rank[name]):
+                self.best[name], self.best_trial[name], self.rank[name] = metrics[name], number, rank
 
     def counters(self) -> dict[str, float]:
         """The numbers of now, by metric name."""

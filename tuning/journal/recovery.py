@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
 from proxytune.tuning.store.checkpoints import CorruptCheckpoint, checkpoint_paths, load_checkpoint
 from proxytune.tuning.store.study import trial_folder
@@ -79,9 +80,9 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     objectives = study.spec.search.objectives
     reports: dict[int, dict[str, Any]] = {}
     for step, entry in rung_entries(trial).items():
-        signs = (1 if direction == "minimize" else -1 for direction in objectives.values())
         reports[step] = {
-            name: sign * value for name, sign, value in zip(objectives, signs, entry["values"], strict=True)
+            name: sign(direction) * value
+            for (name, direction), value in zip(objectives.items(), entry["values"], strict=True)
         }
     for step, value in trial.intermediate_values.items():
         reports[step] = {next(iter(objectives)): value}

@@ -31,8 +31,7 @@ _SECONDS = 600
 def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
     """Log every folder as an MLflow model and register it under the study's name.
 
-    The alias `best` goes to the one that is the study's winner (not to a trial that the user named, or to one chosen
-    by other limits), if there is such a one.
+    The study's winner gets the alias `best`, and its rule as description; trials chosen by number or limits do not.
 
     Returns:
         {"name", "version", "uri"} of each.
@@ -49,7 +48,8 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
             {
                 "folder": str(one.folder.absolute()),
                 "trial": one.record.trial,
-                "best": one.selection.rule in ("best", "front", "confirmed"),
+                "best": one.selection.rule in ("best", "confirmed"),
+                "rule": one.selection.text,
                 "metrics": one.record.metrics,
                 "examples": example_lines(one.folder),
             }
@@ -142,9 +142,11 @@ def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str
         "trial_key": trial_key,
         "sha256_of_sums": file_sha256(Path(model["folder"], SUMS)),
         "val_accuracy": f"{model['metrics']['val_accuracy']:.6g}",
+        "rule": model["rule"],
     }
     for key, value in facts.items():
         client.set_model_version_tag(name, version, key, value)
+    client.update_model_version(name, version, f"Trial {model['trial']} of study {name}: {model['rule']}")
     if model["best"]:
         client.set_registered_model_alias(name, ALIAS, version)
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}", "best": model["best"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from proxytune.tuning.errors import (
     InputError,
@@ -49,18 +49,6 @@ class Study:
         """All trials by number; not to be changed."""
         with storage_errors():
             return self.optuna.get_trials(deepcopy=False)
-
-    def best(self) -> list[FrozenTrial]:
-        """The winner, or with several objectives the Pareto front; feasible trials of the full budget only."""
-        with storage_errors():
-            if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
-                return []
-            if len(self.optuna.directions) > 1:
-                return self.optuna.best_trials
-            try:
-                return [self.optuna.best_trial]
-            except ValueError:  # none is feasible
-                return []
 
 
 def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:

@@ -1,42 +1,46 @@
-"""How a study stands: trials by outcome, the budget, the best."""
+"""The state of a study: trials by outcome, the budget, the winner."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.winner import leading, winner
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
 def summary(study: "Study") -> dict[str, Any]:
-    """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
+    """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
     trials = study.trials()
     outcomes: dict[str, int] = {}
     for trial in trials:
         outcome = outcome_of(trial)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    found = winner(study)
     return {
         "study": study.name,
         "trials": len(trials),
         "budget": study.budget,
         "outcomes": outcomes,
         "objectives": dict(study.spec.search.objectives),
+        "winner": None if found is None else asdict(found),
         "best": [
             {
-                "trial": trial.number,
-                "values": dict(zip(study.spec.search.objectives, trial.values, strict=True)),
-                "params": trial.params,
-                "metrics": trial.user_attrs[END]["metrics"],
+                "trial": number,
+                "values": dict(zip(study.spec.search.objectives, trials[number].values, strict=True)),
+                "params": trials[number].params,
+                "metrics": trials[number].user_attrs[END]["metrics"],
             }
-            for trial in study.best()
+            for number in leading(study)
         ],
     }
 
 
 def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
-    """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
+    """One trial: outcome, parameters, last step and metrics, reason; `objective` is the metric of its reports."""
     step, values = trial.last_step or 0, trial.intermediate_values
     unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
     end: dict[str, Any] = trial.user_attrs.get(END, unended)
