@@ -15,6 +15,7 @@ from ray import tune
 
 from proxytune.datasets import DataError
 from proxytune.tuning.cluster.ray_private import draining_nodes
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.object_store import as_folder
 from proxytune.tuning.trial.efficiency import stored_efficiency
@@ -81,18 +82,21 @@ class TrialTrainable(tune.Trainable):
             if self._run is None or not is_out_of_room(error):
                 raise
             update = TrialUpdate(
-                step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}"
+                step=self._run.step,
+                outcome=Outcome.INTERRUPTED,
+                out_of_room=True,
+                reason=f"{self._folder}: {error.strerror}",
             )
         except Exception as error:
             step = self._run.step if self._run else 0
-            outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
+            outcome = Outcome.OUT_OF_MEMORY if is_out_of_memory(error) else Outcome.FAILED
             update = TrialUpdate(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
         finally:
             self._training = False
         update = replace(update, gpu_mib=taken_mib(self._spec))
         if update.metrics is not None and self._efficiency is not None:
             update = replace(update, metrics=update.metrics | self._efficiency)
-        if update.outcome not in ("running", "complete"):
+        if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             self._run = None  # nothing of it is worth a checkpoint
         return update
 

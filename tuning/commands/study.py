@@ -162,6 +162,10 @@ def show_summary(facts: dict[str, Any]) -> None:
     out.print(
         f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
     )
+    if facts["paused_by"]:
+        out.print(
+            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
+        )
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return

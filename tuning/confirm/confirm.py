@@ -17,12 +17,14 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.confirm.candidates import SEED, candidates, fresh_seeds, without_seed
+from proxytune.tuning.confirm.publish import publish
 from proxytune.tuning.confirm.racing import clearly_worse, interval, race
 from proxytune.tuning.confirm.retraining import Plan, Point, Race, measured, retraining_spec, retrainings
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.constraints import parse_constraint, violation
 from proxytune.tuning.spec.metrics import MEMORY, bounds_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.checkpoints import MANIFEST, checkpoint_paths
 from proxytune.tuning.store.confirmation import (
@@ -105,6 +107,7 @@ def confirm_study(
             if lease.lost:
                 raise HeldError(f"study {study.name} was taken over by another driver")
             _store(study, CONFIRMATION, confirmation.to_json())
+            publish(study, confirmation)
             models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
             folders = [trial_folder(spec, model.number) for model in models]
             evaluate = functools.partial(_evaluate_on_ray, study, session)
@@ -235,7 +238,7 @@ def _candidate(
     objective = next(iter(study.spec.search.objectives))
     seeds = plan.seeds[:eliminated_after]
     own = {seed: trials[trial.number, seed] for seed in seeds}
-    broken = [seed for seed, retraining in own.items() if outcome_of(retraining) != "complete"]
+    broken = [seed for seed, retraining in own.items() if outcome_of(retraining) is not Outcome.COMPLETE]
     reports = [
         retraining.user_attrs[END]["metrics"] for seed, retraining in own.items() if seed not in broken
     ]

@@ -10,6 +10,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.export.request import ExportRequest
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.constraints import Constraint, feasible, violation
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.records import TrialRecord
@@ -105,7 +106,7 @@ def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> 
     if number >= len(records):
         known = f"it has 0 to {len(records) - 1}" if records else "it has none yet"
         raise InputError(f"study {study} has no trial {number}; {known}")
-    if records[number].outcome != "complete":
+    if records[number].outcome != Outcome.COMPLETE:
         raise InputError(
             f"trial {number} is {records[number].outcome}; only a complete trial can be exported"
         )
@@ -114,7 +115,7 @@ def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> 
 def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> None:
     if any(one.eligible for one in records):
         return
-    complete = [one for one in records if one.outcome == "complete"]
+    complete = [one for one in records if one.outcome == Outcome.COMPLETE]
     if complete:
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(

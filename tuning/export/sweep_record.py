@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxytune.tuning.export.choose import Selection
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.events import StudyStarted
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.store.attributes import SECONDS
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.errors import storage_errors
@@ -74,6 +75,6 @@ def sweep_card(
 
 def _driver_facts(study: Study) -> dict[str, Any]:
     """Versions and hardware of the first driver, as the study's journal has them; empty where there is none."""
-    events, _ = read_events(study.folder / "outbox", 0, _HEAD_BYTES)
-    facts: dict[str, Any] = next((event.get("facts", {}) for event in events if event["kind"] == "study"), {})
+    events = read_events(study.folder / "outbox", 0, _HEAD_BYTES).events
+    facts = next((event.facts for event in events if isinstance(event, StudyStarted)), {})
     return {name: facts[name] for name in ("git_revision", "versions", "hardware") if name in facts}

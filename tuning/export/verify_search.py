@@ -15,6 +15,7 @@ from proxytune.tuning.export.export import CONFIG, METRICS_FILE, PROVENANCE, SWE
 from proxytune.tuning.export.request import ExportRequest
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.metrics import bounds_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import load_trial
 from proxytune.tuning.store.confirmation import Candidate, Confirmation
@@ -62,7 +63,7 @@ def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
         name = f"trials[{position}]"
         if record.trial != position:
             yield f"{SWEEP}: {name}.trial is {record.trial}"
-        complete = record.outcome == "complete"
+        complete = record.outcome == Outcome.COMPLETE
         values = {metric: record.metrics[metric] for metric in spec.search.objectives} if complete else {}
         yield from compared(
             SWEEP, strict_json(record.values), strict_json(values), "its metrics", f"{name}.values"

@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.counters import Counters
-from proxytune.tuning.journal.outbox import Event, read_events
+from proxytune.tuning.journal.events import (
+    Event,
+    Paused,
+    Reported,
+    Resumed,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from proxytune.tuning.journal.reading import read_all
 from proxytune.tuning.spec.constraints import parse_constraint
-from proxytune.tuning.spec.space import Domain
-
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.spec.space import distribution_of
 
 
 @dataclass
@@ -35,7 +43,7 @@ class TrialHistory:
 
     number: int
     params: dict[str, Any]
-    outcome: str = "running"  # as in `end` events, or running
+    outcome: Outcome = Outcome.RUNNING
     reason: str = ""
     step: int = 0
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
@@ -52,7 +60,8 @@ class History:
     facts: Mapping[str, Any]
     counters: Counters
     trials: dict[int, TrialHistory]
-    status: str = "running"  # as the newest driver left it
+    status: StudyStatus = StudyStatus.RUNNING
+    problems: list[str] = field(default_factory=list)  # records of the journal that could not be read
     start_ms: int = 0  # Unix time of the first event, and of the last one so far
     last_ms: int = 0
 
@@ -82,7 +91,9 @@ class History:
 
     def _frozen(self, trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
         values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
-        state = STATES.get(trial.outcome, TrialState.FAIL)
+        state = TrialState[trial.outcome.optuna_state]
+        if state == TrialState.WAITING:  # it has begun
+            state = TrialState.FAIL
         if state == TrialState.COMPLETE and len(values) < len(objectives):
             state = TrialState.FAIL
         params = {key: value for key, value in trial.params.items() if key in domains}
@@ -90,7 +101,7 @@ class History:
             state=state,
             values=values if state == TrialState.COMPLETE else None,
             params=params,
-            distributions={key: _distribution(domains[key], value) for key, value in params.items()},
+            distributions={key: distribution_of(domains[key], value) for key, value in params.items()},
             intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
         )
         for metric, rule in self.counters.constraints.items():
@@ -107,51 +118,45 @@ def read_history(folder: Path) -> History:
         InputError: it holds no study.
     """
     history = History("", {}, {}, Counters(), {})
-    trials = history.trials
-    offset, behind = -1, 0
-    while behind != offset:
-        offset = behind
-        events, behind = read_events(folder, offset, max_bytes=8 << 20)
-        for event in events:
+    for portion in read_all(folder):
+        history.problems += portion.problems
+        for event in portion.events:
             history.counters.fold(event)
-            history.last_ms = max(history.last_ms, event.get("time_ms", 0))
-            if event["kind"] == "study":
-                history.name, history.spec, history.facts = (
-                    event["study"],
-                    event["spec"],
-                    event.get("facts", {}),
-                )
-                history.start_ms = history.start_ms or event["time_ms"]
-                history.status = "running"
-            elif event["kind"] == "study_end":
-                history.status = event["status"]
-            elif event["kind"] == "trial":
-                trial = trials.setdefault(event["trial"], TrialHistory(event["trial"], event["params"]))
-                trial.outcome = "running"
-                trial.placements.append(Placement(event["time_ms"], event["time_ms"]))
-            elif event["kind"] in ("report", "end") and event["trial"] in trials:
-                _take_in(trials[event["trial"]], event)
+            _take_in(history, event)
     if not history.spec:
         raise InputError(f"{folder} holds no events of a study; run it first")
     return history
 
 
-def _take_in(trial: TrialHistory, event: Event) -> None:
-    trial.step = max(trial.step, event["step"])
-    for metric, value in event["metrics"].items():
-        if isinstance(value, int | float):
-            trial.curves.setdefault(metric, []).append((event["step"], value))
-            trial.last[metric] = value
+def _take_in(history: History, event: Event) -> None:
+    history.last_ms = max(history.last_ms, getattr(event, "time_ms", 0))
+    match event:
+        case StudyStarted():
+            history.name, history.spec, history.facts = event.study, event.spec, event.facts
+            history.start_ms = history.start_ms or event.time_ms
+            history.status = StudyStatus.RUNNING
+        case StudyEnded():
+            history.status = event.status
+        case Paused():
+            history.status = StudyStatus.PAUSED
+        case Resumed():
+            history.status = StudyStatus.RUNNING
+        case TrialStarted():
+            trial = history.trials.setdefault(event.trial, TrialHistory(event.trial, event.params))
+            trial.outcome = Outcome.RUNNING
+            trial.placements.append(Placement(event.time_ms, event.time_ms))
+        case Reported() | TrialEnded() if event.trial in history.trials:
+            _take_in_report(history.trials[event.trial], event)
+
+
+def _take_in_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
+    trial.step = max(trial.step, event.step)
+    for metric, value in event.metrics.items():
+        trial.curves.setdefault(metric, []).append((event.step, value))
+        trial.last[metric] = value
     placement = trial.placements[-1]
-    placement.end_ms = event["time_ms"]
-    if "node" in event:
-        placement.worker = f"{event['node']} {event.get('pid', '')}".strip()
-    if event["kind"] == "end":
-        trial.outcome, trial.reason = event["outcome"], event.get("reason", "")
-
-
-def _distribution(domain: Mapping[str, Any], value: Any) -> BaseDistribution:
-    """The domain as the search used it; whether it holds whole numbers is seen by the value."""
-    if domain.get("choice") is not None:
-        return CategoricalDistribution(domain["choice"])
-    return Domain.model_validate(domain).distribution(integer=isinstance(value, int))
+    placement.end_ms = event.time_ms
+    if isinstance(event, TrialEnded):
+        trial.outcome, trial.reason = event.outcome, event.reason
+    elif event.node is not None:
+        placement.worker = f"{event.node} {event.pid or ''}".strip()

@@ -15,6 +15,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.plots import dressed, label, pareto_front, pictures
+from proxytune.tuning.spec.outcome import Outcome
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }
@@ -80,10 +81,9 @@ def report_page(history: History) -> str:
 
 def _standing(history: History) -> str:
     counters = history.counters
-    outcomes = dict.fromkeys(("complete", "pruned"), 0)
+    outcomes = dict.fromkeys((Outcome.COMPLETE, Outcome.PRUNED), 0)
     for trial in history.trials.values():
         outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
-    budget = history.spec.get("search", {}).get("trials", "?")
     rows = [
         (
             "objectives",
@@ -91,13 +91,14 @@ def _standing(history: History) -> str:
         ),
         *((f"constraint on {label(metric)}", rule) for metric, rule in history.counters.constraints.items()),
         ("status", f"{history.status}, {_moment(history.start_ms)} to {_moment(history.last_ms)}"),
-        ("trials", f"{len(history.trials)} of {budget}"),
+        ("trials", f"{len(history.trials)} of {counters.budget or '?'}"),
         *((f"… {outcome}", str(count)) for outcome, count in outcomes.items()),
         ("steps trained", f"{counters.steps:,}"),
         (
             "time in trials",
             f"{counters.cpu_seconds / 3600:.2f} CPU-hours, {counters.gpu_seconds / 3600:.2f} GPU-hours",
         ),
+        *(("damaged journal", problem) for problem in history.problems),
     ]
     return _table((), rows)
 
@@ -112,7 +113,9 @@ def _best(history: History) -> str:
     complete = [
         trial
         for trial in history.trials.values()
-        if trial.outcome == "complete" and objective in trial.last and history.counters.feasible(trial.last)
+        if trial.outcome is Outcome.COMPLETE
+        and objective in trial.last
+        and history.counters.feasible(trial.last)
     ]
     if not complete:
         rule = " within the constraints" if history.counters.constraints else ""

@@ -12,15 +12,18 @@ from proxytune.tuning.journal.counters import rung_steps
 from proxytune.tuning.report.formatting import short
 from proxytune.tuning.report.history import History, TrialHistory
 from proxytune.tuning.spec.metrics import MEMORY, METRICS
+from proxytune.tuning.spec.outcome import Outcome
 
 COLOURS = {
-    "complete": "#1f77b4",
-    "pruned": "#8d99a6",
-    "interrupted": "#e8a33d",
-    "running": "#2ca02c",
-    "diverged": "#d62728",
-    "out_of_memory": "#9467bd",
-    "failed": "#8c564b",
+    Outcome.COMPLETE: "#1f77b4",
+    Outcome.PRUNED: "#8d99a6",
+    Outcome.INTERRUPTED: "#e8a33d",
+    Outcome.PAUSED: "#f2c879",
+    Outcome.STOPPED: "#17becf",
+    Outcome.RUNNING: "#2ca02c",
+    Outcome.DIVERGED: "#d62728",
+    Outcome.OUT_OF_MEMORY: "#9467bd",
+    Outcome.FAILED: "#8c564b",
 }
 FRONT = {  # what Optuna calls a group of trials: its name here, its colour
     "Best Trial": ("the front", "#d62728"),
@@ -61,13 +64,13 @@ def label(metric: str) -> str:
     return f"{metric} ({unit})" if unit else metric
 
 
-def _ended(history: History, *outcomes: str) -> list[TrialHistory]:
+def _ended(history: History, *outcomes: Outcome) -> list[TrialHistory]:
     return [trial for trial in history.trials.values() if trial.outcome in outcomes]
 
 
 def _complete_with(history: History, objective: str) -> list[TrialHistory]:
     """The trials that Optuna's pictures of the objective can show."""
-    return [trial for trial in _ended(history, "complete") if objective in trial.last]
+    return [trial for trial in _ended(history, Outcome.COMPLETE) if objective in trial.last]
 
 
 def optimisation_history(history: History) -> Iterator[Picture]:
@@ -103,7 +106,9 @@ def learning_curves(history: History) -> Iterator[Picture]:
         if not any(len({value for _, value in trial.curves[objective]}) > 1 for trial in reported):
             continue  # known before the training, or reported once: no curve
         figure = go.Figure()
-        for outcome in sorted(COLOURS, key=lambda outcome: outcome == "complete"):  # those above the others
+        for outcome in sorted(
+            COLOURS, key=lambda outcome: outcome is Outcome.COMPLETE
+        ):  # those above the others
             group = [trial for trial in reported if trial.outcome == outcome]
             if group:
                 figure.add_traces(_curves(group, objective, outcome))
@@ -132,7 +137,7 @@ def learning_curves(history: History) -> Iterator[Picture]:
         )
 
 
-def _curves(trials: list[TrialHistory], metric: str, outcome: str) -> list[go.Scatter]:
+def _curves(trials: list[TrialHistory], metric: str, outcome: Outcome) -> list[go.Scatter]:
     """All lines of one outcome as one trace (hundreds of traces make a page slow), and its key in full colour."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -255,7 +260,7 @@ def pareto_front(history: History) -> Iterator[Picture]:
     if len(targets) == 1:
         targets[MEMORY] = "minimize"
     targets = dict(list(targets.items())[:3])
-    shown = [trial for trial in _ended(history, "complete") if targets.keys() <= trial.last.keys()]
+    shown = [trial for trial in _ended(history, Outcome.COMPLETE) if targets.keys() <= trial.last.keys()]
     if len(targets) < 2 or len(shown) < 2:
         return
     figure = optuna_plots.plot_pareto_front(
@@ -292,15 +297,15 @@ def proxy_cosines(history: History) -> Iterator[Picture]:
     if len(shown) < 2:
         return
     figure = go.Figure()
-    for outcome, symbol in (("complete", "circle"), ("others", "circle-open")):
-        group = [trial for trial in shown if (trial.outcome == "complete") == (outcome == "complete")]
+    for is_complete, symbol in ((True, "circle"), (False, "circle-open")):
+        group = [trial for trial in shown if (trial.outcome is Outcome.COMPLETE) == is_complete]
         figure.add_trace(
             go.Scatter(
                 x=[trial.params[TEMPERATURE] for trial in group],
                 y=[trial.last["proxy_cosine"] for trial in group],
                 text=[f"trial {trial.number}, {trial.outcome} at step {trial.step}" for trial in group],
                 mode="markers",
-                name=outcome if outcome == "complete" else "ended earlier",
+                name="complete" if is_complete else "ended earlier",
                 marker={
                     "symbol": symbol,
                     "size": 9,
@@ -380,10 +385,9 @@ def timeline(history: History) -> Iterator[Picture]:
     )
 
 
-def _outcome_of_placement(trial: TrialHistory, placement: object) -> str:
+def _outcome_of_placement(trial: TrialHistory, placement: object) -> Outcome:
     """Only the last placement ended as the trial did."""
-    outcome = trial.outcome if placement is trial.placements[-1] else "interrupted"
-    return outcome if outcome in COLOURS else "failed"
+    return trial.outcome if placement is trial.placements[-1] else Outcome.INTERRUPTED
 
 
 def _words(trial: TrialHistory) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import warnings
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 
 from proxytune.tuning.errors import (
     InputError,
@@ -59,6 +61,10 @@ def begin_study(spec: StudySpec) -> Study:
             load_if_exists=True,
         )
         stored = study.user_attrs.get(SPEC)
+        if study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(list(spec.search.objectives))  # what optuna-dashboard calls the values
         if stored is None:
             earlier = read_warm_start(spec)
             for params in spec.search.enqueue:

@@ -4,7 +4,6 @@ import functools
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
@@ -13,11 +12,13 @@ from typing import Any
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.journal.recovery import recover
+from proxytune.tuning.journal.recovery import open_journal, recover
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.provenance import data_facts, driver_facts
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
@@ -73,23 +74,22 @@ def run_study(
         lease.acquire()
         stack.callback(lease.release)
         try:
-            outbox = Outbox(spec.folder / "outbox")
+            outbox = open_journal(study)
         except OSError as error:
             raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
         stack.callback(outbox.close)
         recover(study, outbox)
         controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+        controller.notes += outbox.problems
         with storage_errors():
             controller.reconcile()
-        now_ms = time.time_ns() // 1_000_000
         outbox.append(
-            {
-                "kind": "study",
-                "time_ms": now_ms,
-                "study": spec.name,
-                "spec": spec.model_dump(mode="json"),
-                "facts": driver_facts(prepared),
-            }
+            StudyStarted(
+                study=spec.name,
+                spec=spec.model_dump(mode="json"),
+                facts=driver_facts(prepared),
+                budget=study.budget,
+            )
         )
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
         shipper.start()
@@ -106,15 +106,8 @@ def run_study(
                         controller.requeue_live()
         if lease.lost:
             raise HeldError(f"study {spec.name} was taken over by another driver")
-        status = "interrupted" if controller.stopping else "finished"
-        outbox.append(
-            {
-                "kind": "study_end",
-                "time_ms": time.time_ns() // 1_000_000,
-                "status": status,
-                "summary": summary(study),
-            }
-        )
+        status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
+        outbox.append(StudyEnded(status=status, summary=summary(study)))
         if controller.stopping:
             raise Interrupted(
                 f"study {spec.name} stopped ({controller.stopping}); the same command goes on where it was"
@@ -133,10 +126,7 @@ def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, 
     if error is not None and not isinstance(error, Interrupted):
         reason = " ".join(str(error).split()) or type(error).__name__
         with suppress(OSError):  # the disk may be what failed
-            now_ms = time.time_ns() // 1_000_000
-            outbox.append(
-                {"kind": "study_end", "time_ms": now_ms, "status": "failed", "reason": reason[:1000]}
-            )
+            outbox.append(StudyEnded(status=StudyStatus.FAILED, reason=reason[:1000]))
 
 
 def _search(
@@ -158,6 +148,7 @@ def _search(
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
         resources = session.trial_resources(spec.resources)
+        controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
         kind: Any = trainable or TrialTrainable
         gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None

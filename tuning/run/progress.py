@@ -97,7 +97,8 @@ class Watch:
         left = (
             f"about {_duration((self._study.budget - ended) / rate)} left" if rate > 0 else "estimating time"
         )
-        state = f"stopping ({self._controller.stopping})" if self._controller.stopping else left
+        paused_by, stopping = self._controller.paused_by, self._controller.stopping
+        state = f"stopping ({stopping})" if stopping else f"paused by {paused_by}" if paused_by else left
         return " | ".join(filter(None, [f"{ended}/{self._study.budget} trials ended", outcomes, best, state]))
 
     def _view(self) -> Group:

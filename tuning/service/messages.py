@@ -1,10 +1,11 @@
 """The bodies of requests and answers, as the OpenAPI document shows them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from proxytune.tuning.service.events import finite
+from proxytune.tuning.spec.outcome import Outcome
 
 Value = bool | int | float | str | None
 Name = Annotated[str, Field(description="The study's name", examples=["listops-mini"])]
@@ -28,17 +29,6 @@ _POINT: dict[str, JsonValue] = {
     "params": {"model.num_proxies": 32, "model.dropout": 0.12},
     "metrics": {"val_accuracy": 0.3085, "train_memory_mib_per_sequence": 3.1},
 }
-Outcome = Literal[
-    "complete",
-    "pruned",
-    "infeasible",
-    "diverged",
-    "out_of_memory",
-    "failed",
-    "running",
-    "interrupted",
-    "queued",
-]
 
 
 class Point(BaseModel):

@@ -19,6 +19,7 @@ PAUSE = "pause"  # who wants nothing to run for now; cleared at each start
 CANCEL = "cancel"  # {trial number: who wants it ended}
 GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
+JOURNAL_ID = "journal"  # id of its journal
 SECONDS = "seconds"  # for how long drivers have run it
 
 

@@ -1,5 +1,6 @@
 """Where a study's truth is kept: Optuna's relational storage."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     if sqlite and not create and not (parsed.database and Path(parsed.database).exists()):
         raise InputError(f"{parsed.database}: no study there")
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    if sqlite and create and parsed.database:
+        _make_private(Path(parsed.database))
     try:
         storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
         if sqlite:
@@ -67,6 +70,22 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
         raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {first_line(error)}") from None
     return storage
+
+
+def _make_private(path: Path) -> None:
+    """Give the file, which is made if it is missing, to its owner alone; SQLite's own files beside it follow its mode.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
 from proxytune.tuning.store.confirmation import read_confirmation
@@ -39,7 +40,7 @@ class TrialRecord:
     @property
     def eligible(self) -> bool:
         """Whether it may win: trained to the full budget, within every constraint."""
-        return self.outcome == "complete" and not any(excess > 0 for excess in self.violations.values())
+        return self.outcome == Outcome.COMPLETE and not any(excess > 0 for excess in self.violations.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that strict JSON holds: what is not finite becomes a string."""
@@ -87,7 +88,7 @@ def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) 
         params=dict(trial.params),
         step=end["step"],
         metrics={**measured, **end["metrics"]},
-        values=dict(zip(spec.search.objectives, trial.values, strict=True)) if outcome == "complete" else {},
+        values=dict(zip(spec.search.objectives, trial.values, strict=True)) if outcome is Outcome.COMPLETE else {},
         violations=excesses(spec, {**measured, **end["metrics"]}),
         reports={str(step): value for step, value in sorted(trial.intermediate_values.items())},
         rungs={str(step): entry for step, entry in sorted(rung_entries(trial).items())},

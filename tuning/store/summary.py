@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.store.attributes import END
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.store.attributes import END, PAUSE
+from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.winner import leading, winner
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ def summary(study: "Study") -> dict[str, Any]:
     """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
     trials = study.trials()
     outcomes: dict[str, int] = {}
+    with storage_errors():
+        paused_by = study.optuna.user_attrs.get(PAUSE)
     for trial in trials:
-        outcome = outcome_of(trial)
+        outcome = outcome_of(trial, paused=paused_by is not None)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     found = winner(study)
     return {
@@ -25,6 +29,7 @@ def summary(study: "Study") -> dict[str, Any]:
         "trials": len(trials),
         "budget": study.budget,
         "outcomes": outcomes,
+        "paused_by": paused_by,
         "objectives": dict(study.spec.search.objectives),
         "winner": None if found is None else asdict(found),
         "best": [
@@ -40,17 +45,19 @@ def summary(study: "Study") -> dict[str, Any]:
 
 
 def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
-    """One trial: outcome, parameters, last step and metrics, reason; `objective` is the metric of its reports."""
+    """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
     step, values = trial.last_step or 0, trial.intermediate_values
     unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
     end: dict[str, Any] = trial.user_attrs.get(END, unended)
     return {"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end
 
 
-def outcome_of(trial: FrozenTrial) -> str:
-    """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
+def outcome_of(trial: FrozenTrial, paused: bool = False) -> Outcome:
+    """How a trial stands or ended; `paused`: its study is paused."""
     if END in trial.user_attrs:
-        return str(trial.user_attrs[END]["outcome"])
+        return Outcome(trial.user_attrs[END]["outcome"])
     if trial.state == TrialState.WAITING:
-        return "interrupted" if trial.datetime_start else "queued"
-    return trial.state.name.lower()
+        if trial.datetime_start is None:
+            return Outcome.QUEUED
+        return Outcome.PAUSED if paused else Outcome.INTERRUPTED
+    return Outcome(trial.state.name.lower().replace("fail", "failed"))

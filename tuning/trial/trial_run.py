@@ -12,6 +12,7 @@ import torch
 
 from proxytune.datasets import Batch, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
 from proxytune.tuning.store.object_store import Folder
@@ -26,16 +27,16 @@ EVALUATION_BATCH_SIZE = 128
 class TrialUpdate:
     """What a trial reports when it has advanced: where it is, a report if an evaluation was due, and how it stands.
 
-    outcome is one of running, complete, diverged, out_of_memory, unsaved, failed; reason says why it failed. unsaved:
-    there is no room for a checkpoint, which no retry mends.
+    outcome is running, complete, diverged, out_of_memory or failed; reason says why it failed.
     """
 
     step: int
     metrics: dict[str, float] | None = None
     gpu_mib: float | None = None  # the most that it has held on its GPU so far
     profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
-    outcome: str = "running"
+    outcome: Outcome = Outcome.RUNNING
     reason: str = ""
+    out_of_room: bool = False  # there is no room for a checkpoint, which no retry mends
     notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
 
     def to_json(self) -> str:
@@ -44,7 +45,7 @@ class TrialUpdate:
     @classmethod
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
-        return cls(**values | {"notes": tuple(values["notes"])})
+        return cls(**values | {"outcome": Outcome(values["outcome"]), "notes": tuple(values["notes"])})
 
 
 def is_out_of_room(error: OSError) -> bool:
@@ -131,11 +132,13 @@ class TrialRun:
         except _TurnEnded:
             return TrialUpdate(step=self.step, notes=self._take_notes())
         except Diverged as error:
-            return TrialUpdate(step=self.step, outcome="diverged", reason=str(error))
+            return TrialUpdate(step=self.step, outcome=Outcome.DIVERGED, reason=str(error))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return TrialUpdate(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
+            return TrialUpdate(
+                step=self.step, outcome=Outcome.OUT_OF_MEMORY, reason=str(error) or "out of memory"
+            )
 
     def interrupt(self) -> None:
         """End the running `advance` after its training step, or in the middle of its evaluation. For signal handlers."""
@@ -204,7 +207,7 @@ class TrialRun:
         assert self._report is not None
         step, metrics = self._report
         self._reported = step
-        outcome = "complete" if step == self._training.steps else "running"
+        outcome = Outcome.COMPLETE if step == self._training.steps else Outcome.RUNNING
         return TrialUpdate(step=step, metrics=metrics, outcome=outcome, notes=self._take_notes())
 
     def _take_notes(self) -> tuple[str, ...]:
