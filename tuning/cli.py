@@ -14,17 +14,17 @@ from proxytune.tuning.commands.compare import compare
 from proxytune.tuning.commands.confirm import confirm
 from proxytune.tuning.commands.data import data
 from proxytune.tuning.commands.doctor import doctor
+from proxytune.tuning.commands.evaluate import evaluate
+from proxytune.tuning.commands.export import export
 from proxytune.tuning.commands.jobs import logs, status, submit
 from proxytune.tuning.commands.options import err
+from proxytune.tuning.commands.predict import predict
 from proxytune.tuning.commands.serve import serve
 from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
 from proxytune.tuning.commands.study import check, run, show, trials
 from proxytune.tuning.commands.track import report, track
-from proxytune.tuning.commands.ui import ui
-from proxytune.tuning.commands.evaluate import evaluate
-from proxytune.tuning.commands.export import export
-from proxytune.tuning.commands.predict import predict
 from proxytune.tuning.commands.train import train
+from proxytune.tuning.commands.ui import ui
 from proxytune.tuning.commands.verify import verify
 from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
 

@@ -11,7 +11,13 @@ from proxytune.tuning.errors import InputError
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @set_option
-@click.option("--seeds", "num_seeds", type=click.IntRange(min=1), default=1, help="The number of seeds, from training.seed on.")
+@click.option(
+    "--seeds",
+    "num_seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    help="The number of seeds, from training.seed on.",
+)
 @click.option(
     "--out", "folder", type=click.Path(path_type=Path), help="Write the trained model as an export folder."
 )

@@ -31,4 +31,6 @@ def verify(folder: Path, as_json: bool) -> None:
     if problems:
         raise ProxytuneError(f"{folder} has changed since the export: {len(problems)} problems")
     if not as_json:
-        out.print(f"{folder} is unchanged since the export, and its rule chooses its trial again", highlight=False)
+        out.print(
+            f"{folder} is unchanged since the export, and its rule chooses its trial again", highlight=False
+        )

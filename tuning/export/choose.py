@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.export.request import ExportRequest
+from proxytune.tuning.export.request import THE_WINNER, ExportRequest
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.constraints import Constraint, feasible, violation
 from proxytune.tuning.spec.outcome import Outcome
@@ -66,7 +66,7 @@ def choose(
     records: Sequence[TrialRecord],
     objectives: Mapping[str, str],
     constraints: Sequence[Constraint] = (),
-    request: ExportRequest = ExportRequest(),
+    request: ExportRequest = THE_WINNER,
     confirmation: Confirmation | None = None,
 ) -> list[Selection]:
     """The trial that the request asks for, or the trials of the Pareto front; by default the study's winner.

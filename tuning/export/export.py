@@ -30,7 +30,7 @@ from proxytune.tuning.export.card import card
 from proxytune.tuning.export.choose import Selection, choose
 from proxytune.tuning.export.front import point_name, write_index
 from proxytune.tuning.export.programs import write_programs
-from proxytune.tuning.export.request import ExportRequest
+from proxytune.tuning.export.request import THE_WINNER, ExportRequest
 from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.sweep_record import sweep_card
 from proxytune.tuning.run.provenance import data_facts, git_revision
@@ -65,7 +65,7 @@ class ExportResult:
 def export_study(
     study: Study,
     folder: Path,
-    request: ExportRequest = ExportRequest(),
+    request: ExportRequest = THE_WINNER,
     say: Say = lambda line: None,
 ) -> list[ExportResult]:
     """Write the chosen trial to `folder`, or a folder for each trial of the Pareto front and an index of them.

@@ -36,7 +36,9 @@ class Limits(Section):
 class ExportRequest(Limits):
     """Which trial to export: a numbered one, the whole Pareto front, the best within limits, or by default the winner."""
 
-    trial: int | None = Field(default=None, ge=0, le=10**6, description="A trial's number; default: the winner")
+    trial: int | None = Field(
+        default=None, ge=0, le=10**6, description="A trial's number; default: the winner"
+    )
     pareto: bool = Field(default=False, description="Every trial of the Pareto front instead")
 
     @model_validator(mode="after")
@@ -46,6 +48,10 @@ class ExportRequest(Limits):
             names = " and ".join(name for name, is_given in given.items() if is_given)
             raise ValueError(f"{names} exclude each other (limits are max_memory_mib and min_throughput)")
         return self
+
+
+THE_WINNER = ExportRequest()
+"""The default request."""
 
 
 def export_request(**values: Any) -> ExportRequest:

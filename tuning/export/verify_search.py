@@ -93,9 +93,7 @@ def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[Trial
         "spent_trials": len(records),
         "spent_steps": sum(one.step for one in records),
     }
-    yield from compared(
-        SWEEP, {name: sweep["budget"][name] for name in budget}, budget, "the rest", "budget"
-    )
+    yield from compared(SWEEP, {name: sweep["budget"][name] for name in budget}, budget, "the rest", "budget")
     if sweep["study"] != spec.name:
         yield f"{SWEEP}: study is {sweep['study']!r}, its spec has {spec.name!r}"
 
@@ -124,7 +122,9 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
     wanted = [one for one in again if one.trial == number and type(number) is int]
     if not wanted:
         yield f"{SWEEP}: selection.trial is {number!r}, the rule gives {' or '.join(str(one.trial) for one in again)}"
-    text = Selection(trial=0, rule=rule, objectives=objectives, limits=limits, confirmed=again[0].confirmed).text
+    text = Selection(
+        trial=0, rule=rule, objectives=objectives, limits=limits, confirmed=again[0].confirmed
+    ).text
     if stated["text"] != text:
         yield f"{SWEEP}: selection.text is not the text of rule {rule}"
 

@@ -34,8 +34,8 @@ from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.search.warm_start import WarmStart
 from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.metrics import MEMORY, any_known
-from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (

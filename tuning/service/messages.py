@@ -81,7 +81,9 @@ class StudyDetail(BaseModel):
         description="Trials by outcome", examples=[{"complete": 2, "pruned": 10}]
     )
     objectives: dict[str, str] = Field(examples=[{"val_accuracy": "maximize"}])
-    winner: WinnerLine | None = Field(description="Null until a trial of the full budget is within the constraints")
+    winner: WinnerLine | None = Field(
+        description="Null until a trial of the full budget is within the constraints"
+    )
     best: list[Point] = Field(description="The winner, or with several objectives the Pareto front")
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     job: str | None = Field(

@@ -17,7 +17,12 @@ class Constraint:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.metric} {'<=' if self.sign > 0 else '>='} {self.bound:g}"
+        return f"{self.metric} {self.rule}"
+
+    @property
+    def rule(self) -> str:
+        """The bound as a study file writes it."""
+        return f"{'<=' if self.sign > 0 else '>='} {self.bound:g}"
 
     def excess(self, value: float) -> float:
         """How far the value is beyond the bound, in the metric's unit; 0 or less is feasible."""

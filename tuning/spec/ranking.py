@@ -40,7 +40,9 @@ def best(points: Points, objectives: Objectives) -> int | None:
 def front(points: Points, objectives: Objectives) -> list[int]:
     """The trials that no other one dominates, by number."""
     kept: list[tuple[int, tuple[float, ...]]] = []
-    for number in ordered(points, objectives):  # a trial is dominated only by one that is before it in this order
+    for number in ordered(
+        points, objectives
+    ):  # a trial is dominated only by one that is before it in this order
         values = signed(points[number], objectives)
         if not any(_dominates(other, values) for _, other in kept):
             kept.append((number, values))

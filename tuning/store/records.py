@@ -88,7 +88,9 @@ def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) 
         params=dict(trial.params),
         step=end["step"],
         metrics={**measured, **end["metrics"]},
-        values=dict(zip(spec.search.objectives, trial.values, strict=True)) if outcome is Outcome.COMPLETE else {},
+        values=dict(zip(spec.search.objectives, trial.values, strict=True))
+        if outcome is Outcome.COMPLETE
+        else {},
         violations=excesses(spec, {**measured, **end["metrics"]}),
         reports={str(step): value for step, value in sorted(trial.intermediate_values.items())},
         rungs={str(step): entry for step, entry in sorted(rung_entries(trial).items())},

@@ -19,7 +19,7 @@ from proxytune.tuning import best, export, load_study, pareto_front
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export import export as export_module
-from proxytune.tuning.export.digests import write_fields, write_sums
+from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.verify import verify_export
 from proxytune.tuning.predict.exported import load_export
 from proxytune.tuning.run.begin import begin_study
@@ -33,7 +33,6 @@ FILES = [
     "SHA256SUMS",
     "card.md",
     "config.yaml",
-    "fields.json",
     "metrics.json",
     "model.json",
     "model.onnx",
@@ -266,6 +265,5 @@ def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_pa
     sweep = read(folder, "sweep.json")
     sweep["confirmation"]["candidates"][0]["values"][0] = 0.9
     (folder / "sweep.json").write_text(json.dumps(sweep))
-    write_fields(folder)
     write_sums(folder)
     assert any("confirmation.candidates[0].mean" in line for line in verify_export(folder))
