@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.events import Event, Reported, TrialEnded, TrialStarted
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import read_study
 from proxytune.tuning.store.winner import leading
 from tests.benchmarks import cli, efficiency, overhead, sampling, scale
@@ -97,8 +99,13 @@ def test_the_controller_alone_takes_many_trials_and_resumes(tmp_path: Path) -> N
 
 
 def test_slot_seconds_are_accounted_for() -> None:
-    def event(kind: str, second: float, trial: int, **rest: Any) -> dict[str, Any]:
-        return {"kind": kind, "time_ms": int(second * 1000), "trial": trial, **rest}
+    def event(kind: str, second: float, trial: int, **rest: Any) -> Event:
+        kinds = {
+            "trial": lambda **values: TrialStarted(params={}, **values),
+            "report": lambda **values: Reported(step=1, **values),
+            "end": lambda **values: TrialEnded(step=1, outcome=Outcome.COMPLETE, **values),
+        }
+        return kinds[kind](time_ms=int(second * 1000), trial=trial, **rest)
 
     events = [
         event("trial", 0, 0),

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.tracking.shipper import Shipper
 from tests.benchmarks.synthetic import synthetic_events
@@ -104,11 +105,11 @@ def winner(outbox_folder: Path) -> int:
     """The complete trial with the highest accuracy, from the journal."""
     last: dict[int, float] = {}
     complete = set()
-    for event in read_events(outbox_folder)[0]:
-        if event["kind"] == "report":
-            last[event["trial"]] = event["metrics"]["val_accuracy"]
-        elif event["kind"] == "end" and event["outcome"] == "complete":
-            complete.add(event["trial"])
+    for event in read_events(outbox_folder).events:
+        if event.kind == "report":
+            last[event.trial] = event.metrics["val_accuracy"]
+        elif event.kind == "end" and event.outcome == "complete":
+            complete.add(event.trial)
     return max(complete, key=lambda number: last[number])
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from proxytune.datasets import PreparedTask
 from proxytune.tuning.export.export import ExportResult, export_study
-from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study

@@ -80,6 +80,7 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     from proxytune.tuning.run.progress import Watch, data_progress
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.tracking.links import leaderboard_path
     from proxytune.tuning.trial.data import prepare_task
 
     if address != "local":
@@ -94,6 +95,12 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
         print_json(facts)
     else:
         show_summary(facts)
+    if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
+        if study.tracking_uri.startswith("http"):
+            click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
+        else:
+            command = f"proxytune ui {spec.name} --storage {spec.storage}"
+            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
     if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
         err.print(
             f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "

@@ -6,7 +6,7 @@ is found and the line stays readable by every JSON tool. Records without a check
 
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -191,18 +191,6 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 class BadRecord(ValueError):
     """A line of the journal that is no event; the message says why."""
-
-
-def parse_event(values: Mapping[str, Any]) -> Event:
-    """Event of plain values.
-
-    Raises:
-        BadRecord: unknown kind, or a field that does not fit its kind.
-    """
-    try:
-        return _EVENT.validate_python(values)
-    except ValidationError as error:
-        raise BadRecord(_explain(error.errors(include_url=False))) from None
 
 
 def encode(event: Event) -> bytes:

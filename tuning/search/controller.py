@@ -309,7 +309,7 @@ class StudyController:
             stop = self._report(live, update.step, update.metrics, where)
         if update.gpu_mib and self._packing is not None and self._packing.learn(live.spec, update.gpu_mib):
             self._study.set_user_attr(GPU_WORST, self._packing.worst)
-        if update.outcome is Outcome.OUT_OF_MEMORY and live.gpu is not None and live.gpu < 1:
+        if update.outcome == Outcome.OUT_OF_MEMORY and live.gpu is not None and live.gpu < 1:
             live.trial.set_user_attr(WHOLE_GPU, True)
             self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
         elif update.out_of_room:
@@ -323,7 +323,7 @@ class StudyController:
             self._end(
                 number, Outcome.DIVERGED, f"objective is {self._values(update.metrics)} at step {update.step}"
             )
-        elif update.outcome is Outcome.COMPLETE:
+        elif update.outcome == Outcome.COMPLETE:
             self._end(number, Outcome.COMPLETE, "")
         elif broken:
             self._end(number, Outcome.PRUNED, f"measured {broken} breaks the constraint")

@@ -23,7 +23,8 @@ from proxytune.tuning.confirm.outcome import conclude
 from proxytune.tuning.confirm.retraining import Plan, Race, measured, retraining_spec, retrainings
 from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
@@ -213,7 +214,7 @@ def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Stu
     assert "eliminated after 2 seeds" in of_the_loser[-1].user_attrs[END]["reason"]
     assert not any(trial.state == TrialState.WAITING for trial in of_the_loser)
     begun = {
-        event["trial"] for event in read_events(driver.study.folder / "outbox")[0] if event["kind"] == "end"
+        event.trial for event in read_events(driver.study.folder / "outbox").events if event.kind == "end"
     }
     assert begun == {*waves, ahead[2]}, "what never ran has no run in MLflow"
     driver.report(ahead[0], 4, 0.3), driver.report(ahead[1], 4, 0.3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.journal.events import Event
 from proxytune.tuning.report.history import History, read_history
 from proxytune.tuning.report.page import report_page, write_report
 from proxytune.tuning.report.plots import pictures
@@ -20,8 +20,8 @@ MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"
 
 def events(num_trials: int, objectives: dict[str, str] | None = None, seed: int = 1) -> Iterator[Event]:
     for event in synthetic_events(num_trials, seed=seed):
-        if event["kind"] == "study" and objectives:
-            event["spec"]["search"]["objectives"] = objectives
+        if event.kind == "study" and objectives:
+            event.spec["search"]["objectives"] = objectives
         yield event
 
 
@@ -84,8 +84,8 @@ def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -
 
     def constrained(rule: str) -> Iterator[Event]:
         for event in events(60, seed=3):
-            if event["kind"] == "study":
-                event["spec"]["search"]["constraints"] = {"train_memory_mib_per_sequence": rule}
+            if event.kind == "study":
+                event.spec["search"]["constraints"] = {"train_memory_mib_per_sequence": rule}
             yield event
 
     fill(constrained("<= 30"))
@@ -140,8 +140,8 @@ def test_a_study_that_has_just_started_makes_a_page(fill: Fill, outbox_folder: P
 def test_values_that_are_no_numbers_make_a_page(fill: Fill, outbox_folder: Path) -> None:
     def broken() -> Iterator[Event]:
         for event in events(12):
-            if event["kind"] in ("report", "end") and event["trial"] % 2:
-                event["metrics"] |= {"val_accuracy": float("nan"), "proxy_cosine": float("inf")}
+            if event.kind in ("report", "end") and event.trial % 2:
+                event.metrics.update(val_accuracy=float("nan"), proxy_cosine=float("inf"))
             yield event
 
     fill(broken())
@@ -176,12 +176,10 @@ def test_a_page_fetches_nothing_and_hostile_text_stays_text(
 
     def poisoned() -> Iterator[Event]:
         for event in events(6):
-            if event["kind"] == "study":
-                event["facts"]["note"] = hostile
-            if event["kind"] == "end":
-                event["reason"] = hostile
-            if event["kind"] == "report":
-                event["node"] = hostile
+            if event.kind == "study":
+                event.facts["note"] = hostile
+            if event.kind in ("end", "report"):
+                event = event.model_copy(update={{"end": "reason", "report": "node"}[event.kind]: hostile})
             yield event
 
     fill(poisoned())

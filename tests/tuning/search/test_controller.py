@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import Assignment, StudyController
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
@@ -45,7 +46,7 @@ class Driver:
         return [trial.state for trial in self.study.trials()]
 
     def events(self, kind: str) -> list[dict]:
-        return [event for event in read_events(self.study.folder / "outbox")[0] if event["kind"] == kind]
+        return [event for event in read_events(self.study.folder / "outbox").events if event.kind == kind]
 
 
 OBJECTIVES = {
@@ -71,7 +72,7 @@ def test_a_finished_trial_is_told_its_values(spec) -> None:
     trial = driver.study.trials()[number]
     assert trial.state == TrialState.COMPLETE
     assert trial.values[0] == 0.4
-    assert [event["step"] for event in driver.events("report")] == [10, 30]
+    assert [event.step for event in driver.events("report")] == [10, 30]
     assert driver.events("end")[0]["outcome"] == "complete"
 
 
@@ -155,7 +156,7 @@ def test_a_worker_lost_for_good_fails_its_trial(spec) -> None:
     driver.controller.again(number)
     driver.controller.lost(number, "killed")
     assert outcome_of(driver.study.trials()[number]) == "failed"
-    assert [event["attempt"] for event in driver.events("trial")] == [1, 2]
+    assert [event.attempt for event in driver.events("trial")] == [1, 2]
     assert driver.say(number, 10, 0.9)  # a late word of the lost worker changes nothing
     assert outcome_of(driver.study.trials()[number]) == "failed"
 
@@ -205,7 +206,7 @@ def test_a_driver_killed_between_the_end_and_telling_it_tells_it_at_the_next_sta
     again = Driver(spec)
     assert again.states() == [TrialState.COMPLETE]
     assert again.study.trials()[number].values[0] == 0.4
-    assert Counter(event["outcome"] for event in again.events("end"))["complete"] == 1
+    assert Counter(event.outcome for event in again.events("end"))["complete"] == 1
 
 
 def test_rungs_survive_a_resume(spec) -> None:
@@ -281,7 +282,7 @@ def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(sp
     request_stop(driver.study, now=True)
     assert driver.say(second, 5)
     assert driver.states() == [TrialState.COMPLETE, TrialState.WAITING]
-    assert [event["text"] for event in driver.events("log")] == ["stop", "stop now"]
+    assert [event.text for event in driver.events("log")] == ["stop", "stop now"]
     driver.die()
     assert Driver(spec).begin().number == second
 
@@ -301,12 +302,11 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     enqueue(driver.study, {"model.dropout": 0.25})
     number = driver.begin().number
     assert driver.controller.live[number].params["model.dropout"] == 0.25
-    log = driver.events("log")
-    assert [event["text"] for event in log] == [
-        "budget changed from 1 to 2 trials",
-        f"enqueued trial {number}",
-    ]
-    assert all("@" in event["who"] for event in log)
+    (budget,), (log,) = driver.events("budget"), driver.events("log")
+    assert budget.trials == 2
+    assert log.text == f"enqueued trial {number}"
+    assert "@" in budget.who
+    assert "@" in log.who
 
 
 def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
@@ -319,7 +319,8 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     assert not driver.controller.finished
     pause(driver.study, on=False)
     assert driver.begin().number == number
-    assert [event["text"] for event in driver.events("log")] == ["pause", "resume"]
+    assert [event.outcome for event in driver.events("end")] == ["paused"]
+    assert len(driver.events("pause")) == len(driver.events("resume")) == 1
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])
@@ -358,7 +359,7 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
     cancel_trial(driver.study, number)
     assert driver.say(number, 5)
     assert not driver.say(other, 5)
-    assert outcome_of(driver.study.trials()[number]) == "failed"
+    assert outcome_of(driver.study.trials()[number]) == "stopped"
     with pytest.raises(InputError, match="has ended already"):
         cancel_trial(driver.study, number)
     with pytest.raises(InputError, match="no trial 99"):

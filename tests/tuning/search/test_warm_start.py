@@ -55,8 +55,8 @@ def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
     assert driver.study.budget == 30
     assert run(driver, 5)[:3] == best(old, 3)
     assert [trial.number for trial in driver.study.trials()] == [0, 1, 2, 3, 4]
-    assert [event["trial"] for event in driver.events("trial")] == [0, 1, 2, 3, 4]
-    log = [event["text"] for event in driver.events("log")]
+    assert [event.trial for event in driver.events("trial")] == [0, 1, 2, 3, 4]
+    log = [event.text for event in driver.events("log")]
     assert log[0] == (
         "warm start from old: 3 of its configurations go first, 16 of its 16 trials inform the sampler"
     )

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from proxytune.tuning.cli import cli
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.events import StudyStarted, TrialStarted
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.journal.recovery import recover
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
@@ -31,8 +33,7 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
     spec = make_spec(f"storage={json.dumps(str(storage))}", "search.stopping.name=none")
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
-    begin = {"kind": "study", "time_ms": 1, "study": spec.name, "facts": {}}
-    outbox.append(begin | {"spec": spec.model_dump(mode="json")})
+    outbox.append(StudyStarted(time_ms=1, study=spec.name, spec=spec.model_dump(mode="json")))
     controller = StudyController(spec, study.optuna, study.storage, outbox)
     controller.reconcile()
     for _ in range(4):
@@ -61,9 +62,11 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
 
 def told(folder: Path) -> dict[tuple[str, int, int | None], Any]:
     return {
-        (event["kind"], event["trial"], event.get("step")): event.get("metrics") or event.get("params")
-        for event in read_events(folder / "outbox")[0]
-        if event["kind"] in ("trial", "report")
+        (event.kind, event.trial, getattr(event, "step", None)): event.params
+        if isinstance(event, TrialStarted)
+        else event.metrics
+        for event in read_events(folder / "outbox").events
+        if event.kind in ("trial", "report")
     }
 
 
@@ -79,9 +82,9 @@ def test_a_lost_journal_is_rebuilt_into_another_mlflow(
     spec: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
 ) -> None:
     before, ends = told(spec.folder), {}
-    for event in read_events(spec.folder / "outbox")[0]:
-        if event["kind"] == "end":
-            ends[event["trial"]] = (event["outcome"], event["step"])
+    for event in read_events(spec.folder / "outbox").events:
+        if event.kind == "end":
+            ends[event.trial] = (event.outcome, event.step)
     assert ends == {0: ("complete", 30), 1: ("complete", 30), 2: ("diverged", 25), 3: ("interrupted", 20)}
     (spec.folder / "outbox" / "events.jsonl").unlink()
     other = tmp_path / "other.db"
@@ -98,7 +101,7 @@ def test_a_lost_journal_is_rebuilt_into_another_mlflow(
     ]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "the journal lacked 4 trials" in result.stderr
+    assert "the journal lacked events of 4 trials" in result.stderr
     after = told(spec.folder)
     assert after.keys() == before.keys()
     for key, values in before.items():
@@ -135,7 +138,7 @@ def test_an_acknowledgement_of_another_journal_counts_for_nothing(
     outbox = Outbox(folder)
     assert recover(open_study(spec.name, spec.storage), outbox) == 4
     outbox.close()
-    assert num_waiting(folder, uri, "proxytune") == len(read_events(folder)[0])
+    assert num_waiting(folder, uri, "proxytune") == len(read_events(folder).events)
     sync = MlflowSync(folder, uri, "proxytune")
     while sync.ship():
         sync.acknowledge()
