@@ -135,8 +135,7 @@ def _write_trial(
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
     """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
     confirmed = [
-        {"at": one["at"], "by": one["by"], "what": f"confirm, trial {one['subject']['trial']}"}
-        for one in read_openings(study)
+        {"at": one["at"], "by": one["by"], "what": _subject(one["subject"])} for one in read_openings(study)
     ]
     mark = evaluation_mark(study.name)
     evaluated = [
@@ -145,6 +144,13 @@ def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
         if one["reason"].startswith(mark)
     ]
     return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
+
+
+def _subject(subject: Mapping[str, Any]) -> str:
+    """The models of an opening in words."""
+    if "trial" in subject:
+        return f"confirm, trial {subject['trial']}"
+    return f"compare, all {len(subject['trials'])} trials of the fixed list"
 
 
 def evaluation_mark(name: str) -> str:

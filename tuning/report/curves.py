@@ -16,7 +16,7 @@ def optimisation_history(history: History) -> Iterator[Picture]:
         shown = history.with_metric(objective)
         if not shown:
             continue
-        figure = go.Figure(_points(history, shown, objective))
+        figure = go.Figure([*_points(history, shown, objective)])
         steps = _best_so_far(history, objective, direction)
         if steps:
             numbers, values = zip(*steps, strict=True)
@@ -98,7 +98,7 @@ def learning_curves(history: History) -> Iterator[Picture]:
         for number, rung in enumerate(rungs, start=1):
             name = f"rung {number}" if len(rungs) <= 8 else ""
             line = {"dash": "dot", "color": "grey", "width": 1}
-            figure.add_vline(rung, line=line, annotation_text=name)
+            figure.add_vline(rung, line=line, annotation={"text": name, "textangle": -90, "yanchor": "top"})
         figure.update_layout(xaxis_title="optimizer step", yaxis_title=label(objective))
         yield Picture(
             f"Learning curves: {objective}",

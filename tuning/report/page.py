@@ -20,7 +20,7 @@ from proxytune.tuning.report.picture import Picture, dressed, label, number
 from proxytune.tuning.report.proxies import proxy_cosines
 from proxytune.tuning.report.table import SORT_SCRIPT, STYLE, Cell, facts_table, shown, table
 from proxytune.tuning.report.timeline import timeline
-from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.metrics import MEMORY, METRICS
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
 
@@ -195,7 +195,7 @@ def _trials(history: History) -> str:
     speed = next((name for name in SPEEDS if any(name in trial.last for trial in trials)), None)
     metrics = dict.fromkeys([*history.objectives, MEMORY, *([speed] if speed else [])])
     params = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    head = ["trial", "outcome", "step", *map(label, metrics), *map(_name, params), "reason"]
+    head = ["trial", "outcome", "step", *map(_head, metrics), *map(_name, params), "reason"]
     objective, direction = next(iter(history.objectives.items()))
     factor, eligible = sign(direction), history.eligible()
     winner = history.winner.get("trial")
@@ -227,6 +227,12 @@ def _trial_row(trial: TrialHistory, metrics: list[str], params: list[str]) -> li
         ),
         trial.reason,
     ]
+
+
+def _head(metric: str) -> str:
+    """A short column head for a metric."""
+    names = {MEMORY: "memory (MiB a sequence)"} | {name: f"speed ({METRICS[name].unit})" for name in SPEEDS}
+    return names.get(metric, label(metric))
 
 
 def _name(key: str) -> str:

@@ -90,6 +90,7 @@ def slices(history: History) -> Iterator[Picture]:
             "The objective against each parameter alone. Hollow points are the last values of trials that ended before "
             "their full budget.",
             figure,
+            min_width=260 * min(SLICES_A_ROW, len(keys)),
         )
 
 
@@ -162,13 +163,12 @@ def parallel_coordinates(history: History) -> Iterator[Picture]:
         figure = go.Figure(lines)
         figure.update_layout(margin={"l": 70, "r": 40, "t": 40}, height=480)
         figure.update_layout(margin_b=110)
-        if len(dimensions) > 6:
-            figure.update_layout(width=150 * len(dimensions), autosize=False)  # the page scrolls sideways
         yield Picture(
             f"Parallel coordinates: {objective}",
             "One line for each trial through its parameters, the steps it was trained and its last value, which gives the "
             "colour; yellow is better. Drag along an axis to keep a range. Trials that ended early have fewer steps.",
             figure,
+            min_width=130 * len(dimensions),
         )
 
 

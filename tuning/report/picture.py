@@ -36,6 +36,7 @@ class Picture:
     title: str
     reading: str
     figure: go.Figure | None
+    min_width: int = 0  # pixels; a narrower screen scrolls sideways
 
     def html(self) -> str:
         """The figure as a part of a page that has loaded plotly, as wide as the page; empty if there is none."""
@@ -47,7 +48,7 @@ class Picture:
             default_width="100%",
             config={"displaylogo": False, "responsive": True},
         )
-        return text
+        return f"<div style='min-width: {self.min_width}px'>{text}</div>"
 
 
 def dressed(picture: Picture) -> Picture:

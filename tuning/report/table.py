@@ -18,6 +18,7 @@ tr.winner td { background: #fff7ed; font-weight: 600 }
 .wide { overflow-x: auto; max-width: 100% }
 .tall { max-height: 32em; overflow: auto }
 .tall th { position: sticky; top: 0 }
+table.sortable td:last-child { min-width: 18em }
 table.facts td { overflow-wrap: anywhere }
 table.facts td:first-child { color: #4b5563; min-width: 9em }
 th button { all: unset; cursor: pointer; display: block }
