@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from proxytune.datasets import DataError, TaskInfo, task_info
 from proxytune.models.config import ModelConfig
-from proxytune.models.training import TrainingConfig
+from proxytune.models.training import TrainingConfig, check_together
 from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
@@ -18,7 +18,30 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
-TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | {"seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The keys of a study's `training` that are no property of the optimisation (TrainingConfig).
+
+    seed: decides weights, dropout and the order of the batches.
+    batch_order: uniform (the LRA protocol of Nyströmformer) or bucketed by length (datasets/batches.py).
+    final_weights: what the test split and an export use: those of the last step, or those of the evaluation with the
+        highest validation accuracy, the earliest of equals (the protocol). best_val_accuracy and best_step are reported
+        in both cases, and val_accuracy is always the last evaluation's.
+    """
+
+    seed: int = 0
+    batch_order: Literal["uniform", "bucketed"] = "uniform"
+    final_weights: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"training.seed: {self.seed!r} must be a whole number from 0 to 2^31 - 1")
+
+
+RUN_KEYS = {field.name for field in fields(RunConfig)}
+TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | RUN_KEYS
 
 
 class Task(BaseModel):
@@ -59,7 +82,7 @@ class TrialSpec(Section):
     name: str
     task: Task
     model: dict[str, Any] = {}  # ModelConfig's fields except those that the task decides
-    training: dict[str, Any] = {}  # TrainingConfig's fields and `seed`
+    training: dict[str, Any] = {}  # TrainingConfig's fields and RunConfig's
     resources: Resources = Resources()
 
     @model_validator(mode="before")
@@ -73,13 +96,13 @@ class TrialSpec(Section):
             raise ValueError(f"task: {error}") from None
         model = known_keys(values.get("model"), "model", MODEL_KEYS)
         training = known_keys(values.get("training"), "training", TRAINING_KEYS)
-        seed = training.pop("seed", 0)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ValueError(f"training.seed: {seed!r} must be a whole number from 0 to 2^31 - 1")
+        run = {key: training.pop(key) for key in RUN_KEYS & training.keys()}
         config = checked(ModelConfig, task_fields(info) | model, "model")
+        training_config = checked(TrainingConfig, training, "training")
+        check_together(config, training_config)
         return values | {
             "model": {key: value for key, value in asdict(config).items() if key not in FROM_TASK},
-            "training": asdict(checked(TrainingConfig, training, "training")) | {"seed": seed},
+            "training": asdict(training_config) | asdict(checked(RunConfig, run, "training")),
         }
 
     @model_validator(mode="after")
@@ -94,7 +117,7 @@ class TrialSpec(Section):
     @property
     def seed(self) -> int:
         """Decides weights, dropout and the order of the batches."""
-        return int(self.training["seed"])
+        return self.run_config().seed
 
     def model_config_for(self, info: TaskInfo) -> ModelConfig:
         """The model's configuration on the task."""
@@ -102,7 +125,11 @@ class TrialSpec(Section):
 
     def training_config(self) -> TrainingConfig:
         """The training's configuration."""
-        return TrainingConfig(**{key: value for key, value in self.training.items() if key != "seed"})
+        return TrainingConfig(**{key: value for key, value in self.training.items() if key not in RUN_KEYS})
+
+    def run_config(self) -> RunConfig:
+        """The seed, the order of the batches and which weights count."""
+        return RunConfig(**{key: self.training[key] for key in RUN_KEYS})
 
 
 def task_fields(info: TaskInfo) -> dict[str, Any]:

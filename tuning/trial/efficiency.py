@@ -18,7 +18,7 @@ import torch
 
 from proxytune.datasets import TrainBatches
 from proxytune.datasets.arrow_store import Split
-from proxytune.datasets.batches import Batch, collate
+from proxytune.datasets.batches import Batch, Order, collate
 from proxytune.models.training import Trainer
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.trial_spec import TrialSpec
@@ -66,7 +66,7 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
             trainer.train_step(collate(prepared.train, longest, full_padding=True))
             sequences = min(training.micro_batch_size or training.batch_size, training.batch_size)
             profile[MEMORY] = torch.cuda.max_memory_allocated() / _MIB / sequences
-        train = typical_batches(prepared.train, training.batch_size)
+        train = typical_batches(prepared.train, training.batch_size, spec.run_config().batch_order)
         validation = typical_batches(prepared.validation, min(training.batch_size, len(prepared.validation)))
         clock = _clock(device)
         return profile | {
@@ -77,9 +77,9 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
         }
 
 
-def typical_batches(split: Split, batch_size: int) -> list[Batch]:
+def typical_batches(split: Split, batch_size: int, order: Order = "uniform") -> list[Batch]:
     """NUM_BATCHES of the split's first training batches: those in the middle of each quarter by padded length."""
-    drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0), _DRAWN))
+    drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0, order=order), _DRAWN))
     drawn.sort(key=lambda batch: batch.token_ids.shape[-1])
     return [drawn[(2 * quarter + 1) * len(drawn) // (2 * NUM_BATCHES)] for quarter in range(NUM_BATCHES)]
 

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -60,6 +61,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The evaluation with the highest validation accuracy so far, the earliest of equals."""
+
+    step: int
+    val_accuracy: float
+    weights: dict[str, torch.Tensor] | None  # None: training.final_weights is last
+
+
 class TrialRun:
     """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
 
@@ -82,13 +92,18 @@ class TrialRun:
             seed=spec.seed,
             device=trial_device(spec),
         )
+        self._run = spec.run_config()
         self._batches = TrainBatches(
-            self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
+            self._prepared.train,
+            batch_size=self._training.batch_size,
+            seed=spec.seed,
+            order=self._run.batch_order,
         )
         self._profile = predicted_profile(spec, trial_device(spec))
         self._since_report = _Sums()
         self._seconds = 0.0
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
+        self._best: Best | None = None
         self._reported = 0  # the step of the last report handed out
         self._saved = 0
         self._turn_ends = False
@@ -163,6 +178,7 @@ class TrialRun:
             "since_report": asdict(self._since_report),
             "seconds": self._seconds,
             "report": None if self._report is None else {"step": self._report[0], "metrics": self._report[1]},
+            "best": None if self._best is None else vars(self._best),
         }
         save_checkpoint(self._folder, self.step, state)
         self._saved = self.step
@@ -178,6 +194,8 @@ class TrialRun:
         self._seconds = state["seconds"]
         if state["report"] is not None:
             self._report = (state["report"]["step"], state["report"]["metrics"])
+        if state["best"] is not None:
+            self._best = Best(**state["best"])
         self._saved = self.step
 
     def _train_step(self) -> None:
@@ -194,6 +212,11 @@ class TrialRun:
         metrics |= self._since_report.means() | self._profile | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged(self.step, metrics["val_loss"])
+        if self._best is None or metrics["val_accuracy"] > self._best.val_accuracy:
+            keep = self._run.final_weights == "best"
+            weights = deepcopy(self.trainer.model.state_dict()) if keep else None
+            self._best = Best(step=self.step, val_accuracy=metrics["val_accuracy"], weights=weights)
+        metrics |= {"best_val_accuracy": self._best.val_accuracy, "best_step": float(self._best.step)}
         self._since_report = _Sums()
         self._report = (self.step, metrics)
 
