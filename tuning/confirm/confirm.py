@@ -85,15 +85,34 @@ def confirm_study(
             confirmation = conclude(study, chosen, plan, trials, efficiency, len(retraining.trials()))
             if lease.lost:
                 raise HeldError(f"study {study.name} was taken over by another driver")
-            _store(study, confirmation)
             models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
             folders = [trial_folder(spec, model.number) for model in models]
             evaluate = functools.partial(_evaluate_on_ray, study, session)
-            test = result_on_test(study, confirmation, folders, evaluate, who=who, again=again, say=say)
-        confirmation = replace(confirmation, test=test)
-        publish(study, confirmation)
-        _store(study, confirmation)
-        return confirmation
+            return record(study, confirmation, folders, evaluate, who=who, again=again, say=say)
+
+
+def record(
+    study: Study,
+    confirmation: Confirmation,
+    folders: Sequence[Folder],
+    evaluate: Evaluate,
+    *,
+    who: str,
+    again: bool,
+    say: Say,
+) -> Confirmation:
+    """Store the confirmation, test its winner, and publish both to the journal and MLflow; arguments of `result_on_test`.
+
+    Raises:
+        InputError: the split was opened before for other models, and not `again`.
+        StorageError: a checkpoint is gone, or the storage or the journal cannot be written.
+    """
+    _store(study, confirmation)
+    test = result_on_test(study, confirmation, folders, evaluate, who=who, again=again, say=say)
+    tested = replace(confirmation, test=test)
+    publish(study, tested)
+    _store(study, tested)
+    return tested
 
 
 def _already(study: Study, plan: Plan) -> Confirmation | None:
