@@ -1,10 +1,10 @@
-"""The winner from Python: `from proxytune.tuning import load_study, best, pareto_front, export`."""
+"""The winner from Python: `from proxytune.tuning import load_study, best, pareto_front, export_study`."""
 
 from pathlib import Path
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.export import export as exports
 from proxytune.tuning.export.choose import eligible_points
-from proxytune.tuning.export.export import export_study
 from proxytune.tuning.export.request import export_request
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.store.records import TrialRecord, study_records
@@ -48,7 +48,7 @@ def pareto_front(study: Study) -> list[TrialRecord]:
     return [records[number] for number in ranking.front(eligible_points(records), compared)]
 
 
-def export(
+def export_study(
     study: Study,
     folder: Path | str,
     *,
@@ -78,7 +78,7 @@ def export(
     request = export_request(
         trial=trial, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
     )
-    written = export_study(study, Path(folder), request)
+    written = exports.export_study(study, Path(folder), request)
     if register:
         from proxytune.tuning.predict.registry import register as register_models
 

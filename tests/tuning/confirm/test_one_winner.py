@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning import Client, best, export, load_study
+from proxytune.tuning import Client, best, export_study, load_study
 from proxytune.tuning.cli import cli
 from proxytune.tuning.compare.compare import compare
 from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, without_seed
@@ -131,7 +131,7 @@ def test_every_reader_names_the_confirmed_winner_and_its_rule(
     assert found.rule == rule
 
     assert best(opened).trial == 0
-    (folder,) = export(opened, tmp_path / "winner", register=True)
+    (folder,) = export_study(opened, tmp_path / "winner", register=True)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert (provenance["trial"], provenance["selected_by"]) == (0, rule)
     assert f"Chosen by: {rule}." in (folder / "card.md").read_text()
