@@ -84,10 +84,9 @@ class StudySearcher(Searcher):
         bridge.numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,
-            "folder": str(assignment.folder),
+            "checkpoints": assignment.checkpoints.to_json(),
             "spec": assignment.spec.model_dump_json(),
             "gpu": assignment.gpu,
-            "fingerprint": bridge.controller.fingerprint,
             "efficiency": str(assignment.efficiency) if assignment.efficiency else None,
         }
 

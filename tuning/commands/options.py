@@ -10,13 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from rich.console import Console
 
-from proxytune.tuning.spec.study_spec import read_study
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
-err = Console(stderr=True, soft_wrap=True)
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, soft_wrap=True, emoji=False)
+out = Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 200)
 
 set_option = click.option(
     "--set",
@@ -57,6 +55,8 @@ def with_study_file(command: Callable[P, R]) -> Callable[..., R]:
     def resolved(
         *args: Any, study: str, assignments: tuple[str, ...], storage: Path | None, **rest: Any
     ) -> R:
+        from proxytune.tuning.spec.study_spec import read_study
+
         spec = read_study(
             study, (*assignments, *([f"storage={json.dumps(str(storage))}"] if storage else []))
         )

@@ -1,10 +1,10 @@
-"""`enqueue`, `extend`, `stop`: what a study hears from other terminals while it runs."""
+"""`enqueue`, `extend`, `stop`, `pause`, `resume`: requests to the driver of a study."""
 
 from pathlib import Path
 
 import click
 
-from proxytune.tuning.commands.options import database_option, storage_option
+from proxytune.tuning.commands.options import database_option, err, storage_option
 from proxytune.tuning.errors import InputError
 
 
@@ -38,7 +38,9 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
 @storage_option
 @database_option
 def extend(study: str, num_trials: int, storage: Path, database: str | None) -> None:
-    """Give STUDY a larger budget. Works while it runs; otherwise `run` goes on with it.
+    """Set how many trials STUDY may take: more, or fewer, but not fewer than were started.
+
+    Works while it runs; otherwise `run` resumes it with the new number.
 
     \b
     proxytune extend listops-mini --trials 30
@@ -85,7 +87,12 @@ def stop(
     if number is not None:
         cancel_trial(opened, number)
     else:
-        request_stop(opened, now=now)
+        if request_stop(opened, now=now) is None:
+            err.print(
+                f"no driver holds study {study}; one that is just starting will stop",
+                highlight=False,
+                markup=False,
+            )
 
 
 @click.command()

@@ -67,7 +67,7 @@ def check(spec: StudySpec, address: str, as_json: bool) -> None:
 @address_option
 @json_option
 def run(spec: StudySpec, address: str, as_json: bool) -> None:
-    """Run STUDY until its budget is met: start it, or go on where it was (same name, same spec).
+    """Start or resume STUDY and run it until its budget is met.
 
     Ctrl-C stops it with a checkpoint of every running trial; the same command goes on.
 
@@ -76,8 +76,10 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
+    from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.run.driver import run_study
-    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.run.progress import Watch
+    from proxytune.tuning.store.process import process_age
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import num_waiting
     from proxytune.tuning.tracking.links import leaderboard_path
@@ -89,7 +91,13 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
         find_cluster(address)  # a wrong one is told before the data is prepared
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
-    study = run_study(spec, address=address, watch=functools.partial(Watch, err))
+    study = run_study(
+        spec,
+        address=address,
+        watch=functools.partial(Watch, err),
+        age=process_age(),
+        say=lambda line: err.print(line, highlight=False, markup=False),
+    )
     facts = summary(study)
     if as_json:
         print_json(facts)

@@ -9,7 +9,7 @@ from proxytune.tuning.confirm.opening import Say, checksum, open_once
 from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 
 
 def is_fixed_list(study: Study) -> bool:
@@ -47,11 +47,12 @@ def evaluate_on_test(study: Study, *, who: str, again: bool, say: Say) -> None:
 
 
 def _evaluate(study: Study, trials: Sequence[FrozenTrial], *, who: str, again: bool, say: Say) -> None:
-    folders = [trial_folder(study.spec, trial.number) for trial in trials]
+    checkpoints = [study.checkpoints(trial) for trial in trials]
     subject = {
         "trials": [trial.number for trial in trials],
-        "models": [checksum(folder) for folder in folders],
+        "models": [checksum(one) for one in checkpoints],
     }
-    models = [(study.spec.trial(trial.params), folder) for trial, folder in zip(trials, folders, strict=True)]
+    specs = [study.spec.trial(trial.params) for trial in trials]
+    models = list(zip(specs, checkpoints, strict=True))
     evaluate = functools.partial(accuracies_on_test, models, log_folder=study.folder)
     open_once(study, subject, f"all {len(trials)} trials", evaluate, who=who, again=again, say=say)

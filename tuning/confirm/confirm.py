@@ -20,11 +20,11 @@ from proxytune.tuning.confirm.publish import publish
 from proxytune.tuning.confirm.retraining import Plan, Race, retraining_spec, retrainings
 from proxytune.tuning.errors import HeldError, ProxytuneError
 from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.confirmation import CONFIRMATION, Confirmation, TestResult, read_confirmation
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.object_store import Folder
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import read_openings
 
 if TYPE_CHECKING:
@@ -86,15 +86,15 @@ def confirm_study(
             if lease.lost:
                 raise HeldError(f"study {study.name} was taken over by another driver")
             models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
-            folders = [trial_folder(spec, model.number) for model in models]
+            checkpoints = [retraining.checkpoints(model) for model in models]
             evaluate = functools.partial(_evaluate_on_ray, study, session)
-            return record(study, confirmation, folders, evaluate, who=who, again=again, say=say)
+            return record(study, confirmation, checkpoints, evaluate, who=who, again=again, say=say)
 
 
 def record(
     study: Study,
     confirmation: Confirmation,
-    folders: Sequence[Folder],
+    checkpoints: Sequence[Checkpoints],
     evaluate: Evaluate,
     *,
     who: str,
@@ -108,7 +108,7 @@ def record(
         StorageError: a checkpoint is gone, or the storage or the journal cannot be written.
     """
     _store(study, confirmation)
-    test = result_on_test(study, confirmation, folders, evaluate, who=who, again=again, say=say)
+    test = result_on_test(study, confirmation, checkpoints, evaluate, who=who, again=again, say=say)
     tested = replace(confirmation, test=test)
     publish(study, tested)
     _store(study, tested)
@@ -182,7 +182,7 @@ def _worker_errors(what: str) -> Iterator[None]:
 def result_on_test(
     study: Study,
     confirmation: Confirmation,
-    folders: Sequence[Folder],
+    checkpoints: Sequence[Checkpoints],
     evaluate: Evaluate,
     *,
     who: str,
@@ -192,8 +192,8 @@ def result_on_test(
     """The winner's result on the test split, by `open_once`.
 
     Args:
-        folders: where the checkpoints of the winner's retrainings are, in the order of its seeds.
-        evaluate: called with the models (spec and folder), `by` and `reason`, as `accuracies_on_test` is.
+        checkpoints: those of the winner's retrainings, in the order of its seeds.
+        evaluate: called with the models (spec and checkpoints), `by` and `reason`, as `accuracies_on_test` is.
 
     Raises:
         InputError: the split was opened before for other models, and not `again`.
@@ -202,11 +202,11 @@ def result_on_test(
     winner = confirmation.best
     subject = {
         "trial": winner.trial,
-        "models": [checksum(folder) for folder in folders],
+        "models": [checksum(one) for one in checkpoints],
         "plan": _planned_by(confirmation),
     }
     specs = [study.spec.trial(winner.params | {SEED: seed}) for seed in winner.seeds]
-    models = list(zip(specs, folders, strict=True))
+    models = list(zip(specs, checkpoints, strict=True))
     result = open_once(
         study,
         subject,

@@ -1,6 +1,5 @@
 """An opening of the test split: recorded in the study's storage before it happens, and once for the same models."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +9,8 @@ import numpy as np
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.metrics import bounds_of
-from proxytune.tuning.store.checkpoints import MANIFEST, checkpoint_paths
+from proxytune.tuning.store.checkpoints import Checkpoints, read_manifest
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.object_store import Folder
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import OPENINGS, read_openings
 
@@ -100,17 +98,16 @@ def refuse(study: Study, openings: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def checksum(folder: Folder) -> str:
+def checksum(checkpoints: Checkpoints) -> str:
     """The sha256 of a trial's newest checkpoint, from its manifest.
 
     Raises:
         StorageError: the checkpoint is gone or damaged.
     """
     try:
-        manifest = json.loads((next(checkpoint_paths(folder)) / MANIFEST).read_text(encoding="utf-8"))
-        return str(manifest["sha256"])
+        return str(read_manifest(next(checkpoints.paths()))["sha256"])
     except (StopIteration, OSError, ValueError, KeyError):
-        raise StorageError(f"{folder}: the checkpoint is gone or damaged") from None
+        raise StorageError(f"{checkpoints.folder}: the checkpoint is gone or damaged") from None
 
 
 def _store(study: Study, openings: Sequence[Mapping[str, Any]]) -> None:

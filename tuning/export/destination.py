@@ -8,7 +8,7 @@ from pathlib import Path
 from proxytune.models.exported import SUMS
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import object_url
-from proxytune.tuning.store.object_store import ObjectFolder
+from proxytune.tuning.store.folder import Folder
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def destination(path: str) -> Iterator[Path]:
         yield Path(path)
         return
     try:
-        target = ObjectFolder(object_url(path))
+        target = Folder(object_url(path))
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     try:

@@ -36,10 +36,10 @@ from proxytune.tuning.export.sweep_record import sweep_card
 from proxytune.tuning.run.provenance import data_facts, git_revision
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.yaml_file import as_yaml
-from proxytune.tuning.store.checkpoints import newest_checkpoint
+from proxytune.tuning.store.checkpoints import ForeignCheckpoint
 from proxytune.tuning.store.confirmation import Confirmation, read_confirmation
 from proxytune.tuning.store.records import TrialRecord, strict_json, study_records
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import read_openings
 from proxytune.tuning.trial.data import prepare_task
 
@@ -111,7 +111,10 @@ def _write_trial(
     say: Say,
 ) -> None:
     record = records[selection.trial]
-    state, refused = newest_checkpoint(trial_folder(study.spec, record.trial))
+    try:
+        state, refused = study.checkpoints(study.trials()[record.trial]).newest()
+    except ForeignCheckpoint as error:
+        raise StorageError(f"trial {record.trial} cannot be exported: {error}") from None
     if state is None or state["trainer"]["step"] != record.step:
         detail = refused[0] if refused else f"no checkpoint of step {record.step}"
         raise StorageError(f"trial {record.trial} cannot be exported: {detail}")

@@ -7,8 +7,9 @@ study to MLflow, which says so where the old one is still there.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
@@ -25,16 +26,16 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.store.attributes import ATTEMPT, END, JOURNAL_ID, rung_entries
-from proxytune.tuning.store.checkpoints import CorruptCheckpoint, checkpoint_paths, load_checkpoint
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.study import trial_folder
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
-def open_journal(study: "Study") -> Outbox:
+def open_journal(study: "Study", make: Callable[[Path, str | None], Outbox] = Outbox) -> Outbox:
     """The study's journal, open for writing. The storage keeps its id, by which a damaged first record is repaired.
+
+    `make` opens the outbox of a folder and a known id.
 
     Raises:
         HeldError: another process has the journal open.
@@ -43,7 +44,7 @@ def open_journal(study: "Study") -> Outbox:
     """
     with storage_errors():
         known = study.optuna.user_attrs.get(JOURNAL_ID)
-    outbox = Outbox(study.folder / "outbox", known)
+    outbox = make(study.folder / "outbox", known)
     if outbox.id != known:
         with storage_errors():
             study.optuna.set_user_attr(JOURNAL_ID, outbox.id)
@@ -134,11 +135,8 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
         }
     for step, value in trial.intermediate_values.items():
         reports[step] = {next(iter(objectives)): value}
-    for path in checkpoint_paths(trial_folder(study.spec, trial.number)):
-        try:
-            report = load_checkpoint(path)["report"]
-        except CorruptCheckpoint:
-            continue
+    for state in study.checkpoints(trial).readable():
+        report = state["report"]
         if report is not None and report["step"] in reports:
             reports[report["step"]] = report["metrics"]
     end = trial.user_attrs.get(END)

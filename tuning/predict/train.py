@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.run.progress import data_progress
+from proxytune.tuning.run.data_progress import data_progress
 from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
@@ -38,7 +38,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
     """
     with data_progress(console, spec.task.name) as report:
         prepare_task(spec.task, report)
-    training = TrialRun(spec, folder=None)
+    training = TrialRun(spec, None)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -41,23 +41,22 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
     ATTEMPT,
     BUDGET,
-    CANCEL,
+    DATA,
     END,
     ENQUEUED_BY,
-    EXTENDED_BY,
     GPU_WORST,
-    PAUSE,
     RUNG,
     SECONDS,
-    STOP,
+    STUDY_ID,
     WARM_START,
     WHOLE_GPU,
     reported_steps,
     rung_entries,
 )
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.optuna_private import running_trial
-from proxytune.tuning.store.study import trial_folder
+from proxytune.tuning.store.requests import Kind, Request, Requests
+from proxytune.tuning.store.study import trial_checkpoints
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
@@ -70,7 +69,7 @@ class Assignment:
 
     number: int
     spec: TrialSpec
-    folder: Folder
+    checkpoints: Checkpoints
     gpu: float | None = None  # its share of one, where trials are packed
     efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
 
@@ -117,7 +116,8 @@ class StudyController:
         self._spent_steps = 0  # of trials that are not live
         self._seconds = 0.0  # of earlier drivers
         self._began = time.monotonic()
-        self._cancelled: dict[int, str] = {}
+        self._id = str(study.user_attrs[STUDY_ID])
+        self._requests = Requests(storage, spec.name, self._id)
         self.paused_by: str | None = None
         self._polled = -math.inf
         named = [*spec.search.objectives, *spec.search.constraints]
@@ -220,6 +220,8 @@ class StudyController:
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._outbox.append(Noted(who=who, text=f"enqueued trial {trial.number}"))
         attempt = trial.user_attrs.get(ATTEMPT, 1)
+        if self.fingerprint is not None and trial.user_attrs.get(DATA) != self.fingerprint:
+            trial.set_user_attr(DATA, self.fingerprint)
         live = RunningTrial(trial, params, attempt, spec)
         if self._packing is not None:
             live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
@@ -230,9 +232,8 @@ class StudyController:
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
         self._outbox.append(self._started_event(live, config))
-        return Assignment(
-            trial.number, spec, trial_folder(self._spec, trial.number), live.gpu, self._efficiency
-        )
+        checkpoints = trial_checkpoints(self._spec, self._id, trial.number, spec, self.fingerprint)
+        return Assignment(trial.number, spec, checkpoints, live.gpu, self._efficiency)
 
     def _started_event(self, live: RunningTrial, config: dict[str, Any] | None = None) -> TrialStarted:
         held = self._resources if live.gpu is None else self._resources.model_copy(update={"gpu": live.gpu})
@@ -263,30 +264,50 @@ class StudyController:
         return self._seconds + time.monotonic() - self._began
 
     def poll(self) -> None:
-        """Hear, at most once a second, what other terminals wish; a cancelled trial has ended then.
+        """Handle, at most once a second, what other terminals request; a cancelled trial has ended then.
 
-        Its worker is told at its next update, which takes seconds where the worker has yet to start.
+        Its worker is notified at its next update, which takes seconds where the worker has yet to start.
         """
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
         self._polled = time.monotonic()
-        wishes = self._study.user_attrs
-        if self._budget and wishes[BUDGET] != self._budget:
-            who = wishes.get(EXTENDED_BY, "")
-            self._outbox.append(BudgetChanged(who=who, trials=int(wishes[BUDGET])))
-        self._budget = int(wishes[BUDGET])
+        if not self._budget:
+            self._budget = int(self._study.user_attrs[BUDGET])
         self._study.set_user_attr(SECONDS, self.seconds)
-        self._cancelled = {int(number): who for number, who in wishes.get(CANCEL, {}).items()}
-        if wishes.get(PAUSE) != self.paused_by:
-            who = wishes.get(PAUSE) or self.paused_by
-            self.paused_by = wishes.get(PAUSE)
-            self._outbox.append(Paused(who=who) if self.paused_by else Resumed(who=who or ""))
-        wish = wishes.get(STOP)
-        if wish and (self._stopping is None or (wish["now"] and not self._now)):
-            self.stop(f"{wish['who']} asked for it", now=wish["now"])
-            self._outbox.append(Noted(who=wish["who"], text="stop now" if wish["now"] else "stop"))
-        for number in self.live.keys() & self._cancelled.keys():
-            self._end(number, Outcome.STOPPED, f"stopped by {self._cancelled[number]}")
+        self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+
+    def _obey(self, request: Request) -> bool:
+        """Do what another terminal requested; False: it stays pending."""
+        who = request.who
+        if request.kind is Kind.STOP:
+            now = bool(request.value["now"])
+            if self._stopping is None or (now and not self._now):
+                self.stop(f"{who} asked for it", now=now)
+                self._outbox.append(Noted(who=who, text="stop now" if now else "stop"))
+        elif request.kind is Kind.PAUSE and self.paused_by is None:
+            self.paused_by = who
+            self._outbox.append(Paused(who=who))
+        elif request.kind is Kind.RESUME and self.paused_by is not None:
+            self.paused_by = None
+            self._outbox.append(Resumed(who=who))
+        elif request.kind is Kind.EXTEND:
+            self._set_budget(int(request.value["trials"]), who)
+        elif request.kind is Kind.CANCEL:
+            number = int(request.value["trial"])
+            if number in self.live:
+                self._end(number, Outcome.STOPPED, f"stopped by {who}")
+            else:  # one that waits is ended when it is handed out
+                return self._study.get_trials(deepcopy=False)[number].state.is_finished()
+        return True
+
+    def _set_budget(self, trials: int, who: str) -> None:
+        """Change the number of trials, not below those that have started."""
+        begun = sum(trial.datetime_start is not None for trial in self._study.get_trials(deepcopy=False))
+        trials = max(trials, begun)
+        if trials != self._budget:
+            self._outbox.append(BudgetChanged(who=who, trials=trials))
+            self._budget = trials
+            self._study.set_user_attr(BUDGET, trials)
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now.
@@ -317,6 +338,9 @@ class StudyController:
             raise StorageError(
                 f"trial {number} cannot keep a checkpoint: {update.reason}; make room, then the same command goes on"
             )
+        elif update.foreign:
+            self._interrupt(number, update.reason)
+            raise StorageError(f"trial {number} cannot be resumed: {update.reason}")
         elif update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             self._end(number, update.outcome, update.reason)
         elif update.metrics is not None and not all(map(math.isfinite, self._values(update.metrics))):

@@ -2,7 +2,6 @@
 
 import importlib.resources
 import math
-import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.constraints import Constraint, parse_constraints
-from proxytune.tuning.spec.locations import check_uri, object_url
+from proxytune.tuning.spec.locations import check_uri, holds_password, object_url
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.space import Domain, Scalar, SearchSpace
 from proxytune.tuning.spec.trial_spec import MODEL_KEYS, TRAINING_KEYS, TrialSpec
@@ -151,7 +150,7 @@ class StudySpec(TrialSpec):
         warm_start = self.search.warm_start
         urls = {"database": self.database, "search.warm_start.database": warm_start and warm_start.database}
         for key, url in urls.items():
-            if url and re.search(r"//[^/@]*:[^/@]*@", url):
+            if url and holds_password(url):
                 raise ValueError(
                     f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
                 )

@@ -1,20 +1,25 @@
 """TrialSpec: one training, complete; an export's `config.yaml`, and what every trial of a study gets."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from proxytune.datasets import DataError, TaskInfo, task_info
+from proxytune.datasets import DataError, TaskInfo
 from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig, check_together
+from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"(?!mlartifacts$)[A-Za-z0-9][A-Za-z0-9_-]{0,111}(\.confirm)?")
+"""Names of studies. A name has no dot, so that no study takes the place of a file beside the studies (mlflow.db and what
+sqlite keeps beside it); `.confirm` marks the study that confirms another one."""
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
@@ -42,29 +47,6 @@ class RunConfig:
 
 RUN_KEYS = {field.name for field in fields(RunConfig)}
 TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | RUN_KEYS
-
-
-class Task(BaseModel):
-    """Which data: the task, where it lies, and the task's own options (max_length, train_examples, ...)."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-    root: Path | None = None  # the folder or archive with the data; none: generated where a generator exists
-
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, root: Path | None) -> Path | None:
-        return None if root is None else root.expanduser().absolute()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keywords of `proxytune.datasets.prepare` beside name and root."""
-        return dict(self.model_extra or {})
-
-    def info(self) -> TaskInfo:
-        """What the task is to a model; DataError for an unknown task or option."""
-        return task_info(self.name, **self.options)
 
 
 class Resources(Section):
@@ -109,10 +91,17 @@ class TrialSpec(Section):
     def _named(self) -> Self:
         if not NAME.fullmatch(self.name):
             raise ValueError(
-                f"name: {self.name!r} must be 1 to 128 letters, digits, dots, dashes or underscores, "
-                "a letter or digit first"
+                f"name: {self.name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
+                "and not mlartifacts, which lies beside the studies; take another name"
             )
         return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that a training depends on: not the study's name, the resources, or where the data lies."""
+        values = self.model_dump(mode="json", include={"task", "model", "training"})
+        values["task"].pop("root", None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def seed(self) -> int:

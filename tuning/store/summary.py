@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.attributes import END, PAUSE
-from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.requests import Kind
 from proxytune.tuning.store.winner import leading, winner
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ def summary(study: "Study") -> dict[str, Any]:
     """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
     trials = study.trials()
     outcomes: dict[str, int] = {}
-    with storage_errors():
-        paused_by = study.optuna.user_attrs.get(PAUSE)
+    paused_by = study.requests.holder_of(Kind.PAUSE, Kind.RESUME)
     for trial in trials:
         outcome = outcome_of(trial, paused=paused_by is not None)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import socket
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -11,12 +12,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from proxytune.datasets import Batch, TrainBatches, evaluation_batches
+from proxytune.datasets import Batch, DataError, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
@@ -38,6 +38,7 @@ class TrialUpdate:
     outcome: Outcome = Outcome.RUNNING
     reason: str = ""
     out_of_room: bool = False  # there is no room for a checkpoint, which no retry mends
+    foreign: bool = False  # its checkpoints belong to something else, which no retry mends
     notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
 
     def to_json(self) -> str:
@@ -71,20 +72,21 @@ class Best:
 
 
 class TrialRun:
-    """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
+    """Trains one configuration. With checkpoints it resumes from the newest one that verifies.
 
     Raises:
-        DataError: the task's data is missing or damaged.
+        ForeignCheckpoint: the checkpoints there are those of another trial, configuration, study or data.
+        DataError: the task's data is missing or damaged, or not the data that the checkpoints name.
         ConfigError: the model cannot be built.
     """
 
     update_seconds: ClassVar[float] = 2.0
     """An update comes after this time at the latest, so that a stop takes effect within a few seconds."""
 
-    def __init__(self, spec: TrialSpec, folder: Folder | None) -> None:
+    def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
-        self._folder = folder
         self._prepared = prepare_task(spec.task)
+        self._checkpoints = checkpoints and self._bound(checkpoints)
         self._training = spec.training_config()
         self.trainer = Trainer(
             spec.model_config_for(self._prepared.info),
@@ -108,8 +110,18 @@ class TrialRun:
         self._saved = 0
         self._turn_ends = False
         self._notes: list[str] = []
-        if folder is not None:
-            self._resume(folder)
+        if self._checkpoints is not None:
+            self._resume(self._checkpoints)
+
+    def _bound(self, checkpoints: Checkpoints) -> Checkpoints:
+        """The checkpoints for the data here, which must be the driver's: a node's root may hold another version."""
+        here, wanted = self.fingerprint, checkpoints.owner.data
+        if wanted not in (None, here):
+            raise DataError(
+                f"the data on node {socket.gethostname()} ({here[:12]}) are not the driver's ({wanted[:12]}): give every "
+                "node the same task.root"
+            )
+        return checkpoints.trained_on(here)
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +182,7 @@ class TrialRun:
 
     def save(self) -> None:
         """Write a checkpoint of where the training is now, if it has moved since the last one."""
-        if self._folder is None or self.step == self._saved:
+        if self._checkpoints is None or self.step == self._saved:
             return
         state = {
             "trainer": self.trainer.state_dict(),
@@ -180,11 +192,11 @@ class TrialRun:
             "report": None if self._report is None else {"step": self._report[0], "metrics": self._report[1]},
             "best": None if self._best is None else vars(self._best),
         }
-        save_checkpoint(self._folder, self.step, state)
+        self._checkpoints.save(self.step, state)
         self._saved = self.step
 
-    def _resume(self, folder: Folder) -> None:
-        state, refused = newest_checkpoint(folder)
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        state, refused = checkpoints.newest()
         self._notes += refused
         if state is None:
             return

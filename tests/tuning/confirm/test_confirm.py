@@ -30,6 +30,7 @@ from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.confirmation import (
     CONFIRMATION,
     Candidate,
@@ -38,7 +39,7 @@ from proxytune.tuning.store.confirmation import (
     read_confirmation,
 )
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.study import Study, open_study, trial_folder
+from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.test_split import read_openings
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
@@ -365,26 +366,25 @@ def test_with_several_objectives_the_dominated_leave_and_the_first_one_chooses(m
 
 
 @pytest.fixture
-def trained(make) -> tuple[Study, Confirmation, list[Path]]:
+def trained(make) -> tuple[Study, Confirmation, list[Checkpoints]]:
     """A confirmed study whose retrainings are real, though short."""
     study = searched(make(trials=2), [0.3, 0.2])
     plan = plan_for(study, 1, 2)
     driver = racing(study, plan)
     while (assignment := driver.controller.next_trial()) is not None:
-        run = TrialRun(assignment.spec, assignment.folder)
+        run = TrialRun(assignment.spec, assignment.checkpoints)
         while not driver.controller.receive(assignment.number, run.advance(), {}):
             pass
     driver.die()
     trials = driver.study.trials()
-    folders = [trial_folder(driver.study.spec, trial.number) for trial in trials]
-    return study, concluded(study, plan, trials), folders
+    return study, concluded(study, plan, trials), [driver.study.checkpoints(trial) for trial in trials]
 
 
 def test(trained, **options) -> TestResult:
-    study, confirmation, folders = trained
+    study, confirmation, checkpoints = trained
     evaluate = functools.partial(accuracies_on_test, log_folder=study.folder)
     asked = {"who": "somebody", "again": False, "say": lambda line: None} | options
-    return result_on_test(study, confirmation, folders, asked.pop("evaluate", evaluate), **asked)
+    return result_on_test(study, confirmation, checkpoints, asked.pop("evaluate", evaluate), **asked)
 
 
 test.__test__ = False
@@ -416,9 +416,9 @@ def test_a_second_opening_needs_again_and_is_counted(trained) -> None:
 
 
 def test_other_models_are_refused_without_again(trained) -> None:
-    study, _, folders = trained
+    study, _, checkpoints = trained
     test(trained)
-    manifest = next(folders[0].glob("step-*4/manifest.json"))
+    manifest = Path(next(checkpoints[0].paths()).url) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "00'))
     with pytest.raises(InputError, match=r"opened its test split at .* for trial 0; .*again"):
         test(trained)
@@ -442,9 +442,9 @@ def test_killed_after_the_record_and_before_the_result_it_goes_on_with_the_same_
 
 
 def test_a_lost_checkpoint_is_told_before_anything_is_opened(trained) -> None:
-    study, _, folders = trained
-    for path in folders[1].glob("step-*/manifest.json"):
-        path.unlink()
+    study, _, checkpoints = trained
+    for path in checkpoints[1].paths():
+        (path / "manifest.json").delete()
     with pytest.raises(StorageError, match="checkpoint is gone or damaged"):
         test(trained)
     assert read_openings(study) == []

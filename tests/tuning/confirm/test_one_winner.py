@@ -27,7 +27,7 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.winner import winner
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialRun
@@ -50,7 +50,7 @@ def study(make_small: Callable[..., StudySpec]) -> Study:
     for accuracy in SEARCHED.values():
         assignment = controller.next_trial()
         assert assignment is not None
-        run, stop = TrialRun(assignment.spec, assignment.folder), False
+        run, stop = TrialRun(assignment.spec, assignment.checkpoints), False
         while not stop:
             update = run.advance()
             if update.metrics is not None:
@@ -78,7 +78,7 @@ def confirm(study: Study) -> None:
     controller = Race(plan, spec, retraining.optuna, retraining.storage, outbox)
     controller.reconcile()
     while (assignment := controller.next_trial()) is not None:
-        run = TrialRun(assignment.spec, assignment.folder)
+        run = TrialRun(assignment.spec, assignment.checkpoints)
         while not controller.receive(assignment.number, run.advance(), {}):
             pass
     outbox.close()
@@ -88,9 +88,9 @@ def confirm(study: Study) -> None:
     }
     confirmation = conclude(study, chosen, plan, trials, costs, len(trials))
     models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
-    folders = [trial_folder(spec, model.number) for model in models]
+    checkpoints = [retraining.checkpoints(model) for model in models]
     evaluate = functools.partial(accuracies_on_test, log_folder=study.folder)
-    record(study, confirmation, folders, evaluate, who="somebody", again=False, say=lambda line: None)
+    record(study, confirmation, checkpoints, evaluate, who="somebody", again=False, say=lambda line: None)
 
 
 def in_mlflow(uri: str) -> dict[str, str]:

@@ -24,9 +24,8 @@ from proxytune.tuning.export.verify import verify_export
 from proxytune.tuning.predict.exported import load_export
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.checkpoints import newest_checkpoint
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task
 
 FILES = [
@@ -105,7 +104,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
 
 def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, study: Study) -> None:
     record = best(study)
-    state, _ = newest_checkpoint(trial_folder(study.spec, record.trial))
+    state, _ = study.checkpoints(study.trials()[record.trial]).newest()
     assert state is not None
     weights = load_file(exported / "weights.safetensors")
     assert all(torch.equal(weights[name], tensor) for name, tensor in state["trainer"]["model"].items())
@@ -161,7 +160,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
     with pytest.raises(InputError, match="no trial of the full budget"):
         export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
-    for state in (copied / "small" / "trials" / "0").glob("step-*/state.pt"):
+    for state in (copied / "small" / "trials" / "0").glob("step-*/state-*.pt"):
         state.write_bytes(state.read_bytes()[:-1] + b"?")
     with pytest.raises(StorageError, match="does not match the sha256"):
         export_study(load_study("small", copied), tmp_path / "out", trial=0)

@@ -292,8 +292,8 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
     assert driver.controller.finished
-    with pytest.raises(InputError, match="may take 1 already"):
-        extend(driver.study, 1)
+    with pytest.raises(InputError, match="trials: 0 is below the 1 that study small has started"):
+        extend(driver.study, 0)
     with pytest.raises(InputError, match="outside its domain"):
         enqueue(driver.study, {"model.dropout": 0.9})
     with pytest.raises(InputError, match=r"model\.dropout"):
@@ -307,6 +307,23 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     assert log.text == f"enqueued trial {number}"
     assert "@" in budget.who
     assert "@" in log.who
+
+
+def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=2"))
+    driver.begin()
+    extend(driver.study, 3000)
+    driver.begin(), driver.begin()
+    assert driver.study.budget == 3000
+    with pytest.raises(InputError, match="trials: 2 is below the 3 that study small has started"):
+        extend(driver.study, 2)
+    extend(driver.study, 3)
+    assert driver.study.budget == 3
+    assert driver.controller.next_trial() is None
+    driver.die()
+    assert Driver(make_spec("search.trials=2")).study.budget == 3, "the same file does not undo it"
+    assert begin_study(make_spec("search.trials=4")).budget == 4, "a raised one does"
 
 
 def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:

@@ -49,7 +49,7 @@ class Driver:
         """One trial that is really trained, here."""
         assignment = self.controller.next_trial()
         assert assignment is not None
-        run = TrialRun(assignment.spec, assignment.folder)
+        run = TrialRun(assignment.spec, assignment.checkpoints)
         while not self.controller.receive(assignment.number, run.advance(), {}):
             pass
         run.save()

@@ -16,8 +16,7 @@ from proxytune.tuning.journal.recovery import recover
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.checkpoints import save_checkpoint
-from proxytune.tuning.store.study import open_study, trial_folder
+from proxytune.tuning.store.study import open_study
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 NODE = {"node": "10.0.0.1", "pid": 7}
@@ -42,11 +41,7 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
         number = assignment.number
         for step in (10, 20, 30)[: 2 if number == 3 else 3]:
             report = metrics(number, step)
-            save_checkpoint(
-                trial_folder(spec, number),
-                step,
-                {"report": {"step": step, "metrics": report}, "weights": [0.0]},
-            )
+            assignment.checkpoints.save(step, {"report": {"step": step, "metrics": report}, "weights": [0.0]})
             if (number, step) == (2, 30):
                 controller.receive(
                     number, TrialUpdate(step=25, outcome="diverged", reason="val_loss is nan"), NODE
