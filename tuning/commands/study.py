@@ -130,13 +130,15 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
 )
 @json_option
 def show(study: str, storage: Path, database: str | None, plot: Path | None, as_json: bool) -> None:
-    """Show how STUDY stands: trials by outcome, the winner or the Pareto front, what waits for MLflow.
+    """Show the state of STUDY: trials by outcome, the winner, the Pareto front, the confirmation, events for MLflow.
 
     \b
     proxytune show listops-mini
     proxytune show listops-mini --storage /mnt/studies --json
     proxytune show listops-mini --plot front.html
     """
+    from proxytune.tuning.commands.confirm import show_confirmation
+    from proxytune.tuning.store.confirmation import read_confirmation
     from proxytune.tuning.store.study import open_study
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
@@ -150,7 +152,9 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         write_pareto_front(opened.folder / "outbox", plot)
         err.print(f"drawn: {plot.absolute()}", highlight=False)
     destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
+    confirmation = read_confirmation(opened)
     facts = summary(opened) | {
+        "confirmation": None if confirmation is None else confirmation.to_json(),
         "folder": str(opened.folder),
         "tracking_uri": opened.tracking_uri,
         "events_waiting": num_waiting(*destination),
@@ -160,6 +164,8 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         print_json(facts)
     else:
         show_summary(facts)
+        if confirmation is not None:
+            show_confirmation(confirmation)
         if facts["events_waiting"]:
             out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
         if facts["tracking_error"]:
@@ -184,7 +190,10 @@ def show_summary(facts: dict[str, Any]) -> None:
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return
-    table = Table(title="winner" if len(facts["objectives"]) == 1 else "Pareto front", title_justify="left")
+    found = facts["winner"]
+    out.print(f"winner: trial {found['trial']} ({found['rule']})", highlight=False)
+    title = "Pareto front" if len(facts["objectives"]) > 1 else None
+    table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     params = sorted({key for winner in facts["best"] for key in winner["params"]})
     for column in [*facts["objectives"], *map(short, params)]:

@@ -1,7 +1,7 @@
 """A confirmation in the study's journal, and from there in MLflow."""
 
 from proxytune.tuning.errors import StorageError
-from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate
+from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate, TestedWinner
 from proxytune.tuning.journal.recovery import open_journal
 from proxytune.tuning.run.driver import DRAIN_SECONDS
 from proxytune.tuning.store.confirmation import Confirmation
@@ -11,9 +11,7 @@ from proxytune.tuning.tracking.shipper import Shipper
 
 def publish(study: Study, confirmation: Confirmation) -> None:
     """Put the confirmation into the study's journal and, as far as MLflow answers, into its run there."""
-    tied = (
-        ", tied with the best mean and the cheapest of these" if len(confirmation.tied) > 1 else ", best mean"
-    )
+    test = confirmation.test
     event = Confirmed(
         objective=confirmation.objective,
         candidates=tuple(
@@ -28,7 +26,16 @@ def publish(study: Study, confirmation: Confirmation) -> None:
             if one.mean is not None
         ),
         winner=confirmation.winner,
-        rule=f"confirmed on {len(confirmation.best.seeds)} fresh seeds{tied}",
+        rule=confirmation.rule,
+        test=test
+        and TestedWinner(
+            mean=test.mean,
+            low=test.interval[0] if test.interval else None,
+            high=test.interval[1] if test.interval else None,
+            num_models=len(test.values),
+            num_examples=test.num_examples,
+            openings=test.openings,
+        ),
     )
     try:
         journal = open_journal(study)

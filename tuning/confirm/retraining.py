@@ -16,6 +16,7 @@ from proxytune.tuning.confirm.candidates import SEED
 from proxytune.tuning.confirm.racing import race
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, END
 from proxytune.tuning.store.summary import outcome_of
@@ -89,16 +90,15 @@ def measured(
     plan: Plan, trials: Mapping[Point, FrozenTrial], objectives: Mapping[str, str]
 ) -> dict[int, list[list[float] | None]]:
     """What `race` takes: for each candidate and seed the objectives, more being better; NaN where it diverged."""
-    signs = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
 
     def values(point: Point) -> list[float] | None:
         trial = trials.get(point)
         if trial is None or not _decided(trial):
             return None
         if outcome_of(trial) in _BROKEN:
-            return [math.nan] * len(signs)
+            return [math.nan] * len(objectives)
         metrics = trial.user_attrs[END]["metrics"]
-        return [sign * metrics[name] for sign, name in zip(signs, objectives, strict=True)]
+        return [-sign(direction) * metrics[name] for name, direction in objectives.items()]
 
     return {number: [values((number, seed)) for seed in plan.seeds] for number in plan.candidates}
 

@@ -11,14 +11,16 @@ from typing import Any
 
 from proxytune.tuning.journal.events import (
     BudgetChanged,
+    Confirmed,
     Event,
     Reported,
     StudyStarted,
     TrialEnded,
     TrialStarted,
 )
-from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.constraints import feasible, parse_constraints
 from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE, signed
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Counters:
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # trials without a final end
     best: dict[str, float] = field(default_factory=dict)  # over complete trials that break no constraint
     best_trial: dict[str, int] = field(default_factory=dict)
+    rank: dict[str, list[float]] = field(default_factory=dict)  # of each best trial: signed values, number
+    confirmed: dict[str, Any] = field(default_factory=dict)  # trial and rule of the confirmation
     steps: int = 0
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -53,10 +57,19 @@ class Counters:
                 self._start(event)
             case Reported():
                 self._see(event)
+            case Confirmed():
+                self.confirmed = {"trial": event.winner, "rule": event.rule}
             case TrialEnded():
                 self._see(event)
                 return self._end(event)
         return {}
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """`trial` and `rule` of the winner; empty while no trial is eligible."""
+        first = next(iter(self.directions), "")
+        found = {"trial": self.best_trial[first], "rule": BEST_SEARCH_VALUE} if first in self.best else {}
+        return self.confirmed or found
 
     def _begin(self, event: StudyStarted) -> None:
         search, given = event.spec.get("search", {}), event.spec.get("resources", {})
@@ -82,8 +95,7 @@ class Counters:
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:
         """Whether a trial with these metrics breaks no constraint."""
-        rules = [parse_constraint(metric, rule) for metric, rule in self.constraints.items()]
-        return violation(rules, metrics) == 0
+        return feasible(parse_constraints(self.constraints), metrics)
 
     def _see(self, event: Reported | TrialEnded) -> None:
         open_trial = self.running.get(str(event.trial))
@@ -104,11 +116,15 @@ class Counters:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.steps += open_trial["step"]
         if outcome is Outcome.COMPLETE and self.feasible(open_trial["last"]):
-            for name, direction in self.directions.items():
-                sign, value = (1 if direction == "maximize" else -1), open_trial["last"].get(name, math.nan)
-                if value == value and (name not in self.best or sign * value > sign * self.best[name]):
-                    self.best[name], self.best_trial[name] = value, event.trial
+            self._compare(event.trial, open_trial["last"])
         return self.counters()
+
+    def _compare(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep the trial for each objective by which it ranks before the best one so far, as `ranking.best` does."""
+        for name in self.directions:
+            rank = [*signed(metrics, {name: self.directions[name]} | self.directions), number]
+            if math.isfinite(rank[0]) and (name not in self.rank or rank < self.rank[name]):
+                self.best[name], self.best_trial[name], self.rank[name] = metrics[name], number, rank
 
     def counters(self) -> dict[str, float]:
         """The numbers of now, by metric name."""

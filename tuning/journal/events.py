@@ -139,14 +139,28 @@ class ConfirmedCandidate(_Record):
     high: float | None = None
 
 
+class TestedWinner(_Record):
+    """The winner's models on the test split. low, high: 95 % interval over seeds; openings: of this study's split."""
+
+    __test__ = False  # pytest: not a test class
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    num_models: int
+    num_examples: int
+    openings: int
+
+
 class Confirmed(_Timed):
-    """A confirmation is complete. winner: trial of the search that it names; rule: why."""
+    """A confirmation is complete. winner: trial of the search that it names; rule: why; test: once it is tested."""
 
     kind: Literal["confirmation"] = "confirmation"
     objective: str
     candidates: tuple[ConfirmedCandidate, ...]
     winner: int
     rule: str
+    test: TestedWinner | None = None
 
 
 class StudyEnded(_Timed):

@@ -24,6 +24,7 @@ from proxytune.tuning.journal.events import (
 )
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.store.attributes import ATTEMPT, END, JOURNAL_ID, rung_entries
 from proxytune.tuning.store.errors import storage_errors
 
@@ -128,9 +129,9 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     objectives = study.spec.search.objectives
     reports: dict[int, dict[str, Any]] = {}
     for step, entry in rung_entries(trial).items():
-        signs = (1 if direction == "minimize" else -1 for direction in objectives.values())
         reports[step] = {
-            name: sign * value for name, sign, value in zip(objectives, signs, entry["values"], strict=True)
+            name: sign(direction) * value
+            for (name, direction), value in zip(objectives.items(), entry["values"], strict=True)
         }
     for step, value in trial.intermediate_values.items():
         reports[step] = {next(iter(objectives)): value}

@@ -34,8 +34,7 @@ _SECONDS = 600
 def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
     """Log every folder as an MLflow model and register it under the study's name.
 
-    The alias `best` goes to the one that is the study's winner (not to a trial that the user named, or to one chosen
-    by other limits), if there is such a one.
+    The study's winner gets the alias `best`, and its rule as description; trials chosen by number or limits do not.
 
     Returns:
         {"name", "version", "uri"} of each.
@@ -55,7 +54,7 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
             {
                 "folder": str(one.folder.absolute()),
                 "trial": one.record.trial,
-                "best": one.selection.rule in ("best", "front", "confirmed"),
+                "best": one.selection.rule in ("best", "confirmed"),
                 "metrics": one.record.metrics,
                 "description": f"Trial {one.record.trial} of study {study.name}; {one.selection.text}.",
                 "examples": example_lines(one.folder),

@@ -1,4 +1,4 @@
-"""A study's journal read back as trials: who ran when and where, what each reported, how it ended."""
+"""A study's journal read back as trials: when and where each ran, its reports, its outcome."""
 
 import math
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.counters import Counters
 from proxytune.tuning.journal.events import (
+    Confirmed,
     Event,
     Paused,
     Reported,
@@ -23,7 +24,7 @@ from proxytune.tuning.journal.events import (
     TrialStarted,
 )
 from proxytune.tuning.journal.reading import read_all
-from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.constraints import parse_constraints
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.spec.space import distribution_of
 
@@ -39,7 +40,7 @@ class Placement:
 
 @dataclass
 class TrialHistory:
-    """One trial as the journal tells it."""
+    """One trial, from its events."""
 
     number: int
     params: dict[str, Any]
@@ -61,6 +62,7 @@ class History:
     counters: Counters
     trials: dict[int, TrialHistory]
     status: StudyStatus = StudyStatus.RUNNING
+    confirmation: Confirmed | None = None
     problems: list[str] = field(default_factory=list)  # records of the journal that could not be read
     start_ms: int = 0  # Unix time of the first event, and of the last one so far
     last_ms: int = 0
@@ -70,12 +72,35 @@ class History:
         """Each objective and its direction, maximize or minimize."""
         return self.counters.directions
 
+    @property
+    def domains(self) -> dict[str, Any]:
+        """The search space: the domain of each searched parameter."""
+        return dict(self.spec.get("search", {}).get("space", {}))
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """`trial` and `rule` of the winner; empty while no trial is eligible."""
+        return self.counters.winner
+
+    def eligible(self) -> dict[int, dict[str, float]]:
+        """The last metrics of the trials that may win, by number: complete and within the constraints."""
+        return {
+            trial.number: trial.last
+            for trial in self.trials.values()
+            if trial.outcome is Outcome.COMPLETE
+            and next(iter(self.objectives), "") in trial.last
+            and self.counters.feasible(trial.last)
+        }
+
+    def with_metric(self, name: str) -> list[TrialHistory]:
+        """The trials that reported the metric, with a finite last value."""
+        return [one for one in self.trials.values() if math.isfinite(one.last.get(name, math.nan))]
+
     def optuna_study(self, objectives: Mapping[str, str]) -> optuna.Study:
-        """The trials as an Optuna study in memory over these objectives, for Optuna's own pictures.
+        """The trials as an Optuna study in memory over these objectives, for Optuna's importances and contour.
 
         A trial without a value for an objective counts as failed there.
         """
-        domains = self.spec.get("search", {}).get("space", {})
         study = optuna.create_study(
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             study_name=self.name,
@@ -85,7 +110,7 @@ class History:
             study.add_trial(
                 optuna.trial.create_trial(state=TrialState.FAIL)
                 if trial is None
-                else self._frozen(trial, domains, list(objectives))
+                else self._frozen(trial, self.domains, list(objectives))
             )
         return study
 
@@ -104,10 +129,9 @@ class History:
             distributions={key: distribution_of(domains[key], value) for key, value in params.items()},
             intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
         )
-        for metric, rule in self.counters.constraints.items():
-            if metric in trial.last:
-                excess = parse_constraint(metric, rule).excess(trial.last[metric])
-                frozen.set_constraint(metric, excess)
+        for rule in parse_constraints(self.counters.constraints):
+            if rule.metric in trial.last:
+                frozen.set_constraint(rule.metric, rule.excess(trial.last[rule.metric]))
         return frozen
 
 
@@ -137,6 +161,8 @@ def _take_in(history: History, event: Event) -> None:
             history.status = StudyStatus.RUNNING
         case StudyEnded():
             history.status = event.status
+        case Confirmed():
+            history.confirmation = event
         case Paused():
             history.status = StudyStatus.PAUSED
         case Resumed():

@@ -32,9 +32,10 @@ from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.search.warm_start import WarmStart
-from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.metrics import MEMORY, any_known
 from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
@@ -104,10 +105,8 @@ class StudyController:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
-        self._signs = [
-            1.0 if direction == "minimize" else -1.0 for direction in spec.search.objectives.values()
-        ]
-        self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
+        self._signs = [sign(direction) for direction in spec.search.objectives.values()]
+        self._constraints = spec.constraints
         self._brackets = make_brackets(spec)
         self._started = 0  # trials of the budget that are spent or running
         self._next_number = 0  # of a trial that the sampler proposes
@@ -429,7 +428,8 @@ class StudyController:
         if rung is None:
             return False
         values = [
-            sign * metrics[name] for sign, name in zip(self._signs, self._spec.search.objectives, strict=True)
+            factor * metrics[name]
+            for factor, name in zip(self._signs, self._spec.search.objectives, strict=True)
         ]
         entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
         rungs.enter(number, rung, entry)

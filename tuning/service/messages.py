@@ -64,6 +64,13 @@ class StudyPage(BaseModel):
     studies: list[StudyLine]
 
 
+class WinnerLine(BaseModel):
+    """The winner's number, and by which rule it was chosen."""
+
+    trial: int = Field(examples=[11])
+    rule: str = Field(examples=["best search value", "confirmed mean over 5 fresh seeds"])
+
+
 class StudyDetail(BaseModel):
     """How a study stands."""
 
@@ -74,6 +81,9 @@ class StudyDetail(BaseModel):
         description="Trials by outcome", examples=[{"complete": 2, "pruned": 10}]
     )
     objectives: dict[str, str] = Field(examples=[{"val_accuracy": "maximize"}])
+    winner: WinnerLine | None = Field(
+        description="Null until a trial of the full budget is within the constraints"
+    )
     best: list[Point] = Field(description="The winner, or with several objectives the Pareto front")
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     job: str | None = Field(
@@ -108,7 +118,7 @@ class Chosen(BaseModel):
     study: Name
     rule: str = Field(
         description="How it was chosen",
-        examples=["the best val_accuracy among the eligible trials; ties go to the lower number"],
+        examples=["confirmed mean over 5 fresh seeds"],
     )
     best: Point
 

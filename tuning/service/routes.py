@@ -77,7 +77,7 @@ def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
     facts = summary(study)
     destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
     return StudyDetail(
-        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives")},
+        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives", "winner")},
         best=[point(winner) for winner in facts["best"]],
         driver=driver_of(study.storage, study.name),
         job=state.runs.status(study.name),

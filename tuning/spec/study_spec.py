@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.constraints import Constraint, parse_constraints
 from proxytune.tuning.spec.locations import check_uri, holds_password, object_url
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.space import Domain, Scalar, SearchSpace
@@ -126,8 +126,7 @@ class StudySpec(TrialSpec):
         for metric in [*self.search.objectives, *self.search.constraints]:
             if metric not in METRICS:
                 raise ValueError(f"search: unknown metric {metric}; {nearest(metric, METRICS)}")
-        for metric, rule in self.search.constraints.items():
-            parse_constraint(metric, rule)
+        parse_constraints(self.search.constraints)
         for position, params in enumerate(self.search.enqueue):
             for key, value in params.items():
                 domain = self.search.space.get(key)
@@ -203,6 +202,11 @@ class StudySpec(TrialSpec):
     def space(self) -> SearchSpace:
         """The domains as Optuna's distributions."""
         return SearchSpace(self.search.space, INTEGER_KEYS)
+
+    @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """`search.constraints`, parsed."""
+        return parse_constraints(self.search.constraints)
 
     @property
     def folder(self) -> Path:

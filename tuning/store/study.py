@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import default_uri
@@ -74,18 +74,6 @@ class Study:
         """The checkpoints of one of its trials, with its storage's parameters."""
         data = trial.user_attrs.get(DATA)
         return trial_checkpoints(self.spec, self.id, trial.number, self.spec.trial(trial.params), data)
-
-    def best(self) -> list[FrozenTrial]:
-        """The winner, or with several objectives the Pareto front; feasible trials of the full budget only."""
-        with storage_errors():
-            if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
-                return []
-            if len(self.optuna.directions) > 1:
-                return self.optuna.best_trials
-            try:
-                return [self.optuna.best_trial]
-            except ValueError:  # none is feasible
-                return []
 
 
 def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:

@@ -223,18 +223,17 @@ class MlflowSync:
                 params = params or run_page.study_params(event.spec)
                 self._log_study(run_id, event)
                 self._write_views()
-            elif isinstance(event, Confirmed):
-                tags |= run_page.confirmation_tags(event)
+        is_confirmed = any(isinstance(event, Confirmed) for event in events)
         ends = [event for event in events if isinstance(event, StudyEnded)]
         is_changed = any(isinstance(event, StudyStarted | StudyEnded | Paused | Resumed) for event in events)
         status = StudyStatus(self.acknowledged.study["status"])
-        if is_changed or tags or time.monotonic() - self._note_time > NOTE_SECONDS:
+        if is_changed or is_confirmed or time.monotonic() - self._note_time > NOTE_SECONDS:
             self._note_time = time.monotonic()
             note = run_page.study_note(self.acknowledged.study, counters, status, self._links())
-            tags |= {"mlflow.note.content": note, "state": status}
+            tags = {"mlflow.note.content": note, "state": status} | run_page.winner_tags(counters)
         with self._passing_over(what):
             self._runs.client.log_batch(run_id, points, _params(params), _tags(tags))
-        if ends:
+        if ends or is_confirmed:
             with self._passing_over(what):
                 self._log_event_log(run_id)
                 self._log_report(run_id)

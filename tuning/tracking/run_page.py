@@ -145,9 +145,9 @@ def confirmation_note(event: Confirmed) -> str:
     return f"Confirmed on fresh seeds: trial {event.winner} ({event.rule}).\n\n{table(head, rows)}"
 
 
-def confirmation_tags(event: Confirmed) -> dict[str, str]:
-    """Tags of the study's run that name the confirmed trial."""
-    return {"confirmed_trial": str(event.winner), "confirmed_by": event.rule[:MAX_TEXT]}
+def winner_tags(counters: Counters) -> dict[str, str]:
+    """Tags of the study's run that name the winner and the rule by which it was chosen."""
+    return {f"winner_{key}": str(value) for key, value in counters.winner.items()}
 
 
 def confirmation_metrics(event: Confirmed) -> dict[str, float]:

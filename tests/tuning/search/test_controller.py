@@ -16,6 +16,7 @@ from proxytune.tuning.search.controller import Assignment, StudyController
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
+from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 
@@ -85,7 +86,7 @@ def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None
     if len(spec.search.objectives) == 1:
         assert trial.intermediate_values == {10: 0.1}
     assert driver.events("end")[0].outcome == "pruned"
-    assert bad not in [trial.number for trial in driver.study.best()]
+    assert bad not in leading(driver.study)
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
@@ -257,7 +258,7 @@ def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
     driver = Driver(make_spec('search.constraints={val_loss: "<= 0.5"}'))
     number = driver.begin().number
     driver.say(number, 30, 0.9, outcome="complete")
-    assert driver.study.best() == []
+    assert leading(driver.study) == []
     assert driver.study.trials()[number].state == TrialState.COMPLETE
 
 

@@ -173,7 +173,7 @@ def test_a_confirmation_is_on_the_study_s_run(
     metrics = parent.data.metrics
     assert [metrics[f"confirmed_val_accuracy_{key}"] for key in ("mean", "low", "high")] == [0.45, 0.3, 0.6]
     assert "7: 0.4, 8: 0.5" in parent.data.tags["mlflow.note.content"]
-    assert parent.data.tags["confirmed_trial"] == str(number)
+    assert parent.data.tags["winner_trial"] == str(number)
 
 
 @pytest.fixture

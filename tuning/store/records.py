@@ -1,4 +1,4 @@
-"""Every trial of a study as plain values: what the sweep card keeps, and what a winner is chosen from."""
+"""Every trial of a study as plain values: what an export's sweep.json keeps, and what an export is chosen from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.spec.constraints import parse_constraint
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
@@ -18,7 +17,7 @@ from proxytune.tuning.store.summary import outcome_of
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial: what was tried, how it ended, what it measured."""
+    """One trial: its parameters, its outcome, its metrics."""
 
     trial: int
     outcome: (
@@ -75,8 +74,9 @@ def study_records(study: Study) -> list[TrialRecord]:
 
 def excesses(spec: StudySpec, metrics: Mapping[str, float]) -> dict[str, float]:
     """By how much the metrics break each constraint of the study; one whose metric is unknown is left out."""
-    rules = (parse_constraint(*item) for item in spec.search.constraints.items())
-    return {rule.metric: rule.excess(metrics[rule.metric]) for rule in rules if rule.metric in metrics}
+    return {
+        rule.metric: rule.excess(metrics[rule.metric]) for rule in spec.constraints if rule.metric in metrics
+    }
 
 
 def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) -> TrialRecord:
