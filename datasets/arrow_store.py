@@ -207,24 +207,6 @@ class Split:
         columns = [np.max([np.diff(offsets) for offsets in documents], axis=0) for documents in self._offsets]
         return np.concatenate([np.zeros(0, np.int32), *columns])
 
-    def columns(self) -> Rows:
-        """All rows as arrays of their own: a copy of the split in memory."""
-        documents = range(self.info.num_documents)
-        empty = np.zeros(0, self._values[0][0].dtype if self._values else np.uint8)
-        return Rows(
-            tuple(
-                np.concatenate([empty, *(values[document] for values in self._values)])
-                for document in documents
-            ),
-            tuple(
-                np.concatenate(
-                    [np.zeros(0, np.int64), *(np.diff(offsets[document]) for offsets in self._offsets)]
-                )
-                for document in documents
-            ),
-            self.labels,
-        )
-
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read the whole file: raises DataError with both sha256 where a byte differs, or when Arrow's own
         validation or the task's ranges fail."""

@@ -1,4 +1,4 @@
-"""Batches of a split: endless, shuffled and length-bucketed for training; in order for evaluation.
+"""Batches of a split: endless and shuffled for training, uniformly or length-bucketed; in order for evaluation.
 
 A batch is padded to its own longest row (rounded up), not to the task's length. The order is a function of
 (seed, epoch) alone, so a batch's place in it is all that has to be kept to go on at the exact next batch.
@@ -6,7 +6,7 @@ A batch is padded to its own longest row (rounded up), not to the task's length.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from proxytune.datasets.arrow_store import Split
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.task import PADDING_ID
+
+Order = Literal["uniform", "bucketed"]
 
 # Rows are sorted by length within pools of this many batches: large enough that a batch holds almost no
 # padding, small enough that an epoch mixes lengths.
@@ -49,40 +51,6 @@ def collate(split: Split, rows: Sequence[int] | NDArray[np.integer], *, full_pad
     return Batch(token_ids, token_ids != PADDING_ID, torch.tensor([label for _, label in examples]))
 
 
-class ResidentRows:
-    """A split held on a device as it lies in the store; batches are gathered there, equal to `collate`'s."""
-
-    def __init__(self, split: Split, device: torch.device | str) -> None:
-        self.info = split.info
-        self.lengths = split.lengths
-        columns = split.columns()
-        # torch knows uint8, but hardly anything of uint16.
-        self._values = [
-            torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int16)).to(device)
-            for values in columns.values
-        ]
-        self._lengths = [torch.from_numpy(lengths).to(device) for lengths in columns.lengths]
-        self._starts = [lengths.cumsum(0) - lengths for lengths in self._lengths]
-        self._labels = torch.from_numpy(columns.labels.astype(np.int64)).to(device)
-
-    def collate(self, rows: NDArray[np.integer], *, full_padding: bool = False) -> Batch:
-        """The rows as one batch on the device."""
-        chosen = torch.from_numpy(np.asarray(rows, np.int64)).to(self._labels.device)
-        length = (
-            self.info.max_length
-            if full_padding
-            else _padded(int(self.lengths[rows].max()), self.info.max_length)
-        )
-        position = torch.arange(length, device=chosen.device)
-        documents = []
-        for values, lengths, starts in zip(self._values, self._lengths, self._starts, strict=True):
-            place = (starts[chosen, None] + position).clamp_(max=len(values) - 1)
-            inside = position < lengths[chosen, None]
-            documents.append(values[place].long().masked_fill_(~inside, PADDING_ID))
-        token_ids = torch.stack(documents, 1) if len(documents) > 1 else documents[0]
-        return Batch(token_ids, token_ids != PADDING_ID, self._labels[chosen])
-
-
 def _padded(longest: int, max_length: int) -> int:
     return min(max_length, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE)
 
@@ -90,9 +58,16 @@ def _padded(longest: int, max_length: int) -> int:
 class TrainBatches:
     """Endless batches; every epoch is a new seeded order and its last, incomplete batch is left out.
 
-    With resident_on (a device) the split is copied there once and batches are gathered on it; the batches are the
-    same. load_state_dict(state_dict()) goes on at the exact next batch; it raises DataError when the state belongs
-    to another seed, batch size or data.
+    order: how an epoch's rows become batches.
+        uniform   consecutive rows of a random permutation, as in the LRA protocol of Nyströmformer
+        bucketed  the permutation is cut into pools of POOL_BATCHES batches, each pool sorted by length, and the batches
+                  shuffled: hardly any padding, but rows of a batch are alike in length
+
+    load_state_dict(state_dict()) goes on at the exact next batch; it raises DataError when the state belongs to another
+    seed, batch size, order or data.
+
+    Raises:
+        DataError: batch_size is below 1 or above the number of rows, or order is unknown.
     """
 
     def __init__(
@@ -101,9 +76,11 @@ class TrainBatches:
         *,
         batch_size: int,
         seed: int,
+        order: Order = "bucketed",
         full_padding: bool = False,
-        resident_on: torch.device | str | None = None,
     ) -> None:
+        if order not in get_args(Order):
+            raise DataError(f"order is {order!r}, it must be one of {', '.join(get_args(Order))}")
         if not 1 <= batch_size <= len(split):
             raise DataError(
                 f"batch_size is {batch_size}, it must be 1 to {len(split)}, the rows of {split.path}"
@@ -111,8 +88,8 @@ class TrainBatches:
         self.split = split
         self.batch_size = batch_size
         self.seed = seed
+        self.order = order
         self.full_padding = full_padding
-        self._resident = None if resident_on is None else ResidentRows(split, resident_on)
         self._epoch = 0
         self._position = 0
         self._order = self._epoch_order()
@@ -122,6 +99,8 @@ class TrainBatches:
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self._epoch,)))
         num_batches = len(self.split) // self.batch_size
         order = random.permutation(len(self.split))[: num_batches * self.batch_size]
+        if self.order == "uniform":
+            return order.reshape(num_batches, self.batch_size)
         lengths = self.split.lengths
         pool = POOL_BATCHES * self.batch_size
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
@@ -138,8 +117,6 @@ class TrainBatches:
             self._order = self._epoch_order()
         rows = self._order[self._position]
         self._position += 1
-        if self._resident is not None:
-            return self._resident.collate(rows, full_padding=self.full_padding)
         return collate(self.split, rows, full_padding=self.full_padding)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,13 +126,14 @@ class TrainBatches:
             "position": self._position,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "order": self.order,
             "content_sha256": self.split.record.content_sha256,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place that state_dict() named."""
         mine = self.state_dict()
-        for key in ("seed", "batch_size", "content_sha256"):
+        for key in ("seed", "batch_size", "order", "content_sha256"):
             if state[key] != mine[key]:
                 raise DataError(f"batches of {key} {state[key]} cannot go on with {key} {mine[key]}")
         self._epoch = state["epoch"]

@@ -25,6 +25,7 @@ from proxytune.datasets.image import Image
 from proxytune.datasets.listops import ListOps, ListOpsMini
 from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.datasets.pathfinder import Pathfinder, Pathfinder64, PathX
+from proxytune.datasets.recall import Recall
 from proxytune.datasets.retrieval import Retrieval
 from proxytune.datasets.sources import Source
 from proxytune.datasets.task import SPLITS, Task, TaskInfo, find_source
@@ -32,7 +33,7 @@ from proxytune.datasets.text import Text
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (ListOps, ListOpsMini, Text, Retrieval, Image, Pathfinder, Pathfinder64, PathX)
+    for task in (ListOps, ListOpsMini, Recall, Text, Retrieval, Image, Pathfinder, Pathfinder64, PathX)
 }
 
 COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length

@@ -1,24 +1,41 @@
-"""ModelConfig: everything that decides a model's shape and loss; one that cannot be built cannot be constructed."""
+"""ModelConfig: everything that decides a model's shape and loss; one that cannot be built cannot be constructed.
+
+The rules of all mechanisms are here and not in their own files, so that no mechanism is needed to check a configuration
+and a configuration is all that a mechanism needs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxytune.models.attention import MECHANISMS
 from proxytune.models.errors import ConfigError
-from proxytune.models.rules import require_at_least, require_one_of, require_probability
+from proxytune.models.rules import (
+    require_at_least,
+    require_kernel_size,
+    require_landmarks,
+    require_not_negative,
+    require_one_of,
+    require_positive,
+    require_probability,
+)
 
 MOST_WEIGHTS = 10**10
 """A rule against slips of the keyboard: what is larger is refused before it is built."""
+
+INJECTIONS = ("none", "segment", "cross-attention", "carried")
+INJECTION_LENGTHS = ("valid", "padded")
+DROPOUTS = ("none", "column", "proxy", "element", "key")
+CONTRASTS = ("none", "self", "two-views", "kernel", "kernel-logits")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A two-layer-by-default Transformer encoder with one of the attention mechanisms, and a classifier on top.
 
-    The defaults are the LRA protocol of Nyströmformer (arXiv 2102.03902) and, for Proxyformer
-    (10.1609/aaai.v38i12.29244), the paper's setting where it is known: 128 proxies, temperature 0.07, dropout 0.1.
-    Fields of a mechanism that is not chosen are ignored.
+    The defaults are the LRA protocol of Nyströmformer (arXiv 2102.03902). Of Proxyformer (10.1609/aaai.v38i12.29244)
+    128 proxies, temperature 0.07 and dropout 0.1 are known; the other defaults, and the temperature, are this
+    package's, by its own measurements (ARCHITECTURE.md). Fields of a mechanism that is not chosen are ignored.
 
     Raises:
         ConfigError: a value is out of range, or the mechanism refuses the combination.
@@ -36,15 +53,24 @@ class ModelConfig:
     embedding_dim: int = 64
     feedforward_dim: int = 128  # also the hidden width of the classifier's head
     num_heads: int = 2
-    dropout: float = 0.1  # probability, [0, 1)
-    attention_dropout: float | None = None  # probability, [0, 1); None follows dropout
+    dropout: float = (
+        0.1  # probability, [0, 1): of embeddings, of what attention and feed-forward add, inside the latter
+    )
+    attention_dropout: float | None = (
+        None  # probability, [0, 1): inside the attention alone; None: the same as dropout
+    )
+    attention_precision: str = (
+        "fp32"  # fp32 | autocast: what autocast leaves of the attention's core (base.py)
+    )
 
     # Proxyformer (attention/proxyformer.py says what each choice computes).
     num_proxies: int = 128
-    contrastive_temperature: float = 0.07  # > 0
+    proxy_init_std: float = 1.0  # > 0; of the proxies' first draw
+    contrastive_temperature: float = 0.2  # > 0; kernel-logits has none
     contrastive_weight: float = 0.1  # >= 0; multiplies the mean over layers
-    contrastive: str = "self"  # none | self | two-views
+    contrastive: str = "kernel"  # none | self | two-views | kernel | kernel-logits
     injection: str = "segment"  # none | segment | cross-attention | carried
+    injection_length: str = "valid"  # valid | padded: what the segments of injection 'segment' divide
     decomposed_dropout: str = "column"  # none | column | proxy | element | key
     pseudo_inverse: bool = False  # Nyström's middle factor, 6 iterations
     shared_proxies: bool = False  # one set of proxies for all layers
@@ -54,7 +80,7 @@ class ModelConfig:
     conv_kernel_size: int = 0  # odd; 0: none; Proxyformer and Nyströmformer (the latter's public code: 35)
     num_landmarks: int = 128  # Nyströmformer
     num_features: int = 128  # Linformer's projected length, Performer's random features
-    performer_kernel: str = "relu"  # relu | softmax
+    performer_kernel: str = "softmax"  # softmax | relu
     num_hashes: int = 2  # Reformer
     block_size: int = 64  # tokens a block, BigBird and Reformer
     num_random_blocks: int = 3  # BigBird
@@ -79,8 +105,9 @@ class ModelConfig:
         require_probability("dropout", self.dropout)
         if self.attention_dropout is not None:
             require_probability("attention_dropout", self.attention_dropout)
-        require_one_of("attention", self.attention, tuple(MECHANISMS))
-        MECHANISMS[self.attention].check(self)
+        require_one_of("attention_precision", self.attention_precision, ("fp32", "autocast"))
+        require_one_of("attention", self.attention, tuple(CHECKS))
+        CHECKS[self.attention](self)
         if self.num_weights > MOST_WEIGHTS:
             raise ConfigError(
                 f"a model of over {self.num_weights:.1e} weights: at most {MOST_WEIGHTS:.0e} are allowed; "
@@ -103,3 +130,80 @@ class ModelConfig:
     def attention_dropout_probability(self) -> float:
         """Dropout inside the attention: its own value, or the model's."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+
+def check_proxyformer(config: ModelConfig) -> None:
+    """The rules of attention/proxyformer.py."""
+    require_one_of("injection", config.injection, INJECTIONS)
+    require_one_of("injection_length", config.injection_length, INJECTION_LENGTHS)
+    require_one_of("decomposed_dropout", config.decomposed_dropout, DROPOUTS)
+    require_one_of("contrastive", config.contrastive, CONTRASTS)
+    require_positive("contrastive_temperature", config.contrastive_temperature)
+    require_not_negative("contrastive_weight", config.contrastive_weight)
+    require_positive("proxy_init_std", config.proxy_init_std)
+    require_landmarks("num_proxies", config.num_proxies, config.max_length)
+    for name in ("pseudo_inverse", "shared_proxies", "own_proxy_projections"):
+        require_one_of(name, getattr(config, name), (True, False))
+    require_kernel_size("conv_kernel_size", config.conv_kernel_size)
+    if config.injection == "carried" and config.num_layers == 1:
+        raise ConfigError(
+            "injection is 'carried' with num_layers 1: nothing is carried into the first layer; "
+            "add a layer or choose another injection"
+        )
+    if config.contrastive == "two-views" and config.injection == "none":
+        raise ConfigError(
+            "contrastive is 'two-views' with injection 'none': both views are the same; "
+            "choose another contrastive or an injection"
+        )
+    if config.injection_length == "padded" and config.injection != "segment":
+        raise ConfigError(
+            f"injection_length is 'padded' with injection {config.injection!r}: only 'segment' divides a length; "
+            "leave injection_length out"
+        )
+
+
+def check_nystromformer(config: ModelConfig) -> None:
+    """The rules of attention/nystromformer.py."""
+    require_landmarks("num_landmarks", config.num_landmarks, config.max_length)
+    require_kernel_size("conv_kernel_size", config.conv_kernel_size)
+
+
+def check_linformer(config: ModelConfig) -> None:
+    """The rules of attention/linformer.py."""
+    require_landmarks("num_features", config.num_features, config.max_length)
+
+
+def check_performer(config: ModelConfig) -> None:
+    """The rules of attention/performer.py."""
+    require_at_least("num_features", config.num_features, 1)
+    require_one_of("performer_kernel", config.performer_kernel, ("softmax", "relu"))
+
+
+def check_reformer(config: ModelConfig) -> None:
+    """The rules of attention/reformer.py."""
+    require_at_least("num_hashes", config.num_hashes, 1)
+    require_at_least("block_size", config.block_size, 1)
+
+
+def check_bigbird(config: ModelConfig) -> None:
+    """The rules of attention/bigbird.py."""
+    require_at_least("block_size", config.block_size, 1)
+    require_at_least("num_random_blocks", config.num_random_blocks, 0)
+
+
+def check_softmax(config: ModelConfig) -> None:
+    """attention/softmax.py has no fields of its own."""
+
+
+# The values of `attention` with their rules.
+CHECKS: dict[str, Callable[[ModelConfig], None]] = {
+    "bigbird": check_bigbird,
+    "linformer": check_linformer,
+    "nystromformer": check_nystromformer,
+    "performer": check_performer,
+    "proxyformer": check_proxyformer,
+    "reformer": check_reformer,
+    "softmax": check_softmax,
+    "softmax-checkpointed": check_softmax,
+    "softmax-explicit": check_softmax,
+}

@@ -1,9 +1,18 @@
-"""InfoNCE over proxies: pulls each proxy to its own view and pushes it from the other proxies of its layer.
+"""InfoNCE with each proxy as its own class: it pulls a proxy to its own view and pushes it from the others of its layer.
 
-    L = -(1/m) sum_i log( exp(cos(a_i, z_i) / tau) / sum_j exp(cos(a_i, z_j) / tau) )
+    L = -(1/m) sum_i log( exp(l_ii) / sum_j exp(l_ij) )
 
-With a = z (self-positive) it is ~0 for orthogonal proxies and ln m for identical ones; at tau = 0.07 only cosines above
-about 0.45 cost anything, so it removes duplicates and does not force orthogonality.
+where l_ij is one of
+    cos(a_i, z_j) / tau          over proxies (`self`, a = z; `two-views`), or per head over a = Q_P, z = K_P (`kernel`)
+    q_i . k_j / sqrt(e)          per head, the logits of the middle kernel softmax(Q_P K_P^T / sqrt(e)) (`kernel-logits`)
+
+Over proxies with a = z it is ~0 for orthogonal proxies and ln m for identical ones; at tau = 0.07 only cosines above about
+0.45 cost anything, so it removes duplicates and does not force orthogonality. Over Q_P and K_P it drives the middle kernel
+of the Nyström decomposition (arXiv 2102.03902, eq. 13) to the identity, where its pseudo-inverse is the identity too and
+K1 K2 alone is the Nyström approximation. `kernel-logits` is minus the mean logarithm of that kernel's diagonal.
+
+InfoNCE: van den Oord et al. 2018, arXiv 1807.03748. That Proxyformer (10.1609/aaai.v38i12.29244) has a contrastive loss and
+tau = 0.07 is known; between what it stands is not.
 """
 
 import torch
@@ -12,7 +21,7 @@ from torch import Tensor
 
 
 def info_nce(anchors: Tensor, views: Tensor, temperature: float) -> Tensor:
-    """Mean loss over batch and proxies, a scalar in fp32 even under autocast.
+    """Mean loss over all leading axes and proxies, a scalar in fp32 even under autocast.
 
     Args:
         anchors: (..., m, d), any scale.
@@ -21,5 +30,15 @@ def info_nce(anchors: Tensor, views: Tensor, temperature: float) -> Tensor:
     """
     with torch.autocast(anchors.device.type, enabled=False):
         cosines = F.normalize(anchors.float(), dim=-1) @ F.normalize(views.float(), dim=-1).transpose(-2, -1)
-        log_probabilities = torch.log_softmax(cosines / temperature, dim=-1)
-        return -log_probabilities.diagonal(dim1=-2, dim2=-1).mean()
+        return own_class_loss(cosines / temperature)
+
+
+def kernel_logits_loss(queries: Tensor, keys: Tensor) -> Tensor:
+    """The loss on the scaled logits of (..., m, e) queries and keys, a scalar in fp32 even under autocast."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return own_class_loss(queries.float() @ keys.float().transpose(-2, -1) * queries.shape[-1] ** -0.5)
+
+
+def own_class_loss(logits: Tensor) -> Tensor:
+    """Mean cross-entropy of rows (..., m, m) whose classes are their own numbers."""
+    return -torch.log_softmax(logits, dim=-1).diagonal(dim1=-2, dim2=-1).mean()

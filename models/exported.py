@@ -102,6 +102,8 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """
     try:
         given = dict(values["model"])
+        if given.get("injection") == "segment":  # which in 0.1 always were segments of the padded length
+            given.setdefault("injection_length", "padded")
         unknown = given.keys() - {field.name for field in fields(ModelConfig)}
         if unknown:
             raise ExportError(f"{MODEL}: model.{min(unknown)} is no field of a model")

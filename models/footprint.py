@@ -21,9 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from proxytune.models.attention import Trace
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
-from proxytune.models.training import autocast_dtype, make_optimizer
+from proxytune.models.optimizer import make_optimizer
+from proxytune.models.training import autocast_dtype
+from proxytune.models.training_config import TrainingConfig
 
 MIB = 2**20
+
+# The memory of the optimizer depends on nothing that a training may choose.
+ANY_TRAINING = TrainingConfig(steps=1, warmup_steps=0, batch_size=1, learning_rate=1.0, eval_every=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ def footprint(
     shape = (batch_size, *([2] if config.num_documents == 2 else []), length or config.max_length)
     with FakeTensorMode(), LiveBytes() as live:
         model = Classifier(config)
-        optimizer = make_optimizer(model)
+        optimizer = make_optimizer(model, ANY_TRAINING)
         parameter_bytes = live.now
         token_ids = torch.zeros(shape, dtype=torch.uint8)
         mask = torch.ones(shape, dtype=torch.bool)
@@ -126,33 +131,6 @@ def footprint(
             activation_bytes=live.peak - parameter_bytes - optimizer_bytes - live.gradients_at_peak,
             inference_bytes=inference_bytes,
         )
-
-
-def largest_batch_size(
-    config: ModelConfig,
-    budget_mib: float,
-    length: int | None = None,
-    precision: str = "fp32",
-    device: str = "cpu",
-) -> int:
-    """The most examples a pass whose training step stays within `budget_mib`; 0 if not even one does."""
-
-    def peak(batch_size: int) -> float:
-        return footprint(config, batch_size, length, precision, device).training_bytes / MIB
-
-    # Memory is a constant and a multiple of the batch size, but for the operation that has the peak: a few secant steps.
-    (last, last_peak), (size, size_peak) = (1, peak(1)), (9, peak(9))
-    if last_peak > budget_mib:
-        return 0
-    for _ in range(4):
-        guess = max(1, int(size + (budget_mib - size_peak) * (size - last) / (size_peak - last_peak)))
-        if guess == size:
-            break
-        (last, last_peak), (size, size_peak) = (size, size_peak), (guess, peak(guess))
-    while size_peak > budget_mib:
-        size -= 1
-        size_peak = peak(size)
-    return size
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,9 +1,4 @@
-"""Trainer: the LRA protocol's optimisation of one classifier, step by step, restorable to the bit on a CPU.
-
-AdamW (eps 1e-6, no weight decay) under OneCycleLR: linear from learning_rate / 25 up to learning_rate over the warm-up,
-then linear down to almost nothing at `steps`. As in the protocol the momentum is cycled with it (PyTorch's default):
-Adam's beta1 falls from 0.95 to 0.85 during the warm-up and rises back afterwards. No gradient clipping.
-"""
+"""Trainer: the LRA protocol's optimisation of one classifier, step by step, restorable to the bit on a CPU."""
 
 from __future__ import annotations
 
@@ -11,8 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,68 +15,21 @@ from torch import Tensor
 from proxytune.models.attention import Trace
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
+from proxytune.models.diagnosis import FewExamples, diagnose
 from proxytune.models.errors import ConfigError
-from proxytune.models.rules import require_at_least, require_one_of, require_positive
-from proxytune.models.warm_start import warm_start
+from proxytune.models.optimizer import make_optimizer, make_schedule, named_proxies
+from proxytune.models.passes import CPU_TOKENS_PER_PASS, Batch, split_into_passes
+from proxytune.models.training_config import TrainingConfig, check_together
 
-# On a CPU, more tokens at a time run slower: beyond 32 MiB a tensor, glibc maps and unmaps fresh pages for every operation.
-# Measured at n = 4096: 14.2 sequences/s in passes of 8, 6.7 in passes of 32 (one Zen 4 thread).
-CPU_TOKENS_PER_PASS = 32_768
-
-MOST_STEPS = 10**9
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How a model is trained.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    steps: int  # optimizer steps in all; decides the schedule
-    warmup_steps: int  # 0, or 2 <= warmup_steps < steps
-    batch_size: int  # examples an optimizer step
-    learning_rate: float  # peak
-    eval_every: int  # optimizer steps between evaluations
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16 (autocast; fp16 on CUDA only)
-    micro_batch_size: int | None = None  # examples a forward pass; None: as many as run fastest on the device
-    compile: bool = False  # torch.compile: tens of seconds at the start, the same results up to rounding
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "eval_every"):
-            require_at_least(name, getattr(self, name), 1, highest=MOST_STEPS)
-        require_at_least("warmup_steps", self.warmup_steps, 0, highest=MOST_STEPS)
-        require_at_least("batch_size", self.batch_size, 1)
-        if self.warmup_steps >= self.steps:
-            raise ConfigError(f"warmup_steps is {self.warmup_steps}: it must be below steps {self.steps}")
-        if self.warmup_steps == 1:
-            raise ConfigError(
-                "warmup_steps is 1: OneCycleLR cannot rise within one step; choose 0 or at least 2"
-            )
-        require_positive("learning_rate", self.learning_rate)
-        require_one_of("precision", self.precision, PRECISIONS)
-        if self.micro_batch_size is not None:
-            require_at_least("micro_batch_size", self.micro_batch_size, 1)
-
-
-class Batch(Protocol):
-    """What train_step and evaluate take.
-
-    Attributes:
-        token_ids: any integer dtype, (b, n) or (b, 2, n).
-        mask: bool, the same shape, True at valid tokens.
-        labels: int64, (b,).
-    """
-
-    @property
-    def token_ids(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor: ...
-    @property
-    def labels(self) -> Tensor: ...
+__all__ = [
+    "CPU_TOKENS_PER_PASS",
+    "Batch",
+    "Diverged",
+    "Trainer",
+    "TrainingConfig",
+    "autocast_dtype",
+    "check_together",
+]
 
 
 class Diverged(ArithmeticError):
@@ -111,13 +58,14 @@ class Trainer:
         training_config: TrainingConfig,
         seed: int = 0,
         device: str = "cpu",
-        initial_weights: dict[str, Tensor] | None = None,
     ) -> None:
-        """Start from weights drawn from `seed`, or from `initial_weights`, another classifier's state (warm_start.py).
+        """Start from weights drawn from `seed`.
 
         Raises:
-            ConfigError: precision fp16 is asked of a device other than CUDA; initial weights that do not fit.
+            ConfigError: precision fp16 is asked of a device other than CUDA, or the two configurations contradict each
+                other (check_together).
         """
+        check_together(model_config, training_config)
         self.model_config = model_config
         self.config = training_config
         self.device = torch.device(device)
@@ -128,17 +76,12 @@ class Trainer:
         ]
         with self._own_randomness():
             self.model = Classifier(model_config).to(self.device)
-        if initial_weights is not None:
-            warm_start(self.model, initial_weights)
+        self._first_proxies = {
+            name: weight.detach().clone() for name, weight in named_proxies(self.model).items()
+        }
         self._compiled = torch.compile(self.model, dynamic=True) if training_config.compile else self.model
-        self.optimizer = make_optimizer(self.model)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=training_config.learning_rate,
-            total_steps=training_config.steps,
-            pct_start=training_config.warmup_steps / training_config.steps,
-            anneal_strategy="linear",
-        )
+        self.optimizer = make_optimizer(self.model, training_config)
+        self.schedule = make_schedule(self.optimizer, training_config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
@@ -146,7 +89,8 @@ class Trainer:
 
         Returns:
             train_loss (mean cross-entropy over examples), contrastive_loss (mean over layers, unweighted; 0.0 where the
-            model has none), learning_rate (of this step), valid_tokens (count).
+            model has none), learning_rate (of this step and all
+            weights but the proxies), valid_tokens (count).
 
         Raises:
             Diverged: the loss is NaN or infinite; the weights are then as they were before.
@@ -158,10 +102,10 @@ class Trainer:
         totals = torch.zeros(2, device=self.device)
         self.model.train()
         with self._own_randomness():
-            for part in self._passes(batch):
-                labels = batch.labels[part].to(self.device)
+            for rows, length in self._passes(batch):
+                labels = batch.labels[rows].to(self.device)
                 share = len(labels) / num_examples
-                logits, trace = self._forward(batch, part)
+                logits, trace = self._forward(batch, rows, length)
                 cross_entropy = F.cross_entropy(logits.float(), labels)
                 contrastive = (
                     torch.stack(trace.losses).mean() if trace.losses else torch.zeros_like(cross_entropy)
@@ -174,6 +118,7 @@ class Trainer:
             self.optimizer.zero_grad()
             raise Diverged(self.step, train_loss if not math.isfinite(train_loss) else contrastive_loss)
         learning_rate = self.optimizer.param_groups[0]["lr"]
+        self._clip_gradient()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -186,14 +131,23 @@ class Trainer:
             "valid_tokens": int(batch.mask.sum()),
         }
 
+    def _clip_gradient(self) -> None:
+        norm, value = self.config.gradient_clip_norm, self.config.gradient_clip_value
+        if norm is None and value is None:
+            return
+        self.scaler.unscale_(self.optimizer)
+        if norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+        if value is not None:
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), value)
+
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Means over all examples of `batches`, without dropout.
 
         Returns:
-            val_accuracy, val_loss; and for proxies (diagnostics.py), means over layers and each layer's own under the
-            name with _layer1, _layer2, ...: proxy_cosine, proxy_rank, token_entropy, proxy_entropy, all on the first
-            few sequences.
+            val_accuracy, val_loss; and what diagnosis.py finds on a few of the examples, spread over `batches`: means
+            over layers, and each layer's own under the name with _layer1, _layer2, ...
 
         Raises:
             Diverged: the loss is NaN or infinite.
@@ -202,22 +156,23 @@ class Trainer:
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
         num_examples = 0
-        diagnostics: dict[str, float] = {}
+        few = FewExamples()
         with self._own_randomness():
             for batch in batches:
-                for part in self._passes(batch):
-                    labels = batch.labels[part].to(self.device)
-                    logits, trace = self._forward(batch, part, diagnose=num_examples == 0)
+                few.offer(batch)
+                for rows, length in self._passes(batch):
+                    labels = batch.labels[rows].to(self.device)
+                    logits, _ = self._forward(batch, rows, length)
                     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
                     totals += torch.stack([(logits.argmax(dim=-1) == labels).sum(), loss])
                     num_examples += len(labels)
-                    if trace.diagnostics:
-                        diagnostics = summarize(trace.diagnostics)
         if num_examples == 0:
             raise ValueError("nothing to evaluate: there is no example")
         accuracy, loss_mean = (totals / num_examples).tolist()
         if not math.isfinite(loss_mean):
             raise Diverged(self.step, loss_mean)
+        with self._autocast():
+            diagnostics = diagnose(self.model, few.examples(self.device), self._first_proxies)
         return {"val_accuracy": accuracy, "val_loss": loss_mean, **diagnostics}
 
     @torch.no_grad()
@@ -225,7 +180,9 @@ class Trainer:
         """The logits of a batch without dropout, (b, num_classes)."""
         self.model.eval()
         with self._own_randomness():
-            return torch.cat([self._forward(batch, part)[0] for part in self._passes(batch)])
+            passes = [(rows, self._forward(batch, rows, length)[0]) for rows, length in self._passes(batch)]
+        order = torch.cat([rows for rows, _ in passes]).to(self.device)
+        return torch.cat([logits for _, logits in passes])[order.argsort()]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that the next step depends on, in types that torch.load(weights_only=True) reads."""
@@ -236,6 +193,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random_state": self._random_state,
+            "first_proxies": self._first_proxies,
         }
         return deepcopy(state)
 
@@ -246,26 +204,25 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self._random_state = [stream.cpu() for stream in state["random_state"]]
+        first = state.get("first_proxies", self._first_proxies)  # which proxytune 0.1 did not keep
+        self._first_proxies = {name: weight.to(self.device) for name, weight in first.items()}
         self.step = state["step"]
 
-    def _passes(self, batch: Batch) -> Iterator[slice]:
-        """The examples of each forward pass."""
-        num_examples = len(batch.labels)
-        size = self.config.micro_batch_size
-        if size is None and self.device.type == "cpu":
-            size = max(1, CPU_TOKENS_PER_PASS // batch.token_ids[0].numel())
-        size = size or num_examples
-        for start in range(0, num_examples, size):
-            yield slice(start, start + size)
+    def _passes(self, batch: Batch) -> Iterator[tuple[Tensor, int]]:
+        """The row numbers of each forward pass and its length."""
+        tokens = CPU_TOKENS_PER_PASS if self.device.type == "cpu" else None
+        return split_into_passes(batch, self.config.micro_batch_size, tokens)
 
-    def _forward(self, batch: Batch, part: slice, diagnose: bool = False) -> tuple[Tensor, Trace]:
-        trace = Trace(diagnose=diagnose)
-        token_ids = batch.token_ids[part].to(self.device)
-        mask = batch.mask[part].to(self.device)
-        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            model = self.model if diagnose else self._compiled
-            logits = model(token_ids, mask, trace)
+    def _forward(self, batch: Batch, rows: Tensor, length: int) -> tuple[Tensor, Trace]:
+        trace = Trace()
+        token_ids = batch.token_ids[rows, ..., :length].to(self.device)
+        mask = batch.mask[rows, ..., :length].to(self.device)
+        with self._autocast():
+            logits = self._compiled(token_ids, mask, trace)
         return logits, trace
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def _random_devices(self) -> list[str]:
         return ["cpu"] if self.device.type == "cpu" else ["cpu", str(self.device)]
@@ -284,11 +241,6 @@ class Trainer:
                 self._random_state[1] = torch.cuda.get_rng_state(self.device)
 
 
-def make_optimizer(model: Classifier) -> torch.optim.AdamW:
-    """The protocol's AdamW; the schedule sets its learning rate and beta1 before each step."""
-    return torch.optim.AdamW(model.parameters(), eps=1e-6, weight_decay=0.0)
-
-
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The dtype that `precision` autocasts to on `device`; None is fp32 throughout.
 
@@ -304,12 +256,3 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def summarize(layers: list[dict[str, Tensor]]) -> dict[str, float]:
-    """One dict of scalars a layer -> their means, and each layer's own with the suffix _layer1, _layer2, ..."""
-    means = {name: torch.stack([layer[name] for layer in layers]).mean().item() for name in layers[0]}
-    own = {
-        f"{name}_layer{i}": value.item() for i, layer in enumerate(layers, 1) for name, value in layer.items()
-    }
-    return means | own

@@ -6,14 +6,19 @@ Shape suffixes in this package: b batch, h heads, n tokens, m proxies or landmar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.attention.convolution import ValueConvolution
+from proxytune.models.config import ModelConfig
+from proxytune.models.diagnostics import diagnose_landmarks, diagnose_map
+
+Result = TypeVar("Result")
 
 # Added to the logits of padding. It underflows to exactly 0 after softmax and is finite in fp16, so a row that is all
 # padding gives numbers and not NaN.
@@ -25,8 +30,8 @@ class Trace:
     """What layers hand on beside the hidden states, for the length of one forward pass.
 
     Attributes:
-        losses: one scalar a layer that regularises (fp32).
-        diagnostics: filled only if `diagnose`: one dict of scalars a layer.
+        losses: one scalar a layer that regularises (fp32), while training or to `diagnose`.
+        diagnostics: filled only to `diagnose`: one dict of scalars a layer.
         shared_proxies: proxies that later layers reuse, (m, d) or (b, m, d).
         carried: what the proxies read in the layer before, (b, m, d).
     """
@@ -39,7 +44,15 @@ class Trace:
 
 
 class Attention(nn.Module, ABC):
-    """One layer's multi-head attention; the four linear maps have a bias, as in the protocol."""
+    """One layer's multi-head attention; the four linear maps have a bias, as in the protocol.
+
+    Attributes:
+        low_rank: its map is a product over m < n landmarks or features that stands for softmax's, so its error is
+            reported (diagnostics.py).
+        conv: the convolution over values that Nyströmformer and Proxyformer may add to the attention.
+    """
+
+    low_rank: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         """Layer `layer` (from 0) of the model that `config` describes."""
@@ -47,18 +60,12 @@ class Attention(nn.Module, ABC):
         dim = config.embedding_dim
         self.num_heads = config.num_heads
         self.dropout = config.attention_dropout_probability
+        self.fp32_core = config.attention_precision == "fp32"
+        self.conv: ValueConvolution | None = None
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.output = nn.Linear(dim, dim)
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        """Refuse what this mechanism cannot build.
-
-        Raises:
-            ConfigError: with the rule.
-        """
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
@@ -68,18 +75,48 @@ class Attention(nn.Module, ABC):
         """(..., n, d) -> (..., h, n, e)."""
         return x.view(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)
 
+    def core(self, attend: Callable[..., Result], *heads: Tensor) -> Result:
+        """attend(*heads), under autocast in the precision that ModelConfig.attention_precision names.
+
+        fp32: autocast is off within, and the heads are cast to fp32, as the protocol has it. The linear maps around it
+        stay in autocast's dtype. autocast: as autocast decides, operation by operation.
+        """
+        device = heads[0].device.type
+        if not self.fp32_core or not torch.is_autocast_enabled(device):
+            return attend(*heads)
+        with torch.autocast(device, enabled=False):
+            return attend(*(head.float() for head in heads))
+
 
 class QueryKeyValueAttention(Attention):
     """A mechanism that needs nothing but queries, keys and values."""
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
-        output: Tensor = self.output(merge_heads(self.attend(q, k, v, mask)))
+        if trace.diagnose and self.low_rank:
+            trace.diagnostics.append(self.core(partial(self.diagnose, mask=mask), q, k))
+        output: Tensor = self.output(
+            merge_heads(self.core(partial(self.attend_and_convolve, mask=mask), q, k, v))
+        )
         return output
 
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """The mechanism itself, (b, h, n, e) -> (b, h, n, e)."""
+        """The mechanism itself, linear in `v`: (b, h, n, e), `v` perhaps of another width, -> the shape of `v`."""
+
+    def landmarks(self, q: Tensor, k: Tensor, mask: Tensor) -> list[Tensor]:
+        """What stands for queries and keys, each (b, h, m, e): both, keys only, or nothing."""
+        return []
+
+    def attend_and_convolve(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """attend, and the convolution if there is one."""
+        attended = self.attend(q, k, v, mask)
+        return attended if self.conv is None else attended + self.conv(v, mask)
+
+    def diagnose(self, q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The scalars of diagnostics.py that are defined for the mechanism."""
+        landmarks = self.landmarks(q, k, mask)
+        return diagnose_map(partial(self.attend, q, k, mask=mask), q, k, mask) | diagnose_landmarks(landmarks)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
-from proxytune.models.rules import require_at_least
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 
 class BigBird(QueryKeyValueAttention):
-    """`bigbird`: blocks of block_size tokens, a grid over the task's length.
+    """`bigbird`: blocks of block_size tokens, a grid over the task's length; no dropout inside.
 
     A block attends to itself and its two neighbours, to the first and the last block (global), and to num_random_blocks
-    others, drawn once with the weights and shared by the heads. The two global blocks attend to everything. Blocks that
-    lie wholly in a batch's padding are masked, so padding changes nothing.
+    others, drawn for each head once with the weights. The two global blocks attend to everything. Blocks that lie wholly
+    in a batch's padding are masked, so padding changes nothing. Given the same random blocks it computes what Hugging
+    Face's block-sparse attention computes, which Skyformer's LRA code copies (without dropout, as here).
+
+    Differences from that code: random blocks are drawn from all blocks that are not attended to anyway (there, at 1,024,
+    3,072 and 4,096 tokens, mostly from the first 1,024 tokens), and stay fixed (there they are drawn anew in every pass
+    unless a seed is set); any length and number of blocks is taken. The paper does not fix the random blocks' scheme.
     """
 
     neighbours: Tensor
@@ -30,44 +31,37 @@ class BigBird(QueryKeyValueAttention):
         super().__init__(config, layer)
         self.block = config.block_size
         self.num_blocks = math.ceil(config.max_length / config.block_size)
-        self.register_buffer("neighbours", draw_neighbours(self.num_blocks, config.num_random_blocks))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("block_size", config.block_size, 1)
-        require_at_least("num_random_blocks", config.num_random_blocks, 0)
+        neighbours = [
+            draw_neighbours(self.num_blocks, config.num_random_blocks) for _ in range(config.num_heads)
+        ]
+        self.register_buffer("neighbours", torch.stack(neighbours))  # (h, num_blocks, 5 + num_random_blocks)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         n = q.shape[-2]
-        p = self.dropout if self.training else 0.0
         present = math.ceil(n / self.block)
         # One more block, of padding, stands for the neighbours that a trimmed batch or a short task does not have.
         padding = (present + 1) * self.block - n
-        k_blocks, v_blocks = (self.blocks(F.pad(x, (0, 0, 0, padding))) for x in (k, v))
-        bias = self.blocks(key_bias(F.pad(mask, (0, padding)), q.dtype).transpose(-2, -1))
         absent = (self.neighbours < 0) | (self.neighbours >= present)
-        index = self.neighbours.masked_fill(absent, present)[:present]
+        index = self.neighbours.masked_fill(absent, present)[:, :present]  # (h, present, w)
+        own = index + torch.arange(self.num_heads, device=q.device)[:, None, None] * (present + 1)
 
         # Sequences and heads as one dimension: ONNX has this operator for four dimensions only.
-        sizes = q.shape[:2]
+        k_near, v_near = (
+            self.blocks(F.pad(x, (0, 0, 0, padding))).flatten(1, 2)[:, own].flatten(-3, -2).flatten(0, 1)
+            for x in (k, v)
+        )  # (b h, present, w block, e)
+        bias = key_bias(F.pad(mask, (0, padding)), q.dtype).view(-1, present + 1, self.block)
         attended = F.scaled_dot_product_attention(
             self.blocks(F.pad(q, (0, 0, 0, padding - self.block))).flatten(0, 1),
-            k_blocks[:, :, index].flatten(-3, -2).flatten(0, 1),
-            v_blocks[:, :, index].flatten(-3, -2).flatten(0, 1),
-            attn_mask=bias[:, :, index]
-            .flatten(-3, -2)
-            .transpose(-2, -1)
-            .expand(*sizes, -1, -1, -1)
-            .flatten(0, 1),
-            dropout_p=p,
+            k_near,
+            v_near,
+            attn_mask=bias[:, index].flatten(-2)[..., None, :].flatten(0, 1),
         )
-        attended = attended.view(*sizes, -1, q.shape[-1])[..., :n, :]
+        attended = attended.view(*q.shape[:2], -1, q.shape[-1])[..., :n, :]
 
         last = max(1, self.num_blocks - 1) * self.block
         rows = torch.cat([torch.arange(min(self.block, n)), torch.arange(last, max(last, n))]).to(q.device)
-        everywhere = F.scaled_dot_product_attention(
-            q[..., rows, :], k, v, attn_mask=key_bias(mask, q.dtype), dropout_p=p
-        )
+        everywhere = F.scaled_dot_product_attention(q[..., rows, :], k, v, attn_mask=key_bias(mask, q.dtype))
         merged: Tensor = attended.index_copy(-2, rows, everywhere)
         return merged
 

@@ -5,17 +5,12 @@ out = softmax(Q (E K)^T / sqrt(e)) (E V),  E trainable, (h, k, max_length)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proxytune.models.attention.base import QueryKeyValueAttention
-from proxytune.models.rules import require_landmarks
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 
 class Linformer(QueryKeyValueAttention):
@@ -24,16 +19,19 @@ class Linformer(QueryKeyValueAttention):
     (The public LRA code of Nyströmformer shares E between layers too, Skyformer's does not.)
     """
 
+    low_rank = True
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.projection = nn.Parameter(torch.empty(config.num_heads, config.num_features, config.max_length))
         nn.init.normal_(self.projection, std=0.02)
 
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_landmarks("num_features", config.num_features, config.max_length)
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        valid = mask[:, None, :, None]
-        projection = self.projection[..., : k.shape[-2]]
-        return F.scaled_dot_product_attention(q, projection @ (k * valid), projection @ (v * valid))
+        return F.scaled_dot_product_attention(q, self.shorten(k, mask), self.shorten(v, mask))
+
+    def shorten(self, x: Tensor, mask: Tensor) -> Tensor:
+        """E x over the valid tokens, (b, h, n, e) -> (b, h, k, e)."""
+        return self.projection[..., : x.shape[-2]] @ (x * mask[:, None, :, None])
+
+    def landmarks(self, q: Tensor, k: Tensor, mask: Tensor) -> list[Tensor]:
+        return [self.shorten(k, mask)]

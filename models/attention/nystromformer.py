@@ -7,7 +7,6 @@ out = softmax(Q K~^T / sqrt(e)) pinv(softmax(Q~ K~^T / sqrt(e))) (softmax(Q~ K^T
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +16,7 @@ from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
 from proxytune.models.attention.convolution import ValueConvolution
 from proxytune.models.attention.pinv import iterative_pinv
 from proxytune.models.attention.segments import segment_sums
-from proxytune.models.rules import require_kernel_size, require_landmarks
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 
 class Nystromformer(QueryKeyValueAttention):
@@ -30,6 +26,7 @@ class Nystromformer(QueryKeyValueAttention):
     zero landmark. The convolution is on with conv_kernel_size > 0; the public code has 35.
     """
 
+    low_rank = True
     segment_sizes: Tensor
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -39,23 +36,18 @@ class Nystromformer(QueryKeyValueAttention):
         self.register_buffer("segment_sizes", sizes, persistent=False)
         self.conv = ValueConvolution(config) if config.conv_kernel_size else None
 
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_landmarks("num_landmarks", config.num_landmarks, config.max_length)
-        require_kernel_size("conv_kernel_size", config.conv_kernel_size)
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         valid = mask[:, None, :, None]
         q, k = q * valid, k * valid
-        q_landmarks, k_landmarks = self.landmarks(q), self.landmarks(k)
+        q_landmarks, k_landmarks = self.segment_means(q), self.segment_means(k)
         middle = torch.softmax(q_landmarks @ k_landmarks.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
         # The fused calls never hold the two n x m factors.
         summary = F.scaled_dot_product_attention(q_landmarks, k, v, attn_mask=key_bias(mask, q.dtype))
-        attended = F.scaled_dot_product_attention(
-            q, k_landmarks, iterative_pinv(middle).to(v.dtype) @ summary
-        )
-        return attended if self.conv is None else attended + self.conv(v, mask)
+        return F.scaled_dot_product_attention(q, k_landmarks, iterative_pinv(middle).to(v.dtype) @ summary)
 
-    def landmarks(self, x: Tensor) -> Tensor:
+    def landmarks(self, q: Tensor, k: Tensor, mask: Tensor) -> list[Tensor]:
+        return [self.segment_means(x * mask[:, None, :, None]) for x in (q, k)]
+
+    def segment_means(self, x: Tensor) -> Tensor:
         """(b, h, n, e) -> (b, h, m, e)."""
         return (segment_sums(x, self.num_landmarks, self.max_length) / self.segment_sizes).to(x.dtype)

@@ -1,80 +1,81 @@
 """Performer attention (Choromanski et al., ICLR-21, arXiv 2009.14794): softmax as a kernel of random features (FAVOR+).
 
-out_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / phi(q_i)^T sum_j phi(k_j),  x' = x e^(-1/4),  W: k orthogonal rows
-relu:     phi(x) = max(W x', 0) + 0.001
-softmax:  phi(x) = (exp(W x' - |x'|^2 / 2 - stabilizer) + 0.0001) / sqrt(k), an estimate of exp(q k^T / sqrt(e))
+    out_i = phi(q'_i)^T (sum_j phi(k'_j) v_j^T) / phi(q'_i)^T sum_j phi(k'_j),   q' = q e^(-1/4),  k' = k e^(-1/4)
+
+W: r orthogonal rows with the lengths of Gaussian vectors; x' = x e^(-1/4) inside phi.
+    softmax:  phi(x) = (exp(W x' - |x'|^2 / 2 - largest) + 0.0001) / sqrt(r)
+    relu:     phi(x) = max(W x', 0) + 0.001
+`largest` is the largest entry of W x', of a query's own row or over all keys of a head.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from proxytune.models.attention.base import MASKED_LOGIT, QueryKeyValueAttention
-from proxytune.models.rules import require_at_least, require_one_of
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.attention.base import QueryKeyValueAttention
+from proxytune.models.config import ModelConfig
 
 RELU_EPSILON = 1e-3
 SOFTMAX_EPSILON = 1e-4
 
 
 class Performer(QueryKeyValueAttention):
-    """`performer`: num_features features, performer_kernel relu (as the LRA protocol) or softmax; no dropout inside.
+    """`performer`: num_features features, performer_kernel softmax or relu; no dropout inside, fp32 under autocast.
 
-    W is drawn once with the weights and kept. The core runs in fp32 even under autocast.
+    It computes what the LRA protocol of Nyströmformer computes with performer-pytorch's FastAttention. The protocol
+    passes a ReLU but leaves generalized_attention off, so FastAttention uses softmax features: the default here.
+    `relu` is FastAttention with generalized_attention.
+
+    Differences from the paper, all taken over from that code: queries and keys are scaled by e^(-1/4) twice, once before
+    phi and once in it, so that the kernel estimates exp(q k^T / e) instead of exp(q k^T / sqrt(e)); keys and values at
+    padding, up to max_length, are zero vectors that count in the normalizer; W is drawn once and never redrawn.
     """
 
+    low_rank = True
     features: Tensor
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
-        self.kernel = config.performer_kernel
+        self.kernel, self.max_length = config.performer_kernel, config.max_length
         self.register_buffer("features", orthogonal_features(config.num_features, config.head_dim))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("num_features", config.num_features, 1)
-        require_one_of("performer_kernel", config.performer_kernel, ("relu", "softmax"))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         valid = mask[:, None, :, None]
+        n, scale = q.shape[-2], q.shape[-1] ** -0.25
         with torch.autocast(q.device.type, enabled=False):
+            # One more key, the zero vector, stands for the padding that a trimmed batch does not have.
+            keys = F.pad(k.float() * valid * scale, (0, 0, 0, 1))
             if self.kernel == "relu":
-                phi_q, phi_k = self.relu_features(q), self.relu_features(k)
+                phi_q, phi_k = self.relu_features(q.float() * scale), self.relu_features(keys)
             else:
-                phi_q = self.softmax_features(q, valid, stabilize=(-1,))
-                phi_k = self.softmax_features(k, valid, stabilize=(-2, -1))
-            phi_k = phi_k * valid
-            summary = phi_k.transpose(-2, -1) @ v.float()  # (b, h, k, e)
-            # At least epsilon where any token is valid; 1 where none is, so that the row is 0 and not NaN.
-            normalizer = phi_q @ phi_k.sum(dim=-2)[..., None]
-            attended = phi_q @ summary / normalizer.masked_fill(normalizer == 0, 1.0)
+                phi_q = self.softmax_features(q.float() * scale, over=(-1,))
+                phi_k = self.softmax_features(keys, over=(-2, -1))
+            phi_k, phi_zero = phi_k[..., :n, :], phi_k[..., n:, :]
+            totals = phi_k.sum(dim=-2, keepdim=True) + (self.max_length - n) * phi_zero
+            summary = phi_k.transpose(-2, -1) @ (v.float() * valid)  # (b, h, r, e)
+            attended = phi_q @ summary / (phi_q @ totals.transpose(-2, -1))
         return attended.to(v.dtype)
 
     def project(self, x: Tensor) -> Tensor:
-        """W x', (b, h, n, e) -> (b, h, n, k)."""
-        projected: Tensor = x.float() @ (self.features.float().T * x.shape[-1] ** -0.25)
+        """W x', (b, h, n, e) -> (b, h, n, r)."""
+        projected: Tensor = x @ (self.features.float().T * x.shape[-1] ** -0.25)
         return projected
 
     def relu_features(self, x: Tensor) -> Tensor:
-        """phi of relu, (b, h, n, k)."""
-        features: Tensor = torch.relu(self.project(x)) + RELU_EPSILON
-        return features
+        """phi of relu, (b, h, n, r)."""
+        return torch.relu(self.project(x)) + RELU_EPSILON
 
-    def softmax_features(self, x: Tensor, valid: Tensor, stabilize: tuple[int, ...]) -> Tensor:
-        """phi of softmax, (b, h, n, k); the largest value over `stabilize` is taken out and cancels in the quotient."""
+    def softmax_features(self, x: Tensor, over: tuple[int, ...]) -> Tensor:
+        """phi of softmax, (b, h, n, r); the largest entry is taken over the dimensions `over`."""
         projected = self.project(x)
-        half_norm = x.float().square().sum(dim=-1, keepdim=True) / (2 * x.shape[-1] ** 0.5)
-        largest: Tensor = (
-            projected.detach().masked_fill(~valid, MASKED_LOGIT).amax(dim=stabilize, keepdim=True)
-        )
-        exponents: Tensor = (projected - half_norm - largest).masked_fill(~valid, MASKED_LOGIT)
-        return (torch.exp(exponents) + SOFTMAX_EPSILON) / math.sqrt(len(self.features))
+        half_norm = x.square().sum(dim=-1, keepdim=True) / (2 * x.shape[-1] ** 0.5)
+        largest = projected.detach().amax(dim=over, keepdim=True)
+        features: Tensor = torch.exp(projected - half_norm - largest) + SOFTMAX_EPSILON
+        return features / math.sqrt(len(self.features))
 
 
 def orthogonal_features(num_features: int, dim: int) -> Tensor:

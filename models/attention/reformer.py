@@ -1,34 +1,36 @@
 """Reformer attention (Kitaev et al., ICLR-20, arXiv 2001.04451): tokens attend within buckets of a locality-sensitive hash.
 
-Queries and keys share one projection; in each of num_hashes rounds the tokens are sorted by bucket, cut into chunks of
-block_size, and attend to their own chunk and the one before; rounds are weighted by their softmax normalisers (eq. 6).
+Queries and keys share one projection, key_j = q_j / |q_j|, logit_ij = q_i key_j. In each of num_hashes rounds the tokens
+are sorted by bucket, cut into chunks of block_size, and attend to their own chunk and the one before; rounds are weighted
+by their softmax normalizers (eq. 6).
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from proxytune.models.attention.base import MASKED_LOGIT, Attention, Trace, merge_heads
-from proxytune.models.dropout import dropout
-from proxytune.models.rules import require_at_least
-
-if TYPE_CHECKING:
-    from proxytune.models.config import ModelConfig
+from proxytune.models.config import ModelConfig
 
 SELF_LOGIT = MASKED_LOGIT / 10  # a token attends to itself only if there is nothing else
+NORM_EPSILON = 1e-6
 
 
 class Reformer(Attention):
-    """`reformer`: num_hashes rounds, chunks of block_size tokens.
+    """`reformer`: num_hashes rounds, chunks of block_size tokens; no dropout inside, fp32 under autocast.
 
-    The hash is drawn anew for each training pass and fixed for evaluation. Padding sorts behind all tokens, and the
-    first chunk has none before it (the public code lets it look at the last), so that padding changes nothing. Hashing
-    costs O(n^2 e / block_size), little up to 16k tokens; all else is linear.
+    It computes what Hugging Face's LSHSelfAttention computes, which the LRA protocol of Nyströmformer calls: no bias in
+    the two projections, rotations drawn for each head, and no division of the logits by sqrt(e) (the paper divides).
+    The chunk before a round's first one is the last chunk of the round before, and of the last round for the first.
+
+    Differences from that code: the hash is drawn anew for each training pass but fixed for evaluation; "the last chunk"
+    is the last one that holds valid tokens, so that padding changes nothing (there it may be all padding); buckets are
+    never factorized (there, from 8,192 tokens on with chunks of 64). Hashing costs O(n^2 e / block_size), all else is
+    linear in n.
     """
 
     rotations: Tensor
@@ -36,69 +38,76 @@ class Reformer(Attention):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         del self.key  # shared with query
+        for project in (self.query, self.value):
+            project.register_parameter("bias", None)
         self.chunk, self.num_hashes = config.block_size, config.num_hashes
-        # Two buckets a chunk of the task's length, as in the paper: chunks hold two buckets on average.
-        num_buckets = 2 * math.ceil(config.max_length / config.block_size)
-        self.register_buffer("rotations", torch.randn(config.num_hashes, config.head_dim, num_buckets // 2))
-
-    @classmethod
-    def check(cls, config: ModelConfig) -> None:
-        require_at_least("num_hashes", config.num_hashes, 1)
-        require_at_least("block_size", config.block_size, 1)
+        # Two buckets a chunk of the task's length, rounded down to a power of two.
+        num_buckets = 1 << max(1, (2 * (config.max_length // config.block_size)).bit_length() - 1)
+        shape = (config.num_heads, config.head_dim, config.num_hashes, num_buckets // 2)
+        self.register_buffer("rotations", torch.randn(shape))
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         qk, v = self.split_heads(self.query(x)), self.split_heads(self.value(x))
-        attended = self.attend_buckets(qk.float(), v.float(), mask)
+        attended = self.core(partial(self.attend_buckets, mask=mask), qk, v)
         output: Tensor = self.output(merge_heads(attended))
         return output
 
     def attend_buckets(self, qk: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """(b, h, n, e) -> (b, h, n, e), in fp32 even under autocast."""
+        """(b, h, n, e) -> (b, h, n, e)."""
         n = qk.shape[-2]
         padding = -n % self.chunk
-        with torch.autocast(qk.device.type, enabled=False):
-            qk, v = F.pad(qk, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
-            mask = F.pad(mask, (0, padding))[:, None, None, :].expand(-1, self.num_heads, self.num_hashes, -1)
-            order = self.bucket_order(qk, mask)  # (b, h, r, n)
-            values, normalizers = self.attend_chunks(qk, v, mask, order)
-            back = order.argsort(dim=-1)
-            values = values.gather(-2, back[..., None].expand_as(values))
-            weights = torch.softmax(normalizers.gather(-1, back), dim=-2)  # over rounds
-            return (weights[..., None] * values).sum(dim=-3)[..., :n, :]
+        qk, v = F.pad(qk, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
+        mask = F.pad(mask, (0, padding))
+        order = self.bucket_order(qk, mask)  # (b, h, r, n)
+        values, normalizers = self.attend_chunks(qk, v, mask, order)
+        back = order.argsort(dim=-1)
+        values = values.gather(-2, back[..., None].expand_as(values))
+        weights = torch.softmax(normalizers.gather(-1, back), dim=-2)  # over rounds
+        return (weights[..., None] * values).sum(dim=-3)[..., :n, :]
 
     def bucket_order(self, qk: Tensor, mask: Tensor) -> Tensor:
         """Token numbers sorted by bucket, then position; padding last: (b, h, r, n)."""
         rotations = torch.randn_like(self.rotations) if self.training else self.rotations
-        rotated = qk.detach()[:, :, None] @ rotations.float()
+        rotated = torch.einsum("bhne,hert->bhrnt", qk.detach(), rotations.float())
         buckets = torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
-        buckets = buckets.masked_fill(~mask, 2 * rotations.shape[-1])
+        buckets = buckets.masked_fill(~mask[:, None, None, :], 2 * rotations.shape[-1])
         return buckets.argsort(dim=-1, stable=True)
 
     def attend_chunks(self, qk: Tensor, v: Tensor, mask: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Each sorted token's values (b, h, r, n, e) and the log of its normaliser (b, h, r, n)."""
+        """Each sorted token's values (b, h, r, n, e) and the log of its normalizer (b, h, r, n)."""
         rows = order[..., None].expand(*order.shape, qk.shape[-1])
-        queries = self.chunked(
-            qk[:, :, None].expand_as(rows).gather(-2, rows), dim=-2
+        queries, values = (
+            self.chunked(x[:, :, None].expand_as(rows).gather(-2, rows)) for x in (qk, v)
         )  # (b, h, r, chunks, c, e)
-        values = with_chunk_before(self.chunked(v[:, :, None].expand_as(rows).gather(-2, rows), dim=-2))
-        keys = with_chunk_before(F.normalize(queries, dim=-1))
-        positions = self.chunked(order, dim=-1)
-        key_positions = with_chunk_before(positions[..., None], fill=-1)[..., 0]
-        valid = with_chunk_before(self.chunked(mask.gather(-1, order), dim=-1)[..., None])[..., 0]
+        keys = queries * torch.rsqrt(queries.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
+        keys = keys / queries.shape[-1] ** 0.5  # of unit length
+        positions = self.chunked(order[..., None])
+        valid = self.chunked(mask[:, None, None, :].expand_as(order).gather(-1, order)[..., None])
 
-        logits = queries @ keys.transpose(-2, -1) / math.sqrt(qk.shape[-1])  # (b, h, r, chunks, c, 2c)
-        logits = logits.masked_fill(positions[..., :, None] == key_positions[..., None, :], SELF_LOGIT)
-        logits = logits.masked_fill(~valid[..., None, :], MASKED_LOGIT)
+        last = (mask.sum(dim=-1) - 1).clamp(
+            min=0
+        ) // self.chunk  # (b,), a sequence's last chunk of valid tokens
+        several = (last > 0)[:, None, None, None, None, None]  # a single chunk has none before it
+        valid = torch.cat([chunk_before(valid, last) & several, valid], dim=-2)
+        keys, values, key_positions = (
+            torch.cat([chunk_before(x, last), x], dim=-2) for x in (keys, values, positions)
+        )
+
+        logits = queries @ keys.transpose(-2, -1)  # (b, h, r, chunks, c, 2c)
+        logits = logits.masked_fill(positions == key_positions.transpose(-2, -1), SELF_LOGIT)
+        logits = logits.masked_fill(~valid.transpose(-2, -1), MASKED_LOGIT)
         normalizers = logits.logsumexp(dim=-1, keepdim=True)
-        weights = dropout(torch.exp(logits - normalizers), self.dropout, self.training)
-        return (weights @ values).flatten(-3, -2), normalizers[..., 0].flatten(-2)
+        return (torch.exp(logits - normalizers) @ values).flatten(-3, -2), normalizers[..., 0].flatten(-2)
 
-    def chunked(self, x: Tensor, dim: int) -> Tensor:
-        """Cut axis `dim` into chunks."""
-        return x.view(*x.shape[:dim], -1, self.chunk, *x.shape[x.ndim + dim + 1 :])
+    def chunked(self, x: Tensor) -> Tensor:
+        """(b, h, r, n, e) -> (b, h, r, chunks, c, e)."""
+        return x.view(*x.shape[:3], -1, self.chunk, x.shape[-1])
 
 
-def with_chunk_before(x: Tensor, fill: int = 0) -> Tensor:
-    """(..., chunks, c, e) -> (..., chunks, 2c, e): the chunk before, then its own; `fill` before the first."""
-    before = F.pad(x[..., :-1, :, :], (0, 0, 0, 0, 1, 0), value=fill)
-    return torch.cat([before, x], dim=-2)
+def chunk_before(x: Tensor, last: Tensor) -> Tensor:
+    """(b, h, r, chunks, c, e) -> the same, every chunk replaced by the one before it.
+
+    Before the first chunk of a round comes chunk `last` (b,) of the round before; before the first round, the last round.
+    """
+    index = last[:, None, None, None, None, None].expand(*x.shape[:3], 1, *x.shape[4:])
+    return torch.cat([x.gather(3, index).roll(1, dims=2), x[:, :, :, :-1]], dim=3)

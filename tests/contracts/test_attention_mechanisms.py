@@ -155,6 +155,32 @@ def test_bf16_follows_fp32(name: str) -> None:
     assert (exact - rounded).abs().max() < 0.3
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_is_computed_in_fp32_under_autocast(name: str) -> None:
+    """From the linear maps' bf16 on: the heads that go into the core are fp32, and no operation in it is autocast."""
+    seen: list[tuple[torch.dtype, bool]] = []
+    model = build(config(name), enlarge=1.0)
+    attention = model.encoder.blocks[0].attention
+    core = attention.core
+
+    def spy(attend: Any, *heads: Tensor) -> Any:
+        def inner(*inside: Tensor) -> Any:
+            seen.extend((head.dtype, torch.is_autocast_enabled("cpu")) for head in inside)
+            return attend(*inside)
+
+        return core(inner, *heads)
+
+    attention.core = spy
+    with torch.autocast("cpu", torch.bfloat16):
+        encode(model, tokens(2, LENGTH))
+    assert set(seen) == {(torch.float32, False)}
+    seen.clear()
+    attention.fp32_core = False
+    with torch.autocast("cpu", torch.bfloat16):
+        encode(model, tokens(2, LENGTH))
+    assert set(seen) == {(torch.bfloat16, True)}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("name", NAMES)

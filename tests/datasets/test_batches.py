@@ -43,8 +43,9 @@ def test_a_batch_is_its_rows_padded(prepared):
     assert collate(prepared.train, [3], full_padding=True).token_ids.shape == (1, prepared.info.max_length)
 
 
-def test_an_epoch_holds_every_row_once_but_for_the_rest(prepared):
-    batches = TrainBatches(prepared.train, batch_size=32, seed=0)
+@pytest.mark.parametrize("order", ["uniform", "bucketed"])
+def test_an_epoch_holds_every_row_once_but_for_the_rest(prepared, order):
+    batches = TrainBatches(prepared.train, batch_size=32, seed=0, order=order)
     for _ in range(2):
         epoch = [key for batch in itertools.islice(batches, 31) for key in keys(batch)]
         assert len(epoch) == len(set(epoch)) == 992
@@ -63,25 +64,16 @@ def test_epochs_and_seeds_differ(prepared):
     assert zero[:31] != zero[31:]
 
 
+@pytest.mark.parametrize("order", ["uniform", "bucketed"])
 @pytest.mark.parametrize("done", [0, 5, 31, 40])
-def test_resumes_at_the_exact_next_batch(prepared, done):
-    batches = TrainBatches(prepared.train, batch_size=32, seed=3)
+def test_resumes_at_the_exact_next_batch(prepared, done, order):
+    batches = TrainBatches(prepared.train, batch_size=32, seed=3, order=order)
     for _ in range(done):
         next(batches)
-    resumed = TrainBatches(prepared.train, batch_size=32, seed=3)
+    resumed = TrainBatches(prepared.train, batch_size=32, seed=3, order=order)
     resumed.load_state_dict(batches.state_dict())
     for _ in range(40):
         assert equal(next(batches), next(resumed))
-
-
-@pytest.mark.parametrize("full_padding", [False, True])
-def test_resident_rows_give_the_same_batches(prepared, full_padding):
-    """Gathered on the device (here the CPU) or row by row from the map: the same batches over an epoch and more."""
-    options = {"batch_size": 32, "seed": 4, "full_padding": full_padding}
-    mapped = TrainBatches(prepared.train, **options)
-    resident = TrainBatches(prepared.train, resident_on="cpu", **options)
-    for _ in range(40):
-        assert equal(next(mapped), next(resident))
 
 
 def test_state_is_what_a_weights_only_load_reads(prepared, tmp_path):
@@ -112,7 +104,7 @@ def test_global_random_state_is_left_alone(prepared):
     assert before[1] == np.random.get_state()[1].tolist()
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 16}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 16}, {"order": "uniform"}])
 def test_a_foreign_state_is_refused(prepared, change):
     state = TrainBatches(prepared.train, batch_size=32, seed=0).state_dict()
     with pytest.raises(DataError, match="cannot go on with"):
@@ -123,6 +115,11 @@ def test_a_foreign_state_is_refused(prepared, change):
 def test_an_impossible_batch_size_is_refused(prepared, batch_size):
     with pytest.raises(DataError, match="it must be 1 to 1000"):
         TrainBatches(prepared.train, batch_size=batch_size, seed=0)
+
+
+def test_an_unknown_order_is_refused(prepared):
+    with pytest.raises(DataError, match="one of uniform, bucketed"):
+        TrainBatches(prepared.train, batch_size=32, seed=0, order="random")
 
 
 def test_evaluation_sees_every_row_once(prepared):
@@ -142,3 +139,21 @@ def test_labels_are_not_sorted_by_length_alone(prepared):
     assert lengths != sorted(lengths)
     spread = [batch.mask.sum(1).max() - batch.mask.sum(1).min() for batch in itertools.islice(batches, 31)]
     assert np.median(spread) <= 3  # of 9 to 37 tokens
+
+
+def test_uniform_batches_are_a_shuffled_list_cut_in_order(prepared):
+    """The protocol's: one permutation an epoch, consecutive rows, whatever their lengths."""
+    batches = TrainBatches(prepared.train, batch_size=32, seed=7, order="uniform")
+    for epoch in range(2):
+        random = np.random.default_rng(np.random.SeedSequence(7, spawn_key=(epoch,)))
+        rows = random.permutation(1000)[:992].reshape(31, 32)
+        for expected in rows:
+            assert equal(next(batches), collate(prepared.train, expected))
+
+
+def test_uniform_batches_mix_lengths(prepared):
+    def spread(order):
+        batches = itertools.islice(TrainBatches(prepared.train, batch_size=32, seed=0, order=order), 31)
+        return np.median([batch.mask.sum(1).max() - batch.mask.sum(1).min() for batch in batches])
+
+    assert spread("uniform") > 5 * spread("bucketed")

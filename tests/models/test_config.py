@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from proxytune.models.config import ModelConfig
+from proxytune.models.attention import MECHANISMS
+from proxytune.models.config import CHECKS, ModelConfig
 from proxytune.models.errors import ConfigError
 
 TASK: dict[str, Any] = {"vocab_size": 16, "max_length": 64, "num_classes": 2, "num_proxies": 16}
@@ -42,6 +44,14 @@ TASK: dict[str, Any] = {"vocab_size": 16, "max_length": 64, "num_classes": 2, "n
         ({"injection": "segments"}, "did you mean 'segment'"),
         ({"injection": "carried", "num_layers": 1}, "nothing is carried into the first layer"),
         ({"contrastive": "two-views", "injection": "none"}, "both views are the same"),
+        (
+            {"injection": "none", "injection_length": "padded"},
+            "injection_length is 'padded' with injection 'none': only 'segment' divides a length",
+        ),
+        ({"injection_length": "vaild"}, "did you mean 'valid'"),
+        ({"contrastive": "kernel_logits"}, "did you mean 'kernel-logits'"),
+        ({"proxy_init_std": 0.0}, "proxy_init_std is 0.0: it must be a finite number above 0"),
+        ({"attention_precision": "fp16"}, "attention_precision is 'fp16': choose one of fp32, autocast"),
         ({"decomposed_dropout": "row"}, "decomposed_dropout is 'row'"),
         ({"pseudo_inverse": "none"}, "pseudo_inverse is 'none'"),
         ({"conv_kernel_size": 34}, "conv_kernel_size is 34: it must be odd"),
@@ -64,10 +74,25 @@ def test_fields_of_other_mechanisms_do_not_matter() -> None:
     ModelConfig(**(TASK | {"attention": "softmax", "num_proxies": 1000, "num_landmarks": 0}))
 
 
+def test_the_rules_know_every_mechanism() -> None:
+    assert CHECKS.keys() == MECHANISMS.keys()
+
+
+def test_attention_dropout_is_its_own_or_the_models() -> None:
+    model = ModelConfig(**(TASK | {"dropout": 0.3}))
+    assert model.attention_dropout_probability == 0.3
+    assert replace(model, attention_dropout=0.0).attention_dropout_probability == 0.0
+
+
 def loaded_by(statement: str) -> set[str]:
     script = f"{statement}\nimport sys; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(result.stdout.split())
+
+
+def test_a_configuration_needs_neither_torch_nor_a_mechanism() -> None:
+    loaded = loaded_by("import proxytune.models.config, proxytune.models.training_config")
+    assert not {"torch", "proxytune.models.attention"} & loaded
 
 
 def test_importing_models_is_light() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from proxytune.models.contrastive import info_nce
+from proxytune.models.attention import Trace
+from proxytune.models.attention.proxyformer import Proxyformer
+from proxytune.models.config import ModelConfig
+from proxytune.models.contrastive import info_nce, kernel_logits_loss
 from proxytune.models.diagnostics import effective_rank, mean_abs_cosine
 
 
@@ -45,6 +50,59 @@ def test_two_views_against_a_loop() -> None:
             -math.log(math.exp(row[i]) / sum(math.exp(x) for x in row)) for i, row in enumerate(cosines)
         ]
     assert info_nce(anchors, views, 0.2).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def build(contrastive: str, **changes: Any) -> tuple[Proxyformer, torch.Tensor, Trace]:
+    """A layer in training, its P~ for an input of two sequences, and what it left in the trace."""
+    config = ModelConfig(
+        vocab_size=16, max_length=24, num_classes=3, num_proxies=6, embedding_dim=16, dropout=0.0,
+        contrastive=contrastive, **changes,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 24, 16, generator=generator)
+    mask = torch.arange(24) < torch.tensor([[24], [9]])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        attention = Proxyformer(config, 0).train()
+    trace = Trace()
+    attention(x, mask, trace)
+    return attention, attention.inject_input(x, mask, Trace()), trace
+
+
+@pytest.mark.parametrize("own_projections", [False, True])
+@pytest.mark.parametrize("contrastive", ["kernel", "kernel-logits"])
+def test_contrast_between_queries_and_keys_of_proxies_against_a_loop(
+    contrastive: str, own_projections: bool
+) -> None:
+    attention, proxies, trace = build(
+        contrastive, own_proxy_projections=own_projections, contrastive_temperature=0.2
+    )
+    maps = (
+        (attention.proxy_query, attention.proxy_key) if own_projections else (attention.query, attention.key)
+    )
+    queries, keys = (project(proxies).detach() for project in maps)
+    terms = []
+    for b, head, i in itertools.product(range(2), range(2), range(6)):
+        part = slice(head * 8, head * 8 + 8)
+        row = []
+        for j in range(6):
+            q, k = queries[b, i, part], keys[b, j, part]
+            product = float(q @ k)
+            cosine = product / float(q.norm() * k.norm())
+            row.append(cosine / 0.2 if contrastive == "kernel" else product / math.sqrt(8))
+        terms.append(math.log(sum(math.exp(value) for value in row)) - row[i])
+    (loss,) = trace.losses
+    assert loss.item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    loss.backward()
+    assert attention.proxies.grad.abs().max() > 0
+    assert all(project.weight.grad.abs().max() > 0 for project in maps)
+
+
+def test_kernel_logits_is_the_logarithm_of_the_middle_kernels_diagonal() -> None:
+    q, k = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    middle = torch.softmax(q @ k.mT / 2, dim=-1)
+    expected = -middle.diagonal(dim1=-2, dim2=-1).log().mean()
+    assert kernel_logits_loss(q, k).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_it_is_computed_in_fp32_under_autocast() -> None:

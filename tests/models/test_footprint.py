@@ -12,7 +12,7 @@ from torch.profiler import profile
 
 from proxytune.models.attention import MECHANISMS
 from proxytune.models.config import ModelConfig
-from proxytune.models.footprint import MIB, footprint, largest_batch_size
+from proxytune.models.footprint import MIB, footprint
 from proxytune.models.training import Trainer, TrainingConfig
 from proxytune.tuning.compare.mechanisms import one_thread, step_seconds
 
@@ -185,12 +185,3 @@ def test_fused_softmax_with_dropout_is_quadratic_on_a_cpu_only() -> None:
         footprint(model_config, 1).training_bytes
         > 5 * footprint(model_config, 1, device="cuda").training_bytes
     )
-
-
-@pytest.mark.parametrize("budget_mib", [20.0, 300.0])
-def test_largest_batch_fills_the_budget(budget_mib: float) -> None:
-    model_config = config("proxyformer", 512)
-    size = largest_batch_size(model_config, budget_mib)
-    assert footprint(model_config, size).training_bytes <= budget_mib * MIB
-    assert footprint(model_config, size + max(1, size // 20)).training_bytes > budget_mib * MIB
-    assert largest_batch_size(replace(model_config, max_length=16384), 10.0) == 0

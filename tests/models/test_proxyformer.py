@@ -13,10 +13,10 @@ from torch import Tensor
 
 from proxytune.models.attention import Trace
 from proxytune.models.attention.pinv import iterative_pinv
-from proxytune.models.attention.proxyformer import CONTRASTS, DROPOUTS, INJECTIONS, Proxyformer
-from proxytune.models.attention.segments import segment_means
+from proxytune.models.attention.proxyformer import Proxyformer
+from proxytune.models.attention.segments import padded_segment_means, valid_segment_means
 from proxytune.models.classifier import Classifier
-from proxytune.models.config import ModelConfig
+from proxytune.models.config import CONTRASTS, DROPOUTS, INJECTION_LENGTHS, INJECTIONS, ModelConfig
 from proxytune.models.dropout import scaled_keep
 from proxytune.models.errors import ConfigError
 
@@ -53,9 +53,27 @@ def slow_segment_means(x: Tensor, mask: Tensor, num_segments: int, max_length: i
     return means
 
 
-def reference(attention: Proxyformer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def slow_valid_segment_means(x: Tensor, mask: Tensor, num_segments: int) -> Tensor:
+    """By the definition: the r-th valid token of L is in segment floor(r m / L)."""
+    means = torch.zeros(len(x), num_segments, x.shape[-1])
+    for b in range(len(x)):
+        valid = [i for i in range(x.shape[1]) if mask[b, i]]
+        for s in range(num_segments):
+            members = [i for rank, i in enumerate(valid) if rank * num_segments // len(valid) == s]
+            if members:
+                means[b, s] = x[b, members].mean(dim=0)
+    return means
+
+
+def reference(
+    attention: Proxyformer, x: Tensor, mask: Tensor, injection_length: str
+) -> tuple[Tensor, Tensor, Tensor]:
     """Section by section of the docstring for injection 'segment', one head after the other: output, K1, K2."""
-    read = slow_segment_means(x, mask, M, N)
+    read = (
+        slow_valid_segment_means(x, mask, M)
+        if injection_length == "valid"
+        else slow_segment_means(x, mask, M, N)
+    )
     proxies = torch.nn.functional.layer_norm(
         attention.proxies + read @ attention.inject.weight.T,
         (D,),
@@ -77,11 +95,12 @@ def reference(attention: Proxyformer, x: Tensor, mask: Tensor) -> tuple[Tensor, 
     return attention.output(torch.cat(heads, dim=-1)), torch.stack(first), torch.stack(second)
 
 
-def test_fused_agrees_with_the_explicit_reference() -> None:
-    attention = build(CONFIG)
+@pytest.mark.parametrize("injection_length", INJECTION_LENGTHS)
+def test_fused_agrees_with_the_explicit_reference(injection_length: str) -> None:
+    attention = build(replace(CONFIG, injection_length=injection_length))
     x, mask = inputs()
     x.requires_grad_()
-    expected, k1, k2 = reference(attention, x, mask)
+    expected, k1, k2 = reference(attention, x, mask, injection_length)
     actual = attention(x, mask, Trace())
     error = (actual - expected).abs()
     print(f"fused against explicit: max error {error.max():.1e}, mean {error.mean():.1e}")
@@ -156,11 +175,37 @@ def test_permutation_of_the_tokens(injection: str) -> None:
 @pytest.mark.parametrize(
     ("m", "n", "length"), [(4, 16, 16), (4, 16, 9), (5, 17, 17), (5, 17, 11), (7, 8, 8), (1, 9, 9)]
 )
-def test_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
+def test_padded_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
     x, mask = torch.randn(2, length, 3), torch.rand(2, length) < 0.5
-    assert torch.allclose(segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
+    assert torch.allclose(padded_segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
     checked = x.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: segment_means(x, mask, m, n), checked)
+    assert torch.autograd.gradcheck(lambda x: padded_segment_means(x, mask, m, n), checked)
+
+
+@pytest.mark.parametrize(("m", "length"), [(4, 16), (5, 17), (7, 3), (1, 9), (12, 40)])
+def test_valid_segment_means_follow_the_definition(m: int, length: int) -> None:
+    x, mask = torch.randn(3, length, 3), torch.rand(3, length) < 0.5
+    mask[2] = False  # a document of nothing
+    assert torch.allclose(valid_segment_means(x, mask, m), slow_valid_segment_means(x, mask, m), atol=1e-6)
+    checked = x.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: valid_segment_means(x, mask, m), checked)
+
+
+def test_short_sequences_reach_every_proxy_through_the_valid_length_only() -> None:
+    x, mask = inputs(batch=1)
+    mask[:] = torch.arange(N) < M
+    assert valid_segment_means(x, mask, M).abs().amax(dim=-1).count_nonzero() == M
+    assert padded_segment_means(x, mask, M, N).abs().amax(dim=-1).count_nonzero() < M / 2
+
+
+def test_the_scale_of_the_first_proxies_is_proxy_init_std() -> None:
+    def first(std: float) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Proxyformer(replace(CONFIG, proxy_init_std=std), 0).proxies
+
+    assert torch.allclose(first(0.05), 0.05 * first(1.0))
+    assert first(1.0).std().item() == pytest.approx(1.0, abs=0.15)
 
 
 def test_all_tokens_as_proxies_with_pseudo_inverse_is_softmax_attention() -> None:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from proxytune.models import training
+from proxytune.models.attention import Trace
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
+from proxytune.models.passes import split_into_passes
 from proxytune.models.training import Diverged, Trainer, TrainingConfig
 
 MODEL = ModelConfig(
@@ -92,6 +95,135 @@ def test_gradient_accumulation_gives_the_same_steps(micro_batch_size: int) -> No
     assert losses(parts, range(4)) == pytest.approx(losses(whole, range(4)), abs=1e-5)
 
 
+@pytest.mark.parametrize("documents", [1, 2])
+@pytest.mark.parametrize("name", ["proxyformer", "nystromformer", "softmax"])
+def test_trimmed_passes_have_the_loss_and_gradient_of_one_untrimmed_pass(
+    name: str, documents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CPU_TOKENS_PER_PASS", 200)
+    model = ModelConfig(
+        vocab_size=16, max_length=96, num_classes=3, num_proxies=8, num_landmarks=8, dropout=0.0,
+        attention=name, num_documents=documents,
+    )  # fmt: skip
+    batch = mixed_lengths(10, 96, documents)
+    trainer = Trainer(model, TRAINING, seed=1)
+    gradients: list[torch.Tensor] = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(weight.grad.clone() for weight in trainer.model.parameters())
+    )
+    passes = list(split_into_passes(batch, None, 200))
+    assert len(passes) > 2
+    assert passes[0][1] < passes[-1][1]
+    untrimmed = Trainer(model, TRAINING, seed=1).model
+    trace = Trace()
+    loss = torch.nn.functional.cross_entropy(untrimmed(batch.token_ids, batch.mask, trace), batch.labels)
+    total = loss + (model.contrastive_weight * sum(trace.losses) / 2 if trace.losses else 0)
+    total.backward()
+    assert trainer.train_step(batch)["train_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    for ours, whole in zip(gradients, untrimmed.parameters(), strict=True):
+        assert torch.allclose(ours, whole.grad, atol=1e-5)
+
+
+def mixed_lengths(size: int, length: int, documents: int = 1) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, length) if documents == 1 else (size, documents, length)
+    ids = torch.randint(1, 16, shape, generator=generator)
+    lengths = torch.randint(5, length, shape[:-1], generator=generator)
+    ids[torch.arange(length) >= lengths[..., None]] = 0
+    ids[..., 2] = 0  # padding in the middle, as black pixels are
+    return SimpleNamespace(token_ids=ids, mask=ids != 0, labels=torch.arange(size) % 3)
+
+
+def test_predictions_come_in_the_order_of_the_batch() -> None:
+    trainer = Trainer(MODEL, replace(TRAINING, micro_batch_size=2), seed=1)
+    batch = mixed_lengths(7, 32)
+    with torch.no_grad():
+        expected = trainer.model.eval()(batch.token_ids, batch.mask)
+    assert torch.allclose(trainer.predict(batch), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "lengths"),
+    [
+        (4, None, [[1, 1, 30, 31], [33, 60, 64, 64], [90]]),
+        (None, 130, [[1, 1, 30, 31], [33, 60], [64, 64], [90]]),
+    ],
+)
+def test_passes_are_sorted_and_hold_what_they_may(
+    size: int | None, tokens: int | None, lengths: list[list[int]]
+) -> None:
+    mask = torch.arange(90) < torch.tensor([64, 1, 90, 33, 64, 30, 60, 31, 1])[:, None]
+    batch = SimpleNamespace(token_ids=mask.int(), mask=mask, labels=torch.zeros(9))
+    passes = list(split_into_passes(batch, size, tokens))
+    assert [mask[rows].sum(dim=-1).tolist() for rows, _ in passes] == lengths
+    assert [length for _, length in passes] == [min(90, -(-part[-1] // 32) * 32) for part in lengths]
+
+
+def test_proxies_are_a_group_with_a_rate_and_an_eps_of_their_own() -> None:
+    config = replace(TRAINING, proxy_learning_rate_multiple=30.0, adam_eps=1e-5)
+    trainer = Trainer(MODEL, config, seed=1)
+    others, proxies = trainer.optimizer.param_groups
+    assert [weight.shape for weight in proxies["params"]] == [(8, 16)] * 2
+    assert len(others["params"]) == len(list(trainer.model.parameters())) - 2
+    assert (others["eps"], proxies["eps"]) == (1e-5, 1e-10)
+    for seed in range(8):
+        assert proxies["lr"] == pytest.approx(30 * others["lr"])
+        assert proxies["betas"] == others["betas"]
+        trainer.train_step(make_batch(seed))
+    assert len(Trainer(replace(MODEL, attention="softmax"), TRAINING).optimizer.param_groups) == 1
+
+
+def test_eps_does_not_swallow_the_step_of_the_proxies() -> None:
+    """Their gradient may lie far below the protocol's eps; the step is the learning rate all the same."""
+    trainer = Trainer(MODEL, replace(TRAINING, learning_rate=1e-4), seed=1)
+    _, proxies = trainer.optimizer.param_groups
+    before = [weight.detach().clone() for weight in proxies["params"]]
+    for weight in trainer.model.parameters():
+        weight.grad = torch.full_like(weight, 1e-8)
+    rate = proxies["lr"]
+    trainer.optimizer.step()
+    for old, new in zip(before, proxies["params"], strict=True):
+        assert (old - new).abs().mean().item() == pytest.approx(rate, rel=0.05)
+
+
+def gradient_of_a_step(config: TrainingConfig) -> torch.Tensor:
+    trainer = Trainer(replace(MODEL, dropout=0.0), config, seed=1)
+    seen: list[torch.Tensor] = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()]))
+    )
+    trainer.train_step(make_batch(0))
+    return seen[0]
+
+
+def test_gradient_clipping_by_norm_and_by_value() -> None:
+    free = gradient_of_a_step(TRAINING)
+    by_norm = gradient_of_a_step(replace(TRAINING, gradient_clip_norm=0.01))
+    assert free.norm() > 0.1
+    assert torch.allclose(by_norm, free * 0.01 / free.norm(), rtol=1e-3, atol=1e-8)
+    by_value = gradient_of_a_step(replace(TRAINING, gradient_clip_value=1e-3))
+    assert torch.equal(by_value, free.clamp(-1e-3, 1e-3))
+    assert free.abs().max() > 1e-3
+
+
+def test_weight_decay_takes_its_share_of_every_weight() -> None:
+    trainer = Trainer(MODEL, replace(TRAINING, weight_decay=0.1), seed=1)
+    before = trainer.model.head[0].weight.detach().clone()
+    for weight in trainer.model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    trainer.optimizer.step()
+    assert torch.allclose(trainer.model.head[0].weight, before * (1 - 0.1 * rate), rtol=1e-5)
+
+
+def test_a_multiple_for_proxies_without_proxies_is_refused() -> None:
+    softmax = replace(MODEL, attention="softmax")
+    with pytest.raises(
+        ConfigError, match=r"proxy_learning_rate_multiple is 7\.0 with attention 'softmax': it has no proxies"
+    ):
+        Trainer(softmax, replace(TRAINING, proxy_learning_rate_multiple=7.0))
+
+
 def test_schedule_is_linear_and_cycles_beta1() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=1)
     rates, betas = [], []
@@ -133,9 +265,7 @@ def test_evaluation_is_a_mean_over_examples() -> None:
     apart = trainer.evaluate([*parts, rest])
     assert apart["val_loss"] == pytest.approx(together["val_loss"], abs=1e-6)
     assert apart["val_accuracy"] == together["val_accuracy"]
-    assert {"proxy_cosine", "proxy_cosine_layer2", "proxy_rank", "token_entropy", "proxy_entropy"} <= set(
-        together
-    )
+    assert {"proxy_cosine", "proxy_cosine_layer2", "proxy_rank", "map_error", "proxy_moved"} <= set(together)
     with pytest.raises(ValueError, match="no example"):
         trainer.evaluate([])
 
@@ -170,6 +300,14 @@ def test_bf16_follows_fp32() -> None:
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"batch_size": 2.5}, "batch_size is 2.5"),
         ({"micro_batch_size": 0}, "micro_batch_size is 0"),
+        ({"proxy_learning_rate_multiple": 0.0}, "proxy_learning_rate_multiple is 0.0"),
+        ({"adam_eps": -1e-8}, "adam_eps is -1e-08"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"gradient_clip_value": 0}, "gradient_clip_value is 0"),
+        (
+            {"gradient_clip_norm": 1.0, "gradient_clip_value": 2.0},
+            "gradient_clip_norm is 1.0 with gradient_clip_value 2.0: choose one of them",
+        ),
         ({"precision": "bf61"}, "did you mean 'bf16'"),
     ],
 )

@@ -1,0 +1,49 @@
+"""AdamW under OneCycleLR, as the LRA protocol has it, with the proxies as a group of their own.
+
+The learning rate rises linearly from learning_rate / 25 to learning_rate over the warm-up, then falls linearly to almost
+nothing at `steps`. As in the protocol the momentum is cycled with it (PyTorch's default): Adam's beta1 falls from 0.95 to
+0.85 during the warm-up and rises back afterwards.
+
+A step moves a weight by about learning_rate x g / (|g| + eps), g its gradient. The protocol's eps of 1e-6 is above the
+gradient of many proxies (2e-7 on ListOps at the start), whose steps it shrinks; so theirs is PROXY_EPS.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxytune.models.classifier import Classifier
+from proxytune.models.training_config import TrainingConfig
+
+PROXY_EPS = 1e-10
+
+
+def named_proxies(model: Classifier) -> dict[str, Tensor]:
+    """The trained proxies of each layer that has its own, by the name of the parameter."""
+    return {name: weight for name, weight in model.named_parameters() if name.endswith(".attention.proxies")}
+
+
+def make_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with the proxies, if there are any, as the second group; make_schedule sets learning rates and beta1."""
+    proxies = named_proxies(model)
+    others = [weight for name, weight in model.named_parameters() if name not in proxies]
+    groups = [{"params": others, "lr": config.learning_rate, "eps": config.adam_eps}]
+    if proxies:
+        rate = config.learning_rate * config.proxy_learning_rate_multiple
+        groups.append({"params": list(proxies.values()), "lr": rate, "eps": PROXY_EPS})
+    # One kernel for all tensors: on a CPU an eighth of the time of a loop over them, the same up to rounding.
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, config: TrainingConfig
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The learning rates above, each group's by its own peak."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=config.steps,
+        pct_start=config.warmup_steps / config.steps,
+        anneal_strategy="linear",
+    )
