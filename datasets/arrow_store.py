@@ -6,7 +6,6 @@ in a footer: a truncated file is refused at opening; SplitFile.verify finds any 
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.sources import file_sha256
+from proxytune.datasets.file_records import file_sha256
+from proxytune.datasets.pending_file import PendingFile
 from proxytune.datasets.task import Rows, TaskInfo
 
 ROWS_PER_BATCH = 4096
@@ -47,10 +47,13 @@ def _schema(info: TaskInfo) -> pa.Schema:
 
 
 class SplitWriter:
-    """Writes rows to path; a context manager, `record` is there after a clean exit."""
+    """Writes rows to a file without a name in the folder; a context manager.
 
-    def __init__(self, path: Path, info: TaskInfo) -> None:
-        self.path = path
+    After a clean exit `record` is there and `publish` gives the file its name.
+    """
+
+    def __init__(self, folder: Path, split: str, info: TaskInfo) -> None:
+        self.split = split
         self.info = info
         self.rows = 0
         self.record: SplitRecord | None = None
@@ -58,8 +61,8 @@ class SplitWriter:
         self._dtype = np.uint8 if info.vocab_size <= 256 else np.uint16
         self._pending: list[Rows] = []
         self._digest = hashlib.sha256()
-        self._file = open(path, "wb")  # noqa: SIM115  # closed in __exit__
-        self._writer = pa.ipc.new_file(self._file, self._schema)
+        self._file = PendingFile(folder)
+        self._writer = pa.ipc.new_file(self._file.stream, self._schema)
 
     def add(self, rows: Rows) -> None:
         """Append rows; raises DataError when an id, a label or a length does not fit the task."""
@@ -73,16 +76,22 @@ class SplitWriter:
         info = self.info
         for values, lengths in zip(rows.values, rows.lengths, strict=True):
             if lengths.min(initial=1) < 1:
-                raise DataError(
-                    f"{info.name}: row {self.rows + int(lengths.argmin())} of {self.path.stem} is empty"
-                )
+                raise DataError(f"row {self.rows + int(lengths.argmin())} of {self.split} is empty")
             if lengths.max(initial=0) > info.max_length:
-                raise DataError(f"{info.name}: {lengths.max()} tokens, the task takes {info.max_length}")
+                raise DataError(
+                    f"{lengths.max()} tokens in {self.split}, {info.name} takes {info.max_length}"
+                )
             if values.min(initial=0) < 0 or values.max(initial=0) >= info.vocab_size:
-                raise DataError(f"{info.name}: token id {values.max()}, ids are below {info.vocab_size}")
-        if rows.labels.min(initial=0) < 0 or rows.labels.max(initial=0) >= info.num_classes:
+                bad = np.flatnonzero((values < 0) | (values >= info.vocab_size))[0]
+                row = self.rows + int(np.searchsorted(np.cumsum(lengths), bad, "right"))
+                raise DataError(
+                    f"token id {values[bad]} in row {row} of {self.split}; ids of {info.name} are 0 to {info.vocab_size - 1}"
+                )
+        bad_labels = np.flatnonzero((rows.labels < 0) | (rows.labels >= info.num_classes))
+        if len(bad_labels):
+            label, row = rows.labels[bad_labels[0]], self.rows + int(bad_labels[0])
             raise DataError(
-                f"{info.name}: labels {rows.labels.min()} to {rows.labels.max()}, it has {info.num_classes} classes"
+                f"label {label} in row {row} of {self.split}; classes of {info.name} are 0 to {info.num_classes - 1}"
             )
 
     def _write(self, *, whole_batches_only: bool) -> None:
@@ -98,7 +107,7 @@ class SplitWriter:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
             stored = np.ascontiguousarray(values, self._dtype)
             self._digest.update(lengths.astype("<i8").tobytes())
-            self._digest.update(stored.astype(stored.dtype.newbyteorder("<")).tobytes())
+            self._digest.update(stored.astype("<u2").tobytes())
             columns.append(
                 pa.ListArray.from_arrays(
                     pa.array(offsets), pa.array(stored), type=self._schema.field(document).type
@@ -114,22 +123,25 @@ class SplitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None and self._pending:
-                self._write(whole_batches_only=False)
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        finally:
+        if kind is not None:
             self._file.close()
-        if kind is None:
-            self.record = SplitRecord(
-                self.path.name,
-                self.rows,
-                self.path.stat().st_size,
-                file_sha256(self.path),
-                self._digest.hexdigest(),
-            )
+            return
+        if self._pending:
+            self._write(whole_batches_only=False)
+        self._writer.close()
+        self._file.stream.flush()
+        self.record = SplitRecord(
+            f"{self.split}.arrow",
+            self.rows,
+            self._file.stream.tell(),
+            self._file.sha256(),
+            self._digest.hexdigest(),
+        )
+
+    def publish(self, folder: Path) -> None:
+        """Give the file its name in the folder."""
+        assert self.record is not None
+        self._file.publish(folder / self.record.file)
 
 
 class Split:

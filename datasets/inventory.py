@@ -3,18 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.pathfinder import FOLDERS
-from proxytune.datasets.prepare import TASKS, make_task
+from proxytune.datasets.locating import found_sources
+from proxytune.datasets.pathfinder_formats import FOLDERS
+from proxytune.datasets.prepare import TASKS, is_prepared, make_task, records_folder
+from proxytune.datasets.sources import Source
 from proxytune.datasets.task import Task
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One form of one task's data; missing names what is not there (empty: it can be prepared).
+    """One form of one task's data, or an archive that cannot be read (task is "" then).
 
-    place is the folder or archive; options are those that choose this form (`difficulty=easy`).
+    place is the folder or archive; options are those that choose this form (`difficulty=easy`). status is `ready`
+    where it was prepared and verified, `found` where all files are there, whose rows `prepare` checks, else
+    `incomplete` or `unreadable`, and missing says why.
     """
 
     task: str
@@ -23,35 +28,74 @@ class Finding:
     num_files: int
     missing: tuple[str, ...] = ()
     options: str = ""
+    status: Literal["ready", "found", "incomplete", "unreadable"] = "found"
 
 
-def find_sources(root: Path) -> list[Finding]:
-    """Everything found under the root, complete or not; a damaged archive is a finding that says so.
+def find_sources(root: Path, cache: Path | None = None) -> list[Finding]:
+    """Everything found under the root, once each, complete or not.
 
-    Raises DataError when the root does not exist.
+    An archive is opened for the tasks that the folder does not hold; a damaged one is a finding that says so. With
+    cache what is prepared there is ready. Raises DataError when the root does not exist.
     """
     if not root.exists():
         raise DataError(f"root {root} does not exist")
-    return [finding for task, options in _variants() for finding in _findings(task, options, root)]
+    problems: dict[str, str] = {}
+    findings = [
+        finding
+        for task, options in _variants()
+        for finding in _findings(task, options, root, cache, problems)
+    ]
+    return findings + [
+        Finding("", "-", path, 0, (why.removeprefix(f"{path}: "),), status="unreadable")
+        for path, why in problems.items()
+    ]
 
 
-def _variants() -> Iterator[tuple[Task, str]]:
+def _variants() -> Iterator[tuple[Task, dict[str, str]]]:
     for name in TASKS:
         task = make_task(name)
         if hasattr(task, "difficulty"):
             for difficulty in FOLDERS:
-                yield make_task(name, difficulty=difficulty), f"difficulty={difficulty}"
+                yield make_task(name, difficulty=difficulty), {"difficulty": difficulty}
         else:
-            yield task, ""
+            yield task, {}
 
 
-def _findings(task: Task, options: str, root: Path) -> Iterator[Finding]:
-    for layout in task.layouts:
-        try:
-            for source in layout.sources(root):
-                files = [name for names in source.files.values() for name in names]
-                folder = Path(files[0]).parent
-                place = source.place(str(folder)) if str(folder) != "." else str(source.path)
-                yield Finding(task.name, source.form, place, len(files), source.missing, options)
-        except DataError as error:
-            yield Finding(task.name, layout.form, str(root), 0, (str(error),), options)
+def _findings(
+    task: Task, options: dict[str, str], root: Path, cache: Path | None, problems: dict[str, str]
+) -> Iterator[Finding]:
+    seen: set[frozenset[str]] = set()
+    complete = False
+    records = None if cache is None else records_folder(cache)
+    for source in found_sources(root, task.formats, records, problems):
+        files = frozenset(source.place(name) for names in source.files.values() for name in names)
+        if any(files <= other for other in seen):
+            continue
+        seen.add(files)
+        missing = source.missing or _lacking_files(source)
+        # `prepare` takes the first that is complete; what it would not take is not called ready.
+        prepared = not missing and not complete and cache is not None and is_prepared(task, source, cache)
+        complete = complete or not missing
+        yield Finding(
+            task.name,
+            source.form,
+            _place(source),
+            len(files),
+            missing,
+            ", ".join(f"{key}={value}" for key, value in options.items()),
+            "incomplete" if missing else "ready" if prepared else "found",
+        )
+
+
+def _lacking_files(source: Source) -> tuple[str, ...]:
+    assert source.format is not None
+    try:
+        source.format.check_files(source)
+    except DataError as error:
+        return (str(error).partition(";")[0],)
+    return ()
+
+
+def _place(source: Source) -> str:
+    folder = Path(next(names[0] for names in source.files.values() if names)).parent
+    return source.place(str(folder)) if str(folder) != "." else str(source.path)

@@ -6,18 +6,21 @@ Rows come from the release's TSV files, from copies in other forms, or from `lis
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import IO, ClassVar
+from itertools import islice
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.listops_generator import CLOSE_ID, OPERATORS, TOKEN_IDS, TOKENS, Grammar, generate
-from proxytune.datasets.packed import PACKED_FORMS, is_packed, packed_layouts, read_packed
+from proxytune.datasets.listops_values import evaluate
+from proxytune.datasets.packed import MEGA, NPZ, PACKED_FORMS, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Layout, Source
+from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, VALIDATION, hugging_face_formats
+from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.tables import read_table
-from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, padded_length
+from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, in_blocks, padded_length
 
 VOCAB_SIZE = len(TOKENS) + 1
 NUM_CLASSES = 10
@@ -37,7 +40,7 @@ _ROWS_PER_BLOCK = 4096
 
 def encode(source: bytes) -> NDArray[np.uint8]:
     """Token ids of an official source, parentheses dropped; raises DataError on any other symbol."""
-    text = source.strip()
+    text = source.strip().replace(b"[SUM", b"[SM")
     for operator in OPERATORS:
         text = text.replace(operator.encode(), bytes([_OPERATOR_BYTES[operator]]))
     if b" " * 2 in text:
@@ -62,38 +65,12 @@ def decode(ids: NDArray[np.integer]) -> str:
     )
 
 
-_FOLDERS = (
-    "lra_release/listops-1000",
-    "lra_release/lra_release/listops-1000",
-    "listops-1000",
-    "listops",
-    "datasets/lra_release/listops-1000",
-    "raw_datasets/lra_release/lra_release/listops-1000",
-    ".",
-)
-COLUMNS = (("Source", "source"), ("Target", "target"))
-LAYOUTS = (
-    Layout(
-        "official TSV",
-        _FOLDERS,
-        {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"},
-        archives=("lra_release*", "listops*"),
-    ),
-    Layout(
-        "renamed TSV",
-        ("listops", "listops-1000", "data/listops", "."),
-        {"train": "train.tsv", "validation": "val.tsv", "test": "test.tsv"},
-    ),
-    Layout(
-        "Hugging Face Parquet",
-        ("listops-1000", "listops", "listops-1000/data", "data", "."),
-        {"train": "train*.parquet", "validation": "validation*.parquet", "test": "test*.parquet"},
-        columns=COLUMNS,
-    ),
-    *packed_layouts("listops", "listops"),
-)
-# Ready-made ids come from vocabularies of unknown order; this is the size that the protocol embeds.
-PACKED_VOCAB_SIZE = 32
+COLUMNS = (("Source",), ("Target",))
+# Ready-made ids come from vocabularies of unknown order; these are the sizes that models embed.
+PACKED_VOCAB_SIZE, MEGA_VOCAB_SIZE = 32, 512
+# The official release: rows, and the classes of all 100,000 together, as published.
+OFFICIAL_ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
+OFFICIAL_CLASSES = {"all": (17042, 9047, 7591, 8507, 8988, 8435, 7743, 7285, 8628, 16734)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,23 +90,27 @@ class ListOps:
     def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 15 tokens; the convention of the tokenizer since 2021-03, parentheses dropped."""
         packed = form in PACKED_FORMS
+        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ) else PACKED_VOCAB_SIZE
+        validation = "the files' own split"
+        if form is None or form.startswith("generated"):
+            validation = "drawn with the train split, distinct from it"
         tokens = "parentheses dropped; 0 padding, then sorted: " + " ".join(TOKENS)
         return TaskInfo(
             name=self.name,
-            vocab_size=PACKED_VOCAB_SIZE if packed else VOCAB_SIZE,
+            vocab_size=vocab_size if packed else VOCAB_SIZE,
             max_length=padded_length(self.max_length),
             num_classes=NUM_CLASSES,
             conventions={
                 "tokens": "ids as packed, their order unknown" if packed else tokens,
                 "length": f"first {self.max_length} tokens, padded to {padded_length(self.max_length)}",
-                "validation": "official split",
+                "validation": validation,
             },
         )
 
     @property
-    def layouts(self) -> Sequence[Layout]:
+    def formats(self) -> Sequence[Format]:
         """TSV first, ready-made ids last."""
-        return LAYOUTS
+        return FORMATS
 
     @property
     def generator(self) -> str | None:
@@ -146,16 +127,10 @@ class ListOps:
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
         """Rows of the files, or newly drawn ones."""
-        if source.path is None:
+        if source.format is None:
             yield from self._generate(mapper)
-        elif is_packed(source):
-            yield from read_packed(source, num_documents=1, zeros_are_padding=True)
         else:
-            seen: dict[bytes, str] = {}
-            for split, name, stream in source.open():
-                read = read_tsv if name.endswith(".tsv") else _read_table
-                for rows in read(stream, source.place(name), seen):
-                    yield split, rows
+            yield from source.format.read(self, source)
 
     def decode(self, ids: NDArray[np.integer]) -> str:
         """The expression; of ready-made ids only the lengths are to be trusted."""
@@ -206,7 +181,7 @@ class ListOpsMini(ListOps):
         )
 
     @property
-    def layouts(self) -> Sequence[Layout]:
+    def formats(self) -> Sequence[Format]:
         """None: it is always generated."""
         return ()
 
@@ -214,59 +189,160 @@ class ListOpsMini(ListOps):
 def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None) -> Iterator[Rows]:
     """Rows of one ListOps file in blocks; `place` names it in errors.
 
-    Columns are Source and Target in either order as the header says; without a header the label comes first.
-    Lines end in CRLF or LF. Raises DataError with the line's number on anything else, and on an expression that
-    is in `seen` already (the release's 100,000 are distinct, so a second one means a leak or a bad copy).
+    Columns are Source and Target in either order, as the header (in any case) says, or else the first row. Lines
+    end in CRLF or LF; a byte order mark and blank last lines are skipped. Raises DataError with the line's number
+    on anything else, on an expression that does not come to its target, and on one that is in `seen` already (the
+    release's 100,000 are distinct, so a second one means a leak or a bad copy).
     """
-    label_first = True
+    return _checked_blocks(_pairs(stream, place), place, {} if seen is None else seen)
 
-    def pairs() -> Iterator[tuple[int, bytes, bytes]]:
-        nonlocal label_first
-        for number, line in enumerate(stream, 1):
-            fields = line.rstrip(b"\r\n").split(b"\t")
-            if number == 1 and sorted(fields) == [b"Source", b"Target"]:
-                label_first = fields[0] == b"Target"
-                continue
-            if len(fields) != 2:
-                raise DataError(
-                    f"{place}, line {number}: {len(fields)} columns, a ListOps row has Source and Target"
-                )
-            yield (number, fields[1], fields[0]) if label_first else (number, fields[0], fields[1])
 
-    return _rows(pairs(), place, {} if seen is None else seen)
+def _pairs(stream: IO[bytes], place: str) -> Iterator[tuple[int, bytes, bytes]]:
+    """(line number, source, target) of every row."""
+    label_first: bool | None = None
+    blank = 0
+    for number, line in enumerate(stream, 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        fields = line.rstrip(b"\r\n").split(b"\t")
+        if fields == [b""]:
+            blank = blank or number
+            continue
+        if blank or len(fields) != 2:
+            raise DataError(
+                f"{place}, line {blank or number}: {0 if blank else len(fields)} columns, a ListOps row has Source and Target"
+            )
+        names = [name.strip().lower() for name in fields]
+        if number == 1 and sorted(names) == [b"source", b"target"]:
+            label_first = names[0] == b"target"
+            continue
+        if label_first is None:
+            label_first = b"[" not in fields[0]
+        yield (number, fields[1], fields[0]) if label_first else (number, fields[0], fields[1])
 
 
 def _read_table(stream: IO[bytes], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
     table = read_table(stream, place, COLUMNS)
-    return _rows(
-        ((number, str(source).encode(), str(target).encode()) for number, (source, target) in table),
-        place,
-        seen,
-    )
+    pairs = ((number, str(source).encode(), str(target).encode()) for number, (source, target) in table)
+    return _checked_blocks(pairs, place, seen)
 
 
-def _rows(pairs: Iterator[tuple[int, bytes, bytes]], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
-    documents: list[tuple[NDArray[np.uint8], ...]] = []
-    labels: list[int] = []
+def _checked_blocks(
+    pairs: Iterator[tuple[int, bytes, bytes]], place: str, seen: dict[bytes, str]
+) -> Iterator[Rows]:
     num_rows = 0
-    for number, source, label in pairs:
-        where = f"{place}, line {number}"
-        if len(label) != 1 or not label.isdigit():
-            raise DataError(f"{where}: target {label[:20]!r} is no digit 0 to 9")
-        try:
-            tokens = encode(source)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        earlier = seen.setdefault(blake2b(tokens.tobytes(), digest_size=16).digest(), where)
-        if earlier is not where:
-            raise DataError(f"{where}: the same expression as {earlier}; remove the duplicate")
-        documents.append((tokens,))
-        labels.append(int(label))
-        num_rows += 1
-        if len(labels) == _ROWS_PER_BLOCK:
-            yield Rows.of(documents, labels)
-            documents, labels = [], []
-    if documents:
-        yield Rows.of(documents, labels)
+    while block := list(islice(pairs, _ROWS_PER_BLOCK)):
+        rows = Rows.of(*zip(*(_example(pair, place, seen) for pair in block), strict=True))
+        _check_values(rows, [number for number, _, _ in block], place)
+        num_rows += len(block)
+        yield rows
     if not num_rows:
         raise DataError(f"{place}: no rows")
+
+
+def _example(
+    pair: tuple[int, bytes, bytes], place: str, seen: dict[bytes, str]
+) -> tuple[tuple[NDArray[np.uint8], ...], int]:
+    number, source, label = pair
+    where = f"{place}, line {number}"
+    if len(label) != 1 or not label.isdigit():
+        raise DataError(f"{where}: target {label[:20]!r} is no digit 0 to 9")
+    try:
+        tokens = encode(source)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    earlier = seen.setdefault(blake2b(tokens.tobytes(), digest_size=16).digest(), where)
+    if earlier is not where:
+        raise DataError(f"{where}: the same expression as {earlier}; remove the duplicate")
+    return (tokens,), int(label)
+
+
+def _check_values(rows: Rows, numbers: list[int], place: str) -> None:
+    """Raise DataError with the line of the first row that is cut or has another row's label."""
+    values = evaluate(rows.values[0], rows.lengths[0])
+    wrong = np.flatnonzero(~values.well_formed | (values.value != rows.labels))
+    if not len(wrong):
+        return
+    row = int(wrong[0])
+    why = (
+        f"the expression comes to {values.value[row]}, its target is {rows.labels[row]}"
+        if values.well_formed[row]
+        else "the expression's brackets do not fit; the row is cut or damaged"
+    )
+    more = f" (and {len(wrong) - 1:,} more of {len(numbers):,} rows)" if len(wrong) > 1 else ""
+    raise DataError(f"{place}, line {numbers[row]}: {why}{more}")
+
+
+def _read_files(task: ListOps, source: Source) -> Iterator[tuple[str, Rows]]:
+    """TSV files, tables and packed ids, each by its suffix."""
+    seen: dict[bytes, str] = {}
+    for split, name, stream in source.open():
+        place = source.place(name)
+        if name.lower().endswith((".pickle", ".pkl", ".npz")):
+            rows = in_blocks(read_ids(stream, place, PACKING), _ROWS_PER_BLOCK)
+        elif name.lower().endswith((".parquet", ".arrow", ".csv")):
+            rows = _read_table(stream, place, seen)
+        else:
+            rows = read_tsv(stream, place, seen)
+        yield from ((split, block) for block in rows)
+
+
+PACKING = Packing(words=encode)
+_FOLDERS = (
+    "lra_release/listops-1000",
+    "lra_release/lra_release/listops-1000",
+    "listops-1000",
+    "listops",
+    "data/listops",
+    "*/lra_release/listops-1000",
+    "*/lra_release/lra_release/listops-1000",
+    "*/listops-1000",
+    "*/listops",
+    ".",
+)
+_OFFICIAL: dict[str, Any] = {"rows": OFFICIAL_ROWS, "classes": OFFICIAL_CLASSES}
+_TABLE: dict[str, Any] = {**_OFFICIAL, "columns": COLUMNS, "read": _read_files, "tested": "made"}
+FORMATS = (
+    Format(
+        name="official TSV",
+        folders=_FOLDERS,
+        parts={
+            "train": "basic_train.tsv",
+            "validation": f"basic_{VALIDATION}.tsv",
+            "test": "basic_test.tsv",
+        },
+        archives=("lra*", "listops*"),
+        read=_read_files,
+        tested="real",
+        note="Header in any case or absent, either column order, BOM, CRLF or LF, `[SUM` for `[SM`.",
+        **_OFFICIAL,
+    ),
+    Format(
+        name="renamed TSV",
+        folders=_FOLDERS,
+        parts={
+            part: f"{name}.{{tsv,csv}}" for part, name in {**SPLIT_NAMES, "validation": VALIDATION}.items()
+        },
+        archives=("listops*",),
+        read=_read_files,
+        tested="made",
+        **_OFFICIAL,
+    ),
+    *hugging_face_formats(("listops-1000", "listops"), **_TABLE),
+    *packed_formats(
+        PACKING,
+        pickle_name="listops",
+        folder_names=("listops",),
+        rows=OFFICIAL_ROWS,
+        s4_columns=(("input_ids",), ("Target", "label")),
+        adapt=lambda task, source, rows: rows,
+    ),
+    Format(
+        name=NAMED,
+        folders=(),
+        parts=dict.fromkeys(SPLIT_NAMES, "*.{tsv,csv,parquet,arrow,pickle,npz}"),
+        read=_read_files,
+        tested="real",
+        **_OFFICIAL,
+    ),
+)

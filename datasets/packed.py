@@ -1,99 +1,199 @@
-"""Ready-made token ids: Skyformer's and Nyströmformer's pickles, and MEGA's packed text.
+"""Ready-made token ids: pickles of Skyformer and Nyströmformer, MEGA's text, S4's cache, and npz files.
 
-All tasks are packed alike, so every task's reader uses these; whose ids they are is the task's business.
+All tasks are packed alike, so every task's formats use these; whose ids they are is the task's business.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets import safe_pickle
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.sources import Layout, Source
-from proxytune.datasets.task import PADDING_ID, Rows
+from proxytune.datasets.npz import read_npz
+from proxytune.datasets.shared_formats import VALIDATION
+from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.tables import read_id_lists
+from proxytune.datasets.task import PADDING_ID, Rows, in_blocks, whole_label
 
 SKYFORMER, NYSTROMFORMER, MEGA = "Skyformer pickles", "Nystromformer pickles", "MEGA packed text"
-PACKED_FORMS = (SKYFORMER, NYSTROMFORMER, MEGA)
-_ROWS_PER_BLOCK = 1024
-_PICKLE_FOLDERS = (".", "pickles", "data", "datasets", "lra_data", "lra_pickles")
+S4_CACHE, NPZ = "S4 cache", "npz"
+PICKLES = (SKYFORMER, NYSTROMFORMER)
+PACKED_FORMS = (*PICKLES, MEGA, S4_CACHE, NPZ)
+ROWS_PER_BLOCK = 1024
+_PICKLE_FOLDERS = (
+    "data/lra_processed", "lra_processed", "data/lra-processed", "lra-processed", ".", "pickles", "data", "datasets",
+    "lra_data", "lra_pickles",
+)  # fmt: skip
+
+Example = tuple[tuple[NDArray[np.integer], ...], int]
 
 
-def packed_layouts(pickle_name: str, mega_name: str | None = None) -> tuple[Layout, ...]:
-    """The layouts of a task whose pickles and MEGA folder have these names."""
-    pickles = {"train": "train", "validation": "dev", "test": "test"}
-    layouts = [
-        Layout(
-            form,
-            _PICKLE_FOLDERS,
-            {part: f"{prefix}{pickle_name}.{name}.pickle" for part, name in pickles.items()},
-        )
-        for form, prefix in ((SKYFORMER, "lra-"), (NYSTROMFORMER, ""))
-    ]
-    if mega_name is not None:
-        files = {
-            f"{split} {kind}": f"{kind}/{name}.{suffix}"
-            for split, name in (("train", "train"), ("validation", "valid"), ("test", "test"))
-            for kind, suffix in (("input", "src"), ("label", "label"))
-        }
-        layouts.append(Layout(MEGA, (f"lra/{mega_name}", mega_name), files, archives=("lra.tar*",)))
-    return tuple(layouts)
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How a task's ids are packed: documents an example has; whether zeros at its end are padding, not black pixels.
+
+    words, where it is given, makes ids of a line of MEGA's text that holds words instead of numbers.
+    """
+
+    num_documents: int = 1
+    zeros_are_padding: bool = True
+    words: Callable[[bytes], NDArray[np.integer]] | None = None
+
+    def document(self, value: object) -> NDArray[np.integer]:
+        """One document's ids, without padding; raises DataError when they are no row of integers."""
+        ids = safe_pickle.as_array(value)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise DataError(f"ids of shape {ids.shape} and type {ids.dtype}, integers in a row are expected")
+        if ids.min(initial=0) < 0:
+            raise DataError(f"token id {ids.min()} is negative")
+        if self.zeros_are_padding:
+            valid = np.flatnonzero(ids != PADDING_ID)
+            ids = ids[: valid[-1] + 1] if len(valid) else ids[:0]
+        if not len(ids):
+            raise DataError("an example of padding alone is empty")
+        return ids
 
 
-def is_packed(source: Source) -> bool:
-    """Whether read_packed reads this source."""
-    return source.form in PACKED_FORMS
+def read_ids(stream: IO[bytes], place: str, packing: Packing) -> Iterator[Example]:
+    """Examples of one pickle or npz file, as its suffix says; raises DataError with the example."""
+    if place.lower().endswith(".npz"):
+        rows = read_npz(stream, place, packing.num_documents)
+    else:
+        rows = _pickled(stream, place, packing.num_documents)
+    for number, (documents, label) in enumerate(rows):
+        yield _example(f"{place}, example {number}", packing, documents, label)
 
 
-def read_packed(source: Source, *, num_documents: int, zeros_are_padding: bool) -> Iterator[tuple[str, Rows]]:
-    """(split, rows); with zeros_are_padding the zeros at the end of a document are left out."""
-    if source.form == MEGA:
-        yield from _read_mega(source, zeros_are_padding=zeros_are_padding)
-        return
-    for split, name, stream in source.open():
-        yield from (
-            (split, rows)
-            for rows in _read_pickle(
-                stream, source.place(name), num_documents=num_documents, zeros_are_padding=zeros_are_padding
-            )
-        )
+def _example(where: str, packing: Packing, documents: tuple[Any, ...], label: object) -> Example:
+    try:
+        return tuple(map(packing.document, documents)), whole_label(label)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
-def _read_pickle(
-    stream: IO[bytes], place: str, *, num_documents: int, zeros_are_padding: bool
-) -> Iterator[Rows]:
+def _pickled(stream: IO[bytes], place: str, num_documents: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
     examples = safe_pickle.load(stream, place)
     if not isinstance(examples, list):
         raise DataError(f"{place}: a pickled {type(examples).__name__}, LRA pickles hold a list of examples")
     keys = [f"input_ids_{document}" for document in range(num_documents)]
-    for start in range(0, len(examples), _ROWS_PER_BLOCK):
-        documents, labels = [], []
-        for number, example in enumerate(examples[start : start + _ROWS_PER_BLOCK], start):
-            try:
-                documents.append(
-                    tuple(_document(example[key], zeros_are_padding=zeros_are_padding) for key in keys)
-                )
-                labels.append(int(example["label"]))
-            except (KeyError, TypeError, ValueError, IndexError, DataError) as error:
-                raise DataError(
-                    f"{place}: example {number} is no {{{', '.join(keys)}, label}} ({error})"
-                ) from None
-        yield Rows.of(documents, labels)
+    for number, example in enumerate(examples):
+        try:
+            yield tuple(example[key] for key in keys), example["label"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise DataError(
+                f"{place}: example {number} is no {{{', '.join(keys)}, label}} ({error})"
+            ) from None
 
 
-def _document(value: object, *, zeros_are_padding: bool) -> NDArray[np.integer]:
-    ids = safe_pickle.as_array(value)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise DataError(f"ids of shape {ids.shape} and type {ids.dtype}")
-    if zeros_are_padding:
-        valid = np.flatnonzero(ids != PADDING_ID)
-        ids = ids[: valid[-1] + 1] if len(valid) else ids[:0]
-    return ids
+def packed_formats(
+    packing: Packing,
+    *,
+    pickle_name: str,
+    folder_names: tuple[str, ...],
+    rows: Mapping[str, int],
+    s4_columns: tuple[tuple[str, ...], ...] | None = None,
+    mega: bool = True,
+    adapt: Callable[[Any, Source, Iterator[tuple[str, Rows]]], Iterator[tuple[str, Rows]]],
+) -> tuple[Format, ...]:
+    """A task's packed formats. Its pickles have this name, its folders one of folder_names, MEGA's the first.
+
+    s4_columns are those of S4's cache, where it has one. adapt makes the task's rows of the packed ones.
+    """
+
+    def reading(read: Callable[[Source, Packing], Iterator[tuple[str, Rows]]]) -> Callable[..., Any]:
+        return lambda task, source: adapt(task, source, read(source, packing))
+
+    files = {"train": "train", "validation": "dev", "test": "test"}
+    formats = [
+        Format(
+            name=name,
+            folders=_PICKLE_FOLDERS,
+            parts={part: f"{prefix}{pickle_name}.{split}.{{pickle,pkl}}" for part, split in files.items()},
+            archives=("lra*",),
+            read=reading(_read_files),
+            rows=rows,
+            tested="made",
+        )
+        for name, prefix in ((SKYFORMER, "lra-"), (NYSTROMFORMER, ""))
+    ]
+    if mega:
+        parts = {
+            f"{split} {kind}": f"{kind}/{name}.{suffix}"
+            for split, name in (("train", "train"), ("validation", "{valid,val,dev}"), ("test", "test"))
+            for kind, suffix in (("input", "src"), ("label", "label"))
+        }
+        formats.append(
+            Format(
+                name=MEGA,
+                folders=(f"lra/{folder_names[0]}", folder_names[0], f"data/lra/{folder_names[0]}", "."),
+                parts=parts,
+                archives=("lra*",),
+                read=reading(_read_mega),
+                rows=rows,
+                tested="made",
+            )
+        )
+    if s4_columns is not None:
+        caches = ("l_max-*", "*/l_max-*", "*/cache/l_max-*", "cache/l_max-*", "*/*/l_max-*", ".")
+        splits = {"train": "train", "validation": VALIDATION, "test": "test"}
+        formats.append(
+            Format(
+                name=S4_CACHE,
+                folders=caches,
+                parts={part: f"{split}/{{data-*,dataset}}.arrow" for part, split in splits.items()},
+                optional=("validation",) if "validation" not in rows else (),
+                columns=s4_columns,
+                read=reading(partial(_read_s4, s4_columns)),
+                rows=rows,
+                tested="made",
+                note="Its pickled vocabulary is not opened; ids keep S4's order.",
+            )
+        )
+    names = "{" + ",".join(folder_names) + "}"
+    npz_parts = {
+        part: f"{{,{names}_,{names}.,{names}-}}{split}.npz"
+        for part, split in (("train", "train"), ("validation", VALIDATION), ("test", "test"))
+    }
+    npz_folders = [f"{base}{name}" for name in folder_names for base in ("", "lra/", "data/", "data/lra/")]
+    formats.append(
+        Format(
+            name=NPZ,
+            folders=(*npz_folders, "npz", "."),
+            parts=npz_parts,
+            optional=("validation",) if "validation" not in rows else (),
+            read=reading(_read_files),
+            rows=rows,
+            tested="made",
+            note="Arrays inputs (inputs1, inputs2) and labels; also X and y, input_ids and label.",
+        )
+    )
+    return tuple(formats)
 
 
-def _read_mega(source: Source, *, zeros_are_padding: bool) -> Iterator[tuple[str, Rows]]:
+def _read_files(source: Source, packing: Packing) -> Iterator[tuple[str, Rows]]:
+    for split, name, stream in source.open():
+        examples = read_ids(stream, source.place(name), packing)
+        yield from ((split, rows) for rows in in_blocks(examples, ROWS_PER_BLOCK))
+
+
+def _read_s4(
+    columns: tuple[tuple[str, ...], ...], source: Source, packing: Packing
+) -> Iterator[tuple[str, Rows]]:
+    for split, name, stream in source.open():
+        place = source.place(name)
+        examples = (
+            _example(f"{place}, row {number}", packing, documents, label)
+            for number, documents, label in read_id_lists(stream, place, columns)
+        )
+        yield from ((split, rows) for rows in in_blocks(examples, ROWS_PER_BLOCK))
+
+
+def _read_mega(source: Source, packing: Packing) -> Iterator[tuple[str, Rows]]:
     """One line an example, blank-separated integers; labels in a file of their own, read first."""
     labels = {
         part.split()[0]: _mega_labels(stream, source.place(name))
@@ -101,31 +201,32 @@ def _read_mega(source: Source, *, zeros_are_padding: bool) -> Iterator[tuple[str
     }
     for part, name, stream in source.open([part for part in source.files if part.endswith("input")]):
         split = part.split()[0]
-        documents: list[tuple[NDArray[np.integer], ...]] = []
-        block: list[int] = []
-        for number, (line, label) in enumerate(zip_longest(stream, labels[split]), 1):
-            if line is None or label is None:
-                raise DataError(
-                    f"{source.place(name)}, line {number}: {len(labels[split])} labels, another number of inputs"
-                )
-            try:
-                ids = np.array(line.split(), np.int64)
-            except (ValueError, OverflowError):
-                raise DataError(f"{source.place(name)}, line {number}: not only integers") from None
-            documents.append((_document(ids, zeros_are_padding=zeros_are_padding),))
-            block.append(label)
-            if len(block) == _ROWS_PER_BLOCK:
-                yield split, Rows.of(documents, block)
-                documents, block = [], []
-        if block:
-            yield split, Rows.of(documents, block)
+        examples = _mega_examples(stream, source.place(name), labels[split], packing)
+        yield from ((split, rows) for rows in in_blocks(examples, ROWS_PER_BLOCK))
+
+
+def _mega_examples(stream: IO[bytes], place: str, labels: list[int], packing: Packing) -> Iterator[Example]:
+    for number, (line, label) in enumerate(zip_longest(stream, labels), 1):
+        where = f"{place}, line {number}"
+        if line is None or label is None:
+            raise DataError(f"{where}: {len(labels)} labels, another number of inputs")
+        try:
+            ids = (
+                packing.words(line)
+                if packing.words is not None and b"[" in line
+                else np.array(line.split(), np.int64)
+            )
+        except (ValueError, OverflowError) as error:
+            why = str(error) if isinstance(error, DataError) else "not only integers"
+            raise DataError(f"{where}: {why}") from None
+        yield _example(where, packing, (ids,), label)
 
 
 def _mega_labels(stream: IO[bytes], place: str) -> list[int]:
     labels = []
     for number, line in enumerate(stream, 1):
         try:
-            labels.append(int(line))
-        except ValueError:
-            raise DataError(f"{place}, line {number}: label {line[:20]!r} is no integer") from None
+            labels.append(whole_label(line.decode("utf-8", "replace").strip()))
+        except DataError as error:
+            raise DataError(f"{place}, line {number}: {error}") from None
     return labels

@@ -7,11 +7,8 @@ name and renamed when complete, so several processes may ask at once and nobody 
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -19,16 +16,25 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 
-from proxytune.datasets.arrow_store import Split, SplitRecord, SplitWriter
+from proxytune.datasets.arrow_store import Split, SplitRecord
+from proxytune.datasets.conversion import (
+    MANIFEST,
+    Progress,
+    convert,
+    manifest_sha256,
+    options_of,
+    remove_leftovers,
+)
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.image import Image
 from proxytune.datasets.listops import ListOps, ListOpsMini
+from proxytune.datasets.locating import find_source
 from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.datasets.pathfinder import Pathfinder, Pathfinder64, PathX
 from proxytune.datasets.recall import Recall
 from proxytune.datasets.retrieval import Retrieval
 from proxytune.datasets.sources import Source
-from proxytune.datasets.task import SPLITS, Task, TaskInfo, find_source
+from proxytune.datasets.task import Task, TaskInfo
 from proxytune.datasets.text import Text
 
 TASKS: dict[str, type[Task]] = {
@@ -37,17 +43,15 @@ TASKS: dict[str, type[Task]] = {
 }
 
 COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length
-Progress = Callable[[int, int], None]  # (rows done, rows in all or 0 where that is not known yet)
-MANIFEST = "manifest.json"
-_STORE_VERSION = 1
+_STORE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PreparedTask:
     """A prepared task, its train and validation splits open; the test split opens in `open_test_split` alone.
 
-    options are those it was prepared with. fingerprint is a sha256 over the task's conventions and the content of every split: equal fingerprints mean
-    equal data, whatever machine or path they came from.
+    options are those it was prepared with. fingerprint is a sha256 over the content of every split: equal
+    fingerprints mean equal data, whatever machine, path or form they came from; the form is a convention beside it.
     """
 
     info: TaskInfo
@@ -110,6 +114,8 @@ def prepare(
     name: str,
     *,
     root: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    partial: bool = False,
     cache: Path,
     progress: Progress | None = None,
     mapper: Mapper = process_map,
@@ -117,31 +123,62 @@ def prepare(
 ) -> PreparedTask:
     """Find or generate the task's data, convert them once, and open them.
 
-    root is a folder or archive that holds the data in any known form; None generates where the task can.
-    Idempotent; a second process that asks for the same waits for the first. What is there already is verified
-    byte by byte. Raises DataError when the data cannot be found, read or trusted: then nothing is left behind.
+    root is a folder or archive that holds the data in any known form; files names the file of each split instead;
+    with neither the task generates them, where it can. partial allows data in which something is missing, and
+    records what. Idempotent; a second process that asks for the same waits for the first. What is there already is
+    verified byte by byte. Raises DataError when the data cannot be found, read or trusted: nothing is left behind.
     """
     task = make_task(name, **options)
-    source = find_source(task, Path(root) if root is not None else None)
+    source = find_source(task, root, files=files, partial=partial, records=records_folder(cache))
     folder = _folder(task, source, cache)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _write(task, source, folder, progress, mapper)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                remove_leftovers(folder.parent)
+                convert(task, source, folder, progress, mapper)
+    except OSError as error:
+        if error.filename is None or not Path(str(error.filename)).is_relative_to(folder.parent):
+            raise
+        raise DataError(f"cache folder {folder.parent} cannot be used: {error.strerror}") from None
     prepared = open_prepared(folder)
-    files = [folder / record.file for record in prepared.records.values()]
-    _verify_once(folder, tuple((status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)))
+    paths = [folder / record.file for record in prepared.records.values()]
+    _verify_once(folder, tuple((status.st_size, status.st_mtime_ns) for status in map(Path.stat, paths)))
     return prepared
 
 
-def prepared_folder(name: str, *, root: Path | None = None, cache: Path, **options: Any) -> Path:
+def prepared_folder(
+    name: str,
+    *,
+    root: Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    partial: bool = False,
+    cache: Path,
+    **options: Any,
+) -> Path:
     """Where `prepare` puts the task, whether or not it has. Raises DataError when its source cannot be found."""
     task = make_task(name, **options)
-    return _folder(task, find_source(task, Path(root) if root is not None else None), cache)
+    source = find_source(task, root, files=files, partial=partial, records=records_folder(cache))
+    return _folder(task, source, cache)
+
+
+def is_prepared(task: Task, source: Source, cache: Path) -> bool:
+    """Whether `prepare` would find the task prepared from this source; opens it, without reading all of it."""
+    try:
+        open_prepared(_folder(task, source, cache))
+    except DataError:
+        return False
+    return True
+
+
+def records_folder(cache: Path) -> Path:
+    """Where what is known of large files is kept."""
+    return Path(cache).resolve() / "files"
 
 
 def _folder(task: Task, source: Source, cache: Path) -> Path:
-    parts = [_STORE_VERSION, task.name, task.version, _options(task), source.form, source.digest()]
+    parts = [_STORE_VERSION, task.name, task.version, options_of(task), source.form, source.digest()]
+    parts += ["partial"] if source.partial else []
     address = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return Path(cache).resolve() / f"{task.name}-{address[:16]}"
 
@@ -150,62 +187,6 @@ def _folder(task: Task, source: Source, cache: Path) -> Path:
 def _verify_once(folder: Path, stamps: tuple[tuple[int, int], ...]) -> None:
     """Read every byte, once a process and version of the files: a worker prepares the same task for each trial."""
     open_prepared(folder).verify()
-
-
-def _options(task: Task) -> dict[str, Any]:
-    return asdict(task)  # type: ignore[call-overload,no-any-return]
-
-
-def _write(task: Task, source: Source, folder: Path, progress: Progress | None, mapper: Mapper) -> None:
-    info = task.info(source.form)
-    partial = folder.with_name(f"{folder.name}.partial")  # ours alone: the lock is held
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        with ExitStack() as stack:
-            writers = {
-                split: stack.enter_context(SplitWriter(partial / f"{split}.arrow", info)) for split in SPLITS
-            }
-            done = 0
-            for split, rows in task.read(source, mapper):
-                if split == "train" and task.train_examples is not None:
-                    rows = rows[: task.train_examples - writers["train"].rows]
-                writers[split].add(rows.cut(task.max_length))
-                done += len(rows)
-                if progress is not None:
-                    progress(done, task.num_generated if source.path is None else 0)
-        conventions = {**info.conventions, "source": source.form, **source.notes}
-        if task.train_examples is not None:
-            conventions["train"] = f"first {task.train_examples} examples"
-        info = replace(info, conventions=conventions)
-        records = {}
-        for split, writer in writers.items():
-            assert writer.record is not None
-            if not writer.record.rows:
-                raise DataError(f"{source.path or task}: no rows for the {split} split of {info.name}")
-            records[split] = asdict(writer.record)
-        manifest = {
-            "info": asdict(info),
-            "options": _options(task),
-            "source": str(source.path),
-            "splits": records,
-            "fingerprint": _fingerprint(asdict(info), records),
-        }
-        with open(partial / MANIFEST, "w") as stream:
-            json.dump(manifest, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        source.close()
-
-
-def _fingerprint(info: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> str:
-    content = {split: record["content_sha256"] for split, record in records.items()}
-    return hashlib.sha256(json.dumps([info, content], sort_keys=True).encode()).hexdigest()
 
 
 def open_prepared(folder: Path) -> PreparedTask:
@@ -219,10 +200,8 @@ def open_prepared(folder: Path) -> PreparedTask:
         manifest = json.loads(path.read_text())
         info_fields, options = dict(manifest["info"]), dict(manifest["options"])
         records = {split: SplitRecord(**record) for split, record in manifest["splits"].items()}
-        if _fingerprint(info_fields, manifest["splits"]) != manifest["fingerprint"]:
-            raise DataError(
-                f"{path} is damaged: its fingerprint does not fit; delete {folder} and prepare again"
-            )
+        if manifest_sha256(manifest) != manifest["sha256"]:
+            raise DataError(f"{path} is damaged: its sha256 does not fit; delete {folder} and prepare again")
         info = TaskInfo(**{**info_fields, "splits": tuple(info_fields["splits"])})
     except FileNotFoundError:
         raise DataError(f"{folder} is no prepared task: {MANIFEST} is missing") from None

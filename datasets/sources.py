@@ -1,46 +1,75 @@
-"""Where a task's files lie: under a folder or inside an archive, in one of the layouts that users have."""
+"""Where a task's files lie: under a folder, inside an archive, or named one by one.
+
+A Format describes one layout that users have and reads it; a task's formats, most trusted first, are the registry
+from which the data are found, listed and read, and from which docs/DATA.md is made.
+"""
 
 import hashlib
-import os
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, Literal
 
-from proxytune.datasets.archives import is_archive, member_names, read_members
+from proxytune.datasets.archives import archive_index, is_archive, read_members
 from proxytune.datasets.errors import DataError
+from proxytune.datasets.file_records import known_sha256
+from proxytune.datasets.file_tree import ArchiveTree, FileTree, FolderTree, alternatives
 from proxytune.datasets.tables import has_columns
+
+if TYPE_CHECKING:
+    from proxytune.datasets.task import Rows
 
 # Digest the content of up to this many files; of more (image folders), their names, sizes and times.
 _MAX_HASHED_FILES = 64
+_SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """Files found for one task.
 
-    form names the layout and is stored with the data. path is a folder or an archive (None: generated);
+    form names the format and is stored with the data. path is a folder or an archive (None: generated);
     files maps each part (`train`) to its files below path, `missing` lists patterns that nothing matched.
-    notes is for what reading finds out and the prepared data should say (skipped images).
+    partial allows data in which something is missing. notes, gaps and counts are filled while reading: what the
+    prepared data should say, what is missing, and the rows of each of the source's own splits.
     """
 
     form: str
     path: Path | None = None
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    format: "Format | None" = field(default=None, repr=False)
+    partial: bool = False
+    records: Path | None = None
+    scratch: Path | None = None
     notes: dict[str, str] = field(default_factory=dict)
-    _opened: list[Generator[tuple[str, str, IO[bytes]], None, None]] = field(
-        default_factory=list, repr=False, compare=False
-    )
+    gaps: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    _opened: list[Generator[tuple[str, str, IO[bytes]], None, None]] = field(default_factory=list, repr=False)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the files are members of an archive."""
+        return self.path is not None and self.path.is_file()
 
     def place(self, name: str) -> str:
         """How an error names one of the files."""
         assert self.path is not None
-        return f"{self.path}{':' if self.path.is_file() else '/'}{name}"
+        return f"{self.path}:{name}" if self.is_archive else str(self.path / name)
+
+    def described(self, split: str) -> str:
+        """How an error names what a split was read from."""
+        files = self.files.get(split, ())
+        return self.place(files[0]) if len(files) == 1 else str(self.path)
+
+    def lacks(self, what: str) -> None:
+        """Something is missing: raises DataError unless partial data are allowed, which then record it."""
+        if not self.partial:
+            raise DataError(f"{what}; set task.partial: true if incomplete data are meant")
+        self.gaps.append(what)
 
     def open(self, parts: Iterable[str] | None = None) -> Iterator[tuple[str, str, IO[bytes]]]:
         """(part, file name, stream) of the parts' files, all by default; an archive's in its own order, one pass.
@@ -59,8 +88,8 @@ class Source:
 
     def _streams(self, parts: Iterable[str]) -> Generator[tuple[str, str, IO[bytes]], None, None]:
         assert self.path is not None
-        part_of = {name: part for part in parts for name in self.files[part]}
-        if self.path.is_file():
+        part_of = {name: part for part in parts for name in self.files.get(part, ())}
+        if self.is_archive:
             with closing(read_members(self.path, frozenset(part_of))) as members:
                 for name, stream in members:
                     yield part_of[name], name, stream
@@ -77,110 +106,149 @@ class Source:
         """A sha256 that changes when the data do: of the archive's bytes, or of the files in a folder."""
         if self.path is None:
             return "generated"
-        if self.path.is_file():
-            return _known_sha256(self.path)
+        if self.is_archive:
+            return archive_index(self.path, self.records).sha256
         names = sorted(name for files in self.files.values() for name in files)
         digest = hashlib.sha256()
         for name in names:
             path = self.path / name
-            status = path.stat()
-            detail = _known_sha256(path) if len(names) <= _MAX_HASHED_FILES else str(status.st_mtime_ns)
+            try:
+                status = path.stat()
+                detail = (
+                    known_sha256(path, self.records)
+                    if len(names) <= _MAX_HASHED_FILES
+                    else str(status.st_mtime_ns)
+                )
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}") from None
             digest.update(f"{name}\0{status.st_size}\0{detail}\n".encode())
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One place and naming in which a task's files are found.
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One place and naming in which a task's files are found, and how they are read.
 
-    folders are tried in order under the root; parts maps a part to the pattern of its files in the folder
-    (`*` stands for anything but a slash). archives are name patterns of tar files with the same folders inside.
-    columns are those that Parquet files must have, each by its possible names: file names alone do not tell whose
-    they are.
+    folders are tried in order under the root; parts maps a part to the pattern of its files in the folder: `*`
+    stands for anything but a slash, `?` for one character, `{a,b}` for the first of several that is there. Every part but the optional
+    ones must be there. archives are name patterns (lower case) of archives with the same folders inside. columns
+    are those that Parquet and Arrow files must have, each by its possible names: file names alone do not tell
+    whose they are. num_files is how many files make up a part. rows are the rows of each split in the original
+    data, classes their number by class; where they are not known nothing is compared. tested says on which files
+    the reader was tried; unreadable why such files are found, named and refused. A format without folders reads files that are named one by one.
     """
 
-    form: str
+    name: str
     folders: Sequence[str]
     parts: Mapping[str, str]
+    read: Callable[[Any, Source], Iterator[tuple[str, "Rows"]]]
+    tested: Literal["real", "made"]
+    optional: Sequence[str] = ()
     archives: Sequence[str] = ()
     columns: Sequence[tuple[str, ...]] = ()
+    num_files: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    note: str = ""
+    unreadable: str = ""
 
-    def sources(self, root: Path) -> Iterator[Source]:
-        """What is there of the layout, complete or not, in every folder of the root and every archive."""
-        trees: list[tuple[Path, frozenset[str] | None]] = [(root, None)] if root.is_dir() else []
-        trees += [(path, member_names(path)) for path in _archives_under(root, self.archives)]
-        for path, names in trees:
-            for folder in self.folders:
-                patterns = {
-                    part: os.path.normpath(f"{folder}/{pattern}") for part, pattern in self.parts.items()
-                }
-                files = {part: _matching(path, names, pattern) for part, pattern in patterns.items()}
-                missing = tuple(patterns[part] for part in patterns if not files[part])
-                foreign = any(
-                    not has_columns(path / name, self.columns)
-                    for matched in files.values()
-                    for name in matched[:1]
-                    if name.endswith(".parquet")
-                )
-                if len(missing) < len(patterns) and not foreign:
-                    yield Source(self.form, path.resolve(), files, missing)
+    def sources(self, tree: FileTree) -> Iterator[Source]:
+        """What is there of the format in the tree, complete or not."""
+        seen: set[str] = set()
+        for pattern in self.folders:
+            for folder in tree.folders(pattern):
+                if folder not in seen:
+                    seen.add(folder)
+                    yield from self.found_in(tree, folder)
+
+    def wanted(self) -> list[str]:
+        """The files that must be there, below the root."""
+        folder = "." if "." in self.folders else min(self.folders, key=len)
+        return [_shown(folder, pattern) for part, pattern in self.parts.items() if part not in self.optional]
+
+    def found_in(self, tree: FileTree, folder: str) -> Iterator[Source]:
+        """What is there of the format in one folder of the tree."""
+        files: dict[str, tuple[str, ...]] = {}
+        missing = []
+        for part, pattern in self.parts.items():
+            files[part] = tree.match(folder, pattern)
+            if not files[part] and part not in self.optional:
+                missing.append(_shown(folder, pattern))
+        if not any(files.values()) or len(missing) == len(set(self.parts) - set(self.optional)):
+            return
+        if any(self._is_foreign(tree, names[0]) for names in files.values() if names):
+            return
+        if self.unreadable:
+            missing = [self.unreadable]
+        yield Source(self.name, tree.path.resolve(), files, tuple(missing), format=self, records=tree.records)
+
+    def _is_foreign(self, tree: FileTree, name: str) -> bool:
+        return bool(
+            self.columns
+            and isinstance(tree, FolderTree)
+            and name.endswith((".parquet", ".arrow"))
+            and not has_columns(tree.path / name, self.columns)
+        )
+
+    def check_files(self, source: Source) -> None:
+        """Raise DataError (or record, where partial data are allowed) when files of a set are missing."""
+        for part, wanted in self.num_files.items():
+            if len(source.files[part]) < wanted:
+                source.lacks(f"{source.path}: {len(source.files[part])} of {wanted} files {self.parts[part]}")
+        for names in source.files.values():
+            shards = [match for name in names if (match := _SHARD.fullmatch(name))]
+            if shards and len(shards) < int(shards[0][2]):
+                source.lacks(f"{source.path}: {len(shards)} of {int(shards[0][2])} files {shards[0][1]}-*")
 
 
-def _archives_under(root: Path, patterns: Sequence[str]) -> list[Path]:
-    candidates = [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []
-    return [
-        path for path in candidates if any(fnmatch(path.name, one) for one in patterns) and is_archive(path)
-    ]
+def _shown(folder: str, pattern: str) -> str:
+    first = next(alternatives(pattern))
+    return first if folder == "." else f"{folder}/{first}"
 
 
-def _matching(path: Path, names: frozenset[str] | None, pattern: str) -> tuple[str, ...]:
-    """Files below the folder path, or among an archive's names, that fit the pattern, sorted."""
-    if "*" not in pattern:
-        return (pattern,) if (pattern in names if names is not None else (path / pattern).is_file()) else ()
-    if names is None:
-        return tuple(sorted(str(found.relative_to(path)) for found in path.glob(pattern)))
-    return tuple(sorted(filter(_regex(pattern).fullmatch, names)))
+def trees(
+    root: Path, formats: Sequence[Format], records: Path | None, problems: dict[str, str]
+) -> Iterator[FileTree]:
+    """The root's folder, then the archives in it that bear a format's name; or the root itself, an archive.
 
-
-@lru_cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile("[^/]*".join(re.escape(piece) for piece in pattern.split("*")))
-
-
-def locate(task: str, root: Path, layouts: Sequence[Layout]) -> Source:
-    """The first layout of which every part is there.
-
-    Raises DataError that lists the sub-paths tried, and what is missing where only some parts were found.
+    Why an archive cannot be read is left in problems, by its path.
     """
-    if not root.exists():
-        raise DataError(f"root {root} does not exist; give the folder or archive that holds the {task} data")
-    incomplete: list[str] = []
-    for layout in layouts:
-        for source in layout.sources(root):
-            if not source.missing:
-                return source
-            incomplete += [source.place(pattern) for pattern in source.missing]
-    tried = [
-        os.path.normpath(f"{folder}/{next(iter(layout.parts.values()))}")
-        for layout in layouts
-        for folder in layout.folders
-    ]
-    tried += [archive for layout in layouts for archive in layout.archives]
-    found = f"; incomplete, missing: {', '.join(dict.fromkeys(incomplete))}" if incomplete else ""
-    raise DataError(f"no {task} data under {root}{found}; tried {', '.join(dict.fromkeys(tried))}")
+    if root.is_dir():
+        folder = FolderTree(root, records)
+        yield folder
+        patterns = {pattern for one in formats for pattern in one.archives}
+        archives = [
+            path
+            for path in (root / name for name in folder.listing(".")[1])
+            if any(fnmatch(path.name.lower(), pattern) for pattern in patterns) and is_archive(path)
+        ]
+    else:
+        archives = [root] if is_archive(root) else []
+    for path in archives:
+        try:
+            yield ArchiveTree(path, records)
+        except (DataError, OSError) as error:
+            problems[str(path)] = str(error)
 
 
-def _known_sha256(path: Path) -> str:
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    return file_sha256(path)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format]) -> Source:
+    """The source whose parts are these files; raises DataError for a file or a part that is not there."""
+    by_name = [one for one in formats if not one.folders]
+    if not by_name:
+        raise DataError(f"{task} is generated and reads no files; leave task.files out")
+    (chosen,) = by_name
+    unknown = sorted(files.keys() - chosen.parts.keys())
+    missing = [part for part in chosen.parts if part not in files and part not in chosen.optional]
+    if unknown or missing:
+        raise DataError(
+            f"task.files names {', '.join(files)}; {task} takes {', '.join(chosen.parts)}"
+            + (f", {', '.join(chosen.optional)} may be left out" if chosen.optional else "")
+        )
+    for part, path in files.items():
+        if not path.is_file():
+            raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise DataError(f"task.files names one file for two splits: {', '.join(map(str, files.values()))}")
+    absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
+    parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
+    return Source(chosen.name, Path("/"), parts, format=chosen)

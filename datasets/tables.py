@@ -1,4 +1,4 @@
-"""Rows of Parquet, Arrow and CSV files with named columns, as Hugging Face and Kaggle copies have them."""
+"""Rows of Parquet, Arrow, CSV and TSV files with named columns, as Hugging Face, Kaggle and S4 copies have them."""
 
 import csv
 import io
@@ -6,26 +6,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from numpy.typing import NDArray
 
+from proxytune.datasets.archives import seekable
 from proxytune.datasets.errors import DataError
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLE_SUFFIXES = (".parquet", ".arrow", *_DELIMITERS)
+# A text of Retrieval is longer than csv's limit of 128 KiB.
+csv.field_size_limit(1 << 28)
 
 
 def read_table(
     stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """(row number from 1, values) of the columns, each given by its possible names.
+    """(row number from 1, values) of the columns, each given by its possible names, whatever their case.
 
     place names the file in errors; its suffix says the kind. Raises DataError when a column is missing, or the
     file is damaged.
     """
-    if place.endswith(".csv"):
-        yield from _read_csv(stream, place, columns)
+    delimiter = _DELIMITERS.get(place[-4:].lower())
+    if delimiter is not None:
+        yield from _read_delimited(stream, place, columns, delimiter)
         return
     number = 0
     try:
-        for batch in _record_batches(stream, place):
+        for batch in _record_batches(seekable(stream), place):
             batch.validate(full=True)
             chosen = [
                 batch.column(_column(place, batch.schema.names, names)).to_pylist() for names in columns
@@ -37,6 +46,17 @@ def read_table(
                 yield number, values
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{place}: damaged ({str(error).splitlines()[0]})") from None
+
+
+def read_id_lists(
+    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
+) -> Iterator[tuple[int, tuple[NDArray[np.int64], ...], Any]]:
+    """(row number from 1, ids of each document, label) of a table whose last column is the label."""
+    for number, (*documents, label) in read_table(stream, place, columns):
+        try:
+            yield number, tuple(np.array(ids, np.int64) for ids in documents), label
+        except (ValueError, TypeError, OverflowError):
+            raise DataError(f"{place}, row {number}: ids are lists of integers") from None
 
 
 def _record_batches(stream: IO[bytes], place: str) -> Iterator[pa.RecordBatch]:
@@ -52,18 +72,23 @@ def _record_batches(stream: IO[bytes], place: str) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(stream)
 
 
-def _read_csv(
-    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
+def _read_delimited(
+    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]], delimiter: str
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    text = io.TextIOWrapper(stream, "utf-8", newline="")
-    reader = csv.reader(text, strict=True)
+    text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True, delimiter=delimiter)
     try:
         header = next(reader, [])
         chosen = [header.index(_column(place, header, names)) for names in columns]
+        blank = 0
         for number, row in enumerate(reader, 1):
-            if len(row) != len(header):
+            if not row:
+                blank = blank or reader.line_num
+                continue
+            if blank or len(row) != len(header):
                 raise DataError(
-                    f"{place}, line {reader.line_num}: {len(row)} columns, the header has {len(header)}"
+                    f"{place}, line {blank or reader.line_num}: "
+                    f"{0 if blank else len(row)} columns, the header has {len(header)}"
                 )
             yield number, tuple(row[index] for index in chosen)
     except (csv.Error, UnicodeDecodeError) as error:
@@ -73,16 +98,26 @@ def _read_csv(
 
 
 def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:
-    """Whether a Parquet file has all of them; a damaged file is left to its reader to name."""
+    """Whether a Parquet or Arrow file has all of them; a damaged file is left to its reader to name."""
     try:
-        present = pyarrow.parquet.read_schema(path).names
+        if path.suffix == ".parquet":
+            present = pyarrow.parquet.read_schema(path).names
+        else:
+            with open(path, "rb") as stream:
+                opened = pa.ipc.open_file if stream.read(6) == b"ARROW1" else pa.ipc.open_stream
+                stream.seek(0)
+                present = opened(stream).schema.names
     except (pa.ArrowException, OSError):
         return True
-    return all(any(name in present for name in names) for names in columns)
+    return all(_find(present, names) is not None for names in columns)
+
+
+def _find(present: Sequence[str], names: tuple[str, ...]) -> str | None:
+    return next((one for name in names for one in present if one.strip().lower() == name.lower()), None)
 
 
 def _column(place: str, present: Sequence[str], names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in present:
-            return name
-    raise DataError(f"{place}: no column {' or '.join(names)}; it has {', '.join(present)}")
+    found = _find(present, names)
+    if found is None:
+        raise DataError(f"{place}: no column {' or '.join(names)}; it has {', '.join(present)[:200]}")
+    return found

@@ -1,8 +1,8 @@
 """What a task is to a model (TaskInfo), and rows of examples on their way into the store (Rows)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Layout, Source, locate
+from proxytune.datasets.sources import Format, Source
 
 SPLITS = ("train", "validation", "test")
 PADDING_ID = 0
@@ -99,6 +99,28 @@ class Rows:
         )
 
 
+def in_blocks(
+    examples: Iterable[tuple[tuple[NDArray[np.integer], ...], int]], rows_per_block: int
+) -> Iterator[Rows]:
+    """The examples (documents, label) as Rows of so many."""
+    remaining = iter(examples)
+    while block := list(islice(remaining, rows_per_block)):
+        yield Rows.of([documents for documents, _ in block], [label for _, label in block])
+
+
+def whole_label(value: object) -> int:
+    """A class label written as an integer, an integral float or text of one; raises DataError for any other value."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"label {str(value)[:20]!r} is no number") from None
+    if not number.is_integer():
+        raise DataError(f"label {number} is no whole number")
+    if number < 0:
+        raise DataError(f"label {number:.0f} is negative")
+    return int(number)
+
+
 def padded_length(max_length: int) -> int:
     """The protocol's padded length: the next power of two (2,000 -> 2,048; 4,000 -> 4,096)."""
     return 1 << (max_length - 1).bit_length()
@@ -124,8 +146,8 @@ class Task(Protocol):
         ...
 
     @property
-    def layouts(self) -> Sequence[Layout]:
-        """Where the task's files may lie, most trusted first; empty where it is always generated."""
+    def formats(self) -> Sequence[Format]:
+        """The forms in which the task's files are read, most trusted first; empty where it is always generated."""
         ...
 
     @property
@@ -149,16 +171,3 @@ class Task(Protocol):
     def decode(self, ids: NDArray[np.integer]) -> str | NDArray[np.uint8]:
         """A document for people: its text, or its picture (height, width) in grey levels."""
         ...
-
-
-def find_source(task: Task, root: Path | None) -> Source:
-    """Where the task's data come from; raises DataError that names the paths tried, or what to give."""
-    if root is None:
-        if task.generator is None:
-            raise DataError(
-                f"{task.name} has no generator; give root, the folder or archive that holds its data"
-            )
-        return Source(f"generated ({task.generator})")
-    if not task.layouts:
-        raise DataError(f"{task.name} is generated and reads no files; leave root out (it is {root})")
-    return locate(task.name, root, task.layouts)

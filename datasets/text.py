@@ -1,55 +1,38 @@
 """Text (IMDB reviews, Maas et al. 2011): sentiment from bytes, 2 classes, byte b = token id b + 1.
 
 The Long Range Arena validates on the test set. Here 2,500 train reviews (half of each class, a fixed draw) are
-the validation split, so that a search never sees the test set; `validation="test"` is the official way.
+the validation split, so that a search never sees the test set; `validation="test"` is the official way. A copy
+with a validation split of its own keeps it. Reviews are put in order of their content before the draw, so that
+every form of the same reviews comes to the same splits.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.packed import MEGA, is_packed, packed_layouts, read_packed
+from proxytune.datasets.packed import MEGA, NPZ, S4_CACHE, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Layout, Source
-from proxytune.datasets.tables import read_table
-from proxytune.datasets.task import Rows, TaskInfo, padded_length
+from proxytune.datasets.shared_formats import NAMED, VALIDATION, hugging_face_formats
+from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.tables import TABLE_SUFFIXES, read_table
+from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length
 
 VOCAB_SIZE = 257
 NUM_VALIDATION = 2500
-_REVIEW = re.compile(r"(\d+)_\d+\.txt")
-_LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1}
+_LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
+_ROWS_PER_BLOCK = 1024
+_UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ)
 COLUMNS = (("text", "review"), ("label", "sentiment"))
-LAYOUTS = (
-    Layout(
-        ACL_IMDB,
-        ("aclImdb", ".", "imdb/aclImdb", "imdb"),
-        {
-            f"{split} {label}": f"{split}/{label}/*_*.txt"
-            for split in ("train", "test")
-            for label in ("neg", "pos")
-        },
-        archives=("aclImdb*",),
-    ),
-    Layout(
-        "Hugging Face Parquet",
-        ("imdb", "imdb/plain_text", "imdb/data", "plain_text", "data", "."),
-        {"train": "train*.parquet", "test": "test*.parquet"},
-        columns=COLUMNS,
-    ),
-    Layout("Arrow", ("imdb", "."), {"train": "*train.arrow", "test": "*test.arrow"}),
-    Layout(KAGGLE, (".", "imdb", "kaggle"), {"all": "IMDB Dataset.csv"}),
-    *packed_layouts("text", "imdb"),
-)
+_PARTS = ("train", "validation", "test")
 
 _Example = tuple[NDArray[np.integer], int]
+_Splits = dict[str, list[_Example]]
 
 
 def encode(text: bytes) -> NDArray[np.uint16]:
@@ -64,20 +47,20 @@ def decode(ids: NDArray[np.integer]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """IMDB reviews: aclImdb as folder or archive, Parquet, Arrow, the Kaggle CSV, or ready-made ids."""
+    """IMDB reviews: aclImdb as folder or archive, Parquet, Arrow, CSV, or ready-made ids."""
 
     max_length: int = 4000
     train_examples: int | None = None
     validation: Literal["train", "test"] = "train"
 
     name: ClassVar[str] = "text"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     num_generated: ClassVar[int] = 0
 
     @property
-    def layouts(self) -> Sequence[Layout]:
+    def formats(self) -> Sequence[Format]:
         """The original first, ready-made ids last."""
-        return LAYOUTS
+        return FORMATS
 
     @property
     def generator(self) -> str | None:
@@ -86,7 +69,7 @@ class Text:
 
     def info(self, form: str | None = None) -> TaskInfo:
         """Two classes over bytes."""
-        unknown = form == MEGA
+        unknown = form in _UNKNOWN_IDS
         return TaskInfo(
             name=self.name,
             vocab_size=512 if unknown else VOCAB_SIZE,
@@ -109,76 +92,165 @@ class Text:
         return decode(ids)
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
-        """Train in a fixed shuffled order (the files are sorted by class), then validation and test."""
-        train, test = self._official_splits(source)
-        held_out: list[_Example] = []
+        """Train in a fixed shuffled order, then validation and test."""
+        assert source.format is not None
+        yield from source.format.read(self, source)
+
+    def divide(self, source: Source, splits: _Splits) -> Iterator[tuple[str, Rows]]:
+        """The source's splits, in any order, as the task's."""
+        train, own, test = (sorted(splits.get(part, []), key=_order) for part in _PARTS)
+        source.counts.update({"train": len(train), "test": len(test)})
+        if own and list(map(_order, own)) == list(map(_order, test)):
+            own = []  # the official way: the validation split is the test split again
         random = np.random.default_rng(0)
-        if self.validation == "train":
-            kept: list[_Example] = []
-            for label in (0, 1):
-                same = [example for example in train if example[1] == label]
-                order = random.permutation(len(same))
-                num_held_out = min(NUM_VALIDATION // 2, len(same) // 10)
-                held_out += [same[index] for index in order[:num_held_out]]
-                kept += [same[index] for index in order[num_held_out:]]
-            train = kept
+        if own and self.validation == "train":
+            source.counts["validation"] = len(own)
+            source.notes["validation"] = f"the copy's own split of {len(own):,} reviews"
+        elif self.validation == "train":
+            train, own = _drawn(train, random)
+        else:
+            if own:
+                source.notes["left out"] = f"the copy's own validation split of {len(own):,} reviews"
+            own = test
         train = [train[index] for index in random.permutation(len(train))]
-        splits = {
-            "train": train,
-            "validation": held_out if self.validation == "train" else test,
-            "test": test,
-        }
-        for split, examples in splits.items():
+        for split, examples in zip(_PARTS, (train, own, test), strict=True):
             if not examples:
                 raise DataError(f"{source.path}: no reviews for the {split} split")
-            yield split, Rows.of([(ids,) for ids, _ in examples], [label for _, label in examples])
+            blocks = in_blocks((((ids,), label) for ids, label in examples), _ROWS_PER_BLOCK)
+            yield from ((split, rows) for rows in blocks)
 
-    def _official_splits(self, source: Source) -> tuple[list[_Example], list[_Example]]:
-        if source.form == ACL_IMDB:
-            return self._read_folder(source)
-        splits: dict[str, list[_Example]] = {"train": [], "validation": [], "test": []}
-        if is_packed(source):  # their validation split is the test split again
-            for split, rows in read_packed(source, num_documents=1, zeros_are_padding=True):
-                if not np.isin(rows.labels, (0, 1)).all():
-                    raise DataError(
-                        f"{source.path}: labels {rows.labels.min()} to {rows.labels.max()}, 0 and 1 expected"
-                    )
-                splits[split] += [(documents[0][: self.max_length], label) for documents, label in rows]
-        elif source.form == KAGGLE:
-            both = self._read_tables(source)["all"]
-            splits["train"], splits["test"] = both[: len(both) // 2], both[len(both) // 2 :]
-            source.notes["split"] = "the Kaggle file has none: first half train, second half test"
-        else:
-            splits |= self._read_tables(source)
-        return splits["train"], splits["test"]
 
-    def _read_folder(self, source: Source) -> tuple[list[_Example], list[_Example]]:
-        """Reviews in order of class and id, so that a folder and an archive give the same."""
-        found: dict[str, list[tuple[int, int, NDArray[np.integer]]]] = {"train": [], "test": []}
-        for part, name, stream in source.open():
-            split, label = part.split()
-            review = _REVIEW.fullmatch(PurePosixPath(name).name)
-            if review is None:
-                continue
-            ids = encode(stream.read(self.max_length))
-            if not len(ids):
-                raise DataError(f"{source.place(name)}: empty review")
-            found[split].append((_LABELS[label], int(review[1]), ids))
-        train, test = (
-            [(ids, label) for label, _, ids in sorted(found[split], key=lambda one: one[:2])]
-            for split in ("train", "test")
-        )
-        return train, test
+def _order(example: _Example) -> tuple[int, bytes]:
+    ids, label = example
+    return label, ids.astype(">u2").tobytes()
 
-    def _read_tables(self, source: Source) -> dict[str, list[_Example]]:
-        examples: dict[str, list[_Example]] = {part: [] for part in source.files}
-        for part, name, stream in source.open():
-            place = source.place(name)
-            for number, (text, label) in read_table(stream, place, COLUMNS):
-                if str(label) not in _LABELS:
-                    raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
-                ids = encode(str(text).encode()[: self.max_length])
-                if not len(ids):
-                    raise DataError(f"{place}, row {number}: empty review")
-                examples[part].append((ids, _LABELS[str(label)]))
-        return examples
+
+def _drawn(train: list[_Example], random: np.random.Generator) -> tuple[list[_Example], list[_Example]]:
+    """What stays in train, and the validation split drawn from it."""
+    kept: list[_Example] = []
+    held_out: list[_Example] = []
+    for label in (0, 1):
+        same = [example for example in train if example[1] == label]
+        order = random.permutation(len(same))
+        num_held_out = min(NUM_VALIDATION // 2, len(same) // 10)
+        held_out += [same[index] for index in order[:num_held_out]]
+        kept += [same[index] for index in order[num_held_out:]]
+    return kept, held_out
+
+
+def _of_splits(read: Callable[[Source], _Splits]) -> Callable[[Text, Source], Iterator[tuple[str, Rows]]]:
+    return lambda task, source: task.divide(source, read(source))
+
+
+def _read_folder(source: Source) -> _Splits:
+    splits: _Splits = {}
+    for part, name, stream in source.open():
+        split, label = part.split()
+        ids = encode(stream.read())
+        if not len(ids):
+            raise DataError(f"{source.place(name)}: empty review")
+        splits.setdefault(split, []).append((ids, _LABELS[label]))
+    return splits
+
+
+def _read_files(source: Source) -> _Splits:
+    splits: _Splits = {}
+    for part, name, stream in source.open():
+        splits.setdefault(part, []).extend(_examples(stream, source.place(name)))
+    return splits
+
+
+def _examples(stream: IO[bytes], place: str) -> Iterator[_Example]:
+    if not place.lower().endswith(TABLE_SUFFIXES):
+        for number, ((ids,), label) in enumerate(read_ids(stream, place, PACKING)):
+            if label > 1:
+                raise DataError(f"{place}, example {number}: label {label}, 0 and 1 are expected")
+            yield ids, label
+        return
+    for number, (text, label) in read_table(stream, place, COLUMNS):
+        if str(label).lower() not in _LABELS:
+            raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
+        ids = encode(str(text).encode())
+        if not len(ids):
+            raise DataError(f"{place}, row {number}: empty review")
+        yield ids, _LABELS[str(label).lower()]
+
+
+def _read_kaggle(source: Source) -> _Splits:
+    (both,) = _read_files(source).values()
+    source.notes["split"] = "the Kaggle file has none: first half train, second half test"
+    return {"train": both[: len(both) // 2], "test": both[len(both) // 2 :]}
+
+
+def _divided(task: Text, source: Source, blocks: Iterator[tuple[str, Rows]]) -> Iterator[tuple[str, Rows]]:
+    splits: _Splits = {}
+    for split, rows in blocks:
+        if rows.labels.max(initial=0) > 1:
+            raise DataError(f"{source.path}: labels up to {rows.labels.max()}, 0 and 1 are expected")
+        splits.setdefault(split, []).extend((documents[0], label) for documents, label in rows)
+    return task.divide(source, splits)
+
+
+PACKING = Packing()
+OFFICIAL_ROWS = {"train": 25_000, "test": 25_000}
+_OFFICIAL: dict[str, Any] = {
+    "rows": OFFICIAL_ROWS,
+    "classes": {"train": (12_500, 12_500), "test": (12_500, 12_500)},
+}
+_TABLE: dict[str, Any] = {**_OFFICIAL, "tested": "made", "columns": COLUMNS}
+FORMATS = (
+    Format(
+        name=ACL_IMDB,
+        folders=("aclImdb", ".", "*/aclImdb", "imdb", "*/imdb", "*/*/aclImdb"),
+        parts={
+            f"{split} {label}": f"{folder}/{label}/*.txt"
+            for split, folder in (("train", "train"), ("validation", VALIDATION), ("test", "test"))
+            for label in ("neg", "pos")
+        },
+        optional=("validation neg", "validation pos"),
+        archives=("aclimdb*", "imdb*"),
+        read=_of_splits(_read_folder),
+        tested="real",
+        note="`train/unsup` is skipped; a `val` folder is used as the validation split.",
+        **_OFFICIAL,
+    ),
+    *hugging_face_formats(("imdb",), optional=("validation",), read=_of_splits(_read_files), **_TABLE),
+    Format(
+        name="CSV files",
+        folders=("imdb", ".", "data/imdb", "text"),
+        parts={
+            part: f"{split}.csv" for part, split in zip(_PARTS, ("train", VALIDATION, "test"), strict=True)
+        },
+        optional=("validation",),
+        read=_of_splits(_read_files),
+        tested="made",
+        **_OFFICIAL,
+    ),
+    Format(
+        name=KAGGLE,
+        folders=(".", "imdb", "kaggle", "data"),
+        parts={"all": "{IMDB Dataset,IMDB_Dataset,IMDB-Dataset}.csv"},
+        archives=("archive.zip", "imdb*", "*imdb-dataset*"),
+        read=_of_splits(_read_kaggle),
+        tested="made",
+        note="One file without a split: the first half is train, the second test.",
+        rows=OFFICIAL_ROWS,
+    ),
+    *packed_formats(
+        PACKING,
+        pickle_name="text",
+        folder_names=("imdb", "text"),
+        rows=OFFICIAL_ROWS,
+        s4_columns=(("input_ids",), ("label",)),
+        adapt=_divided,
+    ),
+    Format(
+        name=NAMED,
+        folders=(),
+        parts=dict.fromkeys(_PARTS, "*.{csv,tsv,parquet,arrow,pickle,npz}"),
+        optional=("validation",),
+        read=_of_splits(_read_files),
+        tested="made",
+        **_OFFICIAL,
+    ),
+)

@@ -4,37 +4,54 @@ import logging
 import os
 import sys
 import warnings
+from importlib import import_module
+from typing import cast
 
 import click
 
 from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
-from proxytune.tuning.commands.bench import bench
-from proxytune.tuning.commands.compare import compare
-from proxytune.tuning.commands.confirm import confirm
-from proxytune.tuning.commands.data import data
-from proxytune.tuning.commands.doctor import doctor
-from proxytune.tuning.commands.jobs import logs, status, submit
 from proxytune.tuning.commands.options import err
-from proxytune.tuning.commands.serve import serve
-from proxytune.tuning.commands.steer import enqueue, extend, pause, resume, stop
-from proxytune.tuning.commands.study import check, run, show, trials
-from proxytune.tuning.commands.track import report, track
-from proxytune.tuning.commands.ui import ui
-from proxytune.tuning.commands.winner import evaluate, export, predict, train, verify
 from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
+
+VERBS = {
+    "data": ("data",),
+    "study": ("check", "run", "show", "trials"),
+    "steer": ("enqueue", "extend", "stop", "pause", "resume"),
+    "jobs": ("submit", "status", "logs"),
+    "confirm": ("confirm",),
+    "compare": ("compare",),
+    "winner": ("export", "verify", "train", "evaluate", "predict"),
+    "track": ("report", "track"),
+    "ui": ("ui",),
+    "serve": ("serve",),
+    "doctor": ("doctor",),
+    "bench": ("bench",),
+}
+"""The verbs of each module of commands/, in the order of --help."""
 
 
 class Verbs(click.Group):
-    """The exit codes: 0 done, 1 failed, 2 wrong input, 3 held by another driver, 5 storage, 75 interrupted, goes on."""
+    """The exit codes: 0 done, 1 failed, 2 wrong input, 3 held by another driver, 5 storage, 75 interrupted, goes on.
+
+    A verb's module is imported when the verb is used: most verbs load torch, Ray or MLflow.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [verb for verbs in VERBS.values() for verb in verbs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for module, verbs in VERBS.items():
+            if cmd_name in verbs:
+                loaded = import_module(f"proxytune.tuning.commands.{module}")
+                return cast("click.Command", getattr(loaded, cmd_name))
+        return None
 
 
-@click.group(cls=Verbs, epilog="Exit codes: " + (Verbs.__doc__ or "").partition(": ")[2])
+@click.group(cls=Verbs, epilog="Exit codes: " + (Verbs.__doc__ or "").partition("\n")[0].partition(": ")[2])
 @click.version_option(package_name="proxytune")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Search the hyperparameters of Proxyformer and its peers on the Long Range Arena.
 
     \b
@@ -46,10 +63,11 @@ def cli() -> None:
     proxytune verify winner                      is it what was exported
     proxytune ui                                 browse in MLflow
     """
-    # Optuna says in a log line what our table shows; experimental parts are chosen with care.
-    import optuna
+    if ctx.invoked_subcommand != "data":  # which needs no Optuna
+        # Optuna says in a log line what our table shows; experimental parts are chosen with care.
+        import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     logging.getLogger("ray").setLevel(logging.ERROR)
 
@@ -81,34 +99,3 @@ def main() -> None:
     except OSError as error:  # a full or read-only disk, wherever it was met
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
         sys.exit(StorageError.exit_code)
-
-
-for verb in (
-    data,
-    check,
-    run,
-    show,
-    trials,
-    enqueue,
-    extend,
-    stop,
-    pause,
-    resume,
-    submit,
-    status,
-    logs,
-    confirm,
-    compare,
-    export,
-    verify,
-    train,
-    evaluate,
-    predict,
-    report,
-    track,
-    ui,
-    serve,
-    doctor,
-    bench,
-):
-    cli.add_command(verb)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from proxytune.datasets import DataError, prepare
-from proxytune.datasets.image import grey
+from proxytune.datasets.pictures import grey
 
 NUM_IMAGES = 20  # a batch
 
@@ -125,7 +125,7 @@ def test_black_may_be_a_pixel_of_its_own(tmp_path):
     [
         ("data_batch_3.bin", b"", "0 bytes are no whole number"),
         ("data_batch_3.bin", bytes(3072), "3072 bytes are no whole number"),
-        ("test_batch.bin", bytes([11]) + bytes(3072), "labels 11 to 11"),
+        ("test_batch.bin", bytes([11]) + bytes(3072), "label 11 in row 0 of test"),
     ],
 )
 def test_bad_binary_files_are_named(name, bad, message, tmp_path):

@@ -49,9 +49,11 @@ def test_incomplete_and_damaged_sources_are_listed(tmp_path):
     (tmp_path / "listops-1000").mkdir()
     (tmp_path / "listops-1000/basic_train.tsv").write_text("")
     (tmp_path / "aclImdb_v1.tar.gz").write_bytes(b"\x1f\x8b" + os.urandom(100))
-    findings = {finding.task: finding for finding in find_sources(tmp_path)}
-    assert findings["listops"].missing == ("listops-1000/basic_val.tsv", "listops-1000/basic_test.tsv")
-    assert "truncated, damaged" in findings["text"].missing[0]
+    listops, damaged = find_sources(tmp_path)
+    assert (listops.task, listops.status) == ("listops", "incomplete")
+    assert listops.missing == ("listops-1000/basic_validation.tsv", "listops-1000/basic_test.tsv")
+    assert (damaged.status, damaged.place) == ("unreadable", str(tmp_path / "aclImdb_v1.tar.gz"))
+    assert "truncated, damaged" in damaged.missing[0]
     with pytest.raises(DataError, match="does not exist"):
         find_sources(tmp_path / "nowhere")
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from proxytune.datasets import DataError, prepare
-from proxytune.datasets.pathfinder import fixed_draw, read_metadata
-from proxytune.datasets.pathfinder_generator import draw, draw_chunk, settings
+from proxytune.datasets.pathfinder_canvas import settings
+from proxytune.datasets.pathfinder_formats import fixed_draw, read_metadata
+from proxytune.datasets.pathfinder_generator import draw, draw_chunk
 
 NUM_FILES, NUM_IMAGES = 4, 15  # metadata files, images each
 
@@ -104,7 +105,7 @@ def damage_png(folder):
         (lambda f: (f / "imgs/2/sample_3.png").unlink(), r"imgs/2/sample_3\.png is missing"),
         (
             lambda f: Image.new("L", (64, 64)).save(f / "imgs/2/sample_3.png"),
-            "64 x 64 pixels, 32 x 32 expected",
+            "64 x 64 pixels, 32 x 32 are expected",
         ),
         (
             lambda f: (f / "metadata/2.npy").write_text(line(2, 0) + "\n" + line(2, 0)),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.datasets import DataError, prepare
-from proxytune.datasets.retrieval import Retrieval
+from proxytune.datasets.retrieval import FORMATS, Retrieval, _pairs
 from proxytune.datasets.sources import Source
 from proxytune.datasets.text import decode
 
@@ -77,15 +77,17 @@ def test_ids_with_texts_beside(tmp_path):
 @pytest.mark.parametrize(
     ("line", "options", "message"),
     [
-        ("nan\ta\tb\tb'1'\tb'2'", {}, "label b'nan' is neither 0 nor 1"),
-        ("0.5\ta\tb\tb'1'\tb'2'", {}, "neither 0 nor 1"),
-        ("\ta\tb\tb'1'\tb'2'", {}, "neither 0 nor 1"),
+        ("nan\ta\tb\tb'1'\tb'2'", {}, "label nan is no whole number"),
+        ("0.5\ta\tb\tb'1'\tb'2'", {}, "label 0.5 is no whole number"),
+        ("\ta\tb\tb'1'\tb'2'", {}, "label '' is no number"),
+        ("2\ta\tb\tb'1'\tb'2'", {}, "label 2 is neither 0 nor 1"),
+        ("-1\ta\tb\tb'1'\tb'2'", {}, "label -1 is negative"),
         ("1.0\ta\tb\tb'1'", {}, "4 columns, an AAN row has 5"),
         ("1.0\ta\tb\tb'1'\tb'2'\t", {}, "6 columns"),
         ("1.0\ta\tb\tb'1'\t", {}, "an empty document"),
         ("1.0\ta\tb\tb'1'\ttext", {"documents": "decoded"}, "is no bytes literal"),
         ("1.0\ta\tb\tb'1'\t__import__('os')", {"documents": "decoded"}, "is no bytes literal"),
-        ("1.0\ta\tb\tb'1'\tb'open", {"documents": "decoded"}, "is no bytes literal"),
+        ("1.0\ta\tb\tb'1'\tb'open", {}, "does not end as one; it was cut"),
         ("1.0\ta\tb\tb''\tb'2'", {"documents": "decoded"}, "an empty document"),
     ],
 )
@@ -104,7 +106,7 @@ def test_any_bytes_survive_as_literal_and_decoded(pairs):
     lines = b"".join(f"{float(label)}\tx\ty\t{one!r}\t{two!r}\r\n".encode() for one, two, label in pairs)
     for kind in ("literal", "decoded"):
         task = Retrieval(documents=kind)
-        read = list(task._pairs(io.BytesIO(lines), "f.tsv", None))
+        read = list(_pairs(task, Source("AAN TSV"), io.BytesIO(lines), "f.tsv"))
         for ((first, second), read_label), (one, two, label) in zip(read, pairs, strict=True):
             wanted = (one, two) if kind == "decoded" else (repr(one).encode(), repr(two).encode())
             assert ((first - 1).astype("u1").tobytes(), (second - 1).astype("u1").tobytes()) == wanted
@@ -127,6 +129,7 @@ def test_texts_are_streamed(tmp_path):
             s: (f"new_aan_pairs.{n}.tsv",)
             for s, n in (("train", "train"), ("validation", "eval"), ("test", "test"))
         },
+        format=FORMATS[0],
     )
     tracemalloc.start()
     total = sum(len(rows) for _, rows in Retrieval().read(source, map))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.datasets import DataError, prepare
-from proxytune.datasets.task import find_source
+from proxytune.datasets.locating import find_source
 from proxytune.datasets.text import Text, decode, encode
 
 

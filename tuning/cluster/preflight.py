@@ -212,7 +212,7 @@ def _try_store(url: str) -> tuple[str, str]:
 def _look_for_data(spec: StudySpec) -> dict[str, Any]:
     task, cache = spec.task, cache_folder()
     try:
-        folder = prepared_folder(task.name, root=task.root, cache=cache, **task.options)
+        folder = prepared_folder(task.name, **task.source, cache=cache, **task.options)
         if folder.exists():
             return {"data": (OK, f"prepared in {folder}"), "fingerprint": open_prepared(folder).fingerprint}
         cache.mkdir(parents=True, exist_ok=True)
@@ -224,8 +224,7 @@ def _look_for_data(spec: StudySpec) -> dict[str, Any]:
     except OSError as error:
         text = f"{cache} cannot be written: {error.strerror}; set PROXYTUNE_CACHE to a folder that can"
         return {"data": (RED, text), "fingerprint": None}
-    source = f"from {task.root}" if task.root else "by its generator"
-    text = f"not prepared yet; will be, {source}, before the first trial there"
+    text = f"not prepared yet; will be, {task.described_source()}, before the first trial there"
     return {"data": (OK, text), "fingerprint": None}
 
 

@@ -64,7 +64,8 @@ def confirm(
     proxytune confirm listops --top 3 --seeds 8 --json
     """
     from proxytune.tuning.confirm.confirm import confirm_study
-    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.run.data_progress import data_progress
+    from proxytune.tuning.run.progress import Watch
     from proxytune.tuning.store.steering import terminal_user
     from proxytune.tuning.store.study import open_study
     from proxytune.tuning.trial.data import prepare_task

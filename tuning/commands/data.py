@@ -1,16 +1,34 @@
 """`proxytune data`: the tasks' data on this machine."""
 
+import functools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
-from proxytune.datasets import TASKS, PreparedTask, find_sources, inspect
+from proxytune.datasets import TASKS, DataError, Finding, PreparedTask, find_sources, inspect
+from proxytune.datasets.errors import printable
 from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.datasets.prepare import make_task
+from proxytune.datasets.task import SPLITS
 from proxytune.tuning.commands.options import err, json_option, out, print_json
+from proxytune.tuning.trial.data import cache_folder
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FLAGS = {
+    "task.files": "--option SPLIT=FILE (task.files)",
+    "set task.partial: true": "add --allow-partial (task.partial: true)",
+}
+"""What the library's keys are on the command line."""
 
 
 @click.group()
@@ -26,22 +44,74 @@ options_option = click.option(
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="An option of the task, e.g. max_length=1000.",
+    help="An option of the task, e.g. max_length=1000; or the file of a split, e.g. train=FILE.",
+)
+partial_option = click.option(
+    "--allow-partial",
+    is_flag=True,
+    help="Use data in which something is missing; what is missing is recorded.",
 )
 
 
+def reported(command: Callable[P, R]) -> Callable[..., R]:
+    """Give a verb --verbose: a refusal is short, and lists what was tried only when asked to. SIGTERM is as SIGINT."""
+
+    @click.option("--verbose", is_flag=True, help="List the places that were tried, where nothing was found.")
+    @functools.wraps(command)
+    def run(*args: Any, verbose: bool, **kwargs: Any) -> R:
+        try:
+            with _interrupted_by_sigterm():
+                return command(*args, **kwargs)
+        except DataError as error:
+            message = str(error)
+            for key, flag in FLAGS.items():
+                message = message.replace(key, flag)
+            more = [error.details] if verbose and error.details else []
+            raise DataError(*message.splitlines(), *more) from None
+
+    return run
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _prepared(
-    task: str, root: Path | None, options: tuple[str, ...], verb: str, mapper: Mapper = process_map
+    task: str,
+    root: Path | None,
+    options: tuple[str, ...],
+    allow_partial: bool,
+    verb: str,
+    mapper: Mapper = process_map,
 ) -> PreparedTask:
-    from proxytune.tuning.run.progress import data_progress
-    from proxytune.tuning.spec.trial_spec import Task
+    from proxytune.tuning.run.data_progress import data_progress
+    from proxytune.tuning.spec.task import Task
     from proxytune.tuning.spec.validation import validated
     from proxytune.tuning.spec.yaml_file import override
     from proxytune.tuning.trial.data import prepare_task
 
-    values = override({"name": task, "root": root}, options)
+    # `validation` is also an option of text, whose values are words; a file's name has a dot or a slash.
+    files = {
+        key: Path(value)
+        for key, _, value in (option.partition("=") for option in options)
+        if key in SPLITS and not (key == "validation" and value in ("train", "test"))
+    }
+    others = [option for option in options if option.partition("=")[0] not in files]
+    values: dict[str, Any] = {"name": task, "root": root, "files": files or None, "partial": allow_partial}
     with data_progress(err, task) as report:
-        return prepare_task(validated(Task, values, verb), report, mapper)
+        return prepare_task(validated(Task, override(values, others), verb), report, mapper)
 
 
 @data.command("list")
@@ -49,33 +119,48 @@ def _prepared(
     "--root", type=click.Path(path_type=Path), required=True, help="Folder or archive to look through."
 )
 @json_option
+@reported
 def data_list(root: Path, as_json: bool) -> None:
     """Show which tasks' data lie under a root, in which form, and what is missing.
+
+    `ready` is prepared and verified; of `found` all files are there, and `prepare` checks their rows.
 
     \b
     proxytune data list --root ~/data
     """
-    findings = find_sources(root)
+    findings = find_sources(root, cache_folder())
     generated = [name for name in TASKS if make_task(name).generator is not None]
     if as_json:
         print_json({"found": [asdict(finding) for finding in findings], "generated": generated})
         return
-    table = Table("task", "form", "place", "files", "missing", box=None)
-    for finding in findings:
-        missing = ", ".join(finding.missing) or "-"
-        form = f"{finding.form} ({finding.options})" if finding.options else finding.form
-        cells = (finding.task, form, finding.place, f"{finding.num_files:,}", missing)
-        table.add_row(*map(escape, cells))
-    out.print(table)
+    out.print(_table(findings))
     without = [name for name in TASKS if name not in {finding.task for finding in findings}]
     out.print(f"nothing found for: {', '.join(without) or '-'}", highlight=False)
     out.print(f"generated without a root: {', '.join(generated)}", highlight=False)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("task", "form", "place", "files", "status", "missing", box=None)
+    for finding in findings:
+        missing = ", ".join(finding.missing[:3]) + (" ..." if len(finding.missing) > 3 else "")
+        form = f"{finding.form} ({finding.options})" if finding.options else finding.form
+        cells = (
+            finding.task or "-",
+            form,
+            finding.place,
+            f"{finding.num_files:,}",
+            finding.status,
+            missing or "-",
+        )
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
 
 
 @data.command("inspect")
 @click.argument("task")
 @root_option
 @options_option
+@partial_option
 @click.option("--examples", "num_examples", default=6, show_default=True, help="How many to decode.")
 @click.option(
     "--out",
@@ -84,10 +169,12 @@ def data_list(root: Path, as_json: bool) -> None:
     help="Where the PNG files go; by default beside the prepared data.",
 )
 @json_option
+@reported
 def data_inspect(
     task: str,
     root: Path | None,
     options: tuple[str, ...],
+    allow_partial: bool,
     num_examples: int,
     folder: Path | None,
     as_json: bool,
@@ -98,7 +185,7 @@ def data_inspect(
     proxytune data inspect listops-mini
     proxytune data inspect pathfinder --option train_examples=100 --out look
     """
-    prepared = _prepared(task, root, options, "data inspect")
+    prepared = _prepared(task, root, options, allow_partial, "data inspect")
     seen = inspect(prepared, folder or prepared.folder / "inspection", num_examples=num_examples)
     if as_json:
         print_json(asdict(seen))
@@ -106,8 +193,7 @@ def data_inspect(
     for label, documents in seen.examples:
         for document in documents:
             text = " ".join(document.split())
-            shown = text if len(text) <= 160 else f"{text[:157]}..."
-            out.print(f"class {label}: {shown}", highlight=False, markup=False)
+            _say(f"class {label}", text if len(text) <= 160 else f"{text[:157]}...")
     facts = {
         "fingerprint": seen.fingerprint,
         "rows": seen.rows,
@@ -118,21 +204,35 @@ def data_inspect(
         **seen.conventions,
     }
     for key, value in facts.items():
-        out.print(f"{key}: {value}", highlight=False, markup=False)
+        _say(key, value)
+
+
+def _say(key: str, value: object) -> None:
+    out.print(printable(f"{key}: {value}"), highlight=False, markup=False)
 
 
 @data.command("prepare")
 @click.argument("task")
 @root_option
 @options_option
+@partial_option
 @click.option("--on-ray", is_flag=True, help="Generate as Ray tasks instead of processes of this machine.")
 @json_option
-def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray: bool, as_json: bool) -> None:
+@reported
+def data_prepare(
+    task: str,
+    root: Path | None,
+    options: tuple[str, ...],
+    allow_partial: bool,
+    on_ray: bool,
+    as_json: bool,
+) -> None:
     """Find or generate TASK's data and convert it once for all studies of this machine.
 
     \b
     proxytune data prepare listops
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
+    proxytune data prepare listops --option train=a.tsv --option validation=b.tsv --option test=c.tsv
     """
     if on_ray:
         from proxytune.tuning.cluster.session import ray_session
@@ -140,9 +240,9 @@ def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray:
         with ray_session():
             from proxytune.tuning.cluster.ray_map import ray_map
 
-            prepared = _prepared(task, root, options, "data prepare", ray_map)
+            prepared = _prepared(task, root, options, allow_partial, "data prepare", ray_map)
     else:
-        prepared = _prepared(task, root, options, "data prepare")
+        prepared = _prepared(task, root, options, allow_partial, "data prepare")
     facts = {
         "task": prepared.info.name,
         "folder": str(prepared.folder),
@@ -157,4 +257,7 @@ def data_prepare(task: str, root: Path | None, options: tuple[str, ...], on_ray:
         print_json(facts)
         return
     for key, value in facts.items():
-        out.print(f"{key}: {value}", highlight=False, markup=False)
+        if key != "conventions":
+            _say(key, value)
+    for key, value in prepared.info.conventions.items():
+        _say(key, value)

@@ -10,8 +10,6 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from rich.console import Console
 
-from proxytune.tuning.spec.study_spec import read_study
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -57,6 +55,8 @@ def with_study_file(command: Callable[P, R]) -> Callable[..., R]:
     def resolved(
         *args: Any, study: str, assignments: tuple[str, ...], storage: Path | None, **rest: Any
     ) -> R:
+        from proxytune.tuning.spec.study_spec import read_study
+
         spec = read_study(
             study, (*assignments, *([f"storage={json.dumps(str(storage))}"] if storage else []))
         )

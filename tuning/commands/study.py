@@ -76,8 +76,9 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
     proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
+    from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.run.driver import run_study
-    from proxytune.tuning.run.progress import Watch, data_progress
+    from proxytune.tuning.run.progress import Watch
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import num_waiting
     from proxytune.tuning.trial.data import prepare_task

@@ -11,7 +11,7 @@ from proxytune.models.training import Trainer
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.export.export import evaluation_mark
 from proxytune.tuning.predict.exported import Exported
-from proxytune.tuning.run.progress import data_progress
+from proxytune.tuning.run.data_progress import data_progress
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import trial_device
 from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets import DataError, listops, text
-from proxytune.datasets.image import shifted
+from proxytune.datasets.pictures import shifted
 from proxytune.datasets.prepare import make_task
 from proxytune.datasets.task import PADDING_ID
 from proxytune.models.config import ModelConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.run.progress import data_progress
+from proxytune.tuning.run.data_progress import data_progress
 from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.validation import validated

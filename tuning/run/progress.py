@@ -2,12 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,15 +15,6 @@ from proxytune.tuning.tracking.shipper import Shipper
 
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 15.0
-
-
-@contextmanager
-def data_progress(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for preparing a task's data; call what it yields with (rows done, rows in all or 0)."""
-    columns = (TextColumn(f"preparing {name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(name, total=None, visible=False)
-        yield lambda done, total: progress.update(bar, completed=done, total=total or None, visible=True)
 
 
 class Watch:

@@ -31,6 +31,8 @@ NO_MATTER = {
     "training.micro_batch_size",
     "training.compile",
     "task.root",
+    "task.files",
+    "task.partial",
 }
 """Keys that may differ without making values incomparable."""
 

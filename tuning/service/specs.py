@@ -106,8 +106,9 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
         spec = parse_study(values, where="study")
     except ArithmeticError as error:  # a number too large for a float, somewhere
         raise InputError(f"study: a number is out of range: {error}") from None
-    if "task.root" in spec.search.space:
-        raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
+    for key in ("task.root", "task.files"):
+        if any(name == key or name.startswith(f"{key}.") for name in spec.search.space):
+            raise InputError(f"study: search.space: {key} cannot be searched; name one in {key}")
     if spec.name in RESERVED or spec.name.endswith(SUFFIX):
         raise InputError(
             f"study: name: {spec.name} is what proxytune itself calls something; take another name"
@@ -116,7 +117,9 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     if earlier is not None and not NAME.fullmatch(earlier.study):
         raise InputError(f"study: search.warm_start.study: {earlier.study!r} is no study's name")
     if spec.task.root is not None:
-        _confine(spec.task.root, settings.roots)
+        _confine("task.root", spec.task.root, settings.roots)
+    for split, path in (spec.task.files or {}).items():
+        _confine(f"task.files.{split}", path, settings.roots)
     return spec
 
 
@@ -132,7 +135,7 @@ def _named(values: Any, key: str) -> Any:
     return values if isinstance(values, str | None) else str(values)
 
 
-def _confine(root: Path, roots: tuple[Path, ...]) -> None:
+def _confine(key: str, root: Path, roots: tuple[Path, ...]) -> None:
     """Refuse data outside the configured roots, whichever way a link or `..` leads there.
 
     Raises:
@@ -141,7 +144,7 @@ def _confine(root: Path, roots: tuple[Path, ...]) -> None:
     try:
         real = Path(os.path.realpath(root))
     except (OSError, ValueError) as error:
-        raise InputError(f"study: task.root: {error}") from None
+        raise InputError(f"study: {key}: {error}") from None
     if not any(real.is_relative_to(os.path.realpath(allowed)) for allowed in roots):
         known = ", ".join(map(str, roots)) or "none was configured (--root); leave it out for generated data"
-        raise InputError(f"study: task.root: {root} is not under a root of this server: {known}")
+        raise InputError(f"study: {key}: {root} is not under a root of this server: {known}")

@@ -18,9 +18,10 @@ def check_same(known: StudySpec, wanted: StudySpec) -> None:
     """
     stored, new = (json.loads(spec.model_dump_json()) for spec in (known, wanted))
     for spec in (stored, new):
-        spec["task"] = spec["task"] | {
-            "root": None
-        }  # data may move; its fingerprint tells whether it changed
+        # Data may move; their fingerprint tells whether they changed.
+        spec["task"] = {
+            key: value for key, value in spec["task"].items() if key not in ("root", "files", "partial")
+        }
         for section in MAY_DIFFER:
             spec.pop(section, None)
     for search in (stored["search"], new["search"]):

@@ -6,11 +6,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from proxytune.datasets import DataError, TaskInfo, task_info
+from proxytune.datasets import DataError, TaskInfo
 from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig
+from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
@@ -19,29 +20,6 @@ FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
 TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | {"seed"}
-
-
-class Task(BaseModel):
-    """Which data: the task, where it lies, and the task's own options (max_length, train_examples, ...)."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-    root: Path | None = None  # the folder or archive with the data; none: generated where a generator exists
-
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, root: Path | None) -> Path | None:
-        return None if root is None else root.expanduser().absolute()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keywords of `proxytune.datasets.prepare` beside name and root."""
-        return dict(self.model_extra or {})
-
-    def info(self) -> TaskInfo:
-        """What the task is to a model; DataError for an unknown task or option."""
-        return task_info(self.name, **self.options)
 
 
 class Resources(Section):

@@ -350,12 +350,16 @@ def dataset_input(event: Event) -> DatasetInput | None:
     fingerprint = facts.get("data_fingerprint")
     if not fingerprint:
         return None
-    root = task.get("root")
-    source = {"uri": str(root)} if root else {"generator": f"proxytune.datasets.{task.get('name')}"}
+    places = [task["root"]] if task.get("root") else list((task.get("files") or {}).values())
+    source = (
+        {"uri": ", ".join(map(str, places))}
+        if places
+        else {"generator": f"proxytune.datasets.{task.get('name')}"}
+    )
     dataset = Dataset(
         name=str(task.get("name")),
         digest=str(fingerprint)[:36],  # MLflow's limit
-        source_type="local" if root else "code",
+        source_type="local" if places else "code",
         source=json.dumps(source),
         profile=json.dumps(
             {"task": task, "conventions": facts.get("conventions", {}), "fingerprint": fingerprint}

@@ -1,12 +1,13 @@
 """The task's data on this machine: prepared once in a cache that all studies and trials share."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from proxytune.datasets import PreparedTask, prepare
+from proxytune.datasets import DataError, PreparedTask, prepare
 from proxytune.datasets.parallel import Mapper, process_map
-from proxytune.tuning.spec.trial_spec import Task
+from proxytune.tuning.spec.task import Task
 
 Progress = Callable[[int, int], None]
 
@@ -22,8 +23,14 @@ def prepare_task(task: Task, progress: Progress | None = None, mapper: Mapper = 
     `mapper` spreads a generator's work: over this machine's cores, or (ray_map) over a cluster's.
 
     Raises:
-        DataError: the data is missing or damaged, with the paths that were tried.
+        DataError: the data is missing, incomplete or damaged, or the cache folder cannot be written.
     """
-    return prepare(
-        task.name, root=task.root, cache=cache_folder(), progress=progress, mapper=mapper, **task.options
-    )
+    cache = cache_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {cache} cannot be used: {error.strerror}; set PROXYTUNE_CACHE to another"
+        ) from None
+    return prepare(task.name, **task.source, cache=cache, progress=progress, mapper=mapper, **task.options)

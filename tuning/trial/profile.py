@@ -23,7 +23,7 @@ def cost_spec(spec: TrialSpec) -> dict[str, Any]:
     model = {key: value for key, value in spec.model.items() if key != "contrastive_temperature"}
     model |= {key: 0.1 for key in _ON_OR_OFF if model[key]}
     return {
-        "task": spec.task.model_dump(mode="json", exclude={"root"}),
+        "task": spec.task.model_dump(mode="json", exclude={"root", "files", "partial"}),
         "model": model,
         "training": {key: value for key, value in spec.training.items() if key in _COST_TRAINING},
     }

@@ -1,0 +1,140 @@
+"""Writes a task's rows into its folder of the cache, and into the manifest what they are.
+
+The files have no name until all of them are complete, and the folder is renamed last: nobody sees half of it, and a
+process that is killed leaves nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
+
+from proxytune.datasets.arrow_store import SplitWriter
+from proxytune.datasets.completeness import RowCounts
+from proxytune.datasets.errors import DataError
+from proxytune.datasets.parallel import Mapper
+from proxytune.datasets.sources import Source
+from proxytune.datasets.task import SPLITS, Rows, Task, TaskInfo
+
+Progress = Callable[[int, int], None]  # (rows done, rows in all or 0 where that is not known yet)
+MANIFEST = "manifest.json"
+_PARTIAL = ".partial"
+
+
+def options_of(task: Task) -> dict[str, Any]:
+    """The task's options, defaults filled in."""
+    return asdict(task)  # type: ignore[call-overload,no-any-return]
+
+
+def convert(task: Task, source: Source, folder: Path, progress: Progress | None, mapper: Mapper) -> None:
+    """Read the source and write the folder; the caller holds its lock. Raises DataError as the readers do."""
+    info = task.info(source.form)
+    source.scratch = folder.parent
+    try:
+        with ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(SplitWriter(folder.parent, split, info)) for split in SPLITS
+            }
+            counts = _read(task, source, writers, progress, mapper)
+        for split, writer in writers.items():
+            if not writer.rows:
+                raise DataError(
+                    f"{source.described(split) if source.path else task}: no rows for the {split} split of {info.name}"
+                )
+        if source.format is not None:
+            source.notes.update(counts.findings(source, info.num_classes))
+        if source.gaps:
+            source.notes["partial"] = "; ".join(source.gaps)
+        conventions = {**info.conventions, "source": source.form, **source.notes}
+        if task.train_examples is not None:
+            conventions["train"] = f"first {task.train_examples} examples"
+        _publish(replace(info, conventions=conventions), task, source, writers, folder)
+    finally:
+        source.close()
+
+
+def _read(
+    task: Task,
+    source: Source,
+    writers: Mapping[str, SplitWriter],
+    progress: Progress | None,
+    mapper: Mapper,
+) -> RowCounts:
+    counts = RowCounts(task.name)
+    done = 0
+    blocks = cast("Generator[tuple[str, Rows], None, None]", task.read(source, mapper))
+    with closing(blocks):  # an interrupted one would leave its worker processes until it is collected
+        for split, rows in blocks:
+            counts.add(split, rows)
+            if split == "train" and task.train_examples is not None:
+                rows = rows[: task.train_examples - writers["train"].rows]
+            _add(writers[split], rows.cut(task.max_length), source)
+            done += len(rows)
+            if progress is not None:
+                progress(done, task.num_generated if source.path is None else 0)
+    return counts
+
+
+def _add(writer: SplitWriter, rows: Rows, source: Source) -> None:
+    try:
+        writer.add(rows)
+    except DataError as error:
+        raise DataError(f"{source.described(writer.split)}: {error}") from None
+
+
+def _publish(
+    info: TaskInfo, task: Task, source: Source, writers: Mapping[str, SplitWriter], folder: Path
+) -> None:
+    records = {split: asdict(writer.record) for split, writer in writers.items() if writer.record}
+    manifest: dict[str, Any] = {
+        "info": asdict(info),
+        "options": options_of(task),
+        "source": str(source.path),
+        "form": source.form,
+        "splits": records,
+        "fingerprint": _fingerprint(info, records),
+    }
+    manifest["sha256"] = manifest_sha256(manifest)
+    partial = folder.with_name(f"{folder.name}{_PARTIAL}")  # ours alone: the lock is held
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for writer in writers.values():
+            writer.publish(partial)
+        with open(partial / MANIFEST, "w") as stream:
+            json.dump(manifest, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _fingerprint(info: TaskInfo, records: Mapping[str, Mapping[str, Any]]) -> str:
+    content = {split: record["content_sha256"] for split, record in records.items()}
+    return hashlib.sha256(json.dumps([info.name, content], sort_keys=True).encode()).hexdigest()
+
+
+def manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of all its fields but that one."""
+    fields = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def remove_leftovers(cache: Path) -> None:
+    """Remove what was left by processes killed while they gave their files names; running ones hold a lock."""
+    for partial in cache.glob(f"*{_PARTIAL}"):
+        lock = FileLock(f"{str(partial)[: -len(_PARTIAL)]}.lock", timeout=0)
+        try:
+            with lock:
+                shutil.rmtree(partial, ignore_errors=True)
+        except Timeout:
+            continue

@@ -1,0 +1,51 @@
+"""The `task` section of a study: which data, where they lie, and the task's own options."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from proxytune.datasets import TaskInfo, task_info
+
+
+class Task(BaseModel):
+    """Which data: the task, where it lies, and the task's own options (max_length, train_examples, ...)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    root: Path | None = None  # the folder or archive with the data; none: generated where a generator exists
+    files: dict[Literal["train", "validation", "test"], Path] | None = (
+        None  # instead of root, each split's file
+    )
+    partial: bool = False  # whether data in which something is missing may be used
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: Path | None) -> Path | None:
+        return None if root is None else root.expanduser().absolute()
+
+    @field_validator("files")
+    @classmethod
+    def _all_absolute(cls, files: dict[str, Path] | None) -> dict[str, Path] | None:
+        return {split: path.expanduser().absolute() for split, path in files.items()} if files else None
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Keywords of `proxytune.datasets.prepare` that say where the data are."""
+        return {"root": self.root, "files": self.files, "partial": self.partial}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The task's own options: the other keywords of `prepare`."""
+        return dict(self.model_extra or {})
+
+    def info(self) -> TaskInfo:
+        """What the task is to a model; DataError for an unknown task or option."""
+        return task_info(self.name, **self.options)
+
+    def described_source(self) -> str:
+        """Where the data come from, in words."""
+        if self.files:
+            return f"from {', '.join(map(str, self.files.values()))}"
+        return f"from {self.root}" if self.root else "by its generator"
