@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.parallel import Mapper
-from proxytune.datasets.sources import Layout, Source
+from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, padded_length
 
 NUM_VALUES = 8
@@ -71,7 +71,7 @@ class Recall:
         )
 
     @property
-    def layouts(self) -> Sequence[Layout]:
+    def formats(self) -> Sequence[Format]:
         """None: it is always generated."""
         return ()
 

@@ -34,7 +34,8 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.spec.study_spec import StudySpec, read_study
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 if TYPE_CHECKING:

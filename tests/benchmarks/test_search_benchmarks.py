@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from tests.benchmarks import cli, efficiency, overhead, sampling, scale
 
 CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from proxytune.tuning.commands.options import json_option, out, print_json, set_option
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.spec.study_spec import StudySpec, read_study
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 
 COLOURS = {"ok": "green", "warning": "yellow", "red": "red"}

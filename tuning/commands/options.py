@@ -55,7 +55,7 @@ def with_study_file(command: Callable[P, R]) -> Callable[..., R]:
     def resolved(
         *args: Any, study: str, assignments: tuple[str, ...], storage: Path | None, **rest: Any
     ) -> R:
-        from proxytune.tuning.spec.study_spec import read_study
+        from proxytune.tuning.spec.study_files import read_study
 
         spec = read_study(
             study, (*assignments, *([f"storage={json.dumps(str(storage))}"] if storage else []))

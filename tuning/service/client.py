@@ -264,7 +264,7 @@ def _token_in(path: Path) -> str:
 
 
 def _study_file(study: str | Path) -> bytes:
-    from proxytune.tuning.spec.study_spec import shipped_studies
+    from proxytune.tuning.studies import shipped_studies
 
     path = Path(study)
     if not path.exists():

@@ -4,15 +4,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from proxytune.datasets import DataError, TaskInfo
 from proxytune.models.config import ModelConfig
-from proxytune.models.training import TrainingConfig
+from proxytune.models.errors import ConfigError
+from proxytune.models.training_config import TrainingConfig, check_together
+from proxytune.tuning.spec.protocol import with_protocol
 from proxytune.tuning.spec.task import Task
-from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
+from proxytune.tuning.spec.validation import Problems, Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -36,38 +38,55 @@ class TrialSpec(Section):
 
     name: str
     task: Task
-    model: dict[str, Any] = {}  # ModelConfig's fields except those that the task decides
-    training: dict[str, Any] = {}  # TrainingConfig's fields and `seed`
+    model: dict[str, Any] = Field(default={}, validate_default=True)  # ModelConfig's fields but the task's
+    training: dict[str, Any] = Field(default={}, validate_default=True)  # TrainingConfig's fields and `seed`
     resources: Resources = Resources()
 
-    @model_validator(mode="before")
+    @field_validator("name")
     @classmethod
-    def _resolve(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("task"), dict):
-            return values
-        try:
-            info = validated(Task, values["task"], "task").info()
-        except DataError as error:
-            raise ValueError(f"task: {error}") from None
-        model = known_keys(values.get("model"), "model", MODEL_KEYS)
-        training = known_keys(values.get("training"), "training", TRAINING_KEYS)
-        seed = training.pop("seed", 0)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ValueError(f"training.seed: {seed!r} must be a whole number from 0 to 2^31 - 1")
-        config = checked(ModelConfig, task_fields(info) | model, "model")
-        return values | {
-            "model": {key: value for key, value in asdict(config).items() if key not in FROM_TASK},
-            "training": asdict(checked(TrainingConfig, training, "training")) | {"seed": seed},
-        }
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if not NAME.fullmatch(self.name):
+    def _valid_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
             raise ValueError(
-                f"name: {self.name!r} must be 1 to 128 letters, digits, dots, dashes or underscores, "
-                "a letter or digit first"
+                f"{name!r} must be 1 to 128 letters, digits, dots, dashes or underscores, a letter or digit first"
             )
-        return self
+        return name
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: Task) -> Task:
+        try:
+            task.info()
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        return task
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _complete_model(cls, model: Any, others: ValidationInfo) -> dict[str, Any]:
+        given = known_keys(model, "model", MODEL_KEYS)
+        task = others.data.get("task")
+        if task is None:  # wrong itself, and what the model needs of it is not known
+            return given
+        config = checked(ModelConfig, task_fields(task.info()) | given, "model")
+        return {key: value for key, value in asdict(config).items() if key not in FROM_TASK}
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _complete_training(cls, training: Any, others: ValidationInfo) -> dict[str, Any]:
+        given = known_keys(training, "training", TRAINING_KEYS)
+        seed = given.pop("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise Problems([f"training.seed: {seed!r} must be a whole number from 0 to 2^31 - 1"])
+        task, model = others.data.get("task"), others.data.get("model")
+        if task is None:
+            return given
+        config = checked(TrainingConfig, with_protocol(task.name, given), "training")
+        if model is not None:
+            try:
+                check_together(ModelConfig(**task_fields(task.info()), **model), config)
+            except ConfigError as error:
+                raise Problems([f"training: {error}"]) from None
+        return asdict(config) | {"seed": seed}
 
     @property
     def seed(self) -> int:

@@ -19,7 +19,9 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.studies import shipped_studies
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task

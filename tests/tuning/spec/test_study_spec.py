@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.constraints import parse_constraint, violation
-from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.studies import shipped_studies
 from proxytune.tuning.spec.yaml_file import as_yaml, override, parse_yaml, read_yaml
 
 SMALL = {
