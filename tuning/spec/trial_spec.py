@@ -1,14 +1,15 @@
 """TrialSpec: one training, complete; an export's `config.yaml`, and what every trial of a study gets."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from proxytune.datasets import DataError, TaskInfo
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
 from proxytune.models.training_config import TrainingConfig, check_together
@@ -16,6 +17,9 @@ from proxytune.tuning.spec.protocol import with_protocol
 from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.validation import Problems, Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
+
+if TYPE_CHECKING:
+    from proxytune.datasets import TaskInfo
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
@@ -54,6 +58,8 @@ class TrialSpec(Section):
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: Task) -> Task:
+        from proxytune.datasets import DataError
+
         try:
             task.info()
         except DataError as error:

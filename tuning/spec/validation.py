@@ -78,8 +78,7 @@ def validated(kind: type[Model], values: Mapping[str, Any], where: str | None) -
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = dict.fromkeys(line for problem in error.errors() for line in _lines(problem, kind))
-        raise SpecError(list(lines), where) from None
+        raise SpecError(_all_lines(error, kind), where) from None
     except InputError as error:  # from a section within
         raise InputError(": ".join(filter(None, [where, str(error)]))) from None
 
@@ -125,6 +124,19 @@ def right_key(name: str, known: Iterable[str]) -> str:
     if called is not None and ("." in called or called in known):
         return f"use {called}"
     return nearest(name, known)
+
+
+def _all_lines(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """A line each; the refusals of one value by all members of a union are one line."""
+    lines: list[str] = []
+    for problem in error.errors():
+        for line in _lines(problem, kind):
+            value, refused, rule = line.partition(" is refused: ")
+            if refused and lines and lines[-1].startswith(value + refused):
+                lines[-1] += f", or {rule}"
+            elif line not in lines:
+                lines.append(line)
+    return lines
 
 
 def _lines(problem: Any, kind: type[BaseModel]) -> Sequence[str]:
