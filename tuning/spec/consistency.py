@@ -88,9 +88,7 @@ def _sampler(spec: StudySpec) -> Iterator[str]:
     if name == "grid":
         ranges = [key for key, domain in domains.items() if domain.choice is None]
         for key in ranges:
-            yield (
-                f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler"
-            )
+            yield (f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler")
         size = math.prod(len(domain.choice or ()) for domain in domains.values())
         if not ranges and spec.search.trials > size:
             yield f"search.trials: {spec.search.trials} is more than the grid's {size} points"

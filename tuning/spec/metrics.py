@@ -26,7 +26,9 @@ MEMORY = "train_memory_mib_per_sequence"
 """What the memory gate, the front of a single objective and a trial out of memory are about."""
 
 METRICS: dict[str, Metric] = {
-    "val_accuracy": Metric(unit="", meaning="share of validation examples classified right", better="maximize"),
+    "val_accuracy": Metric(
+        unit="", meaning="share of validation examples classified right", better="maximize"
+    ),
     "val_loss": Metric(unit="nats", meaning="mean cross-entropy over the validation examples"),
     "train_loss": Metric(unit="nats", meaning="mean cross-entropy since the last report"),
     "contrastive_loss": Metric(unit="nats", meaning="mean InfoNCE over the proxies of all layers"),
@@ -34,16 +36,24 @@ METRICS: dict[str, Metric] = {
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
     "seconds": Metric(unit="s", meaning="training and evaluation time of the trial so far"),
     "tokens_per_second": Metric(
-        unit="tokens/s", meaning="valid tokens trained on per second while other trials share the machine", better="maximize"
+        unit="tokens/s",
+        meaning="valid tokens trained on per second while other trials share the machine",
+        better="maximize",
     ),
     MEMORY: Metric(unit="MiB", meaning="predicted peak of a training step over its batch", known="predicted"),
     "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", known="predicted"),
     "parameters": Metric(unit="", meaning="trainable parameters of the model", known="predicted"),
     "train_sequences_per_second": Metric(
-        unit="sequences/s", meaning="optimizer steps on real batches, alone on the machine", known="measured", better="maximize"
+        unit="sequences/s",
+        meaning="optimizer steps on real batches, alone on the machine",
+        known="measured",
+        better="maximize",
     ),
     "inference_sequences_per_second": Metric(
-        unit="sequences/s", meaning="forward passes on real batches, alone on the machine", known="measured", better="maximize"
+        unit="sequences/s",
+        meaning="forward passes on real batches, alone on the machine",
+        known="measured",
+        better="maximize",
     ),
 }
 

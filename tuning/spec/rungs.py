@@ -46,9 +46,7 @@ def expected_steps(stopping: Stopping, rungs: Sequence[int], steps: int, trials:
             _halving(rungs[first:], steps, trials / brackets, stopping.reduction_factor)
             for first in range(brackets)
         )
-    return _halving(
-        rungs if stopping.name == "asha" else (), steps, float(trials), stopping.reduction_factor
-    )
+    return _halving(rungs if stopping.name == "asha" else (), steps, float(trials), stopping.reduction_factor)
 
 
 def _halving(rungs: Sequence[int], steps: int, trials: float, factor: int) -> float:

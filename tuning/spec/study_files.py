@@ -18,10 +18,11 @@ def find_study_file(name_or_path: str) -> Path | None:
     return shipped_studies().get(name_or_path)
 
 
-def unknown_study(name_or_path: str) -> InputError:
-    """The error for a name that is neither a file nor a shipped study."""
+def unknown_study(name_or_path: str, storage: str | None = None) -> InputError:
+    """The error for a name that is neither a file nor a shipped study, nor in the storage that was looked in."""
+    stored = "" if storage is None else f", no study in {storage}"
     return InputError(
-        f"{name_or_path}: no such file, and no shipped study of that name; "
+        f"{name_or_path}: no such file{stored}, and no shipped study of that name; "
         f"{nearest(name_or_path, shipped_studies())}"
     )
 

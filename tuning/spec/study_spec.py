@@ -96,7 +96,7 @@ class StudySpec(TrialSpec):
         return rung_steps(self.search.stopping, int(self.training["steps"]), int(self.training["eval_every"]))
 
 
-def parse_study(values: Mapping[str, Any], where: str) -> StudySpec:
+def parse_study(values: Mapping[str, Any], where: str | None) -> StudySpec:
     """A study from plain values, such as a stored spec.
 
     Raises:

@@ -94,10 +94,7 @@ def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Co
         return cast(Config, adapter.validate_python(values))
     except ValidationError as error:
         raise Problems(
-            [
-                f"{'.'.join([section, *_location(problem)])}: {_message(problem)}"
-                for problem in error.errors()
-            ]
+            [f"{'.'.join([section, *_location(problem)])}: {_message(problem)}" for problem in error.errors()]
         ) from None
 
 

@@ -152,7 +152,9 @@ def test_everything_that_is_wrong_is_named_a_line_each() -> None:
     assert keys == {"serach", "model.num_proxy", "training.stepz", "search.trials", "task"}
     assert all(line.startswith("my.yaml: ") for line in str(caught.value).splitlines())
     with pytest.raises(SpecError) as caught:  # and of keys that do not go together
-        parse_study(small("search.sampler=grid", "search.stopping.min_steps=30", "database=p://a:b@c"), "test")
+        parse_study(
+            small("search.sampler=grid", "search.stopping.min_steps=30", "database=p://a:b@c"), "test"
+        )
     assert [line.partition(": ")[0] for line in caught.value.lines] == [
         "search.stopping.min_steps",
         "search.space.model.dropout",
@@ -162,7 +164,8 @@ def test_everything_that_is_wrong_is_named_a_line_each() -> None:
 
 def test_short_forms_mean_what_they_look_like() -> None:
     short = parse_study(
-        small("search.sampler=random", "search.stopping=none", "search.space.model.num_proxies=[8, 16]"), "test"
+        small("search.sampler=random", "search.stopping=none", "search.space.model.num_proxies=[8, 16]"),
+        "test",
     )
     assert (short.search.sampler.name, short.search.stopping.name) == ("random", "none")
     assert short.search.space["model.num_proxies"].choice == (8, 16)
