@@ -18,7 +18,7 @@ from proxytune.datasets.pictures import shifted
 from proxytune.datasets.prepare import make_task
 from proxytune.datasets.task import PADDING_ID
 from proxytune.models.config import ModelConfig
-from proxytune.tuning.spec.trial_spec import Task as TaskSpec
+from proxytune.tuning.spec.task import Task as TaskSpec
 
 Documents = tuple[NDArray[np.integer], ...]
 _PICTURES = ("image", "pathfinder", "pathfinder64", "pathx")

@@ -59,9 +59,11 @@ def _conditions(spec: StudySpec) -> Iterator[str]:
                 continue
             allowed = wanted if isinstance(wanted, tuple) else (wanted,)
             searched = spec.search.space.get(other)
-            if searched is None and fixed[other] not in allowed:
-                yield f"{where}: {other} is {fixed[other]} in every trial, so {key} is never searched"
-            for value in allowed if searched is not None else ():
+            if searched is None:
+                if fixed[other] not in allowed:
+                    yield f"{where}: {other} is {fixed[other]} in every trial, so {key} is never searched"
+                continue
+            for value in allowed:
                 if not searched.contains(value):
                     yield f"{where}: {value} is outside the domain of {other}"
 

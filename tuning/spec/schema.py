@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from proxytune.tuning import studies
 from proxytune.tuning.spec.metrics import METRICS
 
@@ -42,6 +40,8 @@ def study_schema() -> dict[str, Any]:
 
 
 def _section(config: type, description: str, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
     properties = TypeAdapter(config).json_schema()["properties"]
     return {
         "type": "object",
