@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow bench check audit faults format clean
+.PHONY: demo test test-slow bench check audit faults data-page format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,7 +24,7 @@ test-slow: .venv/installed
 	$(BIN)/pytest -m "slow"
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
-BENCH ?= data efficiency models overhead sampling scale tracking turnaround
+BENCH ?= data efficiency models overhead race scale tracking turnaround
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench
@@ -53,6 +53,10 @@ audit: .venv/installed
 faults: .venv/installed
 	$(BIN)/pytest tests/faults -m "slow or not slow"
 	$(BIN)/python tests/faults/table.py > docs/FAULTS.md
+
+# The table of forms in which data are read, from the registry that reads them.
+data-page: .venv/installed
+	$(BIN)/python tests/datasets/forms_page.py > docs/DATA.md
 
 format: .venv/installed
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,21 @@ def _schema(info: TaskInfo) -> pa.Schema:
         pa.field(f"tokens_{document}", tokens, nullable=False) for document in range(info.num_documents)
     ]
     return pa.schema([*fields, pa.field("label", pa.int32(), nullable=False)])
+
+
+def _array(values: NDArray[Any]) -> pa.Array:
+    """The values without a copy; pa.array would import pandas to ask whether they are its own."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
+def _view(array: pa.Array) -> NDArray[Any]:
+    """The values where they lie; to_numpy would import pandas."""
+    dtype = np.dtype(str(array.type))
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
 class SplitWriter:
@@ -110,11 +126,11 @@ class SplitWriter:
             self._digest.update(stored.astype("<u2").tobytes())
             columns.append(
                 pa.ListArray.from_arrays(
-                    pa.array(offsets), pa.array(stored), type=self._schema.field(document).type
+                    _array(offsets), _array(stored), type=self._schema.field(document).type
                 )
             )
         self._digest.update(rows.labels.astype("<i4").tobytes())
-        columns.append(pa.array(rows.labels.astype(np.int32)))
+        columns.append(_array(rows.labels.astype(np.int32)))
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def __enter__(self) -> "SplitWriter":
@@ -124,7 +140,7 @@ class SplitWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._file.close()
+            self.discard()
             return
         if self._pending:
             self._write(whole_batches_only=False)
@@ -137,6 +153,10 @@ class SplitWriter:
             self._file.sha256(),
             self._digest.hexdigest(),
         )
+
+    def discard(self) -> None:
+        """Drop the file, unless it was published."""
+        self._file.close()
 
     def publish(self, folder: Path) -> None:
         """Give the file its name in the folder."""
@@ -175,17 +195,11 @@ class Split:
             raise self._damaged(f"record batches not of {ROWS_PER_BATCH} rows")
         self._batches = batches
         self._values = [
-            [
-                batch.column(document).values.to_numpy(zero_copy_only=True)
-                for document in range(info.num_documents)
-            ]
+            [_view(batch.column(document).values) for document in range(info.num_documents)]
             for batch in batches
         ]
         self._offsets = [
-            [
-                batch.column(document).offsets.to_numpy(zero_copy_only=True)
-                for document in range(info.num_documents)
-            ]
+            [_view(batch.column(document).offsets) for document in range(info.num_documents)]
             for batch in batches
         ]
 
@@ -210,7 +224,7 @@ class Split:
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """Class of every row."""
-        columns = [batch.column("label").to_numpy(zero_copy_only=True) for batch in self._batches]
+        columns = [_view(batch.column("label")) for batch in self._batches]
         return np.concatenate([np.zeros(0, np.int32), *columns])
 
     @cached_property

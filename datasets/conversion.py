@@ -37,11 +37,11 @@ def convert(task: Task, source: Source, folder: Path, progress: Progress | None,
     """Read the source and write the folder; the caller holds its lock. Raises DataError as the readers do."""
     info = task.info(source.form)
     source.scratch = folder.parent
+    writers: dict[str, SplitWriter] = {}
     try:
         with ExitStack() as stack:
-            writers = {
-                split: stack.enter_context(SplitWriter(folder.parent, split, info)) for split in SPLITS
-            }
+            for split in SPLITS:
+                writers[split] = stack.enter_context(SplitWriter(folder.parent, split, info))
             counts = _read(task, source, writers, progress, mapper)
         for split, writer in writers.items():
             if not writer.rows:
@@ -57,6 +57,8 @@ def convert(task: Task, source: Source, folder: Path, progress: Progress | None,
             conventions["train"] = f"first {task.train_examples} examples"
         _publish(replace(info, conventions=conventions), task, source, writers, folder)
     finally:
+        for writer in writers.values():
+            writer.discard()
         source.close()
 
 

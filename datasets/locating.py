@@ -57,8 +57,6 @@ def found_sources(
     """
     complete = False
     for tree in trees(root, formats, records, problems):
-        if complete and not isinstance(tree, FolderTree):
-            return
         for one in formats:
             try:
                 for source in one.sources(tree):
@@ -66,6 +64,8 @@ def found_sources(
                     yield source
             except DataError as error:
                 problems[str(tree.path)] = str(error)
+        if complete and isinstance(tree, FolderTree):
+            return  # before the archives beside it are opened
 
 
 def _locate(task: str, root: Path, formats: Sequence[Format], records: Path | None) -> Source:

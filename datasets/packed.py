@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from proxytune.datasets import safe_pickle
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.npz import read_npz
-from proxytune.datasets.shared_formats import VALIDATION
+from proxytune.datasets.shared_formats import SPLIT_NAMES
 from proxytune.datasets.sources import Format, Source
 from proxytune.datasets.tables import read_id_lists
 from proxytune.datasets.task import PADDING_ID, Rows, in_blocks, whole_label
@@ -140,12 +140,11 @@ def packed_formats(
         )
     if s4_columns is not None:
         caches = ("l_max-*", "*/l_max-*", "*/cache/l_max-*", "cache/l_max-*", "*/*/l_max-*", ".")
-        splits = {"train": "train", "validation": VALIDATION, "test": "test"}
         formats.append(
             Format(
                 name=S4_CACHE,
                 folders=caches,
-                parts={part: f"{split}/{{data-*,dataset}}.arrow" for part, split in splits.items()},
+                parts={part: f"{split}/{{data-*,dataset}}.arrow" for part, split in SPLIT_NAMES.items()},
                 optional=("validation",) if "validation" not in rows else (),
                 columns=s4_columns,
                 read=reading(partial(_read_s4, s4_columns)),
@@ -154,11 +153,8 @@ def packed_formats(
                 note="Its pickled vocabulary is not opened; ids keep S4's order.",
             )
         )
-    names = "{" + ",".join(folder_names) + "}"
-    npz_parts = {
-        part: f"{{,{names}_,{names}.,{names}-}}{split}.npz"
-        for part, split in (("train", "train"), ("validation", VALIDATION), ("test", "test"))
-    }
+    prefixes = ",".join(["", *(f"{name}_" for name in folder_names if "/" not in name)])
+    npz_parts = {part: f"{{{prefixes}}}{split}.npz" for part, split in SPLIT_NAMES.items()}
     npz_folders = [f"{base}{name}" for name in folder_names for base in ("", "lra/", "data/", "data/lra/")]
     formats.append(
         Format(

@@ -244,11 +244,11 @@ def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format])
             f"task.files names {', '.join(files)}; {task} takes {', '.join(chosen.parts)}"
             + (f", {', '.join(chosen.optional)} may be left out" if chosen.optional else "")
         )
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise DataError(f"task.files names one file for two splits: {', '.join(map(str, files.values()))}")
     for part, path in files.items():
         if not path.is_file():
             raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
-    if len({path.resolve() for path in files.values()}) < len(files):
-        raise DataError(f"task.files names one file for two splits: {', '.join(map(str, files.values()))}")
     absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
     parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
     return Source(chosen.name, Path("/"), parts, format=chosen)

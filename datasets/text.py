@@ -186,7 +186,7 @@ def _divided(task: Text, source: Source, blocks: Iterator[tuple[str, Rows]]) -> 
     splits: _Splits = {}
     for split, rows in blocks:
         if rows.labels.max(initial=0) > 1:
-            raise DataError(f"{source.path}: labels up to {rows.labels.max()}, 0 and 1 are expected")
+            raise DataError(f"{source.described(split)}: label {rows.labels.max()}, 0 and 1 are expected")
         splits.setdefault(split, []).extend((documents[0], label) for documents, label in rows)
     return task.divide(source, splits)
 

@@ -86,5 +86,10 @@ def test_a_wheel_in_an_empty_environment_checks_a_shipped_study(tmp_path: Path) 
         env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "num_proxies" in checked.stdout
+    job = subprocess.run(
+        [tmp_path / "empty" / "bin" / "proxytune", "slurm", "listops", "--storage", "/shared"],
+        env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"PYTHON={python}\n" in job.stdout
     for name in PROJECT["tool"]["setuptools"]["packages"]:
         subprocess.run([python, "-P", "-c", f"import {name}"], env=env, cwd=tmp_path, check=True)

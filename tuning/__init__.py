@@ -1,15 +1,15 @@
 """The search: Ray runs it, Optuna proposes, MLflow keeps a copy (the only top-level package that knows these three).
 
-From Python: load_study, best, pareto_front, export; Client for a study service.
+From Python: load_study, best, pareto_front, export_study; Client for a study service.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proxytune.tuning.api import best, export, load_study, pareto_front
+    from proxytune.tuning.api import best, export_study, load_study, pareto_front
     from proxytune.tuning.service.client import Client
 
-__all__ = ["Client", "best", "export", "load_study", "pareto_front"]
+__all__ = ["Client", "best", "export_study", "load_study", "pareto_front"]
 
 
 def __getattr__(name: str) -> Any:

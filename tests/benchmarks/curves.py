@@ -25,7 +25,7 @@ def record(study: str, number: int) -> dict[str, Any]:
     spec = read_study(study)
     search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
     params = spec.space.suggest(search.ask(), {})
-    run = TrialRun(spec.trial(params), folder=None)
+    run = TrialRun(spec.trial(params), checkpoints=None)
     began = time.process_time()
     reports = []
     while True:

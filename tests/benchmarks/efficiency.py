@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from proxytune.tuning.journal.outbox import Event, read_events
+from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.study_files import read_study
 
@@ -32,18 +33,18 @@ def run(assignments: Sequence[str] = ()) -> dict[str, Any]:
             yield
 
         run_study(spec, watch=watch)
-        events = read_events(spec.folder / "outbox")[0]
+        events = read_events(spec.folder / "outbox").events
     return account(events, slots[0])
 
 
 def account(events: Sequence[Event], num_slots: int) -> dict[str, Any]:
     """Slot-seconds of a study by what they went into."""
-    starts = [event["time_ms"] for event in events if event["kind"] == "trial"]
-    ends = [event["time_ms"] for event in events if event["kind"] == "end"]
+    starts = [event.time_ms for event in events if event.kind == "trial"]
+    ends = [event.time_ms for event in events if event.kind == "end"]
     training: dict[int, float] = {}
     for event in events:
-        if event["kind"] == "report":
-            training[event["trial"]] = event["metrics"]["seconds"]
+        if event.kind == "report":
+            training[event.trial] = event.metrics["seconds"]
     slot_seconds = num_slots * (max(ends) - min(starts)) / 1000
     busy = (sum(ends) - sum(starts)) / 1000
     trained = sum(training.values())

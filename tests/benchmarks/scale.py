@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.search.controller import StudyController
@@ -66,7 +67,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
         whole = time.perf_counter() - began
         assert len(study.trials()) == num_trials
         ends = sorted(
-            event["time_ms"] for event in read_events(spec.folder / "outbox")[0] if event["kind"] == "end"
+            event.time_ms for event in read_events(spec.folder / "outbox").events if event.kind == "end"
         )
         study.storage.engine.dispose()
         memory = _by_trials(samples, ends)

@@ -10,7 +10,16 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.journal.events import (
+    Event,
+    Reported,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialEvent,
+    TrialStarted,
+)
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 
 START_MS = 1_700_000_000_000
 STEP_SECONDS = 0.02
@@ -57,9 +66,9 @@ def synthetic_events(
         "data_fingerprint": f"{seed:064x}",
         "conventions": {"padding": "0"},
     }
-    yield {"kind": "study", "time_ms": START_MS, "study": name, "spec": spec, "facts": facts}
+    yield StudyStarted(time_ms=START_MS, study=name, spec=spec, facts=facts)
     workers = [(START_MS, pid, None) for pid in range(num_workers)]
-    queue: list[tuple[int, int, Iterator[Event] | None]] = list(workers)
+    queue: list[tuple[int, int, Iterator[TrialEvent] | None]] = list(workers)
     heapq.heapify(queue)
     started = 0
     now_ms = START_MS
@@ -73,13 +82,13 @@ def synthetic_events(
             started += 1
             event = next(trial)
         yield event
-        heapq.heappush(queue, (event["time_ms"], pid, trial))
-    yield {"kind": "study_end", "time_ms": now_ms, "status": "finished", "summary": {}}
+        heapq.heappush(queue, (event.time_ms, pid, trial))
+    yield StudyEnded(time_ms=now_ms, status=StudyStatus.FINISHED)
 
 
 def _trial_events(
     number: int, spec: dict[str, Any], chance: random.Random, time_ms: int, pid: int
-) -> Iterator[Event]:
+) -> Iterator[TrialEvent]:
     params = {
         "model.num_proxies": chance.choice([16, 32, 64, 128, 256]),
         "model.contrastive_temperature": math.exp(chance.uniform(math.log(0.02), 0.0)),
@@ -88,8 +97,7 @@ def _trial_events(
     config = {"name": spec["name"], "task": spec["task"], "training": spec["training"]} | {
         "model": spec["model"] | {key.removeprefix("model."): value for key, value in params.items()}
     }
-    head = {"trial": number, "time_ms": time_ms}
-    yield {"kind": "trial", **head, "params": params, "config": config, "attempt": 1}
+    yield TrialStarted(time_ms=time_ms, trial=number, params=params, config=config)
     distance = abs(math.log(params["model.contrastive_temperature"] / 0.1))
     height = 0.62 - 0.03 * distance**2 - 0.5 * (params["model.dropout"] - 0.1) ** 2
     height += 0.02 * math.log2(params["model.num_proxies"] / 16) + chance.gauss(0, 0.01)
@@ -97,11 +105,11 @@ def _trial_events(
     total, every = spec["training"]["steps"], spec["training"]["eval_every"]
     last = 0
     metrics: dict[str, Any] = {}
-    outcome, reason = "complete", ""
+    outcome, reason = Outcome.COMPLETE, ""
     for step in range(every, total + 1, every):
         time_ms += int(1000 * STEP_SECONDS * every * chance.uniform(0.9, 1.1))
         if fate < 0.04 and step > total // 3:
-            outcome, reason = "diverged", f"train_loss is nan at step {step}"
+            outcome, reason = Outcome.DIVERGED, f"train_loss is nan at step {step}"
             break
         last = step
         risen = 1 - math.exp(-4 * step / total)
@@ -116,14 +124,12 @@ def _trial_events(
             "parameters": 200_000 + 128 * params["model.num_proxies"],
             "train_memory_mib_per_sequence": 20 + params["model.num_proxies"] / 8,
         }
-        yield {"kind": "report", "trial": number, "time_ms": time_ms, "step": step, "metrics": metrics} | {
-            "node": "127.0.0.1",
-            "pid": pid,
-        }
+        yield Reported(time_ms=time_ms, trial=number, step=step, metrics=metrics, node="127.0.0.1", pid=pid)
         if step in (every, 3 * every, 9 * every) and chance.random() < 0.45:
-            outcome, reason = "pruned", f"not among the best at step {step}"
+            outcome, reason = Outcome.PRUNED, f"not among the best at step {step}"
             break
     if outcome == "complete" and fate > 0.97:
-        outcome, reason = "out_of_memory", "the worker ran out of memory"
-    end = {"kind": "end", "trial": number, "time_ms": time_ms, "step": last, "metrics": metrics}
-    yield end | {"outcome": outcome, "reason": reason}
+        outcome, reason = Outcome.OUT_OF_MEMORY, "the worker ran out of memory"
+    yield TrialEnded(
+        time_ms=time_ms, trial=number, step=last, metrics=metrics, outcome=outcome, reason=reason
+    )

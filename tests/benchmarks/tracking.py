@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.journal.events import Event, Reported, StudyStarted, TrialEnded, TrialStarted
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT, Shipper
 from tests.benchmarks.synthetic import synthetic_events, synthetic_spec
 
@@ -214,7 +216,7 @@ def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
         time.sleep(0.05)
     begin, appending = time.monotonic(), 0.0
     for event in _whole_trials(num_trials, reports):
-        if event["kind"] == "report":
+        if event.kind == "report":
             time.sleep(max(0.0, begin + _due(event, reports) - time.monotonic()))
         started = time.thread_time()
         outbox.append(event)
@@ -227,7 +229,7 @@ def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
 
 def _due(event: Event, reports: int) -> float:
     """Seconds until a report is due, trials one after another at the rate at which the slots finish them."""
-    return float(event["trial"] + event["step"] / reports) * TRIAL_SECONDS / SLOTS
+    return float(event.trial + event.step / reports) * TRIAL_SECONDS / SLOTS
 
 
 def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float]:
@@ -277,7 +279,7 @@ def _one_by_one(uri: str, num_reports: int) -> float:
 
 
 def _study(name: str) -> Event:
-    return {"kind": "study", "time_ms": 1, "study": name, "spec": synthetic_spec(name), "facts": {}}
+    return StudyStarted(time_ms=1, study=name, spec=synthetic_spec(name))
 
 
 def _metrics(step: int) -> dict[str, float]:
@@ -286,34 +288,21 @@ def _metrics(step: int) -> dict[str, float]:
 
 def _whole_trials(num_trials: int, num_reports: int) -> Iterator[Event]:
     now_ms = time.time_ns() // 1_000_000
-    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    starts = (event for event in synthetic_events(10**9) if isinstance(event, TrialStarted))
     for number in range(num_trials):
-        yield next(starts) | {"trial": number, "time_ms": now_ms}
+        yield next(starts).model_copy(update={"trial": number, "time_ms": now_ms})
         for step in range(1, num_reports + 1):
-            yield {
-                "kind": "report",
-                "time_ms": now_ms,
-                "trial": number,
-                "step": step,
-                "metrics": _metrics(step),
-            }
-        end = {"kind": "end", "time_ms": now_ms, "trial": number, "outcome": "complete", "reason": ""}
-        yield end | {"step": num_reports, "metrics": {}}
+            yield Reported(time_ms=now_ms, trial=number, step=step, metrics=_metrics(step))
+        yield TrialEnded(time_ms=now_ms, trial=number, step=num_reports, outcome=Outcome.COMPLETE)
 
 
 def _open_trials(num_reports: int) -> Iterator[Event]:
     now_ms = time.time_ns() // 1_000_000
-    starts = (event for event in synthetic_events(10**9) if event["kind"] == "trial")
+    starts = (event for event in synthetic_events(10**9) if isinstance(event, TrialStarted))
     for number in range(NUM_OPEN):
-        yield next(starts) | {"trial": number, "time_ms": now_ms}
+        yield next(starts).model_copy(update={"trial": number, "time_ms": now_ms})
     for step in range(num_reports):
-        yield {
-            "kind": "report",
-            "time_ms": now_ms,
-            "trial": step % NUM_OPEN,
-            "step": step,
-            "metrics": _metrics(step),
-        }
+        yield Reported(time_ms=now_ms, trial=step % NUM_OPEN, step=step, metrics=_metrics(step))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ REPORTS = 3
 class NoWork(TrialRun):
     """Reports a value that depends on the parameters alone."""
 
-    def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
+    def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         self._steps = int(spec.training["steps"])
         self._value = 1.0 - abs(float(spec.model["dropout"]) - 0.2)
         self._step = 0

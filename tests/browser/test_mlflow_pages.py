@@ -5,6 +5,7 @@ else the usual places are looked at).
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.tracking.links import leaderboards
 from proxytune.tuning.tracking.shipper import Shipper
+from proxytune.tuning.tracking.views import view_path
 from tests.benchmarks.synthetic import synthetic_events
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
@@ -26,6 +30,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 NUM_TRIALS = 30
+NAME = re.compile(r"^\d{4} \w+$")
 
 
 def load_servers() -> ModuleType:
@@ -40,16 +45,17 @@ def load_servers() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def outbox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of thirty trials, shipped as the search ships it."""
+    """A study of thirty trials, and another one in the same experiment, shipped as the search ships them."""
     storage = tmp_path_factory.mktemp("studies")
-    folder = storage / "listops-proxyformer" / "outbox"
-    outbox = Outbox(folder)
-    for event in synthetic_events(NUM_TRIALS, seed=12, name="listops-proxyformer"):
-        outbox.append(event)
-    outbox.close()
-    shipper = Shipper(folder, default_uri(storage), "proxytune")
-    shipper.start()
-    assert shipper.close(240) == 0, shipper.error
+    for name, num_trials, seed in (("other", 4, 3), ("listops-proxyformer", NUM_TRIALS, 12)):
+        folder = storage / name / "outbox"
+        outbox = Outbox(folder)
+        for event in synthetic_events(num_trials, seed=seed, name=name):
+            outbox.append(event)
+        outbox.close()
+        shipper = Shipper(folder, default_uri(storage), "proxytune")
+        shipper.start()
+        assert shipper.close(240) == 0, shipper.error
     return folder
 
 
@@ -104,11 +110,11 @@ def winner(outbox_folder: Path) -> int:
     """The complete trial with the highest accuracy, from the journal."""
     last: dict[int, float] = {}
     complete = set()
-    for event in read_events(outbox_folder)[0]:
-        if event["kind"] == "report":
-            last[event["trial"]] = event["metrics"]["val_accuracy"]
-        elif event["kind"] == "end" and event["outcome"] == "complete":
-            complete.add(event["trial"])
+    for event in read_events(outbox_folder).events:
+        if event.kind == "report":
+            last[event.trial] = event.metrics["val_accuracy"]
+        elif event.kind == "end" and event.outcome == "complete":
+            complete.add(event.trial)
     return max(complete, key=lambda number: last[number])
 
 
@@ -137,17 +143,65 @@ def test_the_experiment_opens_and_the_parent_expands(page: Any, server: Any) -> 
     keep(page, "1-experiment")
     (study,) = page.get_by_role("row").filter(has_text="listops-proxyformer").all()[:1]
     study.locator("[col-id*='Run Name'] button").click()
-    page.get_by_text(re.compile(r"^0029 proxies=")).first.wait_for()
+    page.get_by_text(re.compile(r"^0029 \w+")).first.wait_for()
     keep(page, "2-trials")
 
 
-def test_sorting_by_accuracy_puts_the_winner_on_top(page: Any, server: Any, outbox_folder: Path) -> None:
-    order = "orderByKey=metrics.%60val_accuracy%60&orderByAsc=false"
-    page.goto(f"{experiment_url(page, server)}/runs?searchFilter=tags.outcome%20%3D%20%22complete%22&{order}")
-    names = page.get_by_text(re.compile(r"^\d{4} proxies="))
+def rows(page: Any) -> list[str]:
+    """Names of the runs in the table, from the top."""
+    names = page.locator(".ag-center-cols-container, .ag-pinned-left-cols-container").get_by_text(NAME)
     names.first.wait_for()
-    keep(page, "3-sorted")
-    assert names.first.inner_text().startswith(f"{winner(outbox_folder):04d} ")
+    return [name.inner_text() for name in names.all()]
+
+
+def test_the_printed_address_opens_on_the_leaderboard(page: Any, server: Any, outbox_folder: Path) -> None:
+    """One click from nothing: this study's trials only, the winner first, with what matters as columns."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    storage = outbox_folder.parents[1]
+    paths = leaderboards(storage, default_uri(storage))
+    assert list(paths) == ["listops-proxyformer", "other"], "the study that ran last is first"
+    page.goto(server.url + paths["listops-proxyformer"])
+    page.get_by_text(f"{NUM_TRIALS} matching runs").wait_for()
+    shown = rows(page)
+    keep(page, "3-leaderboard")
+    assert shown[0] == f"{winner(outbox_folder):04d} complete"
+    heads = page.locator(".ag-header-cell").all_inner_texts()
+    for head in ("outcome", "val_accuracy", "train_memory_mib_per_sequence", "tokens_per_second"):
+        assert head in "\n".join(heads)
+    for head in ("model.num_proxies", "model.contrastive_temperature", "model.dropout"):
+        assert head in "\n".join(heads)
+    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == [], "no telemetry"
+    told = page.request.get(f"{server.url}/ajax-api/3.0/mlflow/ui-telemetry").json()
+    assert told["disable_ui_telemetry"] is True
+
+
+@pytest.mark.parametrize(
+    ("view", "title", "chart"),
+    [
+        ("curves", "Learning curves", "val_accuracy"),
+        ("pareto", "Pareto front", "train_memory_mib_per_sequence"),
+        ("parallel", "Parallel coordinates", "Parallel Coordinates"),
+    ],
+)
+def test_every_study_has_its_charts(
+    page: Any, server: Any, outbox_folder: Path, view: Any, title: str, chart: str
+) -> None:
+    (known,) = outbox_folder.glob("acknowledged-*.json")
+    state = json.loads(known.read_text())
+    page.goto(server.url + view_path(state["experiment_id"], state["study"]["id"], view))
+    page.get_by_text(re.compile(rf"^{title}")).wait_for()
+    cards = page.get_by_test_id("experiment-view-compare-runs-card")
+    cards.first.locator(".js-plotly-plot .main-svg, canvas, svg").first.wait_for(state="attached")
+    keep(page, f"3-{view}")
+    assert chart in cards.first.inner_text()
+
+
+def test_the_study_s_description_leads_to_its_views(page: Any, server: Any) -> None:
+    (run,) = (run for run in runs(page, server) if run["info"]["run_name"] == "listops-proxyformer")
+    page.goto(f"{experiment_url(page, server)}/runs/{run['info']['run_id']}")
+    page.goto(f"{server.url}/{page.get_by_role('link', name='leaderboard').get_attribute('href')}")
+    page.get_by_text(f"{NUM_TRIALS} matching runs").wait_for()
 
 
 def test_a_run_explains_itself_and_shows_its_curves(page: Any, server: Any, outbox_folder: Path) -> None:

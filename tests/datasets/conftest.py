@@ -1,8 +1,12 @@
 """Real data by $LRA_ROOT or beside the repository; tests that need them skip where they are absent."""
 
 import os
+import pickle
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,3 +31,67 @@ def real_file(data_root: Path):
         return path
 
     return find
+
+
+SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+
+
+class Packing:
+    """Writes the same examples, (documents of ids, label) by split, in the packed forms."""
+
+    @staticmethod
+    def pickles(root: Path, name: str, splits: dict) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        for split, examples in splits.items():
+            rows = [
+                {f"input_ids_{i}": np.array(ids, np.int32) for i, ids in enumerate(documents)}
+                | {"label": label}
+                for documents, label in examples
+            ]
+            (root / f"{name}.{SPLITS[split]}.pickle").write_bytes(pickle.dumps(rows))
+
+    @staticmethod
+    def mega(root: Path, splits: dict) -> None:
+        for kind in ("input", "label"):
+            (root / kind).mkdir(parents=True)
+        for split, examples in splits.items():
+            name = "valid" if split == "validation" else split
+            lines = [" ".join(map(str, documents[0])) for documents, _ in examples]
+            (root / f"input/{name}.src").write_text("\n".join(lines) + "\n")
+            (root / f"label/{name}.label").write_text("".join(f"{label}\n" for _, label in examples))
+
+    @staticmethod
+    def npz(root: Path, splits: dict, prefix: str = "") -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        for split, examples in splits.items():
+            width = max(len(ids) for documents, _ in examples for ids in documents)
+            columns = [
+                np.array([[*documents[i], *[0] * (width - len(documents[i]))] for documents, _ in examples])
+                for i in range(len(examples[0][0]))
+            ]
+            names = ["inputs"] if len(columns) == 1 else ["inputs1", "inputs2"]
+            arrays = dict(zip(names, columns, strict=True), labels=[label for _, label in examples])
+            np.savez_compressed(root / f"{prefix}{'val' if split == 'validation' else split}.npz", **arrays)
+
+    @staticmethod
+    def tables(root: Path, tables: dict, form: str) -> None:
+        """{split: pyarrow table} as Parquet, save_to_disk, or the cache of load_dataset."""
+        root.mkdir(parents=True, exist_ok=True)
+        for split, table in tables.items():
+            if form == "parquet":
+                half = len(table) // 2
+                pq.write_table(table.slice(0, half), root / f"{split}-00000-of-00002.parquet")
+                pq.write_table(table.slice(half), root / f"{split}-00001-of-00002.parquet")
+                continue
+            path = root / f"data-{split}.arrow"
+            if form == "saved":
+                (root / split).mkdir()
+                (root / split / "cache-0123.arrow").write_bytes(b"what a map left behind")
+                path = root / split / "data-00000-of-00001.arrow"
+            with pa.ipc.new_stream(str(path), table.schema) as writer:
+                writer.write_table(table)
+
+
+@pytest.fixture
+def packing():
+    return Packing

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,19 +67,29 @@ def job() -> list[Manifest]:
     return kustomize(DEPLOY / "kuberay" / "rayjob")
 
 
-@pytest.fixture(scope="session")
-def with_options(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """The same with both optional components switched on."""
-    copy = tmp_path_factory.mktemp("options") / "kuberay"
+def switched_on(copy: Path, folder: str) -> list[Manifest]:
+    """A folder's objects with the components that its kustomization.yaml offers in comments."""
     shutil.copytree(DEPLOY / "kuberay", copy)
-    file = copy / "kustomization.yaml"
+    file = copy / folder / "kustomization.yaml"
     lines = file.read_text().splitlines()
     switched = [
         line.removeprefix("# ") if line.startswith(("# components", "#   - ")) else line for line in lines
     ]
     assert switched != lines
     file.write_text("\n".join(switched))
-    return kustomize(copy)
+    return kustomize(copy / folder)
+
+
+@pytest.fixture(scope="session")
+def with_options(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """What stands between studies, with the optional component."""
+    return switched_on(tmp_path_factory.mktemp("options") / "kuberay", ".")
+
+
+@pytest.fixture(scope="session")
+def queued_job(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """A study as a RayJob that waits in a queue."""
+    return switched_on(tmp_path_factory.mktemp("queued") / "kuberay", "rayjob")
 
 
 @pytest.fixture(scope="session")
@@ -87,5 +98,21 @@ def ray_io() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def kueue_kinds() -> ModuleType:
+    return load("kueue_kinds")
+
+
+@pytest.fixture(scope="session")
 def containers() -> ModuleType:
     return load("containers")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Slurm of two nodes; the output of its jobs lies in its folder."""
+    slurm_cluster = load("slurm_cluster")
+    if missing := slurm_cluster.what_is_missing():
+        pytest.skip(missing)
+    cluster = slurm_cluster.SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    yield cluster
+    cluster.close()

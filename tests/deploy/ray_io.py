@@ -26,8 +26,6 @@ def core(kind: str) -> dict[str, Any]:
     return {"$ref": f"_definitions.json#/$defs/io.k8s.api.core.v1.{kind}"}
 
 
-CREDENTIAL = fields(value=STRING, valueFrom=core("EnvVarSource"))
-
 RAY_CLUSTER_SPEC = fields(
     ("headGroupSpec",),
     authOptions=fields(mode={"enum": ["disabled", "token"]}, secretName=STRING, enableK8sTokenAuth=BOOLEAN),
@@ -44,12 +42,6 @@ RAY_CLUSTER_SPEC = fields(
         volumeMounts={"type": "array", "items": core("VolumeMount")},
     ),
     enableInTreeAutoscaling=BOOLEAN,
-    gcsFaultToleranceOptions=fields(
-        externalStorageNamespace=STRING,
-        redisAddress=STRING,
-        redisPassword=CREDENTIAL,
-        redisUsername=CREDENTIAL,
-    ),
     headGroupSpec=fields(
         ("template",),
         enableIngress=BOOLEAN,

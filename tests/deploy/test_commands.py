@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
-IN_OTHER_IMAGES = {"pg_isready", "redis-server"}  # postgres, redis
+IN_OTHER_IMAGES = {"pg_isready"}  # postgres
 
 
 def flatten(command: list[str]) -> list[list[str]]:

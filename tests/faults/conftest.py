@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "build" / "faults"
@@ -85,7 +85,7 @@ class Study:
         return self.log.read_text(errors="replace")[-3000:]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in read_events(self.outbox)[0] if event["kind"] == kind]
+        return [event for event in read_events(self.outbox).events if event.kind == kind]
 
     def wait(
         self,
@@ -103,8 +103,8 @@ class Study:
 
     def lost_and_doubled(self) -> dict[str, int]:
         """Against what an unbroken study holds: ends and reports that lack, and those that are there twice."""
-        ends = Counter(event["trial"] for event in self.events("end") if event["outcome"] == "complete")
-        reports = Counter((event["trial"], event["step"]) for event in self.events("report"))
+        ends = Counter(event.trial for event in self.events("end") if event.outcome == "complete")
+        reports = Counter((event.trial, event.step) for event in self.events("report"))
         expected = {(trial, step) for trial in range(TRIALS) for step in range(EVERY, STEPS + 1, EVERY)}
         return {
             "lost": len(expected - reports.keys()) + len(set(range(TRIALS)) - ends.keys()),

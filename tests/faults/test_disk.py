@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxytune.tuning.errors import StorageError
-from proxytune.tuning.store.checkpoints import checkpoint_paths, load_checkpoint
+from proxytune.tuning.store.study import open_study
 
 STEPS = 200  # of the study of conftest.py
 RUN = "exec " + "'{python}' -P -c 'from proxytune.tuning.cli import main; main()' run small.yaml"
@@ -137,15 +137,17 @@ def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
     driver.wait()
     damaged = []
     for folder, damage in zip(two_checkpoints(), (truncate, flip), strict=False):
-        newest = next(checkpoint_paths(folder))
-        damage(newest / "state.pt")
+        (newest,) = sorted(folder.glob("step-*"))[-1:]
+        damage(next(newest.glob("state-*.pt")))
         damaged.append(newest)
     assert damaged
     seconds = study.finish()
     counted = study.lost_and_doubled()
     assert counted == {"lost": 0, "doubled": 0}
+    opened = open_study("small", study.storage)
     for folder in trials.glob("*"):
-        load_checkpoint(next(checkpoint_paths(folder)))
+        (trial,) = [one for one in opened.trials() if str(one.number) == folder.name]
+        assert opened.checkpoints(trial).newest()[1] == []
     record(
         "newest checkpoint truncated, or one bit of it flipped",
         injected=len(damaged),

@@ -48,7 +48,7 @@ def test_a_clock_that_is_set_back_loses_and_repeats_nothing(
     seconds = study.finish()
     counted = study.lost_and_doubled()
     assert counted == {"lost": 0, "doubled": 0}
-    days = {event["time_ms"] // 86_400_000 for event in study.events("report")}
+    days = {event.time_ms // 86_400_000 for event in study.events("report")}
     assert max(days) - min(days) >= 3, "the clock was not set back"
     record(
         "the driver's clock set back two days, while it runs and between two runs",

@@ -152,8 +152,8 @@ def test_thousands_of_trials_survive_a_fault_every_few_seconds(
     assert injected.keys() == {fault.__name__ for fault in FAULTS}
 
     expected = {(trial, step) for trial in range(TRIALS) for step in STEPS}
-    reports = Counter((event["trial"], event["step"]) for event in study.events("report"))
-    ends = Counter(event["trial"] for event in study.events("end") if event["outcome"] == "complete")
+    reports = Counter((event.trial, event.step) for event in study.events("report"))
+    ends = Counter(event.trial for event in study.events("end") if event.outcome == "complete")
     held, twice = mlflow_points(default_uri(study.storage))
     told = {(int(key.rpartition("/")[2]), step) for key, metric, step in held if metric == "val_accuracy"}
     lost = len(expected - reports.keys()) + len(set(range(TRIALS)) - ends.keys()) + len(expected - told)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import JOURNAL
+from proxytune.tuning.journal.reading import JOURNAL
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 
@@ -110,9 +110,9 @@ def test_a_study_does_not_notice_that_mlflow_is_away(
         server.stop()
         held, doubled = mlflow_points(uri)
         said = {
-            (f"small/{event['trial']}", metric, event["step"])
+            (f"small/{event['trial']}", metric, event.step)
             for event in study.events("report")
-            for metric in event["metrics"]
+            for metric in event.metrics
         }
         lost = len(said - held)
         assert (lost, doubled) == (0, 0)

@@ -13,11 +13,14 @@ import pytest
 
 from proxytune.datasets import PreparedTask
 from proxytune.tuning.export.export import ExportResult, export_study
-from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.yaml_file import override
+from proxytune.tuning.store.checkpoints import Checkpoints, Owner
+from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
@@ -37,6 +40,11 @@ STUDY = {
 }
 
 
+def checkpoints_in(folder: Path | str, configuration: str = "c", trial: int = 0) -> Checkpoints:
+    """Checkpoints of a made-up trial in a folder of this machine or of an object store."""
+    return Checkpoints(Folder(str(folder)), Owner("study", trial, configuration))
+
+
 def finish(spec: StudySpec) -> Study:
     """Run the study to its budget in this process: the controller's rules, real training, no Ray and no MLflow."""
     study = begin_study(spec)
@@ -44,7 +52,7 @@ def finish(spec: StudySpec) -> Study:
     controller = StudyController(spec, study.optuna, study.storage, outbox)
     controller.reconcile()
     while (assignment := controller.next_trial()) is not None:
-        training = TrialRun(assignment.spec, assignment.folder)
+        training = TrialRun(assignment.spec, assignment.checkpoints)
         while not controller.receive(assignment.number, training.advance(), {}):
             pass
     outbox.close()

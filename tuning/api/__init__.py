@@ -1,13 +1,15 @@
-"""The winner from Python: `from proxytune.tuning import load_study, best, pareto_front, export`."""
+"""The winner from Python: `from proxytune.tuning import load_study, best, pareto_front, export_study`."""
 
 from pathlib import Path
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.export.choose import Limits, best_record, front, front_objectives
-from proxytune.tuning.export.export import export_study
-from proxytune.tuning.export.records import TrialRecord, study_records
-from proxytune.tuning.store.confirmation import read_confirmation
+from proxytune.tuning.export import export as exports
+from proxytune.tuning.export.choose import eligible_points
+from proxytune.tuning.export.request import export_request
+from proxytune.tuning.spec import ranking
+from proxytune.tuning.store.records import TrialRecord, study_records
 from proxytune.tuning.store.study import Study, open_study
+from proxytune.tuning.store.winner import winner
 
 
 def load_study(name: str, storage: Path | str = "studies", database: str | None = None) -> Study:
@@ -21,33 +23,32 @@ def load_study(name: str, storage: Path | str = "studies", database: str | None 
 
 
 def best(study: Study) -> TrialRecord:
-    """The study's winner: the confirmation's, else the search's (with several objectives, by the first one).
+    """The study's winner: the confirmation's, or the search's where there is no confirmation.
 
     Raises:
         InputError: no trial of the full budget is within the constraints.
         StorageError: the storage does not answer.
     """
-    records, confirmation = study_records(study), read_confirmation(study)
-    if confirmation is not None:
-        return records[confirmation.winner]
-    record = best_record(records, study.spec.search.objectives)
-    if record is None:
+    found = winner(study)
+    if found is None:
         raise InputError(
             f"study {study.name} has no trial of the full budget within its constraints yet; run it further"
         )
-    return record
+    return study_records(study)[found.trial]
 
 
 def pareto_front(study: Study) -> list[TrialRecord]:
-    """The trials that no other one dominates, by number; of one objective, against the memory of training.
+    """The trials that no other trial dominates, by number; a single objective is compared together with memory.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    return front(study_records(study), front_objectives(study.spec.search.objectives))
+    records = study_records(study)
+    compared = ranking.front_objectives(study.spec.search.objectives)
+    return [records[number] for number in ranking.front(eligible_points(records), compared)]
 
 
-def export(
+def export_study(
     study: Study,
     folder: Path | str,
     *,
@@ -57,25 +58,27 @@ def export(
     min_throughput: float | None = None,
     register: bool = True,
 ) -> list[Path]:
-    """Write the winner, or what is asked for, as `proxytune export` does; the folders that were written.
+    """Write the winner or another choice of trials, as `proxytune export` does. Returns the folders.
 
     Args:
         study: from `load_study`.
-        folder: a path at which nothing is yet.
+        folder: a path that does not exist.
         trial: a trial's number.
-        pareto: a folder for each point of the Pareto front.
-        max_memory_mib: at most so many MiB a sequence in training.
-        min_throughput: at least so many sequences trained per second.
+        pareto: a folder for each trial of the Pareto front.
+        max_memory_mib: the best trial of at most this memory per sequence in training, in MiB.
+        min_throughput: the best trial of at least this training speed, in sequences per second.
         register: also register the model in MLflow; what was written stays if that fails.
 
     Raises:
-        InputError: the folder exists, or no trial can be chosen so.
+        InputError: the folder exists, arguments exclude each other, or no trial can be chosen by them.
         StorageError: a checkpoint is gone or damaged, or the folder cannot be written.
         DataError: the task's data is missing or damaged.
         ProxytuneError: everything is written, and MLflow refused it.
     """
-    limits = Limits(max_memory_mib=max_memory_mib, min_throughput=min_throughput)
-    written = export_study(study, Path(folder), number=trial, pareto=pareto, limits=limits)
+    request = export_request(
+        trial=trial, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
+    )
+    written = exports.export_study(study, Path(folder), request)
     if register:
         from proxytune.tuning.predict.registry import register as register_models
 

@@ -30,8 +30,8 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import check_uri, default_uri
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.database import database_url
+from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.store.lease import RENEWAL_SECONDS
-from proxytune.tuning.store.object_store import try_object_store
 from proxytune.tuning.trial.data import cache_folder
 
 OK, WARNING, RED = "ok", "warning", "red"
@@ -203,7 +203,7 @@ def _leave_marker(marker: Path) -> tuple[str, str]:
 
 def _try_store(url: str) -> tuple[str, str]:
     try:
-        try_object_store(url)
+        try_folder(Folder(url))
     except StorageError as error:
         return RED, str(error)
     return OK, f"{url} is writable"

@@ -61,3 +61,13 @@ def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
         gcs.GetClusterId(request, timeout=timeout_seconds)
     finally:
         channel.close()
+
+
+def never_connect_by_itself() -> None:
+    """Make a Ray call without a connection an error instead of the start of a local cluster, in this process.
+
+    Missing: RAY_ENABLE_AUTO_CONNECT is read once, when Ray is first imported.
+    """
+    from ray._private import auto_init_hook
+
+    auto_init_hook.enable_auto_connect = False

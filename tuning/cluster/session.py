@@ -117,6 +117,7 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     found = LOCAL if address == LOCAL else find_cluster(address)
     scratch = Path(tempfile.mkdtemp(prefix="proxytune-"))
     (scratch / "workers").mkdir()
+    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
     if address != LOCAL:  # more than one trial may wait for nodes that an autoscaler has yet to start

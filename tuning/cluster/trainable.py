@@ -1,7 +1,6 @@
 """One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time."""
 
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from ray import tune
 
-from proxytune.datasets import DataError
 from proxytune.tuning.cluster.ray_private import draining_nodes
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.object_store import as_folder
+from proxytune.tuning.store.checkpoints import Checkpoints, ForeignCheckpoint
 from proxytune.tuning.trial.efficiency import stored_efficiency
 from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate, is_out_of_memory, is_out_of_room
@@ -60,10 +59,9 @@ class TrialTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._spec = TrialSpec.model_validate_json(config["spec"])
-        self._folder = as_folder(config["folder"])
+        self._checkpoints = Checkpoints.from_json(config["checkpoints"])
         self._efficiency_folder = Path(config["efficiency"]) if config.get("efficiency") else None
         self._efficiency: dict[str, float] | None = None
-        self._fingerprint: str | None = config.get("fingerprint")
         begin_on_gpu(self._spec, config.get("gpu") or 1.0)
         self._run: TrialRun | None = None
 
@@ -73,37 +71,32 @@ class TrialTrainable(tune.Trainable):
                 self._efficiency = stored_efficiency(self._spec, self._efficiency_folder)
                 return TrialUpdate(step=0, profile=self._efficiency)
             if self._run is None:
-                self._run = self.run_type(self._spec, self._folder)
-                self._check_data(self._run)
+                self._run = self.run_type(self._spec, self._checkpoints)
             self._training = True
             update = self._run.advance()
         except OSError as error:
             if self._run is None or not is_out_of_room(error):
                 raise
             update = TrialUpdate(
-                step=self._run.step, outcome="unsaved", reason=f"{self._folder}: {error.strerror}"
+                step=self._run.step,
+                outcome=Outcome.INTERRUPTED,
+                out_of_room=True,
+                reason=f"{self._checkpoints.folder}: {error.strerror}",
             )
+        except ForeignCheckpoint as error:
+            update = TrialUpdate(step=0, outcome=Outcome.INTERRUPTED, foreign=True, reason=str(error))
         except Exception as error:
             step = self._run.step if self._run else 0
-            outcome = "out_of_memory" if is_out_of_memory(error) else "failed"
+            outcome = Outcome.OUT_OF_MEMORY if is_out_of_memory(error) else Outcome.FAILED
             update = TrialUpdate(step=step, outcome=outcome, reason=f"{type(error).__name__}: {error}")
         finally:
             self._training = False
         update = replace(update, gpu_mib=taken_mib(self._spec))
         if update.metrics is not None and self._efficiency is not None:
             update = replace(update, metrics=update.metrics | self._efficiency)
-        if update.outcome not in ("running", "complete"):
+        if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             self._run = None  # nothing of it is worth a checkpoint
         return update
-
-    def _check_data(self, run: TrialRun) -> None:
-        """Refuse other data than the driver's: a node's root may hold another version, and nothing would compare."""
-        if self._fingerprint is not None and self._fingerprint != run.fingerprint:
-            self._run = None
-            raise DataError(
-                f"the data on node {socket.gethostname()} ({run.fingerprint[:12]}) are not the driver's "
-                f"({str(self._fingerprint)[:12]}): give every node the same task.root"
-            )
 
     def _end(self) -> None:
         """The trial is over or interrupted: keep what it has learnt since its last report."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from proxytune.tuning.cluster.ray_private import never_connect_by_itself
+
 PROBE_SECONDS = 1.0
 LOCAL_GRACE_SECONDS = 3.0
 CLUSTER_GRACE_SECONDS = 40.0
@@ -53,9 +55,13 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
 
 
 def leave_ray() -> None:
-    """`ray.shutdown`, which waits for ever on a Ray that has died: after SHUTDOWN_SECONDS it is given up."""
+    """`ray.shutdown`, which waits for ever on a Ray that has died: after SHUTDOWN_SECONDS it is given up.
+
+    A search that still runs in its thread would start another Ray here by its next call: Ray's default.
+    """
     import ray
 
+    never_connect_by_itself()
     ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_SECONDS)

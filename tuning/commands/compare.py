@@ -1,8 +1,9 @@
-"""`compare`: the paper's table and plot from finished studies."""
+"""`compare`: a table and a plot of configurations from finished studies."""
 
 import os
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -17,17 +18,22 @@ from proxytune.tuning.commands.options import (
 )
 from proxytune.tuning.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxytune.tuning.compare.row import Row
+    from proxytune.tuning.store.study import Study
+
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True)
+@click.option("--measure", is_flag=True, help="Measure the missing throughputs, alone on this machine.")
 @click.option(
-    "--measure", is_flag=True, help="Measure, alone on this machine, the throughputs that are missing."
+    "--test", is_flag=True, help="Test all trials of studies that select nothing, as one opening each."
 )
+@click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(
-    "--out",
-    "path",
-    type=click.Path(path_type=Path),
-    help="Also write a new .html (with a plot), .md or .csv file.",
+    "--out", "path", type=click.Path(path_type=Path), help="Also write a new .html (with a plot) or .md file."
 )
 @storage_option
 @database_option
@@ -35,40 +41,41 @@ from proxytune.tuning.errors import InputError
 def compare(
     studies: tuple[str, ...],
     measure: bool,
+    test: bool,
+    again: bool,
     path: Path | None,
     storage: Path,
     database: str | None,
     as_json: bool,
 ) -> None:
-    """Put the mechanisms of finished STUDIES side by side: accuracy, memory and throughput, as ratios to softmax.
+    """Compare configurations of finished STUDIES: accuracy, differences, memory and throughput, as ratios to softmax.
 
-    An accuracy comes from the study's confirmation, where it has one, or from the seeds that it searched; a single
-    search score is marked as such. Published figures are shown apart, with their sources.
+    A study that trains a fixed list (a grid, or everything enqueued) has a row for each configuration, over its seeds. A
+    search has a row for each mechanism: its confirmation, or its best search value, which is marked as optimistic.
+    Differences are to the first row of a task and paired by seed. Published figures are shown apart, with their sources.
 
     \b
     proxytune compare paper-listops
+    proxytune compare paper-listops --test
     proxytune compare text-proxyformer text-softmax --measure --out comparison.html
     """
     from proxytune.tuning.compare import page as page
-    from proxytune.tuning.compare.compare import compare, specs_without_speed
+    from proxytune.tuning.compare.compare import compare
     from proxytune.tuning.compare.published import PROXYFORMER
-    from proxytune.tuning.confirm.confirm import efficiency_folder
     from proxytune.tuning.store.study import open_study
 
-    formats = {".html": page.as_html, ".md": page.as_markdown, ".csv": page.as_csv}
+    formats = {".html": page.as_html, ".md": page.as_markdown}
     if path is not None and (path.exists() or path.suffix not in formats):
-        raise InputError(f"--out {path}: name a new file that ends in {', '.join(formats)}")
+        raise InputError(f"--out {path}: name a new file that ends in {' or '.join(formats)}")
     if len(set(studies)) < len(studies):
         raise InputError("a study is named twice; name each once")
     opened = [open_study(study, storage, database) for study in studies]
     found = compare(opened)
+    if test:
+        _test(opened, again)
     if measure:
-        from proxytune.tuning.trial.efficiency import stored_efficiency
-
-        for study in opened:
-            for spec in specs_without_speed(study, found.rows):
-                err.print(f"measuring {spec.model['attention']} of study {study.name}", highlight=False)
-                stored_efficiency(spec, efficiency_folder(study))
+        _measure(opened, found.rows)
+    if test or measure:
         found = compare(opened)
     if path is not None:
         temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
@@ -87,6 +94,30 @@ def compare(
         _show(f"published, test accuracy in %: {title}", head, rows)
     if others:
         out.print(PROXYFORMER, highlight=False, markup=False)
+
+
+def _test(studies: "Sequence[Study]", again: bool) -> None:
+    from proxytune.tuning.compare.fixed_list import evaluate_on_test
+    from proxytune.tuning.store.steering import terminal_user
+
+    for study in studies:
+        evaluate_on_test(
+            study,
+            who=terminal_user(),
+            again=again,
+            say=lambda line: err.print(line, highlight=False, markup=False),
+        )
+
+
+def _measure(studies: "Sequence[Study]", rows: "Sequence[Row]") -> None:
+    from proxytune.tuning.compare.compare import specs_without_speed
+    from proxytune.tuning.confirm.confirm import efficiency_folder
+    from proxytune.tuning.trial.efficiency import stored_efficiency
+
+    for study in studies:
+        for spec in specs_without_speed(study, rows):
+            err.print(f"measuring {spec.model['attention']} of study {study.name}", highlight=False)
+            stored_efficiency(spec, efficiency_folder(study))
 
 
 def _show(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

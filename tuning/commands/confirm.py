@@ -1,4 +1,4 @@
-"""`confirm`: the search's best on fresh seeds, and the winner on the test split."""
+"""`confirm`: the best trials of a search on fresh seeds, and the winner on the test split."""
 
 import functools
 from pathlib import Path
@@ -17,28 +17,26 @@ from proxytune.tuning.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from proxytune.tuning.store.confirmation import Confirmation
+    from proxytune.tuning.store.confirmation import Candidate, Confirmation
 
 
 @click.command()
 @click.argument("study")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many candidates.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="The number of candidates.")
 @click.option(
     "--seeds",
     "num_seeds",
     type=click.IntRange(2),
     default=5,
     show_default=True,
-    help="Seeds of each, at most.",
+    help="The most seeds of each candidate.",
 )
-@click.option(
-    "--again", is_flag=True, help="Open the test split although it was opened before; every export says so."
-)
+@click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(
     "--address",
     default="local",
     show_default=True,
-    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
+    help="The Ray cluster: local starts one; auto or HOST:PORT on a node of a running one.",
 )
 @storage_option
 @database_option
@@ -53,11 +51,11 @@ def confirm(
     database: str | None,
     as_json: bool,
 ) -> None:
-    """Train the best candidates of STUDY again on fresh seeds, choose the winner, and test it once.
+    """Retrain the best candidates of STUDY on fresh seeds, choose the winner, and test it once.
 
-    The candidates (with several objectives: the Pareto front) race: one that is clearly worse gets no more seeds. Of
-    those that nothing tells apart the one that takes least memory wins. Then the test split is opened, for the winner
-    alone, and the opening recorded. Ctrl-C stops it; the same command goes on.
+    The candidates (with several objectives: the Pareto front) race: a candidate that is clearly worse gets no further
+    seeds. Of candidates that cannot be told apart, the one that takes least memory wins. The test split is then opened
+    for the winner alone, and the opening recorded. Ctrl-C stops; the same command resumes.
 
     \b
     proxytune confirm listops-mini
@@ -87,56 +85,60 @@ def confirm(
         print_json(found.to_json())
     else:
         show_confirmation(found)
+        out.print(f"winner: trial {found.winner} ({found.rule})", highlight=False)
 
 
 def show_confirmation(found: "Confirmation") -> None:
-    """A confirmation for people."""
-    from proxytune.tuning.spec.metrics import MEMORY
-
+    """Print a confirmation: a table of the candidates, the optimism of the search score, the test."""
     table = Table(title=f"{found.study}: {found.objective} on fresh seeds", title_justify="left")
-    for column in (
-        "trial",
-        "search",
-        "confirmed mean",
-        "95 % interval",
-        "seeds",
-        "memory MiB",
-        "train seq/s",
-    ):
+    heads = ("trial", "search", "mean", "95 % interval", "seeds", "memory MiB", "train seq/s")
+    for column in heads:
         table.add_column(column, justify="right")
     table.add_column("")
     for candidate in found.candidates:
-        low_high = "" if candidate.interval is None else "{:.4f} to {:.4f}".format(*candidate.interval)
-        seeds = len(candidate.seeds)
-        if candidate.eliminated_after is not None:
-            verdict = f"out after {candidate.eliminated_after} seeds: {candidate.reason}"
-        elif candidate.trial == found.winner:
-            verdict = "winner"
-        else:
-            verdict = "tied" if candidate.trial in found.tied else ""
-        table.add_row(
-            str(candidate.trial),
-            f"{candidate.search_value:.4f}",
-            "" if candidate.mean is None else f"{candidate.mean:.4f}",
-            low_high,
-            str(seeds),
-            f"{candidate.efficiency[MEMORY]:.3g}",
-            f"{candidate.efficiency['train_sequences_per_second']:.4g}",
-            verdict,
-        )
+        table.add_row(*_cells(candidate), _verdict(found, candidate))
     out.print(table)
-    if len(found.tied) > 1:
-        trials = ", ".join(map(str, found.tied))
-        out.print(
-            f"tie: nothing tells trials {trials} apart; trial {found.winner} is the cheapest", highlight=False
+    for line in confirmation_lines(found):
+        out.print(line, highlight=False)
+
+
+def _cells(candidate: "Candidate") -> tuple[str, ...]:
+    from proxytune.tuning.spec.metrics import MEMORY
+
+    return (
+        str(candidate.trial),
+        f"{candidate.search_value:.4f}",
+        "" if candidate.mean is None else f"{candidate.mean:.4f}",
+        "" if candidate.interval is None else "{:.4f} to {:.4f}".format(*candidate.interval),
+        str(len(candidate.seeds)),
+        f"{candidate.efficiency[MEMORY]:.3g}",
+        f"{candidate.efficiency['train_sequences_per_second']:.4g}",
+    )
+
+
+def _verdict(found: "Confirmation", candidate: "Candidate") -> str:
+    if candidate.eliminated_after is not None:
+        return f"out after {candidate.eliminated_after} seeds: {candidate.reason}"
+    if candidate.trial == found.winner:
+        return "winner"
+    return "tied" if candidate.trial in found.tied else ""
+
+
+def confirmation_lines(found: "Confirmation") -> list[str]:
+    """The optimism of the winner's search score, and its test, a line each."""
+    best, lines = found.best, []
+    if best.mean is not None:
+        side = "better" if found.gap > 0 else "worse"
+        comparison = f"{abs(found.gap):.4f} {side} than" if abs(found.gap) >= 5e-5 else "equal to"
+        lines.append(
+            f"the search had measured {best.search_value:.4f} for trial {found.winner}, {comparison} its mean {best.mean:.4f}"
         )
-    out.print(f"the search's score of the winner was {found.gap:+.4f} better than its mean", highlight=False)
     if found.test is not None:
         test = found.test
-        low_high = "" if test.interval is None else " [{:.4f}, {:.4f}]".format(*test.interval)
-        again = f"; the test split has been opened {test.openings} times" if test.openings > 1 else ""
-        out.print(
-            f"on the test split ({test.num_examples:,} examples, {len(test.values)} models): accuracy "
-            f"{test.mean:.4f}{low_high}{again}",
-            highlight=False,
+        low_high = "" if test.interval is None else " (95 % interval {:.4f} to {:.4f})".format(*test.interval)
+        again = f"; this study opened its test split {test.openings} times" if test.openings > 1 else ""
+        lines.append(
+            f"test split ({test.num_examples:,} examples, {len(test.values)} models): accuracy "
+            f"{test.mean:.4f}{low_high}{again}"
         )
+    return lines

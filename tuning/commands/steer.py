@@ -61,7 +61,9 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
 @storage_option
 @database_option
 def extend(study: str, num_trials: int, storage: Path, database: str | None) -> None:
-    """Give STUDY a larger budget. Works while it runs; otherwise `run` resumes it with the new one.
+    """Set how many trials STUDY may take: more, or fewer, but not fewer than were started.
+
+    Works while it runs; otherwise `run` resumes it with the new number.
 
     \b
     proxytune extend listops-mini --trials 30
@@ -70,8 +72,6 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
     from proxytune.tuning.store.study import open_study
 
     opened = open_study(study, storage, database)
-    if num_trials <= opened.budget:
-        raise InputError(f"--trials {num_trials}: study {study} may take {opened.budget} already; name more")
     grow(opened, num_trials)
     _confirm(opened, f"{study} may take {num_trials} trials")
 
@@ -106,7 +106,6 @@ def stop(
         Jobs(address).stop(study)
         out.print(f"stopped the job of {study} at {address}", highlight=False, markup=False)
         return
-    from proxytune.tuning.store.lease import driver_of
     from proxytune.tuning.store.steering import cancel_trial, request_stop
     from proxytune.tuning.store.study import open_study
 
@@ -115,10 +114,13 @@ def stop(
         cancel_trial(opened, number)
         _confirm(opened, f"requested the end of trial {number} of {study}")
         return
-    if driver_of(opened.storage, study) is None:
-        out.print(f"no driver runs {study}; nothing to stop", highlight=False, markup=False)
+    if request_stop(opened, now=now) is None:
+        out.print(
+            f"no driver holds study {study}; one that is just starting will stop",
+            highlight=False,
+            markup=False,
+        )
         return
-    request_stop(opened, now=now)
     _confirm(opened, f"requested {study} to stop {'now' if now else 'after its running trials'}")
 
 

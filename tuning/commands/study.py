@@ -50,8 +50,10 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     with err.status("loading"):
         from proxytune.tuning.run.driver import run_study
         from proxytune.tuning.run.progress import Watch
+        from proxytune.tuning.store.process import process_age
         from proxytune.tuning.store.summary import summary
         from proxytune.tuning.tracking.acknowledgement import num_waiting
+        from proxytune.tuning.tracking.links import leaderboard_path
         from proxytune.tuning.trial.data import prepare_task
     quiet_optuna()
     if address != "local":
@@ -61,13 +63,25 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
     err.print(f"starting Ray for study {spec.name}", highlight=False, markup=False)
-    study = run_study(spec, address=address, watch=functools.partial(Watch, err))
+    study = run_study(
+        spec,
+        address=address,
+        watch=functools.partial(Watch, err),
+        age=process_age(),
+        say=lambda line: err.print(line, highlight=False, markup=False),
+    )
     facts = summary(study)
     if as_json:
         print_json(facts)
     else:
         show_summary(facts)
     where = storage_flags(spec.storage, spec.database)
+    if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
+        if study.tracking_uri.startswith("http"):
+            click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
+        else:
+            command = f"proxytune ui {spec.name}{storage_flags(spec.storage, None)}"
+            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
     if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
         err.print(
             f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
@@ -123,13 +137,15 @@ def studies(storage: Path, database: str | None, as_json: bool) -> None:
 )
 @json_option
 def show(study: str, storage: Path, database: str | None, plot: Path | None, as_json: bool) -> None:
-    """Show how STUDY stands: trials by outcome, the winner or the Pareto front, what waits for MLflow.
+    """Show the state of STUDY: trials by outcome, the winner, the Pareto front, the confirmation, events for MLflow.
 
     \b
     proxytune show listops-mini
     proxytune show listops-mini --storage /mnt/studies --json
     proxytune show listops-mini --plot front.html
     """
+    from proxytune.tuning.commands.confirm import show_confirmation
+    from proxytune.tuning.store.confirmation import read_confirmation
     from proxytune.tuning.store.study import open_study
     from proxytune.tuning.store.summary import summary
     from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
@@ -143,7 +159,9 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         write_pareto_front(opened.folder / "outbox", plot)
         err.print(f"drawn: {plot.absolute()}", highlight=False)
     destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
+    confirmation = read_confirmation(opened)
     facts = summary(opened) | {
+        "confirmation": None if confirmation is None else confirmation.to_json(),
         "folder": str(opened.folder),
         "tracking_uri": opened.tracking_uri,
         "events_waiting": num_waiting(*destination),
@@ -153,6 +171,8 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         print_json(facts)
     else:
         show_summary(facts)
+        if confirmation is not None:
+            show_confirmation(confirmation)
         if facts["events_waiting"]:
             out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
         if facts["tracking_error"]:
@@ -170,10 +190,17 @@ def show_summary(facts: dict[str, Any]) -> None:
     out.print(
         f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
     )
+    if facts["paused_by"]:
+        out.print(
+            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
+        )
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return
-    table = Table(title="winner" if len(facts["objectives"]) == 1 else "Pareto front", title_justify="left")
+    found = facts["winner"]
+    out.print(f"winner: trial {found['trial']} ({found['rule']})", highlight=False)
+    title = "Pareto front" if len(facts["objectives"]) > 1 else None
+    table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     params = sorted({key for winner in facts["best"] for key in winner["params"]})
     for column in [*facts["objectives"], *map(short, params)]:

@@ -112,15 +112,14 @@ def report(study: str, storage: Path, path: Path | None) -> None:
 
 def _repair(study: "Study") -> None:
     """End in the journal what a killed driver left running, and fill up what the journal lost."""
-    from proxytune.tuning.journal.outbox import Outbox
-    from proxytune.tuning.journal.recovery import recover
+    from proxytune.tuning.journal.recovery import open_journal, recover
 
     try:
-        outbox = Outbox(study.folder / "outbox")
+        outbox = open_journal(study)
         try:
             if num_trials := recover(study, outbox):
                 err.print(
-                    f"the journal lacked {num_trials} trials, which were filled up from the storage",
+                    f"the journal lacked events of {num_trials} trials; they were filled up from the storage",
                     highlight=False,
                 )
         finally:

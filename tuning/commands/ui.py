@@ -2,22 +2,26 @@
 
 import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 
 from proxytune.tuning.commands.options import out, storage_option
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.yaml_file import nearest
 
 
 @click.command()
+@click.argument("study", required=False)
 @storage_option
 @click.option("--uri", help="MLflow's store, if it is not the sqlite file beside the studies.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5000, show_default=True)
 @click.option("--print-command", is_flag=True, help="Print the command instead of running it.")
-def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool) -> None:
-    """Open MLflow on the studies' experiments.
+def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, print_command: bool) -> None:
+    """Open MLflow on the leaderboard of STUDY; default: of the study that ran last.
 
     On loopback anybody on this machine may look. For another --host, name MLflow's basic-auth settings in
     MLFLOW_AUTH_CONFIG_PATH (https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth); the extra
@@ -25,10 +29,12 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
 
     \b
     proxytune ui
-    proxytune ui --storage /mnt/studies --port 5001
+    proxytune ui listops --storage /mnt/studies --port 5001
     MLFLOW_AUTH_CONFIG_PATH=auth.ini MLFLOW_FLASK_SERVER_SECRET_KEY=... proxytune ui --host mlflow.example
     """
     from proxytune.tuning.spec.locations import artifact_root, default_uri
+    from proxytune.tuning.tracking.artifacts import follow_move
+    from proxytune.tuning.tracking.links import leaderboards
     from proxytune.tuning.tracking.mlflow_server import server_command
 
     if uri is None and not (storage / "mlflow.db").exists():
@@ -42,10 +48,27 @@ def ui(storage: Path, uri: str | None, host: str, port: int, print_command: bool
             "MLFLOW_AUTH_CONFIG_PATH, or keep to 127.0.0.1 and forward the port (ssh -L)"
         )
     uri = uri or default_uri(storage)
+    pages = leaderboards(storage.absolute(), uri)
+    if study is not None and study not in pages:
+        raise InputError(f"MLflow at {uri} has no study {study}; {nearest(study, pages)}")
     command = server_command(uri, Path(artifact_root(uri, storage) or storage), host, port)
     command += ["--app-name", "basic-auth"] if guarded else []
     if print_command:
         out.print(shlex.join(command), highlight=False)
         return
-    out.print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", highlight=False)
+    follow_move(uri)
+    server = f"http://{host}:{port}"
+    shown = {study: pages[study]} if study is not None else pages
+    out.print(f"MLflow on {server} (Ctrl-C ends it)", highlight=False)
+    for name, path in shown.items():
+        click.echo(f"{name}: {server}{path}")
+    _open_when_ready(server, server + next(iter(shown.values()), ""))
     os.execvp(command[0], command)
+
+
+def _open_when_ready(server: str, page: str) -> None:
+    """Open the page in a graphical browser, if a person sits here, as soon as the server answers."""
+    has_screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.stdout.isatty() and has_screen:
+        module = "proxytune.tuning.tracking.open_page"
+        subprocess.Popen([sys.executable, "-P", "-m", module, server, page], stdin=subprocess.DEVNULL)

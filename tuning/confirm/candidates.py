@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.search.rungs import Entry, rank
+from proxytune.tuning.spec import ranking
+from proxytune.tuning.spec.constraints import feasible, violation
+from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.winner import eligible
 
 SEED = "training.seed"
 
@@ -21,39 +24,35 @@ def candidates(study: Study, top: int) -> list[FrozenTrial]:
     Raises:
         InputError: there is none, and which trial comes nearest to the constraints.
     """
-    feasible = _feasible(study)
-    directions = list(study.spec.search.objectives.values())
-    if len(directions) == 1:
-        order = sorted(feasible, key=lambda trial: trial.values[0], reverse=directions[0] == "maximize")
+    points, objectives = eligible(study), study.spec.search.objectives
+    trials = study.trials()
+    if not points:
+        raise InputError(_nearest(study, trials))
+    if len(objectives) == 1:
+        order = ranking.ordered(points, objectives)
     else:
-        front = {trial.number: trial for trial in study.best()}
-        signs = [1.0 if direction == "minimize" else -1.0 for direction in directions]
         entries = {
-            number: Entry(values=tuple(np.multiply(signs, trial.values))) for number, trial in front.items()
+            number: Entry(values=ranking.signed(points[number], objectives))
+            for number in ranking.front(points, objectives)
         }
-        order = [front[number] for number in rank(entries)]
-    return _once_each(study, order)[:top]
+        order = rank(entries)
+    return _once_each(study, [trials[number] for number in order])[:top]
 
 
-def _feasible(study: Study) -> list[FrozenTrial]:
-    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:
+    """Why there is no candidate: the complete trial that is nearest to the constraints."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise InputError(f"study {study.name} has no trial of the full budget yet; run it further")
-    feasible = [trial for trial in complete if all(excess <= 0 for excess in trial.constraints.values())]
-    if not feasible:
-        nearest = min(
-            complete, key=lambda trial: sum(max(0.0, excess) for excess in trial.constraints.values())
-        )
-        rules = study.spec.search.constraints
-        broken = ", ".join(
-            f"{name} is {excess:.4g} beyond {rules.get(name, '')}".rstrip()
-            for name, excess in nearest.constraints.items()
-            if excess > 0
-        )
-        raise InputError(
-            f"no trial of study {study.name} is within its constraints; trial {nearest.number} comes nearest: {broken}"
-        )
-    return feasible
+        return f"study {study.name} has no trial of the full budget yet; run it further"
+    rules = study.spec.constraints
+    nearest = min(complete, key=lambda trial: violation(rules, trial.user_attrs[END]["metrics"]))
+    metrics = nearest.user_attrs[END]["metrics"]
+    broken = ", ".join(
+        f"{rule.metric} {metrics[rule.metric]:.4g} is not {rule.rule}"
+        for rule in rules
+        if not feasible([rule], metrics)
+    )
+    return f"no trial of study {study.name} is within its constraints; trial {nearest.number} comes nearest: {broken}"
 
 
 def _once_each(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.confirm.candidates import SEED
 from proxytune.tuning.confirm.racing import race
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, END
 from proxytune.tuning.store.summary import outcome_of
@@ -25,7 +27,10 @@ CANDIDATE = (
     "candidate"  # user attribute of a retraining: the number in the study of the trial that it repeats
 )
 WITH_SEED = "seed"  # user attribute of a retraining: the fresh seed
-_BROKEN = ("diverged", "out_of_memory")  # outcomes that speak against a candidate; others are tried again
+_BROKEN = (
+    Outcome.DIVERGED,
+    Outcome.OUT_OF_MEMORY,
+)  # outcomes that speak against a candidate; others are tried again
 
 Point = tuple[int, int]
 """A candidate's trial number in the study, and a seed."""
@@ -78,23 +83,22 @@ def retrainings(trials: Sequence[FrozenTrial]) -> dict[Point, FrozenTrial]:
 
 
 def _decided(trial: FrozenTrial) -> bool:
-    return outcome_of(trial) in ("complete", *_BROKEN)
+    return outcome_of(trial) in (Outcome.COMPLETE, *_BROKEN)
 
 
 def measured(
     plan: Plan, trials: Mapping[Point, FrozenTrial], objectives: Mapping[str, str]
 ) -> dict[int, list[list[float] | None]]:
     """What `race` takes: for each candidate and seed the objectives, more being better; NaN where it diverged."""
-    signs = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
 
     def values(point: Point) -> list[float] | None:
         trial = trials.get(point)
         if trial is None or not _decided(trial):
             return None
         if outcome_of(trial) in _BROKEN:
-            return [math.nan] * len(signs)
+            return [math.nan] * len(objectives)
         metrics = trial.user_attrs[END]["metrics"]
-        return [sign * metrics[name] for sign, name in zip(signs, objectives, strict=True)]
+        return [-sign(direction) * metrics[name] for name, direction in objectives.items()]
 
     return {number: [values((number, seed)) for seed in plan.seeds] for number in plan.candidates}
 
@@ -127,11 +131,11 @@ class Race(StudyController):
         stop = super().receive(number, update, where)
         candidate, _ = self._points.get(number, (None, None))
         if not stop and candidate in self._out:
-            self._end(number, "pruned", self._reason(candidate))
+            self._end(number, Outcome.PRUNED, self._reason(candidate))
             return True
         return stop
 
-    def _end(self, number: int, outcome: str, reason: str) -> None:
+    def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         super()._end(number, outcome, reason)
         self._judge()
 
@@ -157,7 +161,7 @@ class Race(StudyController):
         """End a trial that waits. Killed in between, the next driver finds its end and does the rest."""
         trial_id = self._trial_id(trial.number)
         step = max(trial.intermediate_values, default=0)
-        end = {"outcome": "pruned", "reason": reason, "step": step, "metrics": {}}
+        end = {"outcome": Outcome.PRUNED, "reason": reason, "step": step, "metrics": {}}
         if END not in trial.user_attrs:
             self._storage.set_trial_user_attr(trial_id, END, end)
             self._started += 1

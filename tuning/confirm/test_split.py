@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from proxytune.datasets import evaluation_batches, open_test_split
 from proxytune.models.training import Trainer
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.checkpoints import checkpoint_paths, load_checkpoint
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints, CorruptCheckpoint
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import trial_device
 from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE
 
 
 def accuracies_on_test(
-    models: Sequence[tuple[TrialSpec, Folder]], by: str, reason: str, log_folder: Path
+    models: Sequence[tuple[TrialSpec, Checkpoints]], by: str, reason: str, log_folder: Path
 ) -> Iterator[tuple[int, float]]:
-    """Open the test split (which is logged in `log_folder`) and evaluate each model, a spec and its trial's folder.
+    """Open the test split (which is logged in `log_folder`) and evaluate each model, a spec and its trial's checkpoints.
 
     Yields:
         (examples in the test split, the model's accuracy there).
@@ -25,7 +25,7 @@ def accuracies_on_test(
         DataError: the data is missing or damaged, or the log cannot be written.
         CorruptCheckpoint: a model's newest checkpoint is gone or damaged; then nothing has been opened.
     """
-    states = [load_checkpoint(next(checkpoint_paths(folder), folder)) for _, folder in models]
+    states = [_newest(checkpoints) for _, checkpoints in models]
     prepared = prepare_task(models[0][0].task)
     split = open_test_split(prepared, by=by, reason=reason, log_folder=log_folder)
     for (spec, _), state in zip(models, states, strict=True):
@@ -35,3 +35,10 @@ def accuracies_on_test(
         trainer.load_state_dict(state["trainer"])
         metrics = trainer.evaluate(evaluation_batches(split, batch_size=EVALUATION_BATCH_SIZE))
         yield len(split), metrics["val_accuracy"]
+
+
+def _newest(checkpoints: Checkpoints) -> dict[str, Any]:
+    path = next(checkpoints.paths(), None)
+    if path is None:
+        raise CorruptCheckpoint(f"{checkpoints.folder}: there is no checkpoint")
+    return checkpoints.load(path)

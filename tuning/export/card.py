@@ -1,10 +1,10 @@
-"""card.md: what an exported model is, how well it does and how sure that is, what it takes, and where it ends."""
+"""card.md: what an exported model is, its accuracy with uncertainty, its cost, and its limits."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxytune.models.config import ModelConfig
-from proxytune.tuning.export.choose import THROUGHPUT
+from proxytune.tuning.export.request import THROUGHPUT
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
@@ -28,8 +28,8 @@ def card(
     candidate = _candidate(provenance, sweep)
     sections = {
         "What it is": _what(spec, config, provenance),
-        "How well it does": _how_well(metrics, provenance, sweep, candidate),
-        "What it takes": _cost(metrics, sweep, provenance, candidate),
+        "Accuracy": _how_well(metrics, provenance, sweep, candidate),
+        "Cost": _cost(metrics, sweep, provenance, candidate),
         "Programs": _programs(provenance),
         "Test split": _openings(provenance),
         "Limits": _limits(config, provenance, sweep, candidate),
@@ -87,7 +87,7 @@ def _how_well(
     candidate: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     if sweep is not None:
-        yield f"Chosen as {sweep['selection']['text']}."
+        yield f"Chosen by: {sweep['selection']['text']}."
     if candidate is not None and candidate["mean"] is not None:
         confirmation = sweep["confirmation"] if sweep else {}
         yield (
@@ -101,7 +101,7 @@ def _how_well(
         )
         if len(confirmation["tied"]) > 1 and candidate["trial"] in confirmation["tied"]:
             tied = ", ".join(map(str, confirmation["tied"]))
-            yield f"A tie: nothing tells trials {tied} apart; the cheapest of them was taken."
+            yield f"Trials {tied} are tied: their means cannot be told apart."
         if candidate["eliminated_after"] is not None:
             yield f"Eliminated in the confirmation: {candidate['reason']}."
         test = confirmation.get("test")
@@ -131,13 +131,14 @@ def _cost(
     where = _hardware((sweep or {}).get("searched_with", {}).get("hardware") or provenance["hardware"])
     if THROUGHPUT in known:
         yield (
-            f"Throughput, measured with nothing else running on {where}: {known[THROUGHPUT]:,.1f} sequences/s trained, "
-            f"{known['inference_sequences_per_second']:,.1f} sequences/s answered."
+            f"Throughput on {where}, with no other trial of the study on the machine (its other load is not known): "
+            f"{known[THROUGHPUT]:,.1f} sequences/s in training, {known['inference_sequences_per_second']:,.1f} "
+            "sequences/s in inference."
         )
     else:
         yield (
-            f"Throughput: {known['tokens_per_second']:,.0f} tokens/s trained on {where} while other trials shared it; "
-            "not measured alone."
+            f"Throughput on {where}: {known['tokens_per_second']:,.0f} tokens/s in training while other trials may have "
+            "shared the machine; it was not measured separately."
         )
 
 
@@ -173,8 +174,8 @@ def _limits(
     if "score" in conventions:
         yield f"{provenance['data']['task']}: {conventions['score']}."
     if sweep is not None and candidate is None:
-        yield "No confirmation on fresh seeds: `proxytune confirm` gives the interval that is missing here."
-    yield f"Longer inputs are cut to {config.max_length:,} tokens; scores hold for data under the conventions above only."
+        yield "No confirmation on fresh seeds, so no interval: `proxytune confirm` gives one."
+    yield f"Longer inputs are truncated to {config.max_length:,} tokens; scores hold for data under the conventions above only."
     yield "Probabilities are a softmax of the logits; they have not been calibrated."
 
 

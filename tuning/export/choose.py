@@ -1,54 +1,30 @@
-"""Which trial is the winner, by a rule that a reader can apply again to the sweep card's trials (verify does).
+"""Which trial an export holds, by a rule that a reader can apply again to the trials of sweep.json (verify does).
 
-Every rule works on the eligible trials alone: trained to the full budget, within every constraint. Ties go to the
-lower number.
+Every rule works on the eligible trials: trained to the full budget, within every constraint.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.export.records import TrialRecord
-from proxytune.tuning.spec.constraints import Constraint, violation
-from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.export.request import THE_WINNER, ExportRequest
+from proxytune.tuning.spec import ranking
+from proxytune.tuning.spec.constraints import Constraint, feasible, violation
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE
+from proxytune.tuning.store.confirmation import Confirmation
+from proxytune.tuning.store.records import TrialRecord
+from proxytune.tuning.store.winner import chosen
 
-THROUGHPUT = "train_sequences_per_second"
-
+TIES = "ties go to the next objective, then to the lower number"
 RULES = {
-    "best": "the best {first} among the eligible trials; ties go to the lower number",
-    "front": "the best {first} among the eligible trials that no other one dominates in {all}; "
-    "ties go to the lower number",
-    "limits": "the best {first} among the eligible trials that also keep {limits}; ties go to the lower number",
-    "pareto": "one of the eligible trials that no other one dominates in {all}",
-    "confirmed": "the winner of the confirmation: the best mean over fresh seeds or, among those that nothing "
-    "tells from it, the cheapest",
+    "best": f"{BEST_SEARCH_VALUE}: the best {{first}} of the eligible trials; {TIES}",
+    "limits": f"the best {{first}} of the eligible trials within {{limits}}; {TIES}",
+    "pareto": "on the Pareto front: no eligible trial is better in one of {all} without being worse in another",
+    "confirmed": "{confirmed}",
     "trial": "named by the user",
 }
 """The rules by name; `Selection.text` is one with its gaps filled in."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds beside the study's own constraints; None is no bound."""
-
-    max_memory_mib: float | None = None  # train_memory_mib_per_sequence
-    min_throughput: float | None = None  # train_sequences_per_second
-
-    def __bool__(self) -> bool:
-        return bool(self.constraints)
-
-    @property
-    def constraints(self) -> list[Constraint]:
-        """The bounds as constraints on metrics."""
-        bounds = ((MEMORY, 1, self.max_memory_mib), (THROUGHPUT, -1, self.min_throughput))
-        return [Constraint(metric, sign, bound) for metric, sign, bound in bounds if bound is not None]
-
-    def __str__(self) -> str:
-        return " and ".join(map(_rule, self.constraints))
-
-
-NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,131 +35,87 @@ class Selection:
     rule: str  # a key of RULES
     objectives: Mapping[str, str]  # metric: maximize | minimize; what the rule compares
     limits: Mapping[str, float] = field(default_factory=dict)  # max_memory_mib, min_throughput
+    confirmed: str = ""  # the rule of the confirmation
 
     @property
     def text(self) -> str:
         """The rule in words."""
-        first, directions = next(iter(self.objectives)), self.objectives.items()
         return RULES[self.rule].format(
-            first=first,
-            all=", ".join(f"{metric} ({direction})" for metric, direction in directions),
-            limits=Limits(**self.limits),
+            first=next(iter(self.objectives)),
+            all=", ".join(f"{metric} ({direction})" for metric, direction in self.objectives.items()),
+            limits=" and ".join(map(str, ExportRequest(**self.limits).constraints)),
+            confirmed=self.confirmed,
         )
 
 
-def best_record(records: Sequence[TrialRecord], objectives: Mapping[str, str]) -> TrialRecord | None:
-    """The winner of a search: with several objectives, the best in the first one on the Pareto front."""
-    shown = front(records, objectives) if len(objectives) > 1 else [one for one in records if one.eligible]
-    return min(shown, key=lambda one: (_minimised(one, objectives)[0], one.trial), default=None)
-
-
-def front(records: Sequence[TrialRecord], objectives: Mapping[str, str]) -> list[TrialRecord]:
-    """The eligible trials that no other one dominates, by number."""
-    points = [(one, _minimised(one, objectives)) for one in records if one.eligible]
-    return [one for one, point in points if not any(_dominates(other, point) for _, other in points)]
-
-
-def front_objectives(objectives: Mapping[str, str]) -> dict[str, str]:
-    """What a Pareto front is drawn over: the study's objectives, and a lone one against the memory of training."""
-    return dict(objectives) | (
-        {MEMORY: "minimize"} if len(objectives) == 1 and MEMORY not in objectives else {}
-    )
-
-
-def within(
-    records: Sequence[TrialRecord], objectives: Mapping[str, str], limits: Limits
-) -> TrialRecord | None:
-    """The best eligible trial within the limits; a trial whose metric is unknown is not."""
-    kept = [
-        one
+def eligible_points(
+    records: Sequence[TrialRecord], limits: Sequence[Constraint] = ()
+) -> dict[int, Mapping[str, float]]:
+    """The metrics of the eligible trials within the limits; a trial whose limited metric is unknown is left out."""
+    return {
+        one.trial: one.metrics
         for one in records
-        if all(
-            rule.metric in one.metrics and rule.excess(one.metrics[rule.metric]) <= 0
-            for rule in limits.constraints
-        )
-    ]
-    return best_record(kept, objectives)
+        if one.eligible
+        and all(rule.metric in one.metrics for rule in limits)
+        and feasible(limits, one.metrics)
+    }
 
 
 def choose(
     study: str,
     records: Sequence[TrialRecord],
     objectives: Mapping[str, str],
-    *,
-    number: int | None = None,
-    limits: Limits = NO_LIMITS,
-    confirmed: int | None = None,
     constraints: Sequence[Constraint] = (),
-) -> Selection:
-    """The trial to export: the named one, the best within limits, the confirmed winner, or the search's best.
+    request: ExportRequest = THE_WINNER,
+    confirmation: Confirmation | None = None,
+) -> list[Selection]:
+    """The trial that the request asks for, or the trials of the Pareto front; by default the study's winner.
 
     Args:
         study: its name, for the errors.
         records: every trial.
         objectives: the study's.
-        number: a trial that the user names.
-        limits: what the user asks beside the constraints.
-        confirmed: the winner of the study's confirmation.
-        constraints: the study's, to say how near a trial comes.
+        constraints: the study's, for the error that names the nearest trial.
+        request: what is asked.
+        confirmation: the study's, if it has one.
 
     Raises:
-        InputError: no trial can be chosen so; says which comes nearest.
+        InputError: no trial can be chosen by this request; names the nearest one.
     """
-    rule = "best" if len(objectives) == 1 else "front"
-    if number is not None:
-        _named(study, records, number)
-        return Selection(trial=number, rule="trial", objectives=objectives)
-    _require_eligible(study, records, objectives, constraints)
-    if limits:
-        chosen = within(records, objectives, limits)
-        if chosen is None:
-            raise InputError(_nearest(study, [one for one in records if one.eligible], limits.constraints))
-        given = {name: value for name, value in vars(limits).items() if value is not None}
-        return Selection(trial=chosen.trial, rule="limits", objectives=objectives, limits=given)
-    if confirmed is not None:
-        return Selection(trial=confirmed, rule="confirmed", objectives=objectives)
-    chosen = best_record(records, objectives)
-    assert chosen is not None
-    return Selection(trial=chosen.trial, rule=rule, objectives=objectives)
+    if request.trial is not None:
+        _check_complete(study, records, request.trial)
+        return [Selection(trial=request.trial, rule="trial", objectives=objectives)]
+    _check_eligible(study, records, constraints)
+    if request.pareto:
+        compared = ranking.front_objectives(objectives)
+        numbers = ranking.front(eligible_points(records), compared)
+        return [Selection(trial=number, rule="pareto", objectives=compared) for number in numbers]
+    if request.constraints:
+        number = ranking.best(eligible_points(records, request.constraints), objectives)
+        if number is None:
+            raise InputError(_nearest(study, [one for one in records if one.eligible], request.constraints))
+        return [Selection(trial=number, rule="limits", objectives=objectives, limits=request.limits)]
+    found = chosen(eligible_points(records), objectives, confirmation)
+    assert found is not None
+    if confirmation is None:
+        return [Selection(trial=found.trial, rule="best", objectives=objectives)]
+    return [Selection(trial=found.trial, rule="confirmed", objectives=objectives, confirmed=found.rule)]
 
 
-def choose_front(
-    study: str,
-    records: Sequence[TrialRecord],
-    objectives: Mapping[str, str],
-    constraints: Sequence[Constraint] = (),
-) -> list[Selection]:
-    """Every point of the Pareto front.
-
-    Raises:
-        InputError: no trial is eligible; says which comes nearest.
-    """
-    _require_eligible(study, records, objectives, constraints)
-    compared = front_objectives(objectives)
-    return [
-        Selection(trial=one.trial, rule="pareto", objectives=compared) for one in front(records, compared)
-    ]
-
-
-def _named(study: str, records: Sequence[TrialRecord], number: int) -> None:
-    if not 0 <= number < len(records):
+def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> None:
+    if number >= len(records):
         known = f"it has 0 to {len(records) - 1}" if records else "it has none yet"
         raise InputError(f"study {study} has no trial {number}; {known}")
-    if records[number].outcome != "complete":
+    if records[number].outcome != Outcome.COMPLETE:
         raise InputError(
             f"trial {number} is {records[number].outcome}; only a complete trial can be exported"
         )
 
 
-def _require_eligible(
-    study: str,
-    records: Sequence[TrialRecord],
-    objectives: Mapping[str, str],
-    constraints: Sequence[Constraint],
-) -> None:
+def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> None:
     if any(one.eligible for one in records):
         return
-    complete = [one for one in records if one.outcome == "complete"]
+    complete = [one for one in records if one.outcome == Outcome.COMPLETE]
     if complete:
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(
@@ -193,14 +125,17 @@ def _require_eligible(
 
 
 def _nearest(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> str:
-    """Which trial comes nearest to constraints that none meets."""
-    rules = ", ".join(map(_rule, constraints))
+    """Which trial is nearest to constraints that no trial meets."""
+    rules = ", ".join(map(str, constraints))
     known = [one for one in records if all(rule.metric in one.metrics for rule in constraints)]
     if not known:
         missing = next(
             rule.metric for rule in constraints if not any(rule.metric in one.metrics for one in records)
         )
-        return f"no trial of study {study} has measured {missing}, so none is known to keep {rules}; `proxytune confirm` measures its candidates, a constraint on it every trial"
+        return (
+            f"no trial of study {study} has measured {missing}, so none is known to keep {rules}; `proxytune confirm` "
+            "measures its candidates, a constraint on it every trial"
+        )
     nearest = min(known, key=lambda one: (violation(constraints, one.metrics), one.trial))
     broken = ", ".join(
         f"{rule.metric} {nearest.metrics[rule.metric]:.4g}"
@@ -208,23 +143,6 @@ def _nearest(study: str, records: Sequence[TrialRecord], constraints: Sequence[C
         if rule.excess(nearest.metrics[rule.metric]) > 0
     )
     return (
-        f"no complete trial of study {study} keeps {rules}; trial {nearest.trial} comes nearest with {broken} "
-        "(export it with --trial)"
+        f"no complete trial of study {study} keeps {rules}; trial {nearest.trial} comes nearest with {broken}, "
+        "and can be exported by its number"
     )
-
-
-def _rule(constraint: Constraint) -> str:
-    return f"{constraint.metric} {'<=' if constraint.sign > 0 else '>='} {constraint.bound:g}"
-
-
-def _minimised(record: TrialRecord, objectives: Mapping[str, str]) -> tuple[float, ...]:
-    measured = {**record.metrics, **record.values}
-    signed = (
-        measured.get(name, math.nan) * (1 if direction == "minimize" else -1)
-        for name, direction in objectives.items()
-    )
-    return tuple(value if math.isfinite(value) else math.inf for value in signed)
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return tuple(one) != tuple(other) and all(x <= y for x, y in zip(one, other, strict=True))

@@ -1,4 +1,4 @@
-"""Where an export goes: a new folder, or a place in an object store that is empty so far."""
+"""Where an export is written: a new folder, or an empty prefix of an object store."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,29 +8,29 @@ from pathlib import Path
 from proxytune.models.exported import SUMS
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import object_url
-from proxytune.tuning.store.object_store import ObjectFolder
+from proxytune.tuning.store.folder import Folder
 
 
 @contextmanager
 def destination(path: str) -> Iterator[Path]:
-    """The folder to write; that of an object store is a temporary one, uploaded when the context ends well.
+    """The folder to write; for an object store a temporary one, which is uploaded when the context ends without an error.
 
-    SHA256SUMS goes last: where it is, everything is.
+    SHA256SUMS is uploaded last: where it exists, the export is complete.
 
     Raises:
-        InputError: something is at the path already, or it is no URL of an object store.
+        InputError: something exists at the path, or it is not a URL of an object store.
         StorageError: the store does not answer, or refuses.
     """
     if "://" not in path:
         yield Path(path)
         return
     try:
-        target = ObjectFolder(object_url(path))
+        target = Folder(object_url(path))
     except ValueError as error:
-        raise InputError(f"--out {path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     try:
         if target.names():
-            raise InputError(f"{path} exists; name a place where nothing is, or remove it first")
+            raise InputError(f"{path} exists; name a prefix that is empty, or remove it first")
         with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
             folder = Path(name) / target.name
             yield folder

@@ -1,9 +1,9 @@
-"""The winner, or every point of the Pareto front, as folders that anybody can run again, whole or not at all.
+"""Writes the winner, or every trial of the Pareto front, as self-contained folders; each is complete or absent.
 
 config.yaml     a TrialSpec: what `proxytune train` takes          metrics.json      the last report
 model.json      the folder's format and the model's fields        provenance.json   where it comes from
 weights.safetensors, model.pt2, model.onnx                        sweep.json        the whole search
-card.md         for people                                        fields.json, SHA256SUMS
+card.md         for people                                        SHA256SUMS
 """
 
 import importlib.metadata
@@ -27,19 +27,19 @@ from proxytune.models.classifier import Classifier
 from proxytune.models.exported import MODEL, WEIGHTS, model_file
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export.card import card
-from proxytune.tuning.export.choose import NO_LIMITS, Limits, Selection, choose, choose_front
-from proxytune.tuning.export.digests import write_fields, write_sums
+from proxytune.tuning.export.choose import Selection, choose
 from proxytune.tuning.export.front import point_name, write_index
 from proxytune.tuning.export.programs import write_programs
-from proxytune.tuning.export.records import TrialRecord, strict_json, study_records
+from proxytune.tuning.export.request import THE_WINNER, ExportRequest
+from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.sweep_record import sweep_card
 from proxytune.tuning.run.provenance import data_facts, git_revision
-from proxytune.tuning.spec.constraints import parse_constraint
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.yaml_file import as_yaml
-from proxytune.tuning.store.checkpoints import newest_checkpoint
+from proxytune.tuning.store.checkpoints import ForeignCheckpoint
 from proxytune.tuning.store.confirmation import Confirmation, read_confirmation
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.records import TrialRecord, strict_json, study_records
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import read_openings
 from proxytune.tuning.trial.data import prepare_task
 
@@ -65,45 +65,32 @@ class ExportResult:
 def export_study(
     study: Study,
     folder: Path,
-    *,
-    number: int | None = None,
-    pareto: bool = False,
-    limits: Limits = NO_LIMITS,
+    request: ExportRequest = THE_WINNER,
     say: Say = lambda line: None,
 ) -> list[ExportResult]:
-    """Write the chosen trial to `folder`, or one folder a point of the Pareto front and an index into it.
+    """Write the chosen trial to `folder`, or a folder for each trial of the Pareto front and an index of them.
 
     Args:
         study: where the trials are.
-        folder: a path at which nothing is yet.
-        number: a trial's number; default: the confirmed winner, else the search's best.
-        pareto: every point of the Pareto front instead.
-        limits: the best trial within these instead.
-        say: is told in a line what goes on.
+        folder: a path that does not exist.
+        request: which trial; by default the study's winner.
+        say: called with a line that reports progress.
 
     Raises:
-        InputError: the folder exists, or no trial can be chosen so.
+        InputError: the folder exists, or no trial can be chosen by this request.
         StorageError: a checkpoint is gone or damaged, or the folder cannot be written; nothing is left behind.
         DataError: the task's data is missing or damaged.
     """
     refuse_existing(folder)
     records, confirmation = study_records(study), read_confirmation(study)
-    objectives = study.spec.search.objectives
-    rules = [parse_constraint(*item) for item in study.spec.search.constraints.items()]
-    if not pareto:
-        selection = choose(
-            study.name,
-            records,
-            objectives,
-            number=number,
-            limits=limits,
-            confirmed=confirmation.winner if confirmation else None,
-            constraints=rules,
-        )
+    selections = choose(
+        study.name, records, study.spec.search.objectives, study.spec.constraints, request, confirmation
+    )
+    if not request.pareto:
+        (selection,) = selections
         with whole(folder) as temporary:
             _write_trial(temporary, study, records, selection, confirmation, say)
         return [ExportResult(folder, records[selection.trial], selection)]
-    selections = choose_front(study.name, records, objectives, rules)
     with whole(folder) as temporary:
         for position, selection in enumerate(selections, 1):
             say(f"point {position} of {len(selections)}: trial {selection.trial}")
@@ -124,7 +111,10 @@ def _write_trial(
     say: Say,
 ) -> None:
     record = records[selection.trial]
-    state, refused = newest_checkpoint(trial_folder(study.spec, record.trial))
+    try:
+        state, refused = study.checkpoints(study.trials()[record.trial]).newest()
+    except ForeignCheckpoint as error:
+        raise StorageError(f"trial {record.trial} cannot be exported: {error}") from None
     if state is None or state["trainer"]["step"] != record.step:
         detail = refused[0] if refused else f"no checkpoint of step {record.step}"
         raise StorageError(f"trial {record.trial} cannot be exported: {detail}")
@@ -148,8 +138,7 @@ def _write_trial(
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
     """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
     confirmed = [
-        {"at": one["at"], "by": one["by"], "what": f"confirm, trial {one['subject']['trial']}"}
-        for one in read_openings(study)
+        {"at": one["at"], "by": one["by"], "what": _subject(one["subject"])} for one in read_openings(study)
     ]
     mark = evaluation_mark(study.name)
     evaluated = [
@@ -158,6 +147,13 @@ def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
         if one["reason"].startswith(mark)
     ]
     return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
+
+
+def _subject(subject: Mapping[str, Any]) -> str:
+    """The models of an opening in words."""
+    if "trial" in subject:
+        return f"confirm, trial {subject['trial']}"
+    return f"compare, all {len(subject['trials'])} trials of the fixed list"
 
 
 def evaluation_mark(name: str) -> str:
@@ -209,7 +205,7 @@ def write_folder(
         provenance: where it comes from; versions, data and hardware are added.
         weights: the classifier's state_dict.
         sweep: the sweep card; None where there was no search.
-        say: is told in a line what goes on.
+        say: called with a line that reports progress.
 
     Raises:
         DataError: the task's data is missing or damaged.
@@ -239,7 +235,6 @@ def write_folder(
     if sweep is not None:
         write_json(folder / SWEEP, sweep)
     (folder / CARD).write_text(card(spec, config, metrics, facts, sweep), encoding="utf-8")
-    write_fields(folder)
     write_sums(folder)
 
 

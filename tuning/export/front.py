@@ -1,110 +1,90 @@
-"""The index of a Pareto front's folders: the same table as Markdown and as a page with a plot."""
+"""The index of a Pareto front's folders: the same table as Markdown and as a page with the report's picture."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from proxytune.tuning.export.choose import Selection
-from proxytune.tuning.export.records import TrialRecord
-from proxytune.tuning.report.page import STYLE
-from proxytune.tuning.report.plots import label
+from proxytune.tuning.report.formatting import short
+from proxytune.tuning.report.page import page
+from proxytune.tuning.report.pareto import MAX_OBJECTIVES, front_figure
+from proxytune.tuning.report.picture import Picture, dressed, label, number
+from proxytune.tuning.report.table import shown, table
+from proxytune.tuning.spec import ranking
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.store.records import TrialRecord
 
 INDEX, PAGE = "index.md", "index.html"
 
 
-def point_name(number: int) -> str:
+def point_name(trial: int) -> str:
     """The folder of a trial in a front."""
-    return f"trial-{number:04d}"
+    return f"trial-{trial:04d}"
 
 
 def write_index(
     folder: Path, study: str, records: Sequence[TrialRecord], selections: Sequence[Selection]
 ) -> None:
-    """Write index.md and index.html into the folder that holds the points' folders.
+    """Write index.md and index.html into the folder that holds the trials' folders.
 
     Raises:
         OSError: the disk refuses.
     """
     objectives = selections[0].objectives
-    first, direction = next(iter(objectives.items()))
-    points = sorted(
-        (records[one.trial] for one in selections),
-        key=lambda one: one.metrics[first],
-        reverse=direction == "maximize",
-    )
+    metrics = {one.trial: records[one.trial].metrics for one in selections}
+    points = [records[trial] for trial in ranking.ordered(metrics, objectives)]
     params = sorted({key for one in points for key in one.params})
     head = ["trial", *map(label, objectives), *(key.rpartition(".")[2] for key in params)]
-    rows = [
-        [
-            point_name(one.trial),
-            *(f"{one.metrics[name]:.4f}" for name in objectives),
-            *(_short(one.params.get(key, "")) for key in params),
-        ]
-        for one in points
-    ]
     directions = ", ".join(f"{name} ({direction})" for name, direction in objectives.items())
     reading = (
-        f"{len(points)} of {len(records)} trials: those of the full budget, within the constraints, that no other "
-        f"one dominates in {directions}. One seed each; every folder runs by itself and has a card."
+        f"{len(points)} of {len(records)} trials: complete, within the constraints, and dominated by no other trial in "
+        f"{directions}. One seed each. Every folder is self-contained and has a card."
     )
+    rows = [_row(one, list(objectives), params) for one in points]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| [{name}]({name}/card.md) | {' | '.join(cells)} |" for name, *cells in rows]
-    text = f"# Pareto front of study {study}\n\n{reading}\n\n" + "\n".join(lines) + "\n"
-    (folder / INDEX).write_text(text, encoding="utf-8")
-    (folder / PAGE).write_text(_page(study, reading, head, rows, _plot(records, points, list(objectives))))
+    lines += [
+        f"| [{point_name(one.trial)}]({point_name(one.trial)}/card.md) | {' | '.join(text for text, _ in row)} |"
+        for one, row in zip(points, rows, strict=True)
+    ]
+    title = f"Pareto front of study {study}"
+    (folder / INDEX).write_text(f"# {title}\n\n{reading}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    cells = [
+        [point_name(one.trial), *(shown(value, text) for text, value in row)]
+        for one, row in zip(points, rows, strict=True)
+    ]
+    picture = dressed(Picture("", "", _figure(records, list(metrics), list(objectives))))
+    parts = [f"<p class=reading>{reading}</p><div class=wide>{table(head, cells, sortable=True)}</div>"]
+    links = "".join(f"<li><a href='{row[0]}/card.md'>{row[0]}/card.md</a></li>" for row in cells)
+    parts += [f"<div class=wide>{picture.html()}</div>", f"<h2>Cards</h2><ul>{links}</ul>"]
+    (folder / PAGE).write_text(page(title, parts), encoding="utf-8")
 
 
-def _page(
-    study: str, reading: str, head: Sequence[str], rows: Sequence[Sequence[str]], figure: go.Figure
-) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        f'<tr><td><a href="{name}/card.md">{name}</a></td>'
-        + "".join(f"<td class=number>{html.escape(value)}</td>" for value in values)
-        + "</tr>"
-        for name, *values in rows
-    )
-    title = f"Pareto front of study {html.escape(study)}"
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{title}</h1><p class=reading>{html.escape(reading)}</p>"
-        f"<table><tr>{cells}</tr>{body}</table>{figure.to_html(full_html=False)}</body></html>"
-    )
+def _row(record: TrialRecord, objectives: Sequence[str], params: Sequence[str]) -> list[tuple[str, Any]]:
+    values = [(number(record.metrics[name]), record.metrics[name]) for name in objectives]
+    return [*values, *((short(value), value) for value in (record.params.get(key, "") for key in params))]
 
 
-def _plot(
-    records: Sequence[TrialRecord], points: Sequence[TrialRecord], objectives: Sequence[str]
-) -> go.Figure:
-    """The first two objectives, the front told from the other eligible trials by colour."""
-    x, y = objectives[1], objectives[0]
-    chosen = {one.trial for one in points}
-    figure = go.Figure()
-    for name, colour, shown in (
-        (
-            "other eligible trials",
-            "#8d99a6",
-            [one for one in records if one.eligible and one.trial not in chosen],
-        ),
-        ("the front", "#d62728", sorted(points, key=lambda one: one.metrics[x])),
-    ):
-        known = [one for one in shown if x in one.metrics and y in one.metrics]
-        figure.add_trace(
-            go.Scatter(
-                x=[one.metrics[x] for one in known],
-                y=[one.metrics[y] for one in known],
-                text=[f"trial {one.trial}" for one in known],
-                mode="markers",
-                name=name,
-                marker={"color": colour, "size": 9},
-            )
+def _figure(records: Sequence[TrialRecord], front: Sequence[int], objectives: Sequence[str]) -> Any:
+    """The report's picture of the front, from the records."""
+    complete = {
+        one.trial: one
+        for one in records
+        if one.outcome == Outcome.COMPLETE and all(name in one.metrics for name in objectives)
+    }
+    groups = {
+        "the front": list(front),
+        "other complete trials": [n for n, one in complete.items() if one.eligible and n not in front],
+        "break a constraint": [n for n, one in complete.items() if not one.eligible],
+    }
+    texts = {
+        trial: "<br>".join(
+            [
+                f"<b>trial {trial}</b>",
+                *(f"{label(name)} {number(one.metrics[name])}" for name in objectives),
+                *(f"{key.rpartition('.')[2]} = {short(value)}" for key, value in one.params.items()),
+            ]
         )
-    return figure.update_layout(
-        template="plotly_white", xaxis_title=label(x), yaxis_title=label(y), height=460
-    )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        for trial, one in complete.items()
+    }
+    metrics = {trial: one.metrics for trial, one in complete.items()}
+    return front_figure(metrics, objectives[:MAX_OBJECTIVES], groups, texts)

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxytune.tuning.export.choose import Selection
-from proxytune.tuning.export.records import TrialRecord, strict_json
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.facts import first_facts
 from proxytune.tuning.store.attributes import SECONDS
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.records import TrialRecord, strict_json
 from proxytune.tuning.store.study import Study
 
 OF_THE_MACHINE = {"storage", "database", "tracking"}
 """Sections of a study file that say where things lie on the machine that searched; a card leaves them out."""
-_HEAD_BYTES = 1 << 20  # of the journal: the first driver's facts are among its first lines
 
 
 def sweep_card(
@@ -73,7 +72,6 @@ def sweep_card(
 
 
 def _driver_facts(study: Study) -> dict[str, Any]:
-    """Versions and hardware of the first driver, as the study's journal has them; empty where there is none."""
-    events, _ = read_events(study.folder / "outbox", 0, _HEAD_BYTES)
-    facts: dict[str, Any] = next((event.get("facts", {}) for event in events if event["kind"] == "study"), {})
+    """Versions and hardware of the first driver; empty where the journal has none."""
+    facts = first_facts(study.folder / "outbox")
     return {name: facts[name] for name in ("git_revision", "versions", "hardware") if name in facts}

@@ -9,10 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxytune.tuning.journal.outbox import Event
-from proxytune.tuning.spec.constraints import parse_constraint, violation
-
-GOOD = ("complete", "pruned")
+from proxytune.tuning.journal.events import (
+    BudgetChanged,
+    Confirmed,
+    Event,
+    Reported,
+    StudyStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from proxytune.tuning.spec.constraints import feasible, parse_constraints
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE, signed
 
 
 @dataclass
@@ -23,10 +31,13 @@ class Counters:
     constraints: dict[str, str] = field(default_factory=dict)  # metric -> rule; who breaks one is no best
     rungs: list[int] = field(default_factory=list)  # the steps at which trials are compared
     resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
+    budget: int = 0  # trials that the study may take
     outcomes: dict[str, int] = field(default_factory=dict)  # final ends by outcome
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # trials without a final end
     best: dict[str, float] = field(default_factory=dict)  # over complete trials that break no constraint
     best_trial: dict[str, int] = field(default_factory=dict)
+    rank: dict[str, list[float]] = field(default_factory=dict)  # of each best trial: signed values, number
+    confirmed: dict[str, Any] = field(default_factory=dict)  # trial and rule of the confirmation
     steps: int = 0
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -37,27 +48,46 @@ class Counters:
 
     def fold(self, event: Event) -> dict[str, float]:
         """Take one event in; the counters' new values after a trial's final end, else nothing."""
-        kind = event["kind"]
-        if kind == "study":
-            search = event["spec"].get("search", {})
-            self.directions = dict(search.get("objectives") or {})
-            self.constraints = dict(search.get("constraints") or {})
-            self.rungs = rung_steps(event["spec"])
-            given = event["spec"].get("resources", {})
-            self.resources = {key: _number(given.get(key)) for key in ("cpu", "gpu")}
-        elif kind == "trial":
-            open_trial = self.running.setdefault(
-                str(event["trial"]), {"last": {}, "step": 0, "cpu": 0, "gpu": 0}
-            )
-            open_trial["since_ms"] = event["time_ms"]
-            for key in ("cpu", "gpu"):
-                open_trial[key] = _number(event.get("resources", {}).get(key, self.resources.get(key)))
-        elif kind == "report":
-            self._see(event)
-        elif kind == "end":
-            self._see(event)
-            return self._end(event)
+        match event:
+            case StudyStarted():
+                self._begin(event)
+            case BudgetChanged():
+                self.budget = event.trials
+            case TrialStarted():
+                self._start(event)
+            case Reported():
+                self._see(event)
+            case Confirmed():
+                self.confirmed = {"trial": event.winner, "rule": event.rule}
+            case TrialEnded():
+                self._see(event)
+                return self._end(event)
         return {}
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """`trial` and `rule` of the winner; empty while no trial is eligible."""
+        first = next(iter(self.directions), "")
+        found = {"trial": self.best_trial[first], "rule": BEST_SEARCH_VALUE} if first in self.best else {}
+        return self.confirmed or found
+
+    def _begin(self, event: StudyStarted) -> None:
+        search, given = event.spec.get("search", {}), event.spec.get("resources", {})
+        self.directions = dict(search.get("objectives") or {})
+        self.constraints = dict(search.get("constraints") or {})
+        self.rungs = rung_steps(event.spec)
+        self.budget = event.budget or search.get("trials") or 0
+        self.resources = {key: _number(given.get(key)) for key in ("cpu", "gpu")}
+
+    def _start(self, event: TrialStarted) -> None:
+        open_trial = self.running.setdefault(str(event.trial), {"last": {}, "step": 0})
+        held = event.resources.model_dump() if event.resources else self.resources
+        open_trial |= {"since_ms": event.time_ms, "cpu": held.get("cpu", 0.0), "gpu": held.get("gpu", 0.0)}
+
+    def last_values(self, event: TrialEnded) -> dict[str, float]:
+        """Objectives and constrained metrics of a trial that ends with this event, which is not folded yet."""
+        known: dict[str, float] = self.running.get(str(event.trial), {}).get("last", {})
+        return known | event.metrics
 
     def rung(self, step: int) -> int:
         """How many rungs a trial has reached with this step."""
@@ -65,40 +95,44 @@ class Counters:
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:
         """Whether a trial with these metrics breaks no constraint."""
-        rules = [parse_constraint(metric, rule) for metric, rule in self.constraints.items()]
-        return violation(rules, metrics) == 0
+        return feasible(parse_constraints(self.constraints), metrics)
 
-    def _see(self, event: Event) -> None:
-        open_trial = self.running.get(str(event["trial"]))
+    def _see(self, event: Reported | TrialEnded) -> None:
+        open_trial = self.running.get(str(event.trial))
         if open_trial is not None:
-            open_trial["step"] = max(open_trial["step"], event["step"])
+            open_trial["step"] = max(open_trial["step"], event.step)
             watched = (*self.directions, *self.constraints)
-            open_trial["last"] |= {key: event["metrics"][key] for key in watched if key in event["metrics"]}
+            open_trial["last"] |= {key: event.metrics[key] for key in watched if key in event.metrics}
 
-    def _end(self, event: Event) -> dict[str, float]:
-        key, outcome = str(event["trial"]), event["outcome"]
-        open_trial = self.running.get(key, {"last": {}, "step": event["step"], "cpu": 0, "gpu": 0})
-        seconds = max(0, event["time_ms"] - open_trial.pop("since_ms", event["time_ms"])) / 1000
+    def _end(self, event: TrialEnded) -> dict[str, float]:
+        key, outcome = str(event.trial), event.outcome
+        open_trial = self.running.get(key, {"last": {}, "step": event.step, "cpu": 0, "gpu": 0})
+        seconds = max(0, event.time_ms - open_trial.pop("since_ms", event.time_ms)) / 1000
         self.cpu_seconds += seconds * open_trial["cpu"]
         self.gpu_seconds += seconds * open_trial["gpu"]
-        if outcome == "interrupted":
+        if not outcome.is_final:
             return {}
         self.running.pop(key, None)
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.steps += open_trial["step"]
-        if outcome == "complete" and self.feasible(open_trial["last"]):
-            for name, direction in self.directions.items():
-                sign, value = (1 if direction == "maximize" else -1), open_trial["last"].get(name, math.nan)
-                if value == value and (name not in self.best or sign * value > sign * self.best[name]):
-                    self.best[name], self.best_trial[name] = value, event["trial"]
+        if outcome is Outcome.COMPLETE and self.feasible(open_trial["last"]):
+            self._compare(event.trial, open_trial["last"])
         return self.counters()
+
+    def _compare(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Keep the trial for each objective by which it ranks before the best one so far, as `ranking.best` does."""
+        for name in self.directions:
+            rank = [*signed(metrics, {name: self.directions[name]} | self.directions), number]
+            if math.isfinite(rank[0]) and (name not in self.rank or rank < self.rank[name]):
+                self.best[name], self.best_trial[name], self.rank[name] = metrics[name], number, rank
 
     def counters(self) -> dict[str, float]:
         """The numbers of now, by metric name."""
-        failed = sum(count for outcome, count in self.outcomes.items() if outcome not in GOOD)
+        failed = sum(count for outcome, count in self.outcomes.items() if Outcome(outcome).is_error)
         return {
-            "trials_complete": self.outcomes.get("complete", 0),
-            "trials_pruned": self.outcomes.get("pruned", 0),
+            "trials_complete": self.outcomes.get(Outcome.COMPLETE, 0),
+            "trials_pruned": self.outcomes.get(Outcome.PRUNED, 0),
+            "trials_stopped": self.outcomes.get(Outcome.STOPPED, 0),
             "trials_failed": failed,
             "trials_open": len(self.running),
             "steps_trained": self.steps,

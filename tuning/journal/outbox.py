@@ -1,60 +1,35 @@
-"""The outbox: every tracking event of a study, in one append-only journal beside its trials.
+"""The writer of a study's journal: every tracking event, appended beside the study's trials.
 
-The study's driver appends to `events.jsonl` and never waits for MLflow; whoever ships the events acknowledges
-them in a file of its own (`proxytune.tuning.tracking.shipper`), so the whole journal can be shipped again elsewhere.
-Each append is handed to the kernel at once: it survives the death of the process, not that of the machine.
+The study's driver appends to `events.jsonl` and never waits for MLflow. Whoever ships the events acknowledges them in
+a file of its own (`proxytune.tuning.tracking.acknowledgement`), so the whole journal can be shipped again elsewhere.
+Each append is passed to the kernel at once: it survives the death of the process. Whoever ships it syncs it to disk
+first, so MLflow never has an event that a power cut could take from the journal.
 """
 
-import json
 import os
+import tempfile
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from proxytune.tuning.errors import HeldError
+from proxytune.tuning.journal.events import (
+    Event,
+    JournalStarted,
+    Reported,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialStarted,
+    encode,
+)
+from proxytune.tuning.journal.reading import JOURNAL, journal_id, read_all
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 
-JOURNAL = "events.jsonl"
-
-Event = dict[str, Any]
-
-
-def read_events(folder: Path, offset: int = 0, max_bytes: int | None = None) -> tuple[list[Event], int]:
-    """The whole events from byte `offset` on, and the offset behind the last of them.
-
-    At least one event is returned where there is one, however small `max_bytes`. An event that is still being
-    written is left for the next call; a line that is no event (a damaged disk) is passed over.
-    """
-    events: list[Event] = []
-    try:
-        journal = (folder / JOURNAL).open("rb")
-    except FileNotFoundError:
-        return events, offset
-    with journal:
-        journal.seek(offset)
-        start = offset
-        for line in journal:
-            if not line.endswith(b"\n"):
-                break
-            offset += len(line)
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-            if max_bytes is not None and offset - start >= max_bytes:
-                break
-    return events, offset
-
-
-def journal_id(folder: Path) -> str | None:
-    """Which journal this is; None where there is none yet."""
-    events, _ = read_events(folder, max_bytes=1)
-    return str(events[0]["id"]) if events and events[0]["kind"] == "journal" else None
+PRIVATE = 0o600
+"""Mode of the files that hold a study's configuration and results."""
 
 
 @dataclass(slots=True)
@@ -70,48 +45,60 @@ class _Trial:
 class Outbox:
     """The one writer of a study's journal.
 
-    Opening it repairs a line torn by a kill, and ends as `interrupted` what a killed driver left running, at
-    the time of the last event: nobody else runs trials of this study while the journal is held.
+    Opening it repairs a line torn by a kill and a damaged first record, and ends as `interrupted` what a killed driver
+    left running, at the time of the last event: nobody else runs trials of this study while the journal is held.
+
+    Args:
+        folder: holds the journal.
+        known_id: id of the journal as the study's storage knows it, for a journal whose first record is damaged.
+            Without it such a journal gets a new id, and so new runs in MLflow.
 
     Raises:
         HeldError: another process has the journal open.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known_id: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "writer.lock", blocking=False)
         try:
             self._lock.acquire()
         except Timeout:
             raise HeldError(f"another process writes the journal in {folder}; wait until it ends") from None
+        self.problems: list[str] = []
+        """Records that could not be read, one line each."""
         self._trials: dict[int, _Trial] = {}
         self._names: dict[frozenset[str], frozenset[str]] = {}  # one copy of each set of metric names
         self._study_open = False
         self._last_time_ms = 0
-        self._size = self._scan(folder)
         self._path = folder / JOURNAL
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self.id = journal_id(folder) or known_id or uuid.uuid4().hex
+        if self._path.exists() and self._path.stat().st_size and journal_id(folder) is None:
+            self._repair_first_record()
+        self._size = self._scan(folder)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+        os.fchmod(self._file, PRIVATE)
         os.ftruncate(self._file, self._size)
         if self._size == 0:
-            self._write({"kind": "journal", "format": 1, "id": uuid.uuid4().hex})
+            self._write(JournalStarted(id=self.id))
+            _sync_folder(folder)
         self._end_what_was_left()
 
-    def append(self, event: Mapping[str, Any]) -> bool:
-        """Write one event; False where the journal already says it, and nothing is written.
+    def append(self, event: Event) -> bool:
+        """Write one event; False where the journal already has it, and nothing is written.
 
-        Said already are: a report of a step that the trial reported before, anything of a trial after its
-        final end, an interruption of a trial that does not run. A final end keeps only those metrics that
-        its step has not reported.
+        The journal has already: a report of a step that the trial reported before, anything of a trial after its
+        final end, an interruption of a trial that does not run. A final end keeps only those metrics that its step
+        has not reported.
 
         Raises:
             OSError: the disk is full or gone; the journal is as before.
         """
-        event = self._news(event)
-        if not event:
+        news = self._news(event)
+        if news is None:
             return False
-        self._write(event)
-        self._remember(event)
+        self._write(news)
+        self._remember(news)
         return True
 
     @property
@@ -119,64 +106,85 @@ class Outbox:
         """The numbers of the trials that the journal knows."""
         return set(self._trials)
 
+    def has_ended(self, number: int) -> bool:
+        """Whether the journal has the final end of a trial."""
+        return number in self._trials and self._trials[number].final
+
     def close(self) -> None:
-        """Let the journal go, for the next driver."""
+        """Release the journal for the next driver."""
         os.close(self._file)
         self._lock.release()
 
-    def _news(self, event: Mapping[str, Any]) -> Event:
-        """The part of the event that the journal does not hold yet; empty if none."""
-        kind = event["kind"]
-        if kind not in ("trial", "report", "end"):
-            return dict(event)
-        trial = self._trials.get(event["trial"], _Trial())
+    def _news(self, event: Event) -> Event | None:
+        """The part of the event that the journal does not hold yet, if there is one."""
+        if not isinstance(event, TrialStarted | Reported | TrialEnded):
+            return event
+        trial = self._trials.get(event.trial, _Trial())
         if trial.final:
-            return {}
-        if kind == "report" and event["step"] in trial.steps:
-            return {}
-        if kind == "end":
-            if event["outcome"] == "interrupted" and not trial.running:
-                return {}
-            reported = trial.steps.get(event["step"], frozenset())
-            metrics = {key: value for key, value in event["metrics"].items() if key not in reported}
-            return {**event, "metrics": metrics}
-        return dict(event)
+            return None
+        if isinstance(event, Reported) and event.step in trial.steps:
+            return None
+        if isinstance(event, TrialEnded):
+            if not event.outcome.is_final and not trial.running:
+                return None
+            reported = trial.steps.get(event.step, frozenset())
+            metrics = {key: value for key, value in event.metrics.items() if key not in reported}
+            return event.model_copy(update={"metrics": metrics})
+        return event
 
-    def _remember(self, event: Mapping[str, Any]) -> None:
-        kind = event["kind"]
-        self._last_time_ms = event.get("time_ms", self._last_time_ms)
-        if kind == "study":
+    def _remember(self, event: Event) -> None:
+        if isinstance(event, JournalStarted):
+            return
+        self._last_time_ms = event.time_ms
+        if isinstance(event, StudyStarted):
             self._study_open = True
-        elif kind == "study_end":
+        elif isinstance(event, StudyEnded):
             self._study_open = False
-        elif kind in ("trial", "report", "end"):
-            trial = self._trials.setdefault(event["trial"], _Trial())
-            if kind == "trial":
-                trial.running = True
-                return
-            step = trial.last_step = event["step"]
-            names = trial.steps.get(step, frozenset()).union(event["metrics"])
-            if kind == "report" or names:
-                trial.steps[step] = self._names.setdefault(names, names)
-            if kind == "end":
-                trial.running = False
-                trial.final = event["outcome"] != "interrupted"
-                if trial.final:
-                    trial.steps.clear()
+        elif isinstance(event, TrialStarted):
+            self._trials.setdefault(event.trial, _Trial()).running = True
+        elif isinstance(event, Reported | TrialEnded):
+            self._remember_step(event)
+
+    def _remember_step(self, event: Reported | TrialEnded) -> None:
+        trial = self._trials.setdefault(event.trial, _Trial())
+        step = trial.last_step = event.step
+        names = trial.steps.get(step, frozenset()).union(event.metrics)
+        if isinstance(event, Reported) or names:
+            trial.steps[step] = self._names.setdefault(names, names)
+        if isinstance(event, TrialEnded):
+            trial.running = False
+            trial.final = event.outcome.is_final
+            if trial.final:
+                trial.steps.clear()
 
     def _scan(self, folder: Path) -> int:
-        """Learn what the journal holds, a few megabytes at a time; the size of its whole lines in bytes."""
-        offset = 0
-        while True:
-            events, behind = read_events(folder, offset, max_bytes=8 << 20)
-            for event in events:
+        """Learn what the journal holds; the size of its whole lines in bytes."""
+        size = 0
+        for portion in read_all(folder):
+            for event in portion.events:
                 self._remember(event)
-            if behind == offset:
-                return offset
-            offset = behind
+            self.problems += portion.problems
+            size = portion.offset
+        return size
 
-    def _write(self, event: Mapping[str, Any]) -> None:
-        line = json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n"
+    def _repair_first_record(self) -> None:
+        """Replace a damaged first line by a new first record. Later offsets may change; acknowledgements notice it."""
+        self.problems.append(f"{self._path}: the first record was damaged and is replaced")
+        with (
+            self._path.open("rb") as damaged,
+            tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=JOURNAL, delete=False) as repaired,
+        ):
+            damaged.readline()
+            repaired.write(encode(JournalStarted(id=self.id)))
+            while chunk := damaged.read(1 << 20):
+                repaired.write(chunk)
+            repaired.flush()
+            os.fsync(repaired.fileno())
+        os.replace(repaired.name, self._path)
+        _sync_folder(self._path.parent)
+
+    def _write(self, event: Event) -> None:
+        line = encode(event)
         size = len(line)
         try:
             while line:  # a filling disk takes a part first, and says why at the next
@@ -187,13 +195,26 @@ class Outbox:
         self._size += size
 
     def _end_what_was_left(self) -> None:
-        left = {"time_ms": self._last_time_ms, "reason": "the driver ended without a word"}
+        reason = "the driver ended without a record of it"
         for number, trial in self._trials.items():
             if trial.running:
                 self.append(
-                    {"kind": "end", "trial": number, "step": trial.last_step, "metrics": {}}
-                    | left
-                    | {"outcome": "interrupted"}
+                    TrialEnded(
+                        time_ms=self._last_time_ms,
+                        trial=number,
+                        step=trial.last_step,
+                        outcome=Outcome.INTERRUPTED,
+                        reason=reason,
+                    )
                 )
         if self._study_open:
-            self.append({"kind": "study_end", "status": "interrupted", "summary": {}} | left)
+            self.append(StudyEnded(time_ms=self._last_time_ms, status=StudyStatus.INTERRUPTED, reason=reason))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk holds the folder's entries."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

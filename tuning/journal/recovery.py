@@ -7,71 +7,121 @@ study to MLflow, which says so where the old one is still there.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.journal.outbox import Event, Outbox
-from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
-from proxytune.tuning.store.checkpoints import CorruptCheckpoint, checkpoint_paths, load_checkpoint
-from proxytune.tuning.store.study import trial_folder
+from proxytune.tuning.journal.events import (
+    Reported,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialEvent,
+    TrialStarted,
+)
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.spec.ranking import sign
+from proxytune.tuning.store.attributes import ATTEMPT, END, JOURNAL_ID, rung_entries
+from proxytune.tuning.store.errors import storage_errors
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
+def open_journal(study: "Study", make: Callable[[Path, str | None], Outbox] = Outbox) -> Outbox:
+    """The study's journal, open for writing. The storage keeps its id, by which a damaged first record is repaired.
+
+    `make` opens the outbox of a folder and a known id.
+
+    Raises:
+        HeldError: another process has the journal open.
+        StorageError: the storage does not answer.
+        OSError: the journal cannot be written.
+    """
+    with storage_errors():
+        known = study.optuna.user_attrs.get(JOURNAL_ID)
+    outbox = make(study.folder / "outbox", known)
+    if outbox.id != known:
+        with storage_errors():
+            study.optuna.set_user_attr(JOURNAL_ID, outbox.id)
+    return outbox
+
+
 def recover(study: "Study", outbox: Outbox) -> int:
-    """Append the events of every begun trial that the journal has never heard of; the number of such trials.
+    """Append what the storage knows of begun trials and the journal lacks; the number of trials that lacked something.
 
     Raises:
         StorageError: the storage does not answer.
         OSError: the journal or the checkpoints cannot be used.
     """
-    lost = [
+    begun = [
         trial
         for trial in study.trials()
         if trial.datetime_start is not None
-        and trial.number not in outbox.trials
-        and trial.user_attrs.get(END, {}).get("outcome") != "infeasible"  # it has no run
+        and trial.user_attrs.get(END, {}).get("outcome") != Outcome.INFEASIBLE
     ]
-    if not lost:
-        return 0
-    events = [event for trial in lost for event in _trial_events(study, trial)]
-    events.sort(key=lambda event: event["time_ms"])  # stable: a trial's own order stays
+    unknown = [trial for trial in begun if trial.number not in outbox.trials]
+    known = [trial for trial in begun if trial.number in outbox.trials]
+    num_mended = sum(_mend(study, trial, outbox) for trial in known)
+    if unknown:
+        _append_unknown(study, unknown, outbox)
+    return len(unknown) + num_mended
+
+
+def _mend(study: "Study", trial: FrozenTrial, outbox: Outbox) -> bool:
+    """Append reports, and the end, that a power cut took from a trial's events; whether there were any."""
+    if outbox.has_ended(trial.number):
+        return False
+    appended = False
+    for event in _trial_events(study, trial):
+        if isinstance(event, Reported) or (isinstance(event, TrialEnded) and event.outcome.is_final):
+            appended |= outbox.append(event)
+    return appended
+
+
+def _append_unknown(study: "Study", trials: Sequence[FrozenTrial], outbox: Outbox) -> None:
+    events: list[TrialEvent] = [event for trial in trials for event in _trial_events(study, trial)]
+    events.sort(key=lambda event: event.time_ms)  # stable: a trial's own order stays
     if not outbox.trials:
         spec = study.spec.model_dump(mode="json")
-        begin = {"kind": "study", "time_ms": events[0]["time_ms"], "study": study.name}
-        outbox.append(begin | {"spec": spec, "facts": {}})
+        outbox.append(
+            StudyStarted(time_ms=events[0].time_ms, study=study.name, spec=spec, budget=study.budget)
+        )
     for event in events:
         outbox.append(event)
     ended = sum(END in trial.user_attrs for trial in study.trials())
-    status = "finished" if ended >= study.budget else "interrupted"
-    outbox.append({"kind": "study_end", "time_ms": events[-1]["time_ms"], "status": status, "summary": {}})
-    return len(lost)
+    status = StudyStatus.FINISHED if ended >= study.budget else StudyStatus.INTERRUPTED
+    outbox.append(StudyEnded(time_ms=events[-1].time_ms, status=status))
 
 
-def _trial_events(study: "Study", trial: FrozenTrial) -> Iterator[Event]:
+def _trial_events(study: "Study", trial: FrozenTrial) -> Iterator[TrialEvent]:
     reports = _reports(study, trial)
     unended = {
-        "outcome": "interrupted",
+        "outcome": Outcome.INTERRUPTED,
         "reason": "its driver left no journal",
         "step": max(reports, default=0),
     }
     end: dict[str, Any] = trial.user_attrs.get(END, unended)
     start_ms = _milliseconds(trial.datetime_start)
     end_ms = _milliseconds(trial.datetime_complete) if trial.datetime_complete else start_ms
-    head = {"trial": trial.number, "time_ms": start_ms}
-    config = study.spec.trial(trial.params).model_dump(mode="json")
-    attempt = trial.user_attrs.get(ATTEMPT, 1)
-    yield {"kind": "trial", **head, "params": trial.params, "attempt": attempt, "config": config}
+    number = trial.number
+    yield TrialStarted(
+        time_ms=start_ms,
+        trial=number,
+        params=trial.params,
+        attempt=trial.user_attrs.get(ATTEMPT, 1),
+        config=study.spec.trial(trial.params).model_dump(mode="json"),
+    )
     for step, metrics in sorted(reports.items()):
         moment = start_ms + (end_ms - start_ms) * step // max(end["step"], 1)
-        yield {"kind": "report", **head, "time_ms": min(moment, end_ms), "step": step, "metrics": metrics}
-    yield {"kind": "end", **head, "time_ms": end_ms, "metrics": {}} | {
-        key: end[key] for key in ("outcome", "reason", "step")
-    }
+        yield Reported(time_ms=min(moment, end_ms), trial=number, step=step, metrics=metrics)
+    yield TrialEnded(
+        time_ms=end_ms, trial=number, step=end["step"], outcome=Outcome(end["outcome"]), reason=end["reason"]
+    )
 
 
 def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
@@ -79,22 +129,19 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
     objectives = study.spec.search.objectives
     reports: dict[int, dict[str, Any]] = {}
     for step, entry in rung_entries(trial).items():
-        signs = (1 if direction == "minimize" else -1 for direction in objectives.values())
         reports[step] = {
-            name: sign * value for name, sign, value in zip(objectives, signs, entry["values"], strict=True)
+            name: sign(direction) * value
+            for (name, direction), value in zip(objectives.items(), entry["values"], strict=True)
         }
     for step, value in trial.intermediate_values.items():
         reports[step] = {next(iter(objectives)): value}
-    for path in checkpoint_paths(trial_folder(study.spec, trial.number)):
-        try:
-            report = load_checkpoint(path)["report"]
-        except CorruptCheckpoint:
-            continue
+    for state in study.checkpoints(trial).readable():
+        report = state["report"]
         if report is not None and report["step"] in reports:
             reports[report["step"]] = report["metrics"]
     end = trial.user_attrs.get(END)
     if end and end["metrics"]:
-        last = end["step"] if end["outcome"] == "complete" else max(reports, default=end["step"])
+        last = end["step"] if end["outcome"] == Outcome.COMPLETE else max(reports, default=end["step"])
         reports[last] = end["metrics"]
     return reports
 

@@ -5,6 +5,7 @@ of its own, as all that talks to MLflow is: an MLflow that is away costs seconds
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from proxytune.datasets.prepare import PreparedTask
 from proxytune.models.exported import SUMS, file_sha256
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.export.export import ExportResult
+from proxytune.tuning.journal.reading import journal_id
 from proxytune.tuning.predict.exported import load_export
 from proxytune.tuning.predict.inputs import InputFormat
 from proxytune.tuning.spec.locations import artifact_root
 from proxytune.tuning.store.study import Study
+from proxytune.tuning.tracking.artifacts import follow_move
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
 from proxytune.tuning.trial.data import prepare_task
 
@@ -31,8 +34,7 @@ _SECONDS = 600
 def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
     """Log every folder as an MLflow model and register it under the study's name.
 
-    The alias `best` goes to the one that is the study's winner (not to a trial that the user named, or to one chosen
-    by other limits), if there is such a one.
+    The study's winner gets the alias `best`, and its rule as description; trials chosen by number or limits do not.
 
     Returns:
         {"name", "version", "uri"} of each.
@@ -40,17 +42,21 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
     Raises:
         ProxytuneError: MLflow refused or is away; what was exported is untouched.
     """
+    objectives = ", ".join(f"{goal} {name}" for name, goal in study.spec.search.objectives.items())
     order = {
         "uri": study.tracking_uri,
         "experiment": study.spec.tracking.experiment,
         "artifacts": artifact_root(study.tracking_uri, study.spec.storage),
         "name": study.name,
+        "journal": journal_id(study.folder / "outbox"),
+        "description": f"Winners of study {study.name}: {study.spec.task.name}, by {objectives}.",
         "models": [
             {
                 "folder": str(one.folder.absolute()),
                 "trial": one.record.trial,
-                "best": one.selection.rule in ("best", "front", "confirmed"),
+                "best": one.selection.rule in ("best", "confirmed"),
                 "metrics": one.record.metrics,
+                "description": f"Trial {one.record.trial} of study {study.name}; {one.selection.text}.",
                 "examples": example_lines(one.folder),
             }
             for one in written
@@ -100,16 +106,21 @@ def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     mlflow.set_tracking_uri(order["uri"])
     client = MlflowClient()
+    follow_move(order["uri"])
     experiment = client.get_experiment_by_name(order["experiment"])
     if experiment is None:
         experiment_id = client.create_experiment(order["experiment"], order["artifacts"])
     else:
         experiment_id = experiment.experiment_id
     mlflow.set_experiment(experiment_id=experiment_id)  # else the model lands in Default, below the cwd
-    return [_register_one(client, experiment_id, order["name"], model) for model in order["models"]]
+    versions = [_register_one(client, experiment_id, order, model) for model in order["models"]]
+    client.update_registered_model(order["name"], order["description"])
+    return versions
 
 
-def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str, Any]) -> dict[str, Any]:
+def _register_one(
+    client: Any, experiment_id: str, order: Mapping[str, Any], model: Mapping[str, Any]
+) -> dict[str, Any]:
     import mlflow.pyfunc
     import pandas
     from mlflow.models import Model, ModelSignature
@@ -118,7 +129,9 @@ def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str
 
     from proxytune.tuning.predict.served import COLUMN
 
+    name = order["name"]
     trial_key = f"{name}/{model['trial']}"
+    run_id = _run_of(client, experiment_id, order["journal"], trial_key)
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string, COLUMN)]),
         outputs=Schema([ColSpec(DataType.long, "label"), ColSpec(Array(DataType.double), "probabilities")]),
@@ -132,12 +145,16 @@ def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str
         signature=signature,
         input_example=pandas.DataFrame({COLUMN: model["examples"]}),
         pip_requirements=["proxytune"],
-        run_id=_run_of(client, experiment_id, trial_key),
+        run_id=run_id,
         registered_model_name=name,
         params={"trial": model["trial"]},
         tags={"trial_key": trial_key},
     )
     version = str(logged.registered_model_version)
+    client.update_model_version(name, version, model["description"])
+    for key, value in model["metrics"].items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            client.log_metric(run_id, key, value, model_id=logged.model_id)
     facts = {
         "trial_key": trial_key,
         "sha256_of_sums": file_sha256(Path(model["folder"], SUMS)),
@@ -150,9 +167,10 @@ def _register_one(client: Any, experiment_id: str, name: str, model: Mapping[str
     return {"name": name, "version": version, "uri": f"models:/{name}/{version}", "best": model["best"]}
 
 
-def _run_of(client: Any, experiment_id: str, trial_key: str) -> str:
-    """The trial's own run; one made for the model where its events have not been shipped."""
-    found = client.search_runs([experiment_id], f"tags.trial_key = '{trial_key}'", max_results=1)
+def _run_of(client: Any, experiment_id: str, journal: str | None, trial_key: str) -> str:
+    """The trial's own run, by the study's journal; one made for the model where its events have not been shipped."""
+    query = f"tags.study_id = '{journal}' AND tags.trial_key = '{trial_key}'"
+    found = client.search_runs([experiment_id], query, max_results=1)
     if found:
         return str(found[0].info.run_id)
     run = client.create_run(experiment_id, tags={"exported_trial": trial_key}, run_name=f"export {trial_key}")

@@ -13,6 +13,7 @@ from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.run.data_progress import data_progress
 from proxytune.tuning.spec.metrics import bounds_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.validation import validated
 from proxytune.tuning.trial.data import prepare_task
@@ -37,7 +38,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
     """
     with data_progress(console, spec.task.name) as report:
         prepare_task(spec.task, report)
-    training = TrialRun(spec, folder=None)
+    training = TrialRun(spec, None)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,10 +53,10 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
             progress.update(bar, completed=update.step)
             if update.metrics is not None:
                 progress.update(bar, accuracy=f"val_accuracy {update.metrics['val_accuracy']:.4f}")
-            if update.outcome == "complete":
+            if update.outcome is Outcome.COMPLETE:
                 assert update.metrics is not None
                 return Trained(update.step, update.metrics, training.trainer.model.state_dict())
-            if update.outcome != "running":
+            if update.outcome is not Outcome.RUNNING:
                 raise ProxytuneError(
                     f"the training ended as {update.outcome} at step {update.step}: {update.reason}"
                 )

@@ -1,4 +1,4 @@
-"""A study's journal read back as trials: who ran when and where, what each reported, how it ended."""
+"""A study's journal read back as trials: when and where each ran, its reports, its outcome."""
 
 import math
 from collections.abc import Mapping
@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.counters import Counters
-from proxytune.tuning.journal.outbox import Event, read_events
-from proxytune.tuning.spec.constraints import parse_constraint
-from proxytune.tuning.spec.space import Domain
-
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
+from proxytune.tuning.journal.events import (
+    Confirmed,
+    Event,
+    Paused,
+    Reported,
+    Resumed,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialStarted,
+)
+from proxytune.tuning.journal.reading import read_all
+from proxytune.tuning.spec.constraints import parse_constraints
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.spec.space import distribution_of
 
 
 @dataclass
@@ -31,11 +40,11 @@ class Placement:
 
 @dataclass
 class TrialHistory:
-    """One trial as the journal tells it."""
+    """One trial, from its events."""
 
     number: int
     params: dict[str, Any]
-    outcome: str = "running"  # as in `end` events, or running
+    outcome: Outcome = Outcome.RUNNING
     reason: str = ""
     step: int = 0
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # metric -> (step, value)
@@ -52,7 +61,9 @@ class History:
     facts: Mapping[str, Any]
     counters: Counters
     trials: dict[int, TrialHistory]
-    status: str = "running"  # as the newest driver left it
+    status: StudyStatus = StudyStatus.RUNNING
+    confirmation: Confirmed | None = None
+    problems: list[str] = field(default_factory=list)  # records of the journal that could not be read
     start_ms: int = 0  # Unix time of the first event, and of the last one so far
     last_ms: int = 0
 
@@ -61,12 +72,35 @@ class History:
         """Each objective and its direction, maximize or minimize."""
         return self.counters.directions
 
+    @property
+    def domains(self) -> dict[str, Any]:
+        """The search space: the domain of each searched parameter."""
+        return dict(self.spec.get("search", {}).get("space", {}))
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """`trial` and `rule` of the winner; empty while no trial is eligible."""
+        return self.counters.winner
+
+    def eligible(self) -> dict[int, dict[str, float]]:
+        """The last metrics of the trials that may win, by number: complete and within the constraints."""
+        return {
+            trial.number: trial.last
+            for trial in self.trials.values()
+            if trial.outcome is Outcome.COMPLETE
+            and next(iter(self.objectives), "") in trial.last
+            and self.counters.feasible(trial.last)
+        }
+
+    def with_metric(self, name: str) -> list[TrialHistory]:
+        """The trials that reported the metric, with a finite last value."""
+        return [one for one in self.trials.values() if math.isfinite(one.last.get(name, math.nan))]
+
     def optuna_study(self, objectives: Mapping[str, str]) -> optuna.Study:
-        """The trials as an Optuna study in memory over these objectives, for Optuna's own pictures.
+        """The trials as an Optuna study in memory over these objectives, for Optuna's importances and contour.
 
         A trial without a value for an objective counts as failed there.
         """
-        domains = self.spec.get("search", {}).get("space", {})
         study = optuna.create_study(
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
             study_name=self.name,
@@ -76,13 +110,15 @@ class History:
             study.add_trial(
                 optuna.trial.create_trial(state=TrialState.FAIL)
                 if trial is None
-                else self._frozen(trial, domains, list(objectives))
+                else self._frozen(trial, self.domains, list(objectives))
             )
         return study
 
     def _frozen(self, trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
         values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
-        state = STATES.get(trial.outcome, TrialState.FAIL)
+        state = TrialState[trial.outcome.optuna_state]
+        if state == TrialState.WAITING:  # it has begun
+            state = TrialState.FAIL
         if state == TrialState.COMPLETE and len(values) < len(objectives):
             state = TrialState.FAIL
         params = {key: value for key, value in trial.params.items() if key in domains}
@@ -90,13 +126,12 @@ class History:
             state=state,
             values=values if state == TrialState.COMPLETE else None,
             params=params,
-            distributions={key: _distribution(domains[key], value) for key, value in params.items()},
+            distributions={key: distribution_of(domains[key], value) for key, value in params.items()},
             intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
         )
-        for metric, rule in self.counters.constraints.items():
-            if metric in trial.last:
-                excess = parse_constraint(metric, rule).excess(trial.last[metric])
-                frozen.set_constraint(metric, excess)
+        for rule in parse_constraints(self.counters.constraints):
+            if rule.metric in trial.last:
+                frozen.set_constraint(rule.metric, rule.excess(trial.last[rule.metric]))
         return frozen
 
 
@@ -107,51 +142,47 @@ def read_history(folder: Path) -> History:
         InputError: it holds no study.
     """
     history = History("", {}, {}, Counters(), {})
-    trials = history.trials
-    offset, behind = -1, 0
-    while behind != offset:
-        offset = behind
-        events, behind = read_events(folder, offset, max_bytes=8 << 20)
-        for event in events:
+    for portion in read_all(folder):
+        history.problems += portion.problems
+        for event in portion.events:
             history.counters.fold(event)
-            history.last_ms = max(history.last_ms, event.get("time_ms", 0))
-            if event["kind"] == "study":
-                history.name, history.spec, history.facts = (
-                    event["study"],
-                    event["spec"],
-                    event.get("facts", {}),
-                )
-                history.start_ms = history.start_ms or event["time_ms"]
-                history.status = "running"
-            elif event["kind"] == "study_end":
-                history.status = event["status"]
-            elif event["kind"] == "trial":
-                trial = trials.setdefault(event["trial"], TrialHistory(event["trial"], event["params"]))
-                trial.outcome = "running"
-                trial.placements.append(Placement(event["time_ms"], event["time_ms"]))
-            elif event["kind"] in ("report", "end") and event["trial"] in trials:
-                _take_in(trials[event["trial"]], event)
+            _take_in(history, event)
     if not history.spec:
         raise InputError(f"{folder} holds no events of a study; run it first")
     return history
 
 
-def _take_in(trial: TrialHistory, event: Event) -> None:
-    trial.step = max(trial.step, event["step"])
-    for metric, value in event["metrics"].items():
-        if isinstance(value, int | float):
-            trial.curves.setdefault(metric, []).append((event["step"], value))
-            trial.last[metric] = value
+def _take_in(history: History, event: Event) -> None:
+    history.last_ms = max(history.last_ms, getattr(event, "time_ms", 0))
+    match event:
+        case StudyStarted():
+            history.name, history.spec, history.facts = event.study, event.spec, event.facts
+            history.start_ms = history.start_ms or event.time_ms
+            history.status = StudyStatus.RUNNING
+        case StudyEnded():
+            history.status = event.status
+        case Confirmed():
+            history.confirmation = event
+        case Paused():
+            history.status = StudyStatus.PAUSED
+        case Resumed():
+            history.status = StudyStatus.RUNNING
+        case TrialStarted():
+            trial = history.trials.setdefault(event.trial, TrialHistory(event.trial, event.params))
+            trial.outcome = Outcome.RUNNING
+            trial.placements.append(Placement(event.time_ms, event.time_ms))
+        case Reported() | TrialEnded() if event.trial in history.trials:
+            _take_in_report(history.trials[event.trial], event)
+
+
+def _take_in_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
+    trial.step = max(trial.step, event.step)
+    for metric, value in event.metrics.items():
+        trial.curves.setdefault(metric, []).append((event.step, value))
+        trial.last[metric] = value
     placement = trial.placements[-1]
-    placement.end_ms = event["time_ms"]
-    if "node" in event:
-        placement.worker = f"{event['node']} {event.get('pid', '')}".strip()
-    if event["kind"] == "end":
-        trial.outcome, trial.reason = event["outcome"], event.get("reason", "")
-
-
-def _distribution(domain: Mapping[str, Any], value: Any) -> BaseDistribution:
-    """The domain as the search used it; whether it holds whole numbers is seen by the value."""
-    if domain.get("choice") is not None:
-        return CategoricalDistribution(domain["choice"])
-    return Domain.model_validate(domain).distribution(integer=isinstance(value, int))
+    placement.end_ms = event.time_ms
+    if isinstance(event, TrialEnded):
+        trial.outcome, trial.reason = event.outcome, event.reason
+    elif event.node is not None:
+        placement.worker = event.node if event.pid is None else f"{event.node} {event.pid}"

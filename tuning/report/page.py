@@ -1,35 +1,35 @@
-"""A study's report: one HTML file that needs nothing else, with its standing, its best trials and its pictures."""
+"""A study's report: one self-contained HTML file with the winner, all trials, and the pictures."""
 
 import html
-import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.events import Confirmed
+from proxytune.tuning.report.curves import learning_curves, optimisation_history
 from proxytune.tuning.report.formatting import flat, short
-from proxytune.tuning.report.history import History, read_history
-from proxytune.tuning.report.plots import dressed, label, pareto_front, pictures
+from proxytune.tuning.report.history import History, TrialHistory, read_history
+from proxytune.tuning.report.parameters import contour, parallel_coordinates, parameter_importances, slices
+from proxytune.tuning.report.pareto import pareto_front
+from proxytune.tuning.report.picture import Picture, dressed, label, number
+from proxytune.tuning.report.proxies import proxy_cosines
+from proxytune.tuning.report.table import SORT_SCRIPT, STYLE, Cell, facts_table, shown, table
+from proxytune.tuning.report.timeline import timeline
+from proxytune.tuning.spec.metrics import MEMORY, METRICS
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 0.5em 0 1.5em }
-td, th { border: 1px solid #ccc; padding: 0.25em 0.7em; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-h2 { margin-top: 2em; border-top: 1px solid #ddd; padding-top: 1em }
-div.wide { overflow-x: auto }
-p.reading { color: #555; max-width: 60em }
-"""
-NUM_BEST = 10  # trials in the table
+SPEEDS = ("train_sequences_per_second", "tokens_per_second")
+"""The speed in the table of trials: the first one that any trial has."""
 
 
 def write_report(outbox_folder: Path, path: Path) -> None:
-    """Write the report of the study whose outbox this is, in one step.
+    """Write the report of the study whose outbox this is; the file is complete or absent.
 
     Raises:
         InputError: the outbox holds no study.
@@ -39,7 +39,7 @@ def write_report(outbox_folder: Path, path: Path) -> None:
 
 
 def write_pareto_front(outbox_folder: Path, path: Path) -> None:
-    """Write the Pareto front alone (one objective: against the memory of training) as an HTML file, in one step.
+    """Write the Pareto front alone (one objective: together with the memory of training) as an HTML file.
 
     Raises:
         InputError: the outbox holds no study, or fewer than two trials are complete.
@@ -49,116 +49,199 @@ def write_pareto_front(outbox_folder: Path, path: Path) -> None:
     picture = next(pareto_front(history), None)
     if picture is None:
         raise InputError(f"study {history.name} has no two complete trials to draw yet; run it further")
-    figure = dressed(picture).figure.update_layout(
-        title=f"{history.name}: {picture.title}<br><sup>{picture.reading}</sup>", margin={"t": 90}
-    )
-    _write(path, figure.to_html())
+    _write(path, page(f"{history.name}: {picture.title}", [_section(dressed(picture))]))
 
 
-def _write(path: Path, page: str) -> None:
+def _write(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as temporary:
-        temporary.write(page)
+        temporary.write(text)
     os.chmod(temporary.name, 0o644)
     os.replace(temporary.name, path)
 
 
-def report_page(history: History) -> str:
-    """The whole page."""
-    sections = [
-        f"<h2>{html.escape(picture.title)}</h2><p class=reading>{html.escape(picture.reading)}</p><div class=wide>"
-        + picture.figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
-        + "</div>"
-        for picture in pictures(history)
-    ]
-    name = html.escape(history.name)
+def page(title: str, parts: Iterable[str]) -> str:
+    """A self-contained page with plotly, the common style, and sortable tables."""
     return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body><h1>Study {name}</h1>"
-        f"{_standing(history)}{_best(history)}{''.join(sections)}{_facts(history)}</body></html>"
+        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body><h1>{html.escape(title)}</h1>"
+        f"{''.join(parts)}<script>{SORT_SCRIPT}</script></body></html>"
     )
 
 
-def _standing(history: History) -> str:
+def report_page(history: History) -> str:
+    """The whole page."""
+    parts = [_summary(history), _winner(history), _trials(history), *map(_section, pictures(history))]
+    return page(f"Study {history.name}", [*parts, _how_it_was_run(history)])
+
+
+def pictures(history: History) -> Iterator[Picture]:
+    """Every picture that the study has the data for."""
+    for draw in (
+        optimisation_history,
+        learning_curves,
+        parameter_importances,
+        slices,
+        contour,
+        parallel_coordinates,
+        pareto_front,
+        proxy_cosines,
+        timeline,
+    ):
+        for picture in draw(history):
+            yield dressed(picture)
+
+
+def _section(picture: Picture) -> str:
+    return (
+        f"<h2>{html.escape(picture.title)}</h2><p class=reading>{html.escape(picture.reading)}</p>"
+        f"<div class=wide>{picture.html()}</div>"
+    )
+
+
+def _summary(history: History) -> str:
     counters = history.counters
-    outcomes = dict.fromkeys(("complete", "pruned"), 0)
+    outcomes = dict.fromkeys((Outcome.COMPLETE, Outcome.PRUNED), 0)
     for trial in history.trials.values():
         outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
-    budget = history.spec.get("search", {}).get("trials", "?")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    objectives = (f"{direction} {label(name)}" for name, direction in history.objectives.items())
     rows = [
-        (
-            "objectives",
-            ", ".join(f"{direction} {label(name)}" for name, direction in history.objectives.items()),
-        ),
-        *((f"constraint on {label(metric)}", rule) for metric, rule in history.counters.constraints.items()),
+        ("objectives", ", ".join(objectives)),
+        *((f"constraint on {label(metric)}", rule) for metric, rule in counters.constraints.items()),
         ("status", f"{history.status}, {_moment(history.start_ms)} to {_moment(history.last_ms)}"),
-        ("trials", f"{len(history.trials)} of {budget}"),
-        *((f"… {outcome}", str(count)) for outcome, count in outcomes.items()),
+        ("trials", f"{len(history.trials)} of {counters.budget or '?'}: {counts}"),
         ("steps trained", f"{counters.steps:,}"),
         (
             "time in trials",
             f"{counters.cpu_seconds / 3600:.2f} CPU-hours, {counters.gpu_seconds / 3600:.2f} GPU-hours",
         ),
     ]
-    return _table((), rows)
+    return facts_table(rows) + _timing(history)
+
+
+def _timing(history: History) -> str:
+    """What a reader of the numbers of one run must know about asynchronous stopping."""
+    rule = (history.spec.get("search", {}).get("stopping") or {}).get("name", "none")
+    if rule == "none":
+        return ""
+    return (
+        f"<p class=reading>Stopping rule {html.escape(str(rule))} is asynchronous: a trial is compared with the trials that "
+        "reached the same step before it. Which trials are pruned depends on the timing of the workers, so another run of "
+        "the same study may prune others and find another winner. A confirmation on fresh seeds does not depend on it."
+        "</p>"
+    )
 
 
 def _moment(time_ms: int) -> str:
     return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _best(history: History) -> str:
-    """The winner and those behind it; with several objectives the Pareto front."""
-    objective, direction = next(iter(history.objectives.items()))
-    complete = [
-        trial
-        for trial in history.trials.values()
-        if trial.outcome == "complete" and objective in trial.last and history.counters.feasible(trial.last)
-    ]
-    if not complete:
+def _winner(history: History) -> str:
+    found = history.winner
+    if not found:
         rule = " within the constraints" if history.counters.constraints else ""
         return f"<p>No trial has reached the full budget{rule} yet.</p>"
-    title = f"Best complete trials by {objective}"
-    if len(history.objectives) > 1:
-        front = {trial.number for trial in history.optuna_study(history.objectives).best_trials}
-        complete = [trial for trial in complete if trial.number in front]
-        title = f"Pareto front, by {objective}"
-    complete.sort(key=lambda trial: trial.last[objective], reverse=direction == "maximize")
-    params = list(dict.fromkeys(key for trial in complete for key in trial.params))
-    head = ("trial", *map(label, history.objectives), *(key.rpartition(".")[2] for key in params))
-    rows = [
-        (
-            f"{trial.number:04d}",
-            *(_value(trial.last.get(name, math.nan)) for name in history.objectives),
-            *(short(trial.params.get(key, "")) for key in params),
+    trial = history.trials.get(found["trial"])
+    values = (
+        ""
+        if trial is None
+        else ", ".join(f"{name} {number(trial.last[name])}" for name in history.objectives)
+    )
+    params = "" if trial is None else ", ".join(f"{_name(key)} {short(v)}" for key, v in trial.params.items())
+    line = f"Trial {found['trial']}, by {found['rule']}. In the search: {values}. {params}."
+    confirmed = "" if history.confirmation is None else _confirmation(history, history.confirmation)
+    return f"<h2>Winner</h2><p class=winner>{html.escape(line)}</p>{confirmed}"
+
+
+def _confirmation(history: History, event: Confirmed) -> str:
+    """The candidates on fresh seeds, and the winner on the test split."""
+    head = ("trial", "search", f"mean {event.objective}", "95 % interval", "seeds", "values")
+    rows = []
+    for one in event.candidates:
+        searched = history.trials.get(one.trial)
+        before = None if searched is None else searched.last.get(event.objective)
+        has_interval = one.low is not None and one.high is not None
+        rows.append(
+            (
+                shown(one.trial),
+                "" if before is None else shown(before, number(before)),
+                shown(one.mean, number(one.mean)),
+                f"{one.low:.4f} to {one.high:.4f}" if has_interval else "",
+                shown(len(one.seeds)),
+                ", ".join(number(value) for value in one.seeds.values()),
+            )
         )
-        for trial in complete[:NUM_BEST]
-    ]
-    more = f"<p class=reading>and {len(complete) - NUM_BEST} more.</p>" if len(complete) > NUM_BEST else ""
-    return f"<h2>{html.escape(title)}</h2>{_table(head, rows)}{more}"
-
-
-def _value(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
-
-
-def _facts(history: History) -> str:
-    facts = [
-        (key, str(value)) for key, value in flat(history.facts, depth=3).items() if value not in (None, "")
-    ]
-    spec = [
-        (key, str(value)) for key, value in flat(history.spec, depth=3).items() if value not in (None, "")
-    ]
+    marked = next((i for i, one in enumerate(event.candidates) if one.trial == event.winner), None)
+    text = "Candidates retrained from fresh seeds."
+    if (test := event.test) is not None:
+        interval = f" (95 % interval {test.low:.4f} to {test.high:.4f})" if test.low is not None else ""
+        again = f", which this study opened {test.openings} times" if test.openings > 1 else ""
+        text += (
+            f" Test accuracy of the winner: {test.mean:.4f}{interval}, {test.num_models} models on {test.num_examples:,} "
+            f"examples of the test split{again}."
+        )
     return (
-        "<h2>How it was run</h2>" + _table((), facts) + "<h2>The study file, resolved</h2>" + _table((), spec)
+        f"<h2>Confirmation</h2><p class=reading>{html.escape(text)}</p><div class=wide>"
+        f"{table(head, rows, marked=marked)}</div>"
     )
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"] if head else []
-    for row in rows:
-        cells = (
-            f"<td{' class=number' if head and cell.replace('.', '').replace(',', '').isdigit() else ''}>{html.escape(cell)}</td>"
-            for cell in row
+def _trials(history: History) -> str:
+    """Every trial, sortable; the winner first, then the eligible ones by value, then the others by number."""
+    if not history.trials:
+        return ""
+    trials = list(history.trials.values())
+    speed = next((name for name in SPEEDS if any(name in trial.last for trial in trials)), None)
+    metrics = dict.fromkeys([*history.objectives, MEMORY, *([speed] if speed else [])])
+    params = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    head = ["trial", "outcome", "step", *map(_head, metrics), *map(_name, params), "reason"]
+    objective, direction = next(iter(history.objectives.items()))
+    factor, eligible = sign(direction), history.eligible()
+    winner = history.winner.get("trial")
+    trials.sort(
+        key=lambda one: (
+            one.number != winner,
+            one.number not in eligible,
+            factor * one.last[objective] if one.number in eligible else one.number,
         )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    )
+    rows = [_trial_row(trial, list(metrics), params) for trial in trials]
+    marked = 0 if trials[0].number == winner else None
+    return (
+        f"<h2>Trials</h2><p class=reading>All {len(trials)} trials with the metrics of their last report; a click on a head "
+        f"sorts.</p><div class='wide tall' tabindex=0>{table(head, rows, sortable=True, marked=marked)}</div>"
+    )
+
+
+def _trial_row(trial: TrialHistory, metrics: list[str], params: list[str]) -> list[Cell]:
+    values = [trial.last.get(name) for name in metrics]
+    return [
+        shown(trial.number),
+        str(trial.outcome),
+        shown(trial.step, f"{trial.step:,}"),
+        *("" if value is None else shown(value, number(value)) for value in values),
+        *(
+            shown(trial.params[key], short(trial.params[key])) if key in trial.params else ""
+            for key in params
+        ),
+        trial.reason,
+    ]
+
+
+def _head(metric: str) -> str:
+    """A short column head for a metric."""
+    names = {MEMORY: "memory (MiB a sequence)"} | {name: f"speed ({METRICS[name].unit})" for name in SPEEDS}
+    return names.get(metric, label(metric))
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _how_it_was_run(history: History) -> str:
+    facts, spec = (
+        [(key, str(value)) for key, value in flat(tree, depth=3).items() if value not in (None, "")]
+        for tree in (history.facts, history.spec)
+    )
+    return f"<h2>How it was run</h2>{facts_table(facts)}<h2>The study file, resolved</h2>{facts_table(spec)}"

@@ -1,21 +1,181 @@
-"""Begin a study: create it, open the stored one, or say what a start would find."""
+"""Open a study for a run: take its lease, then create it or open the stored one."""
 
 import json
-import os
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
 
-from proxytune.tuning.errors import (
-    InputError,
-    StorageError,
-)
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.search.warm_start import WarmStart, take
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET, END, ENQUEUED_BY, PAUSE, SECONDS, STOP, WARM_START
+from proxytune.tuning.store.attributes import BUDGET, DATA, END, ENQUEUED_BY, SECONDS, STUDY_ID, WARM_START
+from proxytune.tuning.store.binding import bind_folder, check_binding, make_folder
 from proxytune.tuning.store.database import database_url, holds_studies, open_storage
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.requests import Kind
 from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
+
+
+@dataclass(frozen=True)
+class HeldStudy:
+    """A study whose lease this process holds, and what its user should know about the start."""
+
+    study: Study
+    lease: Lease
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def hold_study(
+    spec: StudySpec, *, data: Mapping[str, Any] | None = None, age: float = 0.0
+) -> Iterator[HeldStudy]:
+    """Take the study's lease, then create the study or open the stored one, and release the lease at the end.
+
+    Nothing of the study is written before the lease is held: a refused run leaves no trace.
+
+    Args:
+        data: what `data_facts` gives for the prepared task; None: not known, and not compared.
+        age: seconds since the run was started; stops and pauses requested before do not concern it.
+
+    Raises:
+        HeldError: another driver holds the study.
+        InputError: the folder and the database do not belong together, or the data is not that of earlier runs.
+        OtherSpecError: the stored spec differs, and where.
+        StorageError: the storage cannot be written.
+    """
+    make_folder(spec.folder)
+    storage = open_storage(database_url(spec.folder, spec.database), create=True)
+    with ExitStack() as stack:
+        lease = Lease(storage, spec.name)
+        stack.callback(lease.release)
+        lease.acquire()
+        with storage_errors():
+            study, notes = _open_or_create(spec, storage)
+            if data:
+                _check_data(study, data)
+        bind_folder(spec.folder, study.id)
+        superseded = study.requests.begin(age)
+        notes += [
+            f"{request.kind} by {request.who} was requested before this start" for request in superseded
+        ]
+        yield HeldStudy(study, lease, tuple(notes))
+
+
+def begin_study(spec: StudySpec) -> Study:
+    """Create or open the study as `hold_study` does, and let it go at once.
+
+    Raises:
+        As `hold_study`.
+    """
+    with hold_study(spec) as held:
+        return held.study
+
+
+def _open_or_create(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
+    try:
+        key = storage.get_study_id_from_name(spec.name)
+    except KeyError:
+        check_binding(spec, None, 0)
+        return _create(spec, storage), []
+    attributes = storage.get_study_user_attrs(key)
+    if SPEC in attributes:
+        check_binding(spec, attributes.get(STUDY_ID), storage.get_n_trials(key))
+        return _open(spec, storage)
+    if STUDY_ID not in attributes:
+        raise InputError(f"study {spec.name} was not made by proxytune; give the study another name")
+    storage.delete_study(key)  # its creator was killed before it was complete
+    return _create(spec, storage), []
+
+
+def _create(spec: StudySpec, storage: RDBStorage) -> Study:
+    """A new study; its spec is stored last, so that one without it is known to be incomplete."""
+    earlier = read_warm_start(spec)
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        sampler=optuna.samplers.RandomSampler(),  # never asked: the controller sets one for each trial
+        directions=list(spec.search.objectives.values()),
+    )
+    study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(spec.search.objectives))  # what optuna-dashboard calls the values
+    for params in spec.search.enqueue:
+        study.enqueue_trial(dict(params))
+    if earlier is not None:
+        study.set_user_attr(WARM_START, earlier.to_json())
+        for one in earlier.first:
+            who = f"trial {one['trial']} of {earlier.study}"
+            study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
+    study.set_user_attr(BUDGET, spec.search.trials)
+    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
+    return Study(spec, storage, study)
+
+
+def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
+    """The stored study, and what of the spec has no effect any more."""
+    study = optuna.load_study(study_name=spec.name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    attributes = study.user_attrs
+    stored = parse_study(
+        json.loads(attributes[SPEC]), where=f"study {spec.name}"
+    )  # newer keys: their defaults
+    check_same(stored, spec)
+    if STUDY_ID not in attributes:  # made by 0.1.0
+        study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
+    opened = Study(spec, storage, study)
+    wanted = wanted_budget(stored, spec, opened.budget)
+    if wanted != attributes[BUDGET]:
+        study.set_user_attr(BUDGET, wanted)
+    opened.requests.handled(opened.requests.pending(Kind.EXTEND))  # `wanted` follows the last one
+    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
+    return opened, without_effect(stored, spec, wanted)
+
+
+def wanted_budget(stored: StudySpec, spec: StudySpec, budget: int) -> int:
+    """The study's budget under a new spec: a raised `search.trials` raises it, otherwise it stays."""
+    return max(budget, spec.search.trials) if spec.search.trials > stored.search.trials else budget
+
+
+def without_effect(stored: StudySpec, spec: StudySpec, budget: int) -> list[str]:
+    """A line for each change of the spec that a stored study does not follow."""
+    lines = []
+    if spec.search.trials < stored.search.trials:
+        lines.append(
+            f"search.trials: lowering it to {spec.search.trials} has no effect, study {spec.name} may take {budget}; "
+            "extend sets another number"
+        )
+    if spec.search.enqueue != stored.search.enqueue:
+        lines.append(
+            f"search.enqueue: it changed, and only a new study follows it; add configurations to study {spec.name} by enqueue"
+        )
+    return lines
+
+
+def _check_data(study: Study, data: Mapping[str, Any]) -> None:
+    """Store which data the study trains on at its first start, and refuse other data later.
+
+    Raises:
+        InputError: it is other data.
+    """
+    known = study.data
+    if not known:
+        study.optuna.set_user_attr(DATA, dict(data))
+    elif known["fingerprint"] != data["fingerprint"]:
+        raise InputError(
+            f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, and here it is "
+            f"{data['fingerprint'][:12]}: restore the data at task.root, or give the study another name"
+        )
 
 
 def read_warm_start(spec: StudySpec) -> WarmStart | None:
@@ -38,50 +198,8 @@ def read_warm_start(spec: StudySpec) -> WarmStart | None:
     return take(spec, source.spec, source.trials(), END)
 
 
-def begin_study(spec: StudySpec) -> Study:
-    """Create the study, or open the one of the same name if its spec is the same or has a larger budget.
-
-    Raises:
-        OtherSpecError: the stored spec differs, and where.
-        StorageError: the storage cannot be written.
-    """
-    try:
-        spec.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{spec.folder}: {error.strerror} (as user {os.getuid()})") from None
-    storage = open_storage(database_url(spec.folder, spec.database), create=True)
-    with storage_errors():
-        study = optuna.create_study(
-            study_name=spec.name,
-            storage=storage,
-            sampler=optuna.samplers.RandomSampler(),  # never asked: the controller sets one for each trial
-            directions=list(spec.search.objectives.values()),
-            load_if_exists=True,
-        )
-        stored = study.user_attrs.get(SPEC)
-        if stored is None:
-            earlier = read_warm_start(spec)
-            for params in spec.search.enqueue:
-                study.enqueue_trial(dict(params))
-            if earlier is not None:
-                study.set_user_attr(WARM_START, earlier.to_json())
-                for one in earlier.first:
-                    who = f"trial {one['trial']} of {earlier.study}"
-                    study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
-            study.set_user_attr(BUDGET, spec.search.trials)
-        else:
-            # keys newer than the stored spec: their defaults
-            check_same(parse_study(json.loads(stored), where=f"study {spec.name}"), spec)
-            budget = max(spec.search.trials, int(study.user_attrs[BUDGET]))
-            study.set_user_attr(BUDGET, budget)
-        study.set_user_attr(SPEC, spec.model_dump_json())
-        study.set_user_attr(STOP, None)
-        study.set_user_attr(PAUSE, None)
-    return Study(spec, storage, study)
-
-
 def check_study(spec: StudySpec) -> list[str]:
-    """What a start of this study would find, for people; nothing is written.
+    """What a start of this study would find, one line each; nothing is written.
 
     Raises:
         InputError: its budget is spent, or what `search.warm_start` names is not there.
@@ -98,7 +216,7 @@ def check_study(spec: StudySpec) -> list[str]:
         return _warm_start_lines(read_warm_start(spec))
     study = study_in(storage, spec.name, spec.storage, spec.database)
     check_same(study.spec, spec)
-    trials, budget = study.trials(), max(study.budget, spec.search.trials)
+    trials, budget = study.trials(), wanted_budget(study.spec, spec, study.budget)
     ended = [trial for trial in trials if END in trial.user_attrs]
     steps = sum(trial.user_attrs[END]["step"] for trial in ended)
     seconds = float(study.optuna.user_attrs.get(SECONDS, 0.0))
@@ -114,7 +232,8 @@ def check_study(spec: StudySpec) -> list[str]:
             )
     stored = study.optuna.user_attrs.get(WARM_START)
     lines = _warm_start_lines(WarmStart.from_json(stored) if stored else None)
-    return [f"study {spec.name} exists and goes on: {len(ended)} of {budget} trials have ended", *lines]
+    lines += without_effect(study.spec, spec, budget)
+    return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
 
 
 def _warm_start_lines(earlier: WarmStart | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import shutil
 import signal
 import threading
 import time
@@ -12,17 +13,19 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError
+from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.journal.recovery import recover
-from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.journal.recovery import open_journal, recover
+from proxytune.tuning.run.begin import hold_study
+from proxytune.tuning.run.journal import FencedOutbox
 from proxytune.tuning.run.provenance import data_facts, driver_facts
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.object_store import try_object_store
+from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.shipper import Shipper
@@ -40,12 +43,16 @@ def run_study(
     trainable: type | None = None,
     make_controller: Callable[..., StudyController] = StudyController,
     watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
+    age: float = 0.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Study:
-    """Run the study until its budget is met: start it, or go on where any earlier driver left it.
+    """Run the study until its budget is met: start or resume it.
 
     `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
     tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
-    a context manager that is held while the search runs (live progress).
+    a context manager that is held while the search runs (live progress). `age` is how many seconds ago the run was
+    started: stops and pauses requested since then are obeyed. `say` gets a line for each part of the spec, and each
+    earlier request, that has no effect.
 
     Raises:
         InputError: the study file cannot be run here.
@@ -55,41 +62,39 @@ def run_study(
         Interrupted: SIGINT or SIGTERM; the same call goes on.
         ProxytuneError: the budget is spent and no trial has completed.
     """
+    began = time.monotonic()
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
         find_cluster(address)  # before anything is written
     if spec.checkpoints is not None:
-        try_object_store(spec.checkpoints)
+        try_folder(Folder(spec.checkpoints))
     prepared = None
     if trainable is None:
         if address == "local":
             check_device(spec)
         prepared = prepare_task(spec.task)
         check_data(spec, prepared)
-    study = begin_study(spec)
+    age += time.monotonic() - began
     with ExitStack() as stack:
-        lease = Lease(study.storage, spec.name)
-        lease.acquire()
-        stack.callback(lease.release)
-        try:
-            outbox = Outbox(spec.folder / "outbox")
-        except OSError as error:
-            raise StorageError(f"{spec.folder / 'outbox'}: {error.strerror}") from None
+        held = stack.enter_context(hold_study(spec, data=data_facts(prepared), age=age))
+        study, lease = held.study, held.lease
+        outbox = open_journal(study, functools.partial(FencedOutbox, lease=lease))
         stack.callback(outbox.close)
         recover(study, outbox)
         controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+        controller.notes += outbox.problems
+        for note in held.notes:
+            say(note)
         with storage_errors():
             controller.reconcile()
-        now_ms = time.time_ns() // 1_000_000
         outbox.append(
-            {
-                "kind": "study",
-                "time_ms": now_ms,
-                "study": spec.name,
-                "spec": spec.model_dump(mode="json"),
-                "facts": driver_facts(prepared),
-            }
+            StudyStarted(
+                study=spec.name,
+                spec=spec.model_dump(mode="json"),
+                facts=driver_facts(prepared),
+                budget=study.budget,
+            )
         )
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
         shipper.start()
@@ -98,26 +103,19 @@ def run_study(
         lease.on_lost = lambda: controller.stop("another driver took the study over")
         if not controller.finished:
             try:
-                held = (lambda: watch(study, controller, shipper)) if watch else None
-                _search(study, controller, address, trainable, held)
+                watching = (lambda: watch(study, controller, shipper)) if watch else None
+                _search(study, controller, address, trainable, watching)
             finally:
                 if not lease.lost:
                     with storage_errors():
                         controller.requeue_live()
         if lease.lost:
             raise HeldError(f"study {spec.name} was taken over by another driver")
-        status = "interrupted" if controller.stopping else "finished"
-        outbox.append(
-            {
-                "kind": "study_end",
-                "time_ms": time.time_ns() // 1_000_000,
-                "status": status,
-                "summary": summary(study),
-            }
-        )
+        status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
+        outbox.append(StudyEnded(status=status, summary=summary(study)))
         if controller.stopping:
             raise Interrupted(
-                f"study {spec.name} stopped ({controller.stopping}); the same command goes on where it was"
+                f"study {spec.name} stopped ({controller.stopping}); the same command resumes it"
             )
     trials = study.trials()
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
@@ -132,11 +130,8 @@ def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, 
     """Say in the journal that the driver ends by an error, so that MLflow does not show it running."""
     if error is not None and not isinstance(error, Interrupted):
         reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError):  # the disk may be what failed
-            now_ms = time.time_ns() // 1_000_000
-            outbox.append(
-                {"kind": "study_end", "time_ms": now_ms, "status": "failed", "reason": reason[:1000]}
-            )
+        with suppress(OSError, HeldError):  # the disk may be what failed
+            outbox.append(StudyEnded(status=StudyStatus.FAILED, reason=reason[:1000]))
 
 
 def _search(
@@ -158,6 +153,7 @@ def _search(
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
         resources = session.trial_resources(spec.resources)
+        controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
         kind: Any = trainable or TrialTrainable
         gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
@@ -179,23 +175,29 @@ def _search(
             controller.stop(reason)
             over.set()
 
+        def run_ray() -> None:
+            tune.run(
+                kind,
+                name=spec.name,
+                search_alg=StudySearcher(bridge),
+                scheduler=StudyScheduler(bridge),
+                num_samples=-1,
+                resources_per_trial=resources if gpu_mib is None else None,
+                reuse_actors=True,
+                max_failures=spec.resources.max_failures,
+                raise_on_failed_trial=False,
+                storage_path=str(session.scratch / "tune"),
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+                verbose=0,
+            )
+            shutil.rmtree(session.scratch / "tune", ignore_errors=True)
+
         def search() -> None:
             try:
-                tune.run(
-                    kind,
-                    name=spec.name,
-                    search_alg=StudySearcher(bridge),
-                    scheduler=StudyScheduler(bridge),
-                    num_samples=-1,
-                    resources_per_trial=resources if gpu_mib is None else None,
-                    reuse_actors=True,
-                    max_failures=spec.resources.max_failures,
-                    raise_on_failed_trial=False,
-                    storage_path=str(session.scratch / "tune"),
-                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
-                    verbose=0,
-                )
+                run_ray()
+                while bridge.next_run():
+                    run_ray()
             except Exception as error:
                 failures.append(error)
             over.set()

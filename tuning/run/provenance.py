@@ -29,6 +29,7 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
     }
     if prepared is not None:
         facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}
+        facts["validation_examples"] = len(prepared.validation)
     return facts
 
 

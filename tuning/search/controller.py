@@ -17,35 +17,46 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import StorageError
+from proxytune.tuning.journal.events import (
+    BudgetChanged,
+    Noted,
+    Paused,
+    Reported,
+    Resources,
+    Resumed,
+    TrialEnded,
+    TrialStarted,
+)
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.search.warm_start import WarmStart
-from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.metrics import MEMORY, any_known
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
     ATTEMPT,
     BUDGET,
-    CANCEL,
+    DATA,
     END,
     ENQUEUED_BY,
-    EXTENDED_BY,
     GPU_WORST,
-    PAUSE,
     RUNG,
     SECONDS,
-    STOP,
+    STUDY_ID,
     WARM_START,
     WHOLE_GPU,
     reported_steps,
     rung_entries,
 )
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.optuna_private import running_trial
-from proxytune.tuning.store.study import trial_folder
+from proxytune.tuning.store.requests import Kind, Request, Requests
+from proxytune.tuning.store.study import trial_checkpoints
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
@@ -58,7 +69,7 @@ class Assignment:
 
     number: int
     spec: TrialSpec
-    folder: Folder
+    checkpoints: Checkpoints
     gpu: float | None = None  # its share of one, where trials are packed
     efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
 
@@ -94,10 +105,8 @@ class StudyController:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
-        self._signs = [
-            1.0 if direction == "minimize" else -1.0 for direction in spec.search.objectives.values()
-        ]
-        self._constraints = [parse_constraint(*item) for item in spec.search.constraints.items()]
+        self._signs = [sign(direction) for direction in spec.search.objectives.values()]
+        self._constraints = spec.constraints
         self._brackets = make_brackets(spec)
         self._started = 0  # trials of the budget that are spent or running
         self._next_number = 0  # of a trial that the sampler proposes
@@ -107,13 +116,16 @@ class StudyController:
         self._spent_steps = 0  # of trials that are not live
         self._seconds = 0.0  # of earlier drivers
         self._began = time.monotonic()
-        self._cancelled: dict[int, str] = {}
+        self._id = str(study.user_attrs[STUDY_ID])
+        self._requests = Requests(storage, spec.name, self._id)
         self.paused_by: str | None = None
         self._polled = -math.inf
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
         self._packing: Packing | None = None
+        gpu = spec.resources.gpu
+        self._resources = Resources(cpu=spec.resources.cpu, gpu=0.0 if gpu == "auto" else gpu)
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
@@ -144,7 +156,7 @@ class StudyController:
             self._earlier = earlier.frozen_trials(self._spec)
             self.notes += [earlier.summary(), *earlier.notes]
             if SECONDS not in attributes:  # the study has just been created
-                self._event("log", who="", text="; ".join([earlier.summary(), *earlier.notes]))
+                self._outbox.append(Noted(text="; ".join([earlier.summary(), *earlier.notes])))
         self._seconds = float(attributes.get(SECONDS, 0.0))
         self._began = time.monotonic()
 
@@ -154,6 +166,10 @@ class StudyController:
         Safe to call from a signal handler.
         """
         self._stopping, self._now = reason, self._now or now
+
+    def hold(self, resources: Mapping[str, float]) -> None:
+        """What each trial holds on the cluster (`cpu`, `gpu`); a packed trial holds its share of a GPU instead."""
+        self._resources = Resources(**resources)
 
     def pack(self, gpu_mib: float, most: int) -> None:
         """Give trials shares of GPUs from now on; what earlier drivers learnt of their memory counts."""
@@ -202,8 +218,10 @@ class StudyController:
         ):
             return None
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
-            self._event("log", who=who, text=f"enqueued trial {trial.number}")
+            self._outbox.append(Noted(who=who, text=f"enqueued trial {trial.number}"))
         attempt = trial.user_attrs.get(ATTEMPT, 1)
+        if self.fingerprint is not None and trial.user_attrs.get(DATA) != self.fingerprint:
+            trial.set_user_attr(DATA, self.fingerprint)
         live = RunningTrial(trial, params, attempt, spec)
         if self._packing is not None:
             live.gpu = 1.0 if trial.user_attrs.get(WHOLE_GPU) else self._packing.share(spec)
@@ -213,9 +231,14 @@ class StudyController:
             self._spent_steps -= live.step
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
-        self._event("trial", trial=trial.number, params=params, attempt=attempt, config=config)
-        return Assignment(
-            trial.number, spec, trial_folder(self._spec, trial.number), live.gpu, self._efficiency
+        self._outbox.append(self._started_event(live, config))
+        checkpoints = trial_checkpoints(self._spec, self._id, trial.number, spec, self.fingerprint)
+        return Assignment(trial.number, spec, checkpoints, live.gpu, self._efficiency)
+
+    def _started_event(self, live: RunningTrial, config: dict[str, Any] | None = None) -> TrialStarted:
+        held = self._resources if live.gpu is None else self._resources.model_copy(update={"gpu": live.gpu})
+        return TrialStarted(
+            trial=live.trial.number, params=live.params, attempt=live.attempt, config=config, resources=held
         )
 
     @property
@@ -241,30 +264,50 @@ class StudyController:
         return self._seconds + time.monotonic() - self._began
 
     def poll(self) -> None:
-        """Hear, at most once a second, what other terminals wish; a cancelled trial has ended then.
+        """Handle, at most once a second, what other terminals request; a cancelled trial has ended then.
 
-        Its worker is told at its next update, which takes seconds where the worker has yet to start.
+        Its worker is notified at its next update, which takes seconds where the worker has yet to start.
         """
         if time.monotonic() - self._polled < POLL_SECONDS:
             return
         self._polled = time.monotonic()
-        wishes = self._study.user_attrs
-        if self._budget and wishes[BUDGET] != self._budget:
-            text = f"budget changed from {self._budget} to {wishes[BUDGET]} trials"
-            self._event("log", who=wishes.get(EXTENDED_BY, ""), text=text)
-        self._budget = int(wishes[BUDGET])
+        if not self._budget:
+            self._budget = int(self._study.user_attrs[BUDGET])
         self._study.set_user_attr(SECONDS, self.seconds)
-        self._cancelled = {int(number): who for number, who in wishes.get(CANCEL, {}).items()}
-        if wishes.get(PAUSE) != self.paused_by:
-            who = wishes.get(PAUSE) or self.paused_by
-            self.paused_by = wishes.get(PAUSE)
-            self._event("log", who=who, text="pause" if self.paused_by else "resume")
-        wish = wishes.get(STOP)
-        if wish and (self._stopping is None or (wish["now"] and not self._now)):
-            self.stop(f"{wish['who']} asked for it", now=wish["now"])
-            self._event("log", who=wish["who"], text="stop now" if wish["now"] else "stop")
-        for number in self.live.keys() & self._cancelled.keys():
-            self._end(number, "failed", f"ended by {self._cancelled[number]}")
+        self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+
+    def _obey(self, request: Request) -> bool:
+        """Do what another terminal requested; False: it stays pending."""
+        who = request.who
+        if request.kind is Kind.STOP:
+            now = bool(request.value["now"])
+            if self._stopping is None or (now and not self._now):
+                self.stop(f"{who} asked for it", now=now)
+                self._outbox.append(Noted(who=who, text="stop now" if now else "stop"))
+        elif request.kind is Kind.PAUSE and self.paused_by is None:
+            self.paused_by = who
+            self._outbox.append(Paused(who=who))
+        elif request.kind is Kind.RESUME and self.paused_by is not None:
+            self.paused_by = None
+            self._outbox.append(Resumed(who=who))
+        elif request.kind is Kind.EXTEND:
+            self._set_budget(int(request.value["trials"]), who)
+        elif request.kind is Kind.CANCEL:
+            number = int(request.value["trial"])
+            if number in self.live:
+                self._end(number, Outcome.STOPPED, f"stopped by {who}")
+            else:  # one that waits is ended when it is handed out
+                return self._study.get_trials(deepcopy=False)[number].state.is_finished()
+        return True
+
+    def _set_budget(self, trials: int, who: str) -> None:
+        """Change the number of trials, not below those that have started."""
+        begun = sum(trial.datetime_start is not None for trial in self._study.get_trials(deepcopy=False))
+        trials = max(trials, begun)
+        if trials != self._budget:
+            self._outbox.append(BudgetChanged(who=who, trials=trials))
+            self._budget = trials
+            self._study.set_user_attr(BUDGET, trials)
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now.
@@ -287,36 +330,39 @@ class StudyController:
             stop = self._report(live, update.step, update.metrics, where)
         if update.gpu_mib and self._packing is not None and self._packing.learn(live.spec, update.gpu_mib):
             self._study.set_user_attr(GPU_WORST, self._packing.worst)
-        if update.outcome == "out_of_memory" and live.gpu is not None and live.gpu < 1:
+        if update.outcome == Outcome.OUT_OF_MEMORY and live.gpu is not None and live.gpu < 1:
             live.trial.set_user_attr(WHOLE_GPU, True)
             self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
-        elif update.outcome == "unsaved":
+        elif update.out_of_room:
             self._interrupt(number, update.reason)
             raise StorageError(
                 f"trial {number} cannot keep a checkpoint: {update.reason}; make room, then the same command goes on"
             )
-        elif update.outcome not in ("running", "complete"):
+        elif update.foreign:
+            self._interrupt(number, update.reason)
+            raise StorageError(f"trial {number} cannot be resumed: {update.reason}")
+        elif update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             self._end(number, update.outcome, update.reason)
         elif update.metrics is not None and not all(map(math.isfinite, self._values(update.metrics))):
             self._end(
-                number, "diverged", f"objective is {self._values(update.metrics)} at step {update.step}"
+                number, Outcome.DIVERGED, f"objective is {self._values(update.metrics)} at step {update.step}"
             )
-        elif update.outcome == "complete":
-            self._end(number, "complete", "")
+        elif update.outcome == Outcome.COMPLETE:
+            self._end(number, Outcome.COMPLETE, "")
         elif broken:
-            self._end(number, "pruned", f"measured {broken} breaks the constraint")
+            self._end(number, Outcome.PRUNED, f"measured {broken} breaks the constraint")
         elif stop:
-            self._end(number, "pruned", f"not among the best at step {update.step}")
+            self._end(number, Outcome.PRUNED, f"not among the best at step {update.step}")
         else:
             self.poll()
             if number not in self.live:
                 pass  # cancelled
             elif update.metrics is not None and self.spent is not None:
-                self._end(number, "pruned", self.spent)
+                self._end(number, Outcome.PRUNED, self.spent)
             elif self._stopping is not None and self._now:
                 self._interrupt(number, self._stopping)
             elif self.paused_by is not None:
-                self._interrupt(number, f"paused by {self.paused_by}")
+                self._interrupt(number, f"paused by {self.paused_by}", Outcome.PAUSED)
         return number not in self.live
 
     def _values(self, metrics: Mapping[str, float]) -> list[float]:
@@ -325,7 +371,7 @@ class StudyController:
     def lost(self, number: int, reason: str) -> None:
         """The trial's worker failed for the last time that max_failures allows."""
         if number in self.live:
-            self._end(number, "failed", reason)
+            self._end(number, Outcome.FAILED, reason)
 
     def hand_back(self, number: int, reason: str) -> None:
         """The trial goes on later, from its newest checkpoint, before anything new."""
@@ -338,7 +384,7 @@ class StudyController:
         if live is not None:
             live.attempt += 1
             live.trial.set_user_attr(ATTEMPT, live.attempt)
-            self._event("trial", trial=number, params=live.params, attempt=live.attempt)
+            self._outbox.append(self._started_event(live))
 
     # One transition each.
 
@@ -347,7 +393,7 @@ class StudyController:
         broken = self._broken(profile)
         if broken:
             reason = f"predicted {broken} breaks the constraint"
-            end = {"outcome": "infeasible", "reason": reason, "step": 0, "metrics": profile}
+            end = {"outcome": Outcome.INFEASIBLE, "reason": reason, "step": 0, "metrics": profile}
             trial.set_user_attr(END, end)
             self._tell(trial, end)
         return bool(broken)
@@ -373,7 +419,7 @@ class StudyController:
         before, number = live.reported, live.trial.number
         if step > before:
             live.reported = step
-            self._event("report", trial=number, step=step, metrics=metrics, **where)
+            self._outbox.append(Reported(trial=number, step=step, metrics=metrics, **where))
             if len(self._signs) == 1:
                 name = next(iter(self._spec.search.objectives))
                 live.trial.report(metrics[name], step)
@@ -382,7 +428,8 @@ class StudyController:
         if rung is None:
             return False
         values = [
-            sign * metrics[name] for sign, name in zip(self._signs, self._spec.search.objectives, strict=True)
+            factor * metrics[name]
+            for factor, name in zip(self._signs, self._spec.search.objectives, strict=True)
         ]
         entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
         rungs.enter(number, rung, entry)
@@ -393,7 +440,7 @@ class StudyController:
     def _bracket(self, number: int) -> Rungs:
         return self._brackets[number % len(self._brackets)]
 
-    def _end(self, number: int, outcome: str, reason: str) -> None:
+    def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)
         self._spent_steps += live.step
         end = {"outcome": outcome, "reason": reason, "step": live.step, "metrics": live.metrics}
@@ -406,18 +453,17 @@ class StudyController:
         metrics = end["metrics"]
         for constraint in self._constraints:
             excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
-            if end["outcome"] == "out_of_memory" and constraint.metric == MEMORY:
+            if end["outcome"] == Outcome.OUT_OF_MEMORY and constraint.metric == MEMORY:
                 excess = max(
                     1.0, excess or 0.0
                 )  # it needs more than it was predicted to; how much is unknown
             if excess is not None:
                 trial.set_constraint(constraint.metric, excess)
-        if end["outcome"] == "complete":
+        state = TrialState[Outcome(end["outcome"]).optuna_state]
+        if state == TrialState.COMPLETE:
             self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
-        elif end["outcome"] in ("pruned", "infeasible"):
-            self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=state)
 
     def _trial(self, number: int) -> optuna.Trial:
         return running_trial(self._study, self._trial_id(number))
@@ -425,12 +471,12 @@ class StudyController:
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
-    def _interrupt(self, number: int, reason: str) -> None:
+    def _interrupt(self, number: int, reason: str, outcome: Outcome = Outcome.INTERRUPTED) -> None:
         live = self.live.pop(number)
         self._spent_steps += live.reported  # what `_ask` takes back when it goes on, and a new driver finds
         self._requeue(number, live.attempt)
         self._started -= 1
-        self._event("end", trial=number, outcome="interrupted", reason=reason, step=live.step, metrics={})
+        self._outbox.append(TrialEnded(trial=number, step=live.step, outcome=outcome, reason=reason))
 
     def _requeue(self, number: int, attempt: int) -> None:
         trial_id = self._trial_id(number)
@@ -438,9 +484,9 @@ class StudyController:
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
-        if end["outcome"] != "infeasible":  # it has no run in MLflow
-            told = {**end, "metrics": {}}  # those of its last report, which told them
-            self._event("end", trial=number, **told)
-
-    def _event(self, kind: str, **values: Any) -> None:
-        self._outbox.append({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **values})
+        """The metrics of the last report are in its own event."""
+        outcome = Outcome(end["outcome"])
+        if outcome is not Outcome.INFEASIBLE:  # it has no run in MLflow
+            self._outbox.append(
+                TrialEnded(trial=number, step=end["step"], outcome=outcome, reason=end["reason"])
+            )

@@ -19,7 +19,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.search.rungs import Entry, rank
-from proxytune.tuning.spec.constraints import parse_constraint, violation
+from proxytune.tuning.spec.constraints import violation
+from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.optuna_private import StudyView
@@ -95,7 +96,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
         if trial.state == TrialState.COMPLETE and end_key in trial.user_attrs
     )
     objectives = spec.search.objectives if told_all else source.search.objectives
-    rules = [parse_constraint(*item) for item in spec.search.constraints.items()]
+    rules = spec.constraints
     for trial in trials:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or end_key not in trial.user_attrs:
             continue
@@ -103,8 +104,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
         config = _flat(source.trial(trial.params))
         params, outside = _inside(spec, new, config)
         if trial.state == TrialState.COMPLETE:
-            signs = [1.0 if direction == "minimize" else -1.0 for direction in objectives.values()]
-            values = tuple(sign * metrics[name] for sign, name in zip(signs, objectives, strict=True))
+            values = tuple(sign(direction) * metrics[name] for name, direction in objectives.items())
             feasible = all(excess <= 0 for excess in trial.constraints.values())
             entries[trial.number] = Entry(values=values, violation=violation(rules, metrics))
             candidates[trial.number] = {"params": params, "outside": outside, "feasible": feasible}
@@ -138,7 +138,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
     return WarmStart(source.name, len(trials), first, informing[-MAX_INFORMING:], notes)
 
 
-LEARNERS = ("tpe", "gp")
+LEARNERS = ("tpe", "gp", "curve")
 
 
 def _flat(spec: TrialSpec) -> dict[str, Any]:

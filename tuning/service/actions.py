@@ -8,7 +8,6 @@ from proxytune.tuning.service.messages import Done, Enqueue, Extend, Stop
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks
 from proxytune.tuning.store import steering
-from proxytune.tuning.store.attributes import STOP
 from proxytune.tuning.store.lease import driver_of
 
 Who = Annotated[str, Depends(who_asks)]
@@ -25,9 +24,7 @@ def stop(study: StudyOf, state: StateOf, who: Who, wish: Annotated[Stop | None, 
         steering.cancel_trial(study, wish.trial, who)
         return Done(study=study.name, action=f"stop trial {wish.trial}", who=who, job=None)
     steering.request_stop(study, now=wish.now, who=who)
-    if (
-        wish.now or state.runs.status(study.name) == "PENDING"
-    ):  # a driver that has yet to begin would not hear of it
+    if wish.now or state.runs.status(study.name) == "PENDING":
         state.runs.end(study.name)
     return Done(study=study.name, action="stop now" if wish.now else "stop", who=who, job=None)
 
@@ -43,15 +40,18 @@ def pause(study: StudyOf, who: Who) -> Done:
 def resume(study: StudyOf, state: StateOf, who: Who) -> Done:
     """A paused study goes on; one that no driver runs (stopped, killed, or extended after its end) is submitted again."""
     job = None
-    if driver_of(study.storage, study.name) is None or study.optuna.user_attrs.get(STOP):
-        job = state.runs.start(study, study.spec)
-    steering.pause(study, on=False, who=who)
+    if driver_of(study.storage, study.name) is None or steering.is_stopping(study):
+        job = state.runs.start(study, study.spec, who)
+    else:
+        steering.pause(study, on=False, who=who)
     return Done(study=study.name, action="resume", who=who, job=job)
 
 
-@router.post("/extend", status_code=202, summary="Give a study a larger budget")
+@router.post("/extend", status_code=202, summary="Set a study's budget")
 def extend(study: StudyOf, who: Who, wish: Extend) -> Done:
-    """More trials in all. Works while it runs; one that has ended goes on with `resume`."""
+    """Set the number of trials in all, but no fewer than were started. Works while it runs; one that has ended goes on
+    with `resume`.
+    """
     steering.extend(study, wish.trials, who)
     return Done(study=study.name, action=f"extend to {wish.trials} trials", who=who, job=None)
 

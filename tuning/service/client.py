@@ -22,6 +22,7 @@ import httpx
 
 from proxytune.tuning import errors
 from proxytune.tuning.errors import InputError, ProxytuneError, StorageError
+from proxytune.tuning.export.request import export_request
 from proxytune.tuning.service.archive import unpack
 
 URL = "http://127.0.0.1:8642"
@@ -80,7 +81,7 @@ class Client:
         self._http.close()
 
     def submit(self, study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-        """Start or resume a study: a file, the name of a shipped one, or its values. Says which job runs it.
+        """Start or resume a study: a file, the name of a shipped one, YAML text, or its values. Returns the job.
 
         Raises:
             OtherSpecError: a study of this name exists with another spec.
@@ -162,12 +163,12 @@ class Client:
     def best(
         self, name: str, *, max_memory_mib: float | None = None, min_throughput: float | None = None
     ) -> dict[str, Any]:
-        """The best trial within the study's constraints and these limits, and the rule that chose it.
+        """The study's winner, or the best trial within these limits, and the rule that chose it.
 
         `max_memory_mib` bounds train_memory_mib_per_sequence, `min_throughput` train_sequences_per_second.
         """
-        limits = {"max_memory_mib": max_memory_mib, "min_throughput": min_throughput}
-        return self._get(f"studies/{name}/best", _given(limits))
+        request = export_request(max_memory_mib=max_memory_mib, min_throughput=min_throughput)
+        return self._get(f"studies/{name}/best", request.limits)
 
     def pareto(self, name: str) -> dict[str, Any]:
         """The Pareto front; a single objective is weighed against training memory."""
@@ -194,14 +195,16 @@ class Client:
         """Fetch the winner, one trial, or the Pareto front as a new folder at `path`; its own sums are checked.
 
         Raises:
-            InputError: `path` exists, or there is no such trial.
+            InputError: `path` exists, there is no such trial, or arguments exclude each other.
             StorageError: what arrived is damaged, or cannot be written; nothing is left behind.
         """
         path = Path(path)
         if path.exists() or path.is_symlink():
             raise InputError(f"{path} exists; name a folder that does not, or remove it first")
-        limits = {"max_memory_mib": max_memory_mib, "min_throughput": min_throughput}
-        asked = _given({"trial": trial, "pareto": pareto or None, **limits})
+        request = export_request(
+            trial=trial, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
+        )
+        asked = request.model_dump(exclude_defaults=True)
         try:
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}-") as scratch:
@@ -249,10 +252,6 @@ class Client:
                 return found
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
 def _token_in(path: Path) -> str:
     try:
         lines = path.read_text(encoding="utf-8").split()
@@ -264,12 +263,15 @@ def _token_in(path: Path) -> str:
 
 
 def _study_file(study: str | Path) -> bytes:
+    """The content of a file or of a shipped study; text of more than one line is YAML itself."""
     from proxytune.tuning.studies import shipped_studies
 
+    if isinstance(study, str) and "\n" in study:
+        return study.encode()
     path = Path(study)
-    if not path.exists():
-        path = shipped_studies().get(str(study), path)
     try:
+        if not path.exists():
+            path = shipped_studies().get(str(study), path)
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{study}: {error.strerror}, and no shipped study of that name") from None

@@ -14,22 +14,11 @@ from typing import Any
 import anyio
 from fastapi.sse import ServerSentEvent
 
-from proxytune.tuning.journal.outbox import Event, read_events
+from proxytune.tuning.journal.events import StudyEnded
+from proxytune.tuning.journal.reading import read_events
 
 POLL_SECONDS = 0.5
-BATCH = 100
-
-
-def next_events(folder: Path, offset: int) -> list[tuple[int, Event]]:
-    """Up to BATCH events from byte `offset` on, each with the offset behind it."""
-    found: list[tuple[int, Event]] = []
-    while len(found) < BATCH:
-        events, behind = read_events(folder, offset, max_bytes=1)
-        if behind == offset:
-            break
-        offset = behind
-        found += [(behind, event) for event in events]
-    return found
+BATCH_BYTES = 64 << 10  # of the journal at a time
 
 
 async def stream(
@@ -38,15 +27,17 @@ async def stream(
     """Every event from the offset on; with `follow` also those to come, until the study ends or the server does."""
     ended = False
     while True:
-        events = await anyio.to_thread.run_sync(next_events, folder, offset)
-        for offset, event in events:
-            ended = event["kind"] == "study_end"
+        portion = await anyio.to_thread.run_sync(read_events, folder, offset, BATCH_BYTES)
+        for behind, event in portion.records:
+            ended = isinstance(event, StudyEnded)
             yield ServerSentEvent(
-                event=str(event["kind"]), id=str(offset), raw_data=json.dumps(finite(event), default=str)
+                event=event.kind, id=str(behind), raw_data=json.dumps(finite(event.model_dump(mode="json")))
             )
-        if not events and (ended or not follow):
+        is_behind = portion.offset == offset
+        offset = portion.offset
+        if is_behind and (ended or not follow):
             return
-        if not events:
+        if is_behind:
             await anyio.sleep(POLL_SECONDS)
         if closing.is_set():
             return

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.journal.outbox import JOURNAL
+from proxytune.tuning.journal.reading import JOURNAL
 from proxytune.tuning.service.events import stream
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 

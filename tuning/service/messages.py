@@ -1,10 +1,11 @@
 """The bodies of requests and answers, as the OpenAPI document shows them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from proxytune.tuning.service.events import finite
+from proxytune.tuning.spec.outcome import Outcome
 
 Value = bool | int | float | str | None
 Name = Annotated[str, Field(description="The study's name", examples=["listops-mini"])]
@@ -28,17 +29,6 @@ _POINT: dict[str, JsonValue] = {
     "params": {"model.num_proxies": 32, "model.dropout": 0.12},
     "metrics": {"val_accuracy": 0.3085, "train_memory_mib_per_sequence": 3.1},
 }
-Outcome = Literal[
-    "complete",
-    "pruned",
-    "infeasible",
-    "diverged",
-    "out_of_memory",
-    "failed",
-    "running",
-    "interrupted",
-    "queued",
-]
 
 
 class Point(BaseModel):
@@ -74,6 +64,13 @@ class StudyPage(BaseModel):
     studies: list[StudyLine]
 
 
+class WinnerLine(BaseModel):
+    """The winner's number, and by which rule it was chosen."""
+
+    trial: int = Field(examples=[11])
+    rule: str = Field(examples=["best search value", "confirmed mean over 5 fresh seeds"])
+
+
 class StudyDetail(BaseModel):
     """How a study stands."""
 
@@ -84,6 +81,9 @@ class StudyDetail(BaseModel):
         description="Trials by outcome", examples=[{"complete": 2, "pruned": 10}]
     )
     objectives: dict[str, str] = Field(examples=[{"val_accuracy": "maximize"}])
+    winner: WinnerLine | None = Field(
+        description="Null until a trial of the full budget is within the constraints"
+    )
     best: list[Point] = Field(description="The winner, or with several objectives the Pareto front")
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     job: str | None = Field(
@@ -118,7 +118,7 @@ class Chosen(BaseModel):
     study: Name
     rule: str = Field(
         description="How it was chosen",
-        examples=["the best val_accuracy among the eligible trials; ties go to the lower number"],
+        examples=["confirmed mean over 5 fresh seeds"],
     )
     best: Point
 

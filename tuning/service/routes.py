@@ -8,7 +8,6 @@ from fastapi.security import HTTPBearer
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.messages import (
-    Outcome,
     StudyDetail,
     StudyLine,
     StudyPage,
@@ -17,6 +16,7 @@ from proxytune.tuning.service.messages import (
     point,
 )
 from proxytune.tuning.service.state import State, state_of
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary, trial_row
@@ -77,7 +77,7 @@ def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
     facts = summary(study)
     destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
     return StudyDetail(
-        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives")},
+        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives", "winner")},
         best=[point(winner) for winner in facts["best"]],
         driver=driver_of(study.storage, study.name),
         job=state.runs.status(study.name),

@@ -9,8 +9,8 @@ from proxytune.tuning.confirm.retraining import SUFFIX
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
 from proxytune.tuning.service.problems import ClusterError, NoCluster
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.attributes import STOP
 from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.steering import announce_start, is_stopping
 from proxytune.tuning.store.study import Study
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Runs:
         """
         self._cluster()
 
-    def start(self, study: Study, spec: StudySpec) -> str:
+    def start(self, study: Study, spec: StudySpec, who: str) -> str:
         """Start or resume the study; the id of its job, which may have been running.
 
         Raises:
@@ -47,12 +47,15 @@ class Runs:
                 f"study {study.name} goes on with its confirmation: confirm {study.name.removesuffix(SUFFIX)}"
             )
         driver = driver_of(study.storage, study.name)
-        if driver is not None and study.optuna.user_attrs.get(STOP):
+        if driver is not None and is_stopping(study):
             raise HeldError(f"study {study.name} is stopping; try again when {driver} has ended")
         if driver is not None and self._ask(lambda jobs: jobs.status(study.name)) not in ALIVE:
             raise HeldError(
                 f"study {study.name} is held by {driver}, which is no job of this server's cluster"
             )
+        self._cluster()
+        if driver is None:
+            announce_start(study, who)
         return self._ask(lambda jobs: jobs.submit(spec))
 
     def confirm(self, study: Study, *, top: int, seeds: int) -> str:

@@ -17,8 +17,6 @@ from proxytune.tuning.spec.yaml_file import MAX_DEPTH, MAX_NODES, parse_yaml
 
 JSON = "application/json"
 YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
-RESERVED = {"mlartifacts", "mlflow.db"}
-"""What lies beside the studies in their folder."""
 
 
 def read_body(body: bytes, content_type: str) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     for key in ("task.root", "task.files"):
         if any(name == key or name.startswith(f"{key}.") for name in spec.search.space):
             raise InputError(f"study: search.space: {key} cannot be searched; name one in {key}")
-    if spec.name in RESERVED or spec.name.endswith(SUFFIX):
+    if spec.name.endswith(SUFFIX):
         raise InputError(
             f"study: name: {spec.name} is what proxytune itself calls something; take another name"
         )

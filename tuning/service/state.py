@@ -24,6 +24,7 @@ class State:
     exports: Slots
     streams: Slots
     closing: threading.Event = field(default_factory=threading.Event)
+    creating: threading.Lock = field(default_factory=threading.Lock)  # held while a study is created
 
     @classmethod
     def of(cls, settings: Settings) -> "State":

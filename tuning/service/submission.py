@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.begin import begin_study, wanted_budget
 from proxytune.tuning.service.messages import Submitted
 from proxytune.tuning.service.problems import NotFound
 from proxytune.tuning.service.routes import StateOf, documented
@@ -60,16 +60,17 @@ async def submit_study(request: Request, state: StateOf, who: Annotated[str, Dep
 
 def _submit(body: bytes, content_type: str, state: State, who: str) -> Submitted:
     spec = admit(read_body(body, content_type), state.settings)
-    created = False
-    try:
-        check_same(state.studies.get(spec.name).spec, spec)
-    except NotFound:
-        created = True
     state.runs.require()
-    if created:
-        begin_study(spec).storage.engine.dispose()  # in the list at once, and the name is taken
+    with state.creating:
+        created = False
+        try:
+            check_same(state.studies.get(spec.name).spec, spec)
+        except NotFound:
+            created = True
+            begin_study(spec).storage.engine.dispose()  # in the list at once, and the name is taken
     study = state.studies.get(spec.name)
-    if spec.search.trials > study.budget:
-        extend(study, spec.search.trials, who)
-    job = state.runs.start(study, spec)
+    budget = wanted_budget(study.spec, spec, study.budget)
+    if budget > study.budget:
+        extend(study, budget, who)
+    job = state.runs.start(study, spec, who)
     return Submitted(study=spec.name, job=job, created=created, budget=study.budget)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.locations import holds_password
 from proxytune.tuning.spec.validation import SpecError
 from proxytune.tuning.spec.yaml_file import nearest
 
@@ -33,7 +33,7 @@ def contradictions(spec: StudySpec) -> Iterator[str]:
     warm_start = spec.search.warm_start
     urls = {"database": spec.database, "search.warm_start.database": warm_start and warm_start.database}
     for key, url in urls.items():
-        if url and re.search(r"//[^/@]*:[^/@]*@", url):
+        if url and holds_password(url):
             yield f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
 
 
@@ -87,6 +87,8 @@ def _sampler(spec: StudySpec) -> Iterator[str]:
                 yield f"search.space.{key}: {name} takes no conditional keys; use tpe or random"
     if name in ("cmaes", "gp") and len(spec.search.objectives) > (1 if name == "cmaes" else 2):
         yield f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2"
+    if name == "curve" and len(spec.search.objectives) > 1:
+        yield "search.sampler.name: curve takes one objective; use tpe or nsga2"
     if name == "grid":
         ranges = [key for key, domain in domains.items() if domain.choice is None]
         for key in ranges:

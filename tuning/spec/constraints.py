@@ -16,6 +16,14 @@ class Constraint:
     sign: int  # 1: at most the bound, -1: at least
     bound: float
 
+    def __str__(self) -> str:
+        return f"{self.metric} {self.rule}"
+
+    @property
+    def rule(self) -> str:
+        """The bound as a study file writes it."""
+        return f"{'<=' if self.sign > 0 else '>='} {self.bound:g}"
+
     def excess(self, value: float) -> float:
         """How far the value is beyond the bound, in the metric's unit; 0 or less is feasible."""
         return self.sign * (value - self.bound) if math.isfinite(value) else math.inf
@@ -35,6 +43,20 @@ def parse_constraint(metric: str, rule: str) -> Constraint:
     if match is None or not math.isfinite(bound):
         raise ValueError(f'search.constraints.{metric}: {rule!r} must be "<= number" or ">= number"')
     return Constraint(metric, 1 if match[1] == "<=" else -1, bound)
+
+
+def parse_constraints(rules: Mapping[str, str]) -> tuple[Constraint, ...]:
+    """The constraints of a study file's `search.constraints`.
+
+    Raises:
+        ValueError: a rule is not "<= number" or ">= number".
+    """
+    return tuple(parse_constraint(metric, rule) for metric, rule in rules.items())
+
+
+def feasible(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> bool:
+    """Whether the metrics are within every constraint. A metric that is not known yet breaks none."""
+    return violation(constraints, metrics) == 0
 
 
 def violation(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> float:

@@ -2,8 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxytune.tuning.errors import InputError
+
+if TYPE_CHECKING:  # imported where a URL is read: most studies name none, and it takes a third of a second
+    from sqlalchemy.engine import URL
 
 
 def default_uri(storage: Path) -> str:
@@ -26,11 +30,9 @@ def check_uri(uri: str) -> str:
     Raises:
         InputError: a password in it (it would end in logs and process lists), or an unknown kind of store.
     """
-    masked = re.sub(r"//([^/@:?]*):.*@", r"//\1:***@", uri)  # greedy: a password may hold @ and /
-    masked = re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", masked)
-    if masked != uri:
+    if holds_password(uri):
         raise InputError(
-            f"tracking.uri {masked} holds a password; take it out and set MLFLOW_TRACKING_USERNAME and "
+            f"tracking.uri {masked_url(uri)} holds a password; take it out and set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD for a server, or PGPASSFILE for PostgreSQL"
         )
     kinds = ("http://", "https://", "sqlite:////", "postgresql://", "postgresql+psycopg://")
@@ -40,6 +42,39 @@ def check_uri(uri: str) -> str:
             "absolute path; null keeps an sqlite file beside the studies"
         )
     return uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def holds_password(url: str) -> bool:
+    """Whether a URL has a password, before its host or among its parameters. What is no URL counts as having one."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        return "@" in url
+    return parsed.password is not None or bool(_secrets(parsed))
+
+
+def masked_url(url: str) -> str:
+    """A URL for messages: without its parameters that hold secrets, and *** for who connects if that has a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    scheme, _, rest = url.partition("://")
+    try:
+        parsed = make_url(url)
+        if parsed.password is not None:  # which may hold any of : / @
+            parsed = make_url(f"{scheme}://***@{rest.rpartition('@')[2]}")
+    except (ArgumentError, ValueError):
+        return f"{scheme}://***" if rest else "***"
+    shown = parsed.difference_update_query(_secrets(parsed)).render_as_string(hide_password=True)
+    return shown.replace("%2A", "*")
+
+
+def _secrets(url: "URL") -> list[str]:
+    """The parameters that hold secrets, such as password, sslpassword, passwd."""
+    return [name for name in url.query if re.search("passw|pwd|secret|token", name, re.IGNORECASE)]
 
 
 _URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/(?!\.\.?(/|$))[A-Za-z0-9._=-]+)*")

@@ -29,9 +29,30 @@ METRICS: dict[str, Metric] = {
     "val_accuracy": Metric(
         unit="", meaning="share of validation examples classified right", better="maximize"
     ),
+    "best_val_accuracy": Metric(
+        unit="", meaning="highest val_accuracy of the trial so far", better="maximize"
+    ),
+    "best_step": Metric(unit="steps", meaning="optimizer step of best_val_accuracy, the earliest of equals"),
     "val_loss": Metric(unit="nats", meaning="mean cross-entropy over the validation examples"),
     "train_loss": Metric(unit="nats", meaning="mean cross-entropy since the last report"),
-    "contrastive_loss": Metric(unit="nats", meaning="mean InfoNCE over the proxies of all layers"),
+    "contrastive_loss": Metric(
+        unit="nats", meaning="mean InfoNCE over the proxies of all layers, unweighted"
+    ),
+    "map_error": Metric(
+        unit="", meaning="|A - S| / |S| of a low-rank mechanism's map A to softmax's S on the same Q and K"
+    ),
+    "map_error_uniform": Metric(unit="", meaning="map_error of a uniform map, the yardstick"),
+    "landmark_cosine": Metric(
+        unit="", meaning="mean off-diagonal |cosine| of a head's landmarks (of a low-rank mechanism)"
+    ),
+    "middle_diagonal": Metric(
+        unit="", meaning="mean diagonal of softmax between landmark queries and keys; uniform: 1 / landmarks"
+    ),
+    "proxy_moved": Metric(unit="", meaning="distance of the proxies from their first draw, in its norm"),
+    "contrastive_gradient_ratio": Metric(
+        unit="",
+        meaning="norm of the weighted contrastive gradient on the proxies over the classification loss's",
+    ),
     "proxy_rank": Metric(unit="", meaning="effective rank of the proxies", better="maximize"),
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
     "seconds": Metric(unit="s", meaning="training and evaluation time of the trial so far"),
@@ -60,7 +81,7 @@ METRICS: dict[str, Metric] = {
 
 def bounds_of(name: str) -> tuple[float, float]:
     """What the values of a metric cannot leave: an accuracy is a share."""
-    return (0.0, 1.0) if name == "val_accuracy" else (-math.inf, math.inf)
+    return (0.0, 1.0) if name in ("val_accuracy", "best_val_accuracy") else (-math.inf, math.inf)
 
 
 def any_known(how: str, names: Iterable[str]) -> bool:

@@ -19,14 +19,14 @@ def study_schema() -> dict[str, Any]:
     from proxytune.models.training_config import TrainingConfig
     from proxytune.tuning.spec.search import SEARCHABLE
     from proxytune.tuning.spec.study_spec import StudySpec
-    from proxytune.tuning.spec.trial_spec import FROM_TASK
+    from proxytune.tuning.spec.trial_spec import FROM_TASK, RunConfig
 
     schema = StudySpec.model_json_schema()
     schema["$defs"]["Task"]["properties"]["name"]["enum"] = list(TASKS)
     sections, search = schema["properties"], schema["$defs"]["Search"]["properties"]
     sections["model"] = _section(ModelConfig, "Fields of ModelConfig.", leave_out=FROM_TASK)
     sections["training"] = _section(TrainingConfig, "Fields of TrainingConfig; default: the task's protocol.")
-    sections["training"]["properties"]["seed"] = {"type": "integer", "minimum": 0, "default": 0}
+    sections["training"]["properties"] |= _section(RunConfig, "")["properties"]
     search["space"]["propertyNames"] = {"anyOf": [{"enum": sorted(SEARCHABLE)}, {"pattern": r"^task\."}]}
     domain = search["space"].pop("additionalProperties")
     choice = {"type": "array", "minItems": 1, "description": "short for choice"}

@@ -16,9 +16,9 @@ SEARCHABLE = {f"model.{key}" for key in MODEL_KEYS} | {f"training.{key}" for key
 
 
 class Sampler(Section):
-    """Who proposes: one of Optuna's samplers."""
+    """Who proposes: one of Optuna's samplers, or `curve`, which learns from all learning curves (search/curve_sampler.py)."""
 
-    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"] = "tpe"
+    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"] = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 

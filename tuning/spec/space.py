@@ -108,6 +108,15 @@ class Domain(BaseModel):
         return self.choice if self.choice is not None else (self.low, self.high)
 
 
+def distribution_of(domain: Mapping[str, Any], value: Scalar) -> BaseDistribution:
+    """Optuna's distribution of a resolved study file's domain; whether it holds whole numbers is seen by the value."""
+    from optuna.distributions import CategoricalDistribution
+
+    if domain.get("choice") is not None:
+        return CategoricalDistribution(domain["choice"])
+    return Domain.model_validate(domain).distribution(integer=isinstance(value, int))
+
+
 class SearchSpace:
     """All searched keys in a fixed order, conditions after the keys they depend on."""
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from proxytune.models.config import ModelConfig
 from proxytune.models.training_config import TrainingConfig
 from proxytune.tuning.spec.consistency import contradictions
+from proxytune.tuning.spec.constraints import Constraint, parse_constraints
 from proxytune.tuning.spec.locations import check_uri, object_url
 from proxytune.tuning.spec.rungs import rung_steps
 from proxytune.tuning.spec.search import Search
@@ -73,6 +74,11 @@ class StudySpec(TrialSpec):
     def space(self) -> SearchSpace:
         """The domains as Optuna's distributions."""
         return SearchSpace(self.search.space, INTEGER_KEYS)
+
+    @cached_property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """`search.constraints`, parsed."""
+        return parse_constraints(self.search.constraints)
 
     @property
     def folder(self) -> Path:

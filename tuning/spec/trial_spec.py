@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,11 +23,36 @@ from proxytune.tuning.spec.yaml_file import override, read_yaml
 if TYPE_CHECKING:
     from proxytune.datasets import TaskInfo
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = re.compile(r"(?!mlartifacts$)[A-Za-z0-9][A-Za-z0-9_-]{0,111}(\.confirm)?")
+"""Names of studies. A name has no dot, so that no study takes the place of a file beside the studies (mlflow.db and what
+sqlite keeps beside it); `.confirm` marks the study that confirms another one."""
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
-TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | {"seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The keys of a study's `training` that are no property of the optimisation (TrainingConfig).
+
+    seed: decides weights, dropout and the order of the batches.
+    batch_order: uniform (the LRA protocol of Nyströmformer) or bucketed by length (datasets/batches.py).
+    final_weights: what the test split and an export use: those of the last step, or those of the evaluation with the
+        highest validation accuracy, the earliest of equals (the protocol). best_val_accuracy and best_step are reported
+        in both cases, and val_accuracy is always the last evaluation's.
+    """
+
+    seed: int = 0
+    batch_order: Literal["uniform", "bucketed"] = "uniform"
+    final_weights: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"training.seed: {self.seed!r} must be a whole number from 0 to 2^31 - 1")
+
+
+RUN_KEYS = {field.name for field in fields(RunConfig)}
+TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | RUN_KEYS
 
 
 class Resources(Section):
@@ -43,7 +70,9 @@ class TrialSpec(Section):
     name: str
     task: Task
     model: dict[str, Any] = Field(default={}, validate_default=True)  # ModelConfig's fields but the task's
-    training: dict[str, Any] = Field(default={}, validate_default=True)  # TrainingConfig's fields and `seed`
+    training: dict[str, Any] = Field(
+        default={}, validate_default=True
+    )  # TrainingConfig's fields and RunConfig's
     resources: Resources = Resources()
 
     @field_validator("name")
@@ -51,7 +80,8 @@ class TrialSpec(Section):
     def _valid_name(cls, name: str) -> str:
         if not NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} must be 1 to 128 letters, digits, dots, dashes or underscores, a letter or digit first"
+                f"{name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
+                "and not mlartifacts, which lies beside the studies; take another name"
             )
         return name
 
@@ -80,24 +110,29 @@ class TrialSpec(Section):
     @classmethod
     def _complete_training(cls, training: Any, others: ValidationInfo) -> dict[str, Any]:
         given = known_keys(training, "training", TRAINING_KEYS)
-        seed = given.pop("seed", 0)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise Problems([f"training.seed: {seed!r} must be a whole number from 0 to 2^31 - 1"])
+        run = checked(RunConfig, {key: given.pop(key) for key in RUN_KEYS & given.keys()}, "training")
         task, model = others.data.get("task"), others.data.get("model")
         if task is None:
-            return given
+            return given | asdict(run)
         config = checked(TrainingConfig, with_protocol(task.name, given), "training")
         if model is not None:
             try:
                 check_together(ModelConfig(**task_fields(task.info()), **model), config)
             except ConfigError as error:
                 raise Problems([f"training: {error}"]) from None
-        return asdict(config) | {"seed": seed}
+        return asdict(config) | asdict(run)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that a training depends on: not the study's name, the resources, or where the data lies."""
+        values = self.model_dump(mode="json", include={"task", "model", "training"})
+        values["task"].pop("root", None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def seed(self) -> int:
         """Decides weights, dropout and the order of the batches."""
-        return int(self.training["seed"])
+        return self.run_config().seed
 
     def model_config_for(self, info: TaskInfo) -> ModelConfig:
         """The model's configuration on the task."""
@@ -105,7 +140,11 @@ class TrialSpec(Section):
 
     def training_config(self) -> TrainingConfig:
         """The training's configuration."""
-        return TrainingConfig(**{key: value for key, value in self.training.items() if key != "seed"})
+        return TrainingConfig(**{key: value for key, value in self.training.items() if key not in RUN_KEYS})
+
+    def run_config(self) -> RunConfig:
+        """The seed, the order of the batches and which weights count."""
+        return RunConfig(**{key: self.training[key] for key in RUN_KEYS})
 
 
 def task_fields(info: TaskInfo) -> dict[str, Any]:

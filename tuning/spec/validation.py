@@ -93,9 +93,11 @@ def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Co
         adapter = _adapters.get(config) or _adapters.setdefault(config, TypeAdapter(config))
         return cast(Config, adapter.validate_python(values))
     except ValidationError as error:
-        raise Problems(
-            [f"{'.'.join([section, *_location(problem)])}: {_message(problem)}" for problem in error.errors()]
-        ) from None
+        lines = []
+        for problem in error.errors():
+            path, message = ".".join([section, *_location(problem)]), _message(problem)
+            lines.append(message if message.startswith(f"{section}.") else f"{path}: {message}")
+        raise Problems(lines) from None
 
 
 def known_keys(values: Any, section: str, known: set[str]) -> dict[str, Any]:

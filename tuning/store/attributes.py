@@ -5,6 +5,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 # Of a trial.
+DATA = "data"  # of a trial, the fingerprint of the data it trains on; of the study, run/provenance.py's data_facts
 END = "end"  # {"outcome", "reason", "step", "metrics"}, written before it is told
 ATTEMPT = "attempt"  # how often it was begun, if more than once
 ENQUEUED_BY = "enqueued_by"  # who enqueued it, if somebody did
@@ -12,14 +13,15 @@ WHOLE_GPU = "whole_gpu"  # it ran out of memory in a share of a GPU
 RUNG = "rung:"  # followed by the rung's step: {"values", "violation"}, minimised
 
 # Of the study.
-BUDGET = "trials"  # the number of trials, which may grow while it runs
-EXTENDED_BY = "extended_by"  # who changed the budget last
-STOP = "stop"  # another terminal's wish {"who", "now"}, cleared at each start
-PAUSE = "pause"  # who wants nothing to run for now; cleared at each start
-CANCEL = "cancel"  # {trial number: who wants it ended}
+STUDY_ID = "id"  # set first and never changed; names the study in its folder and in checkpoints
+BUDGET = "trials"  # the number of trials; changed by the study's driver alone
 GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
+JOURNAL_ID = "journal"  # id of its journal
 SECONDS = "seconds"  # for how long drivers have run it
+CURVE_MODEL = (
+    "curve_model"  # [number of observations, hyperparameters] of its last fit (search/curve_sampler.py)
+)
 
 
 def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:

@@ -1,111 +1,172 @@
-"""A trial's checkpoints: the two newest, each complete with its sha256 or not there at all (DESIGN.md section 3)."""
+"""A trial's checkpoints: the two newest, each complete with its sha256 or not there at all, each bound to its trial.
+
+The state goes first, under a name of its own (a worker that was given up may still write); the manifest that names it
+commits it. The manifest also names the study, the trial, its configuration and its data, so that weights of another
+training are never taken for this one's.
+"""
 
 import hashlib
 import io
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import torch
 
-from proxytune.tuning.store.object_store import Folder, ObjectFolder
+from proxytune.tuning.store.folder import Folder
 
 KEPT = 2
 MANIFEST = "manifest.json"
+_STEP = "step-"
 
 
 class CorruptCheckpoint(Exception):
     """The bytes in the storage are not those that were written."""
 
 
-def save_checkpoint(folder: Folder, step: int, state: dict[str, Any]) -> Folder:
-    """Write `state` (tensors, numbers, strings, lists, dicts) as the newest checkpoint and drop all but two.
-
-    Raises:
-        OSError: the storage refuses; older checkpoints are untouched.
-    """
-    if isinstance(folder, ObjectFolder):
-        return _save_objects(folder, step, state)
-    final = folder / f"step-{step:010d}"
-    temporary = folder / f".{final.name}-{uuid.uuid4().hex}"
-    content = io.BytesIO()  # torch makes a RuntimeError without a reason of a file that cannot be written
-    torch.save(state, content)
-    manifest = {"step": step, "sha256": hashlib.sha256(content.getbuffer()).hexdigest()}
-    try:
-        temporary.mkdir(parents=True)
-        for name, written in (("state.pt", content.getbuffer()), (MANIFEST, json.dumps(manifest).encode())):
-            with open(temporary / name, "wb") as file:
-                file.write(written)
-                file.flush()
-                os.fsync(file.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+class ForeignCheckpoint(Exception):
+    """The checkpoint belongs to another trial, configuration, study or data."""
 
 
-def _save_objects(folder: ObjectFolder, step: int, state: dict[str, Any]) -> ObjectFolder:
-    """The state under a name of its own (a worker that was given up may still write), then the manifest that names it."""
-    final = folder / f"step-{step:010d}"
-    content = io.BytesIO()
-    torch.save(state, content)
-    name = f"state-{uuid.uuid4().hex}.pt"
-    (final / name).write_bytes(content.getbuffer())
-    manifest = {"step": step, "sha256": hashlib.sha256(content.getbuffer()).hexdigest(), "file": name}
-    (final / MANIFEST).write_bytes(json.dumps(manifest).encode())
-    kept = {path.name for path, _ in zip(checkpoint_paths(folder), range(KEPT), strict=False)}
-    # Manifests first, so that no checkpoint that is listed lacks its state.
-    for old in sorted(folder.names(), key=lambda name: not name.endswith(MANIFEST)):
-        if old.partition("/")[0] not in kept:
-            (folder / old).delete()
-    return final
+@dataclass(frozen=True)
+class Owner:
+    """What a checkpoint belongs to. data: fingerprint of the data; None: not known here, and not compared."""
+
+    study: str  # the study's id
+    trial: int
+    configuration: str  # TrialSpec.digest
+    data: str | None = None
 
 
-def load_checkpoint(path: Folder) -> dict[str, Any]:
-    """The state of one checkpoint, verified; nothing in it is executed.
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one trial in its folder."""
 
-    Raises:
-        CorruptCheckpoint: truncated, changed or incomplete, with the reason.
-        OSError: the object store does not answer.
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        content = (path / manifest.get("file", "state.pt")).read_bytes()
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-            raise CorruptCheckpoint(f"{path}: the state does not match the sha256 of its manifest")
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except CorruptCheckpoint:
-        raise
-    except Exception as error:
-        if isinstance(path, ObjectFolder) and isinstance(error, OSError) and type(error) is OSError:
-            raise  # a store that is away now is no reason to begin the trial again
-        raise CorruptCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
-    return state
+    folder: Folder
+    owner: Owner
 
+    def to_json(self) -> str:
+        return json.dumps({"folder": self.folder.url, **asdict(self.owner)})
 
-def newest_checkpoint(folder: Folder) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest state that verifies (None: there is none), and a line for each newer one that did not."""
-    refused: list[str] = []
-    for path in checkpoint_paths(folder):
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        values = json.loads(text)
+        return cls(Folder(values.pop("folder")), Owner(**values))
+
+    def trained_on(self, data: str) -> Self:
+        """The same checkpoints, for data of this fingerprint."""
+        return replace(self, owner=replace(self.owner, data=data))
+
+    def save(self, step: int, state: dict[str, Any]) -> Folder:
+        """Write `state` (tensors, numbers, strings, lists, dicts) as the newest checkpoint and drop all but two.
+
+        Raises:
+            OSError: the storage refuses; older checkpoints are untouched.
+        """
+        content = (
+            io.BytesIO()
+        )  # torch raises a RuntimeError without a reason for a file that cannot be written
+        torch.save(state, content)
+        final = self.folder / f"{_STEP}{step:010d}"
+        file = final / f"state-{uuid.uuid4().hex}.pt"
+        manifest = {
+            "step": step,
+            "sha256": hashlib.sha256(content.getbuffer()).hexdigest(),
+            "file": file.name,
+            **asdict(self.owner),
+        }
+        file.write_bytes(content.getbuffer())
         try:
-            return load_checkpoint(path), refused
-        except CorruptCheckpoint as error:
-            refused.append(str(error))
-    return None, refused
+            (final / MANIFEST).write_bytes(json.dumps(manifest).encode())
+        except OSError:
+            with suppress(OSError):
+                file.delete()
+            raise
+        with suppress(OSError):  # what cannot be deleted now goes with the next one
+            self._prune()
+        return final
+
+    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest state that verifies (None: there is none), and a line for each newer one that did not.
+
+        Raises:
+            ForeignCheckpoint: the newest belongs to something else.
+            OSError: the object store does not answer.
+        """
+        refused: list[str] = []
+        for path in self.paths():
+            try:
+                return self.load(path), refused
+            except CorruptCheckpoint as error:
+                refused.append(str(error))
+        return None, refused
+
+    def readable(self) -> Iterator[dict[str, Any]]:
+        """The states that verify and belong to the trial, newest first."""
+        for path in self.paths():
+            with suppress(CorruptCheckpoint, ForeignCheckpoint):
+                yield self.load(path)
+
+    def load(self, path: Folder) -> dict[str, Any]:
+        """The state of one checkpoint, verified; nothing in it is executed.
+
+        Raises:
+            CorruptCheckpoint: truncated, changed or incomplete, with the reason.
+            ForeignCheckpoint: it belongs to something else.
+            OSError: the object store does not answer.
+        """
+        try:
+            manifest = read_manifest(path)
+            self._check_owner(path, manifest)
+            content = (path / manifest["file"]).read_bytes()
+            if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+                raise CorruptCheckpoint(f"{path}: the state does not match the sha256 of its manifest")
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (CorruptCheckpoint, ForeignCheckpoint):
+            raise
+        except Exception as error:
+            if type(error) is OSError and not path.is_local:
+                raise  # a store that is away now is no reason to start the trial from the beginning
+            raise CorruptCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
+        return state
+
+    def paths(self) -> Iterator[Folder]:
+        """The checkpoints, newest first."""
+        listed = [name.partition("/")[0] for name in self.folder.names() if name.endswith(f"/{MANIFEST}")]
+        yield from (self.folder / name for name in sorted(listed, reverse=True))
+
+    def _check_owner(self, path: Folder, manifest: dict[str, Any]) -> None:
+        for name, mine in asdict(self.owner).items():
+            theirs = manifest.get(name)
+            if mine is not None and theirs != mine:
+                raise ForeignCheckpoint(
+                    f"{path} belongs to another {name} ({_short(theirs)}, not {_short(mine)}): the database and the "
+                    f"checkpoints are not of the same moment or study; restore them together, or move {self.folder} away"
+                )
+
+    def _prune(self) -> None:
+        kept = {path.name for path, _ in zip(self.paths(), range(KEPT), strict=False)}
+        for step in {name.partition("/")[0] for name in self.folder.names()} - kept:
+            if step.startswith(_STEP):
+                with suppress(
+                    FileNotFoundError
+                ):  # first, so that no checkpoint that is listed lacks its state
+                    (self.folder / step / MANIFEST).delete()
+                (self.folder / step).delete_all()
 
 
-def checkpoint_paths(folder: Folder) -> Iterator[Folder]:
-    """The checkpoints of a trial, newest first."""
-    if isinstance(folder, ObjectFolder):
-        listed = [name.partition("/")[0] for name in folder.names() if name.endswith(f"/{MANIFEST}")]
-        yield from (folder / name for name in sorted(listed, reverse=True))
-    else:
-        yield from sorted(folder.glob("step-*"), reverse=True)
+def read_manifest(path: Folder) -> dict[str, Any]:
+    """The manifest of one checkpoint.
+
+    Raises:
+        OSError, ValueError: it is gone or damaged.
+    """
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+    return manifest
+
+
+def _short(value: Any) -> str:
+    return "unknown" if value is None else str(value)[:12]

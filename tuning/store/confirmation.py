@@ -1,12 +1,15 @@
-"""What `proxytune confirm` found out, as the study's storage keeps it: candidates on fresh seeds, the winner, its test."""
+"""The result of `proxytune confirm` in the study's storage: candidates on fresh seeds, the winner, its test."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.study import Study
 
+COSTS = (MEMORY, "flops_per_sequence")
 CONFIRMATION = "confirmation"  # user attribute of the study: Confirmation.to_json()
 
 
@@ -27,6 +30,11 @@ class Candidate:
     efficiency: dict[
         str, float
     ]  # predicted costs and speeds measured on an exclusive slot (trial/efficiency.py)
+
+    @property
+    def cost(self) -> tuple[float, ...]:
+        """What decides between tied candidates: memory of training, then FLOPs; infinity where it is unknown."""
+        return tuple(self.efficiency.get(name, math.inf) for name in COSTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +64,7 @@ class Confirmation:
     seeds: tuple[int, ...]  # all that a candidate could get
     candidates: tuple[Candidate, ...]  # best confirmed mean first, the eliminated last
     winner: int  # a trial's number
-    tied: tuple[int, ...]  # trials that nothing tells from the best mean, the winner among them; one: no tie
+    tied: tuple[int, ...]  # not distinguishable from the best mean, the winner included; one: no tie
     gap: float  # the winner's curse: by how much the search's score was better than the confirmed mean
     retrainings: int  # trained to the full budget or stopped on the way
     test: TestResult | None  # None: not opened
@@ -65,6 +73,24 @@ class Confirmation:
     def best(self) -> Candidate:
         """The winner."""
         return next(candidate for candidate in self.candidates if candidate.trial == self.winner)
+
+    @property
+    def tie_break(self) -> str:
+        """What chose the winner from the tied candidates, in words; empty where there is no tie."""
+        if len(self.tied) < 2:
+            return ""
+        equal = [one for one in self.candidates if one.trial in self.tied and one.cost == self.best.cost]
+        if len(equal) == 1:
+            return f"the cheapest of {len(self.tied)} tied"
+        if len(equal) == len(self.tied):
+            return f"the best mean of {len(self.tied)} tied at equal cost"
+        return f"the best mean of the {len(equal)} cheapest of {len(self.tied)} tied"
+
+    @property
+    def rule(self) -> str:
+        """How the winner was chosen, in words."""
+        rule = f"confirmed mean over {len(self.best.seeds)} fresh seeds"
+        return ", ".join(filter(None, [rule, self.tie_break]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON holds; `from_json` gives the same confirmation back."""

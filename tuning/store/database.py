@@ -1,16 +1,25 @@
 """Where a study's truth is kept: Optuna's relational storage."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
+from filelock import FileLock
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.spec.locations import masked_url
 from proxytune.tuning.store.errors import first_line
-from proxytune.tuning.store.lease import leases
+from proxytune.tuning.store.mounts import on_network
+from proxytune.tuning.store.tables import metadata, requests
+
+PRIVATE = 0o600
+_SCHEMA_LOCK = 0x70726F7879  # a number of ours among PostgreSQL's advisory locks
 
 
 def database_url(folder: Path, database: str | None) -> str:
@@ -27,8 +36,8 @@ def holds_studies(url: str) -> bool:
     try:
         parsed = sa.engine.make_url(url)
     except sa.exc.ArgumentError:
-        return True  # open_storage says what is wrong with it
-    if parsed.get_backend_name() == "sqlite" and not (parsed.database and Path(parsed.database).exists()):
+        return True  # open_storage reports what is wrong with it
+    if (file := _sqlite_file(parsed)) is not None and not file.exists():
         return False
     try:
         engine = sa.create_engine(url)
@@ -37,11 +46,11 @@ def holds_studies(url: str) -> bool:
         finally:
             engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
-        raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {first_line(error)}") from None
+        raise StorageError(f"{masked_url(url)}: {first_line(error)}") from None
 
 
 def open_storage(url: str, *, create: bool) -> RDBStorage:
-    """Optuna's storage at a URL.
+    """Optuna's storage at a URL. With `create` its tables are made if they are missing, by one process at a time.
 
     Raises:
         InputError: not a URL, or (without `create`) a sqlite file that is not there.
@@ -50,23 +59,73 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     try:
         parsed = sa.engine.make_url(url)
     except sa.exc.ArgumentError:
-        raise InputError(
-            f"database: {url!r} is not an SQLAlchemy URL such as postgresql+psycopg://host/name"
-        ) from None
+        raise InputError("database: not an SQLAlchemy URL such as postgresql+psycopg://host/name") from None
+    file = _sqlite_file(parsed)
+    if file is not None and not create and not file.exists():
+        raise InputError(f"{file}: no study there")
     sqlite = parsed.get_backend_name() == "sqlite"
-    if sqlite and not create and not (parsed.database and Path(parsed.database).exists()):
-        raise InputError(f"{parsed.database}: no study there")
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     try:
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=not create)
-        if sqlite:
-            sa.event.listen(storage.engine, "connect", _tune_sqlite)
-            storage.engine.dispose()  # so that the next connection is a tuned one
         if create:
-            leases.metadata.create_all(storage.engine)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
-        raise StorageError(f"{parsed.render_as_string(hide_password=True)}: {first_line(error)}") from None
+            _ensure_schema(url, file, options)
+        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+        if sqlite:
+            shared = on_network(Path(parsed.database or ""))
+            sa.event.listen(storage.engine, "connect", _tune_shared_sqlite if shared else _tune_sqlite)
+            storage.engine.dispose()  # so that the next connection is a tuned one
+    except (
+        SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        raise StorageError(f"{masked_url(url)}: {first_line(error)}") from None
     return storage
+
+
+def _ensure_schema(url: str, file: Path | None, options: dict[str, Any]) -> None:
+    """Make Optuna's tables and ours, ours last: where they are, everything is."""
+    if file is not None:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE))  # sqlite gives its other files the same mode
+        file.chmod(PRIVATE)
+    engine = sa.create_engine(url, **options)
+    try:
+        if sa.inspect(engine).has_table(requests.name):
+            return
+        with _schema_lock(engine, file):
+            RDBStorage(url, engine_kwargs=options).engine.dispose()
+            metadata.create_all(engine)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _schema_lock(engine: sa.Engine, file: Path | None) -> Iterator[None]:
+    """Hold what lets one process at a time make tables; other databases than sqlite and PostgreSQL have no such lock."""
+    if file is not None:
+        with FileLock(file.with_name(f".{file.name}.lock"), mode=PRIVATE):
+            yield
+    elif engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_SCHEMA_LOCK)))
+            yield  # closing the connection's transaction does not end the lock; the engine's end does
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(_SCHEMA_LOCK)))
+    else:
+        yield
+
+
+def _sqlite_file(url: sa.engine.URL) -> Path | None:
+    """The file of a sqlite database; None for other databases and for one in memory."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def _tune_shared_sqlite(connection: Any, _record: Any) -> None:
+    """Processes of several machines: a write-ahead log would need memory that all of them share."""
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

@@ -1,10 +1,13 @@
-"""The lease: the right of one driver at a time to write a study."""
+"""The lease: the right of one driver at a time to write a study, and the fence that holds others to it.
 
-import os
-import socket
+Each lease has an epoch, one more than that of the lease before. Every commit of the holder's connections checks, in
+the same transaction, that its epoch is still the newest: a driver that was suspended longer than its lease writes
+nothing afterwards. Whether a silent holder may be replaced is decided without comparing clocks: its process is seen to
+be gone, or its lease was not renewed while the claimant watched.
+"""
+
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,109 +17,153 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxytune.tuning.errors import HeldError
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.process import ProcessIdentity
+from proxytune.tuning.store.tables import drivers
 
 LEASE_SECONDS = 30.0
-"""A lease that was not renewed for this long is free, whoever holds it."""
+"""A lease that is not renewed for this long may be taken over."""
 RENEWAL_SECONDS = 5.0
-
-leases = sa.Table(
-    "proxytune_lease",
-    sa.MetaData(),
-    sa.Column("study", sa.String(255), primary_key=True),
-    sa.Column("token", sa.String(64), nullable=False),
-    sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-)
+WATCH_SECONDS = 0.2
+_WRITES = ("INSERT", "UPDATE", "DELETE")
 
 
 class Lease:
     """The right to write a study, renewed in the background until it is released.
 
-    Free when nobody holds it, when it was not renewed for LEASE_SECONDS, or when its holder was a process of this
-    machine that is gone. `lost` turns true, and `on_lost` is called, if another driver has taken it over (after a
-    long sleep, say).
+    `lost` turns true, and `on_lost` is called, if another driver has taken it over. `epoch` is the fencing token.
     """
 
     def __init__(self, storage: RDBStorage, study: str) -> None:
-        self._engine = storage.engine
-        self._study = study
-        self._token = uuid.uuid4().hex
-        self._released = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self.storage = storage
+        self.study = study
+        self.epoch = 0
         self.lost = False
         self.on_lost: Callable[[], None] = lambda: None
+        self._engine = storage.engine
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def acquire(self) -> None:
         """Take the lease and keep it.
 
+        Waits up to LEASE_SECONDS where it cannot be seen whether the holder is alive.
+
         Raises:
-            HeldError: another driver holds it, and which.
+            HeldError: another driver holds it, and which. Nothing has changed then.
             StorageError: the storage fails.
         """
-        mine = {
-            "token": self._token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "expires": time.time() + LEASE_SECONDS,
-        }
         with storage_errors():
-            row = self._holder()
-            if row is None:
-                try:
-                    with self._engine.begin() as connection:
-                        connection.execute(leases.insert().values(study=self._study, **mine))
-                    self._thread.start()
-                    return
-                except sa.exc.IntegrityError:
-                    row = self._holder()  # somebody was faster
-            if row is None:
-                raise HeldError(f"study {self._study} was held a moment ago; try again")
-            if row.expires > time.time() and not _gone(row.host, row.pid):
-                raise HeldError(
-                    f"study {self._study} is held by process {row.pid} on {row.host}; stop that one first"
-                )
+            row = self._row() or self._first_row()
+            if row.held:
+                row = self._watch(row)
+            own = ProcessIdentity.own()
             with self._engine.begin() as connection:
                 taken = connection.execute(
-                    leases.update()
-                    .where(leases.c.study == self._study, leases.c.token == row.token)
-                    .values(**mine)
+                    drivers.update()
+                    .where(
+                        self._mine,
+                        *(drivers.c[name] == getattr(row, name) for name in ("epoch", "held", "renewals")),
+                    )
+                    .values(**vars(own), epoch=row.epoch + 1, held=True, renewals=0, renewed=_now())
                 )
             if taken.rowcount != 1:
-                raise HeldError(f"study {self._study} has just been taken by another driver")
+                raise HeldError(f"study {self.study} has just been taken by another driver")
+        self.epoch = row.epoch + 1
+        sa.event.listen(self._engine, "before_cursor_execute", _note_write)
+        sa.event.listen(self._engine, "rollback", _forget_write)
+        sa.event.listen(self._engine, "commit", self._check_commit)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back. Never raises: one that cannot be deleted runs out by itself."""
+        """Give the lease back. Never raises: one that cannot be given back runs out by itself."""
         self._released.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if not self.epoch:
+            return
+        self._thread.join()
+        sa.event.remove(self._engine, "commit", self._check_commit)
         try:
             with self._engine.begin() as connection:
-                connection.execute(leases.delete().where(*self._own()))
+                connection.execute(
+                    drivers.update().where(self._mine, drivers.c.epoch == self.epoch).values(held=False)
+                )
         except SQLAlchemyError:
             pass
 
-    def _own(self) -> tuple[Any, ...]:
-        return (leases.c.study == self._study, leases.c.token == self._token)
+    def check(self) -> None:
+        """Confirm that this is still the newest lease.
 
-    def _holder(self) -> Any:
+        Raises:
+            HeldError: another driver has taken the study over.
+            StorageError: the storage fails.
+        """
+        with storage_errors(), self._engine.connect() as connection:
+            self._check(connection)
+
+    @property
+    def _mine(self) -> Any:
+        return drivers.c.study == self.study
+
+    def _row(self) -> Any:
         with self._engine.connect() as connection:
-            return connection.execute(leases.select().where(leases.c.study == self._study)).first()
+            found = connection.execute(sa.select(drivers, _now().label("now")).where(self._mine))
+            return found.first()
+
+    def _first_row(self) -> Any:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(
+                    drivers.insert().values(study=self.study, epoch=0, held=False, renewed=_now())
+                )
+        except sa.exc.IntegrityError:
+            pass  # another claimant was faster
+        return self._row()
+
+    def _watch(self, row: Any) -> Any:
+        """Wait until the holder is known to be gone or silent; its row then.
+
+        Raises:
+            HeldError: it is alive.
+        """
+        deadline = time.monotonic() + LEASE_SECONDS
+        first = row
+        while True:
+            running = _holder(row).is_running()
+            if not row.held or running is False:
+                return row
+            changed = (row.epoch, row.renewals) != (first.epoch, first.renewals)
+            fresh = 0 <= (row.now - row.renewed).total_seconds() < LEASE_SECONDS
+            if changed or (running and fresh):
+                raise HeldError(f"study {self.study} is held by {_described(row)}; stop that one first")
+            if time.monotonic() > deadline:
+                return row
+            time.sleep(WATCH_SECONDS)
+            row = self._row()
 
     def _renew(self) -> None:
         while not self._released.wait(RENEWAL_SECONDS):
             try:
                 with self._engine.begin() as connection:
-                    renewed = connection.execute(
-                        leases.update().where(*self._own()).values(expires=time.time() + LEASE_SECONDS)
+                    connection.execute(
+                        drivers.update()
+                        .where(self._mine, drivers.c.epoch == self.epoch)
+                        .values(renewals=drivers.c.renewals + 1, renewed=_now())
                     )
             except SQLAlchemyError:
                 continue  # a busy or restarting database; the next renewal may succeed
-            if renewed.rowcount != 1:
+            except HeldError:
                 self.lost = True
                 self.on_lost()
                 return
+
+    def _check_commit(self, connection: sa.Connection) -> None:
+        if connection.info.pop("writes", False):
+            self._check(connection)
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Compare epochs; the row stays locked until the transaction ends, where the database locks rows."""
+        newest = sa.select(drivers.c.epoch).where(self._mine).with_for_update(read=True)
+        if connection.execute(newest).scalar() != self.epoch:
+            raise HeldError(f"study {self.study} was taken over by another driver")
 
 
 def driver_of(storage: RDBStorage, study: str) -> str | None:
@@ -126,20 +173,30 @@ def driver_of(storage: RDBStorage, study: str) -> str | None:
         StorageError: the storage fails.
     """
     with storage_errors(), storage.engine.connect() as connection:
-        row = connection.execute(leases.select().where(leases.c.study == study)).first()
-    if row is None or row.expires <= time.time() or _gone(row.host, row.pid):
+        row = connection.execute(
+            sa.select(drivers, _now().label("now")).where(drivers.c.study == study)
+        ).first()
+    if row is None or not row.held or _holder(row).is_running() is False:
         return None
+    return _described(row) if (row.now - row.renewed).total_seconds() < LEASE_SECONDS else None
+
+
+def _holder(row: Any) -> ProcessIdentity:
+    return ProcessIdentity(row.host, row.pid, row.place, row.started)
+
+
+def _described(row: Any) -> str:
     return f"process {row.pid} on {row.host}"
 
 
-def _gone(host: str, pid: int) -> bool:
-    """Whether the process ran on this machine and does not any more."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _now() -> Any:
+    return sa.func.current_timestamp(type_=sa.DateTime(timezone=True))
+
+
+def _note_write(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if statement.lstrip()[:6].upper() in _WRITES:
+        connection.info["writes"] = True
+
+
+def _forget_write(connection: sa.Connection) -> None:
+    connection.info.pop("writes", None)

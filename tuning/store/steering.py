@@ -1,6 +1,6 @@
-"""Steering a study from elsewhere: through its storage, heard by the driver within seconds.
+"""Steering a study from elsewhere: requests in its storage, which the driver handles within seconds.
 
-Each wish carries `who` had it; by default user and host of this terminal.
+Each request carries `who` made it; by default user and host of this terminal.
 """
 
 import getpass
@@ -10,26 +10,30 @@ from typing import Any
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.yaml_file import nearest
-from proxytune.tuning.store.attributes import BUDGET, CANCEL, ENQUEUED_BY, EXTENDED_BY, PAUSE, STOP
+from proxytune.tuning.store.attributes import ENQUEUED_BY
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.requests import Kind
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
 
 
 def extend(study: Study, trials: int, who: str | None = None) -> int:
-    """Let the study take so many trials in all; a driver that runs it hears of it within seconds.
+    """Set the number of trials that the study may take in all; more or fewer than before.
 
     Raises:
-        InputError: no more than it may take already.
+        InputError: fewer than it has started.
     """
-    if trials <= study.budget:
-        raise InputError(
-            f"trials: {trials} does not extend study {study.name}: it may take {study.budget} already"
-        )
-    with storage_errors():
-        study.optuna.set_user_attr(EXTENDED_BY, who or terminal_user())
-        study.optuna.set_user_attr(BUDGET, trials)
+    started = num_started(study)
+    if trials < max(1, started):
+        raise InputError(f"trials: {trials} is below the {started} that study {study.name} has started")
+    study.requests.post(Kind.EXTEND, who or terminal_user(), trials=trials)
     return trials
+
+
+def num_started(study: Study) -> int:
+    """Trials that have started, interrupted ones included."""
+    return sum(trial.datetime_start is not None for trial in study.trials())
 
 
 def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> None:
@@ -50,16 +54,28 @@ def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> 
         study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or terminal_user()})
 
 
-def request_stop(study: Study, *, now: bool, who: str | None = None) -> None:
-    """Ask the driver of the study to stop: after its running trials, or `now` at their next update."""
-    with storage_errors():
-        study.optuna.set_user_attr(STOP, {"who": who or terminal_user(), "now": now})
+def request_stop(study: Study, *, now: bool, who: str | None = None) -> str | None:
+    """Ask the driver of the study to stop: after its running trials, or `now` at their next update.
+
+    Returns which process that is; None: none holds the study, and only one that is just starting obeys.
+    """
+    study.requests.post(Kind.STOP, who or terminal_user(), now=now)
+    return driver_of(study.storage, study.name)
+
+
+def is_stopping(study: Study) -> bool:
+    """Whether a stop was requested of the driver that holds the study or is starting."""
+    return study.requests.holder_of(Kind.STOP, Kind.START) is not None
+
+
+def announce_start(study: Study, who: str | None = None) -> None:
+    """Record that a driver is being started: earlier stops and pauses do not concern it, later ones do."""
+    study.requests.post(Kind.START, who or terminal_user())
 
 
 def pause(study: Study, *, on: bool, who: str | None = None) -> None:
     """Hand running trials back at their next update and start none, until it is called with `on` false."""
-    with storage_errors():
-        study.optuna.set_user_attr(PAUSE, (who or terminal_user()) if on else None)
+    study.requests.post(Kind.PAUSE if on else Kind.RESUME, who or terminal_user())
 
 
 def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
@@ -75,9 +91,7 @@ def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
         raise InputError(
             f"trial {number} of study {study.name} has ended already ({outcome_of(trials[number])})"
         )
-    with storage_errors():
-        cancelled = dict(study.optuna.user_attrs.get(CANCEL, {}))
-        study.optuna.set_user_attr(CANCEL, cancelled | {str(number): who or terminal_user()})
+    study.requests.post(Kind.CANCEL, who or terminal_user(), trial=number)
 
 
 def terminal_user() -> str:

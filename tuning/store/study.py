@@ -2,20 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from proxytune.tuning.errors import (
-    InputError,
-)
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.attributes import BUDGET, DATA, STUDY_ID
+from proxytune.tuning.store.checkpoints import Checkpoints, Owner
 from proxytune.tuning.store.database import database_url, open_storage
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.object_store import Folder, ObjectFolder
+from proxytune.tuning.store.folder import Folder
+from proxytune.tuning.store.requests import Kind, Requests
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
 
@@ -37,9 +39,27 @@ class Study:
         return self.spec.folder
 
     @property
+    def id(self) -> str:
+        """Identifies the study, whatever others had its name; "" for a study of 0.1.0."""
+        return str(self.optuna.user_attrs.get(STUDY_ID, ""))
+
+    @property
+    def requests(self) -> Requests:
+        """What other terminals request of its driver."""
+        return Requests(self.storage, self.name, self.id)
+
+    @property
     def budget(self) -> int:
-        """The number of trials it may take in all."""
-        return int(self.optuna.user_attrs[BUDGET])
+        """The number of trials it may take in all, as its driver will find it."""
+        with storage_errors():
+            stored = int(self.optuna.user_attrs[BUDGET])
+        pending = self.requests.pending(Kind.EXTEND)
+        return int(pending[-1].value["trials"]) if pending else stored
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data that its trials train on: task, fingerprint, conventions; empty before the first start."""
+        return dict(self.optuna.user_attrs.get(DATA, {}))
 
     @property
     def tracking_uri(self) -> str:
@@ -50,17 +70,10 @@ class Study:
         with storage_errors():
             return self.optuna.get_trials(deepcopy=False)
 
-    def best(self) -> list[FrozenTrial]:
-        """The winner, or with several objectives the Pareto front; feasible trials of the full budget only."""
-        with storage_errors():
-            if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
-                return []
-            if len(self.optuna.directions) > 1:
-                return self.optuna.best_trials
-            try:
-                return [self.optuna.best_trial]
-            except ValueError:  # none is feasible
-                return []
+    def checkpoints(self, trial: FrozenTrial) -> Checkpoints:
+        """The checkpoints of one of its trials, with its storage's parameters."""
+        data = trial.user_attrs.get(DATA)
+        return trial_checkpoints(self.spec, self.id, trial.number, self.spec.trial(trial.params), data)
 
 
 def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:
@@ -100,8 +113,14 @@ def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str
     return Study(parse_study(values, where=f"study {name}"), storage, study)
 
 
-def trial_folder(spec: StudySpec, number: int) -> Folder:
-    """Where a trial keeps its checkpoints."""
-    if spec.checkpoints is not None:
-        return ObjectFolder(spec.checkpoints) / spec.name / "trials" / str(number)
-    return spec.folder / "trials" / str(number)
+def trials_folder(spec: StudySpec) -> Folder:
+    """Where the trials of a study keep their checkpoints, each in a folder of its number."""
+    base = Folder(str(spec.folder)) if spec.checkpoints is None else Folder(spec.checkpoints) / spec.name
+    return base / "trials"
+
+
+def trial_checkpoints(
+    spec: StudySpec, study_id: str, number: int, trial: TrialSpec, data: str | None
+) -> Checkpoints:
+    """The checkpoints of a trial of this number and configuration."""
+    return Checkpoints(trials_folder(spec) / str(number), Owner(study_id, number, trial.digest, data))

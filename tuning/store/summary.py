@@ -1,36 +1,44 @@
-"""How a study stands: trials by outcome, the budget, the best."""
+"""The state of a study: trials by outcome, the budget, the winner."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.winner import leading, winner
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
 def summary(study: "Study") -> dict[str, Any]:
-    """What a reader wants first: trials by outcome, the budget, the best trials with parameters and metrics."""
+    """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
     trials = study.trials()
     outcomes: dict[str, int] = {}
+    paused_by = study.requests.holder_of(Kind.PAUSE, Kind.RESUME)
     for trial in trials:
-        outcome = outcome_of(trial)
+        outcome = outcome_of(trial, paused=paused_by is not None)
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    found = winner(study)
     return {
         "study": study.name,
         "trials": len(trials),
         "budget": study.budget,
         "outcomes": outcomes,
+        "paused_by": paused_by,
         "objectives": dict(study.spec.search.objectives),
+        "winner": None if found is None else asdict(found),
         "best": [
             {
-                "trial": trial.number,
-                "values": dict(zip(study.spec.search.objectives, trial.values, strict=True)),
-                "params": trial.params,
-                "metrics": trial.user_attrs[END]["metrics"],
+                "trial": number,
+                "values": dict(zip(study.spec.search.objectives, trials[number].values, strict=True)),
+                "params": trials[number].params,
+                "metrics": trials[number].user_attrs[END]["metrics"],
             }
-            for trial in study.best()
+            for number in leading(study)
         ],
     }
 
@@ -43,10 +51,12 @@ def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
     return {"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end
 
 
-def outcome_of(trial: FrozenTrial) -> str:
-    """complete, pruned, infeasible, diverged, out_of_memory, failed, running, interrupted or queued."""
+def outcome_of(trial: FrozenTrial, paused: bool = False) -> Outcome:
+    """How a trial stands or ended; `paused`: its study is paused."""
     if END in trial.user_attrs:
-        return str(trial.user_attrs[END]["outcome"])
+        return Outcome(trial.user_attrs[END]["outcome"])
     if trial.state == TrialState.WAITING:
-        return "interrupted" if trial.datetime_start else "queued"
-    return trial.state.name.lower()
+        if trial.datetime_start is None:
+            return Outcome.QUEUED
+        return Outcome.PAUSED if paused else Outcome.INTERRUPTED
+    return Outcome(trial.state.name.lower().replace("fail", "failed"))

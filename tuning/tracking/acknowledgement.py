@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.journal.outbox import JOURNAL, journal_id
+from proxytune.tuning.journal.events import CHECKSUM_BYTES
+from proxytune.tuning.journal.reading import JOURNAL, journal_id, last_bytes
 from proxytune.tuning.spec.locations import check_uri
 
 
@@ -19,35 +20,47 @@ class Acknowledgement:
     uri: str
     experiment: str
     offset: int = 0  # bytes of the journal that are shipped for good
+    end: str | None = None  # the last bytes before the offset: the checksum of the last shipped record
+    experiment_id: str | None = None
+    has_views: bool = False  # whether the destination's pages have the study's views
     parent_run: str | None = None
     trials: dict[str, str] = field(default_factory=dict)  # runs of the trials without a final end
     creating: list[str] = field(default_factory=list)  # runs that MLflow may have made without our knowing
     doubt_ms: int | None = None  # when a creation's answer was lost, and MLflow may still carry it out
     study: dict[str, Any] = field(
         default_factory=dict
-    )  # the journal's id and what the newest study event says
+    )  # the journal's id, and what the newest study event and confirmation say
     counters: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
     error: str | None = None
 
     @classmethod
     def load(cls, outbox_folder: Path, uri: str, experiment: str) -> "Acknowledgement":
-        """The destination's acknowledgement; a fresh one where nothing of this journal was shipped yet."""
+        """The destination's acknowledgement.
+
+        A fresh one, by which the whole journal is shipped again, where nothing of this journal was shipped yet, the
+        file is damaged, or the journal does not have the acknowledged record at the acknowledged place.
+        """
         empty = cls(uri, experiment)
         try:
-            values = json.loads(empty.path(outbox_folder).read_text())
-        except FileNotFoundError:
+            known = cls(**json.loads(empty.path(outbox_folder).read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
             return empty
-        if "tally" in values:
-            values["counters"] = values.pop("tally")  # as 0.1.0 wrote it
-        known = cls(**values)
-        return known if known.study.get("id") in (None, journal_id(outbox_folder)) else empty
+        if known.study.get("id") not in (None, journal_id(outbox_folder)):
+            return empty
+        if known.offset and known.end != last_bytes(outbox_folder, known.offset, CHECKSUM_BYTES):
+            return empty
+        return known
 
     def path(self, outbox_folder: Path) -> Path:
         digest = hashlib.sha256(f"{self.uri}\n{self.experiment}".encode()).hexdigest()[:12]
         return outbox_folder / f"acknowledged-{digest}.json"
 
+    def advance(self, outbox_folder: Path, offset: int) -> None:
+        """Everything before the offset is shipped."""
+        self.offset, self.end = offset, last_bytes(outbox_folder, offset, CHECKSUM_BYTES)
+
     def save(self, outbox_folder: Path) -> None:
-        """Replace the file in one step.
+        """Replace the file in one step; the disk has it then. Readable by its owner only.
 
         Raises:
             OSError: the folder cannot be written.
@@ -55,6 +68,8 @@ class Acknowledgement:
         path = self.path(outbox_folder)
         with tempfile.NamedTemporaryFile("w", dir=outbox_folder, prefix=path.name, delete=False) as temporary:
             json.dump(asdict(self), temporary, separators=(",", ":"))
+            temporary.flush()
+            os.fsync(temporary.fileno())
         os.replace(temporary.name, path)
 
 

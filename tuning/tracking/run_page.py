@@ -3,36 +3,43 @@
 import os
 import pwd
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from proxytune.tuning.journal.counters import Counters
-from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.journal.events import (
+    BudgetChanged,
+    Confirmed,
+    Event,
+    Noted,
+    Paused,
+    Reported,
+    Resumed,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialStarted,
+)
 from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.spec.metrics import METRICS
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 
-SHORT = {"num_proxies": "proxies", "contrastive_temperature": "tau", "learning_rate": "lr"}
 FIXED = (  # what people sort and filter by even where it is not searched
     *("task.name", "task.max_length", "model.attention", "model.num_layers", "model.embedding_dim"),
     *("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
 )
 MAX_TEXT = 5000  # characters of a tag or param; MLflow cuts params at 6,000 and refuses tags over 8,000
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "interrupted": "KILLED"}  # every other outcome: FAILED
-STUDY_STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
 
 
-def run_name(number: int, params: Mapping[str, Any]) -> str:
-    """`0042 proxies=128 tau=0.070 dropout=0.10`: in the order of the trials, then what was searched."""
-    words = [f"{number:04d}"]
-    for key, value in params.items():
-        name = key.rpartition(".")[2]
-        words.append(f"{SHORT.get(name, name)}={short(value)}")
-    return " ".join(words)[:250]
+def run_name(number: int, outcome: Outcome | None = None) -> str:
+    """`0042 complete`: readable in a narrow column, in the order of the trials. The parameters have columns."""
+    return f"{number:04d} {outcome}" if outcome else f"{number:04d}"
 
 
-def trial_params(event: Event) -> dict[str, str]:
+def trial_params(event: TrialStarted) -> dict[str, str]:
     """A trial's searched params, and the fixed ones that people sort by."""
-    config = flat(event.get("config", {}), depth=2)
-    chosen = {key: config[key] for key in FIXED if config.get(key) is not None} | event["params"]
+    config = flat(event.config or {}, depth=2)
+    chosen = {key: config[key] for key in FIXED if config.get(key) is not None} | event.params
     return {key: str(value)[:MAX_TEXT] for key, value in chosen.items()}
 
 
@@ -49,30 +56,31 @@ def source_tags() -> dict[str, str]:
     return {"mlflow.source.name": "proxytune", "mlflow.source.type": "LOCAL", "mlflow.user": user}
 
 
-def start_tags(event: Event) -> dict[str, str]:
-    """Tags of a trial that starts or goes on."""
-    return {"outcome": "running", "attempt": str(event.get("attempt", 1))} | worker_tags(event)
+def start_tags(event: TrialStarted) -> dict[str, str]:
+    """Tags of a trial that starts or resumes."""
+    return {"outcome": Outcome.RUNNING, "attempt": str(event.attempt)}
 
 
-def worker_tags(event: Event) -> dict[str, str]:
+def worker_tags(event: Reported) -> dict[str, str]:
     """Where a trial runs, as far as the event says."""
-    return {key: str(event[key]) for key in ("node", "device") if key in event}
+    places = {"node": event.node, "device": event.device}
+    return {key: place for key, place in places.items() if place}
 
 
-def end_tags(event: Event, counters: Counters) -> dict[str, str]:
+def end_tags(event: TrialEnded, counters: Counters) -> dict[str, str]:
     """Tags of a trial that ended; `rung` counts the rungs that it reached."""
-    reason = str(event.get("reason") or f"{event['outcome']} at step {event['step']}")[:MAX_TEXT]
-    return {"outcome": event["outcome"], "reason": reason, "rung": str(counters.rung(event["step"]))}
+    reason = (event.reason or f"{event.outcome} at step {event.step}")[:MAX_TEXT]
+    return {"outcome": event.outcome, "reason": reason, "rung": str(counters.rung(event.step))}
 
 
-def trial_note(study: str, event: Event) -> str:
+def trial_note(study: str, event: TrialStarted) -> str:
     """The description of a trial's run."""
-    searched = table(("searched", "value"), [(key, repr(value)) for key, value in event["params"].items()])
+    searched = table(("searched", "value"), [(key, repr(value)) for key, value in event.params.items()])
     return (
-        f"Trial {event['trial']} of study **{study}**.\n\n{searched}\n\n"
+        f"Trial {event.trial} of study **{study}**.\n\n{searched}\n\n"
         "The complete configuration is the artifact `config.json`. The tag `outcome` says how the trial ended, "
-        "`reason` why, `rung` how many rungs of successive halving it reached; a run that is KILLED with outcome "
-        "`pruned` was stopped at a rung on purpose.\n\n" + metrics_note()
+        "`reason` why, `rung` how many rungs of successive halving it reached. A pruned trial is FINISHED: it was "
+        "stopped at a rung on purpose.\n\n" + metrics_note()
     )
 
 
@@ -82,11 +90,13 @@ def metrics_note() -> str:
     return table(("metric", "unit", "meaning"), rows)
 
 
-def study_note(
-    study: str, spec: Mapping[str, Any], facts: Mapping[str, Any], counters: Counters, status: str
-) -> str:
-    """The description of a study's parent run, with its standing."""
-    search = spec.get("search", {})
+def study_note(study: Mapping[str, Any], counters: Counters, status: StudyStatus, links: str) -> str:
+    """The description of a study's run, with its standing.
+
+    Args:
+        study: name, spec, facts and, once there is one, confirmation, as in the acknowledgement.
+        links: Markdown links to the study's views.
+    """
     objectives = ", ".join(f"{goal} `{name}`" for name, goal in counters.directions.items())
     best = [
         (f"best `{name}`", f"{value:.6g} (trial {counters.best_trial[name]})")
@@ -99,26 +109,52 @@ def study_note(
         ("status", status),
         ("objectives", objectives),
         *best,
-        ("trials ended", f"{counters.num_ended} of {search.get('trials', '?')}: {outcomes}"),
+        ("trials ended", f"{counters.num_ended} of {counters.budget or '?'}: {outcomes}"),
         ("steps trained", f"{counters.steps:,}"),
         (
             "time in trials",
             f"{counters.cpu_seconds / 3600:.2f} CPU-hours, {counters.gpu_seconds / 3600:.2f} GPU-hours",
         ),
     ]
-    known = [
-        (key, f"`{value}`") for key, value in flat(facts, depth=3).items() if value not in (None, "", [])
+    facts = flat(study["facts"], depth=3)
+    known = [(key, f"`{value}`") for key, value in facts.items() if value not in (None, "", [])]
+    task = study["spec"].get("task", {}).get("name", "?")
+    parts = [
+        f"Study **{study['name']}**: hyperparameter search on `{task}`. Its trials are the runs below this one.",
+        links,
+        table(("", ""), standing),
+        confirmation_note(Confirmed.model_validate(study["confirmation"])) if "confirmation" in study else "",
+        "Artifacts: `report.html` (pictures), `spec.json` (the resolved study file), `events.log`, `facts.json`.",
+        table(("fact", "value"), known) if known else "",
     ]
-    task = spec.get("task", {}).get("name", "?")
-    return "\n\n".join(
-        [
-            f"Study **{study}**: hyperparameter search on `{task}`. Its trials are the runs below this one.",
-            table(("", ""), standing),
-            "Artifacts: `report.html` (pictures), `spec.json` (the resolved study file), `events.log`, "
-            "`facts.json`.",
-            table(("fact", "value"), known) if known else "",
-        ]
-    )[: MAX_TEXT + 2000]
+    return "\n\n".join(filter(None, parts))[: MAX_TEXT + 2000]
+
+
+def confirmation_note(event: Confirmed) -> str:
+    """Every candidate of a confirmation with its seeds, mean and interval."""
+    rows = [
+        (
+            f"**{one.trial}**" if one.trial == event.winner else str(one.trial),
+            f"{one.mean:.4g}",
+            f"{one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high is not None else "-",
+            ", ".join(f"{seed}: {value:.4g}" for seed, value in one.seeds.items()),
+        )
+        for one in event.candidates
+    ]
+    head = ("trial", f"mean `{event.objective}`", "95 % interval", "seeds")
+    return f"Confirmed on fresh seeds: trial {event.winner} ({event.rule}).\n\n{table(head, rows)}"
+
+
+def winner_tags(counters: Counters) -> dict[str, str]:
+    """Tags of the study's run that name the winner and the rule by which it was chosen."""
+    return {f"winner_{key}": str(value) for key, value in counters.winner.items()}
+
+
+def confirmation_metrics(event: Confirmed) -> dict[str, float]:
+    """Mean and interval of the confirmed trial, as metrics of the study's run."""
+    (winner,) = (one for one in event.candidates if one.trial == event.winner)
+    values = {"mean": winner.mean, "low": winner.low, "high": winner.high, "seeds": float(len(winner.seeds))}
+    return {f"confirmed_{event.objective}_{key}": value for key, value in values.items() if value is not None}
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -127,23 +163,34 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def event_line(event: Event, time: str) -> str:
-    """One line of the event log that people read."""
-    match event["kind"]:
-        case "study":
-            return f"{time} study {event['study']}: a driver starts"
-        case "trial":
-            params = " ".join(f"{key}={short(value)}" for key, value in event["params"].items())
-            return f"{time} trial {event['trial']:04d} starts, attempt {event.get('attempt', 1)}: {params}"
-        case "end":
-            reason = f": {event['reason']}" if event.get("reason") else ""
-            return (
-                f"{time} trial {event['trial']:04d} ends at step {event['step']}, {event['outcome']}{reason}"
+def event_line(event: Event) -> str:
+    """One line of the event log that people read; empty for events that are left out there."""
+    match event:
+        case StudyStarted():
+            text = f"study {event.study}: a driver starts"
+        case TrialStarted():
+            params = " ".join(f"{key}={short(value)}" for key, value in event.params.items())
+            text = f"trial {event.trial:04d} starts, attempt {event.attempt}: {params}"
+        case TrialEnded():
+            text = (
+                f"trial {event.trial:04d} ends at step {event.step}, {event.outcome}{_because(event.reason)}"
             )
-        case "log":
-            return f"{time} {event.get('who', '')}: {event['text']}"
-        case "study_end":
-            reason = f": {event['reason']}" if event.get("reason") else ""
-            return f"{time} the driver ends, {event['status']}{reason}"
+        case Noted():
+            text = f"{event.who}: {event.text}"
+        case Paused():
+            text = f"{event.who}: pause"
+        case Resumed():
+            text = f"{event.who}: resume"
+        case BudgetChanged():
+            text = f"{event.who}: the study may take {event.trials} trials"
+        case Confirmed():
+            text = f"confirmed: trial {event.winner}, {event.rule}"
+        case StudyEnded():
+            text = f"the driver ends, {event.status}{_because(event.reason)}"
         case _:
             return ""
+    return f"{datetime.fromtimestamp(event.time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z {text}"
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

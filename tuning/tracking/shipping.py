@@ -22,8 +22,10 @@ from filelock import FileLock
 from sqlalchemy import Engine, event
 
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from proxytune.tuning.tracking.artifacts import follow_move
 from proxytune.tuning.tracking.mlflow_private import open_databases_once
-from proxytune.tuning.tracking.mlflow_sync import Blocked, MlflowSync, one_line
+from proxytune.tuning.tracking.mlflow_runs import Blocked
+from proxytune.tuning.tracking.mlflow_sync import MlflowSync, one_line
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60
@@ -127,6 +129,8 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("optuna").setLevel(logging.WARNING)
     destination = Acknowledgement(uri, experiment).path(folder)
     with FileLock(f"{destination}.lock"):
+        with suppress(sqlite3.Error):  # shipping meets the same trouble, and reports it
+            follow_move(uri)
         sync = MlflowSync(folder, uri, experiment)
         ship_all(sync, finish, lambda error: tell(sync, error))
 

@@ -18,7 +18,7 @@ import torch
 
 from proxytune.datasets import TrainBatches
 from proxytune.datasets.arrow_store import Split
-from proxytune.datasets.batches import Batch, collate
+from proxytune.datasets.batches import Batch, Order, collate
 from proxytune.models.training import Trainer
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.trial_spec import TrialSpec
@@ -66,7 +66,7 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
             trainer.train_step(collate(prepared.train, longest, full_padding=True))
             sequences = min(training.micro_batch_size or training.batch_size, training.batch_size)
             profile[MEMORY] = torch.cuda.max_memory_allocated() / _MIB / sequences
-        train = typical_batches(prepared.train, training.batch_size)
+        train = typical_batches(prepared.train, training.batch_size, spec.run_config().batch_order)
         validation = typical_batches(prepared.validation, min(training.batch_size, len(prepared.validation)))
         clock = _clock(device)
         return profile | {
@@ -94,9 +94,9 @@ def training_speed(spec: TrialSpec, *, tokens: int) -> float:
         return sequences_per_second(trainer.train_step, [batch], 0.0, _clock(device))
 
 
-def typical_batches(split: Split, batch_size: int) -> list[Batch]:
+def typical_batches(split: Split, batch_size: int, order: Order = "uniform") -> list[Batch]:
     """NUM_BATCHES of the split's first training batches: those in the middle of each quarter by padded length."""
-    drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0), _DRAWN))
+    drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0, order=order), _DRAWN))
     drawn.sort(key=lambda batch: batch.token_ids.shape[-1])
     return [drawn[(2 * quarter + 1) * len(drawn) // (2 * NUM_BATCHES)] for quarter in range(NUM_BATCHES)]
 
@@ -141,36 +141,40 @@ def _threads(number: int) -> Iterator[None]:
 def stored_efficiency(spec: TrialSpec, folder: Path) -> dict[str, float]:
     """The configuration's efficiency from `folder`, where it is measured (alone on this machine) if it is not there.
 
-    One file for each (what the cost depends on, task length, device). Equal configurations, whatever their seed, rates
-    or temperature, share it; two machines that need the same one at the same moment both measure it.
+    One file for each (what the cost depends on, data, device). Equal configurations, whatever their seed, rates or
+    temperature, share it; two machines that need the same one at the same moment both measure it. A file whose content
+    is not about this configuration is measured again.
 
     Raises:
         OSError: the folder cannot be written.
         Others as `measure_efficiency`.
     """
+    facts = _key_facts(spec)
     path = folder / f"{efficiency_key(spec)}.json"
-    if (known := _read(path)) is not None:
+    if (known := _read(path, facts)) is not None:
         return known
     with exclusive_slot():
-        if (known := _read(path)) is not None:  # another trial measured it while this one waited
+        if (known := _read(path, facts)) is not None:  # another trial measured it while this one waited
             return known
         measured = measure_efficiency(spec)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(_key_facts(spec) | {"efficiency": measured}), encoding="utf-8")
+        temporary.write_text(json.dumps(facts | {"efficiency": measured}), encoding="utf-8")
         temporary.rename(path)  # before the slot is given up: the next in line must find it
     return measured
 
 
 def efficiency_key(spec: TrialSpec) -> str:
-    """Names what an efficiency depends on, here: the costs' spec, the threads and the device."""
+    """Names what an efficiency depends on, here: the costs' spec, the data, the threads and the device."""
     return hashlib.sha256(json.dumps(_key_facts(spec), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _key_facts(spec: TrialSpec) -> dict[str, Any]:
     device = trial_device(spec)
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return {"costs": cost_spec(spec), "threads": spec.resources.cpu, "device": name}
+    costs = json.loads(json.dumps(cost_spec(spec)))  # as it is read back
+    data = prepare_task(spec.task).fingerprint
+    return {"costs": costs, "data": data, "threads": spec.resources.cpu, "device": name}
 
 
 def _processor() -> str:
@@ -182,9 +186,10 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> dict[str, float] | None:
+def _read(path: Path, facts: dict[str, Any]) -> dict[str, float] | None:
     try:
-        values: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["efficiency"]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, float] = stored.pop("efficiency")
     except (OSError, ValueError, KeyError):
         return None
-    return values
+    return values if stored == facts else None

@@ -6,7 +6,7 @@ from typing import Any
 
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
-_COST_TRAINING = {"batch_size", "micro_batch_size", "precision", "compile"}
+_COST_TRAINING = {"batch_size", "batch_order", "micro_batch_size", "precision", "compile"}
 """What a step's cost depends on; steps, schedule, rates and seed it does not."""
 _ON_OR_OFF = ("dropout", "attention_dropout", "contrastive_weight")
 """Fields of the model whose cost depends on being zero or not, and on nothing else."""

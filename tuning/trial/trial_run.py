@@ -3,18 +3,20 @@
 import errno
 import json
 import math
+import socket
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import torch
 
-from proxytune.datasets import Batch, TrainBatches, evaluation_batches
+from proxytune.datasets import Batch, DataError, TrainBatches, evaluation_batches
 from proxytune.models.training import Diverged, Trainer
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.checkpoints import newest_checkpoint, save_checkpoint
-from proxytune.tuning.store.object_store import Folder
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
@@ -26,16 +28,17 @@ EVALUATION_BATCH_SIZE = 128
 class TrialUpdate:
     """What a trial reports when it has advanced: where it is, a report if an evaluation was due, and how it stands.
 
-    outcome is one of running, complete, diverged, out_of_memory, unsaved, failed; reason says why it failed. unsaved:
-    there is no room for a checkpoint, which no retry mends.
+    outcome is running, complete, diverged, out_of_memory or failed; reason says why it failed.
     """
 
     step: int
     metrics: dict[str, float] | None = None
     gpu_mib: float | None = None  # the most that it has held on its GPU so far
     profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
-    outcome: str = "running"
+    outcome: Outcome = Outcome.RUNNING
     reason: str = ""
+    out_of_room: bool = False  # there is no room for a checkpoint, which no retry mends
+    foreign: bool = False  # its checkpoints belong to something else, which no retry mends
     notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
 
     def to_json(self) -> str:
@@ -44,7 +47,7 @@ class TrialUpdate:
     @classmethod
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
-        return cls(**values | {"notes": tuple(values["notes"])})
+        return cls(**values | {"outcome": Outcome(values["outcome"]), "notes": tuple(values["notes"])})
 
 
 def is_out_of_room(error: OSError) -> bool:
@@ -59,21 +62,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The evaluation with the highest validation accuracy so far, the earliest of equals."""
+
+    step: int
+    val_accuracy: float
+    weights: dict[str, torch.Tensor] | None  # None: training.final_weights is last
+
+
 class TrialRun:
-    """Trains one configuration. With a folder it resumes from the newest checkpoint there that verifies.
+    """Trains one configuration. With checkpoints it resumes from the newest one that verifies.
 
     Raises:
-        DataError: the task's data is missing or damaged.
+        ForeignCheckpoint: the checkpoints there are those of another trial, configuration, study or data.
+        DataError: the task's data is missing or damaged, or not the data that the checkpoints name.
         ConfigError: the model cannot be built.
     """
 
     update_seconds: ClassVar[float] = 2.0
     """An update comes after this time at the latest, so that a stop takes effect within a few seconds."""
 
-    def __init__(self, spec: TrialSpec, folder: Folder | None) -> None:
+    def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
-        self._folder = folder
         self._prepared = prepare_task(spec.task)
+        self._checkpoints = checkpoints and self._bound(checkpoints)
         self._training = spec.training_config()
         self.trainer = Trainer(
             spec.model_config_for(self._prepared.info),
@@ -81,19 +94,34 @@ class TrialRun:
             seed=spec.seed,
             device=trial_device(spec),
         )
+        self._run = spec.run_config()
         self._batches = TrainBatches(
-            self._prepared.train, batch_size=self._training.batch_size, seed=spec.seed
+            self._prepared.train,
+            batch_size=self._training.batch_size,
+            seed=spec.seed,
+            order=self._run.batch_order,
         )
         self._profile = predicted_profile(spec, trial_device(spec))
         self._since_report = _Sums()
         self._seconds = 0.0
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
+        self._best: Best | None = None
         self._reported = 0  # the step of the last report handed out
         self._saved = 0
         self._turn_ends = False
         self._notes: list[str] = []
-        if folder is not None:
-            self._resume(folder)
+        if self._checkpoints is not None:
+            self._resume(self._checkpoints)
+
+    def _bound(self, checkpoints: Checkpoints) -> Checkpoints:
+        """The checkpoints for the data here, which must be the driver's: a node's root may hold another version."""
+        here, wanted = self.fingerprint, checkpoints.owner.data
+        if wanted not in (None, here):
+            raise DataError(
+                f"the data on node {socket.gethostname()} ({here[:12]}) are not the driver's ({wanted[:12]}): give every "
+                "node the same task.root"
+            )
+        return checkpoints.trained_on(here)
 
     @property
     def fingerprint(self) -> str:
@@ -131,11 +159,13 @@ class TrialRun:
         except _TurnEnded:
             return TrialUpdate(step=self.step, notes=self._take_notes())
         except Diverged as error:
-            return TrialUpdate(step=self.step, outcome="diverged", reason=str(error))
+            return TrialUpdate(step=self.step, outcome=Outcome.DIVERGED, reason=str(error))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return TrialUpdate(step=self.step, outcome="out_of_memory", reason=str(error) or "out of memory")
+            return TrialUpdate(
+                step=self.step, outcome=Outcome.OUT_OF_MEMORY, reason=str(error) or "out of memory"
+            )
 
     def interrupt(self) -> None:
         """End the running `advance` after its training step, or in the middle of its evaluation. For signal handlers."""
@@ -152,7 +182,7 @@ class TrialRun:
 
     def save(self) -> None:
         """Write a checkpoint of where the training is now, if it has moved since the last one."""
-        if self._folder is None or self.step == self._saved:
+        if self._checkpoints is None or self.step == self._saved:
             return
         state = {
             "trainer": self.trainer.state_dict(),
@@ -160,12 +190,13 @@ class TrialRun:
             "since_report": asdict(self._since_report),
             "seconds": self._seconds,
             "report": None if self._report is None else {"step": self._report[0], "metrics": self._report[1]},
+            "best": None if self._best is None else vars(self._best),
         }
-        save_checkpoint(self._folder, self.step, state)
+        self._checkpoints.save(self.step, state)
         self._saved = self.step
 
-    def _resume(self, folder: Folder) -> None:
-        state, refused = newest_checkpoint(folder)
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        state, refused = checkpoints.newest()
         self._notes += refused
         if state is None:
             return
@@ -175,6 +206,8 @@ class TrialRun:
         self._seconds = state["seconds"]
         if state["report"] is not None:
             self._report = (state["report"]["step"], state["report"]["metrics"])
+        if state["best"] is not None:
+            self._best = Best(**state["best"])
         self._saved = self.step
 
     def _train_step(self) -> None:
@@ -191,6 +224,11 @@ class TrialRun:
         metrics |= self._since_report.means() | self._profile | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged(self.step, metrics["val_loss"])
+        if self._best is None or metrics["val_accuracy"] > self._best.val_accuracy:
+            keep = self._run.final_weights == "best"
+            weights = deepcopy(self.trainer.model.state_dict()) if keep else None
+            self._best = Best(step=self.step, val_accuracy=metrics["val_accuracy"], weights=weights)
+        metrics |= {"best_val_accuracy": self._best.val_accuracy, "best_step": float(self._best.step)}
         self._since_report = _Sums()
         self._report = (self.step, metrics)
 
@@ -204,7 +242,7 @@ class TrialRun:
         assert self._report is not None
         step, metrics = self._report
         self._reported = step
-        outcome = "complete" if step == self._training.steps else "running"
+        outcome = Outcome.COMPLETE if step == self._training.steps else Outcome.RUNNING
         return TrialUpdate(step=step, metrics=metrics, outcome=outcome, notes=self._take_notes())
 
     def _take_notes(self) -> tuple[str, ...]:

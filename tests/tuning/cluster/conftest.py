@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 
 STUDY = """
 name: small
@@ -91,7 +91,9 @@ class Tool:
 
     def events(self, study: str, kind: str) -> list[dict[str, Any]]:
         folder = self.folder / "studies" / study / "outbox"
-        return [event for event in read_events(folder)[0] if event["kind"] == kind] if folder.exists() else []
+        return (
+            [event for event in read_events(folder).events if event.kind == kind] if folder.exists() else []
+        )
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:

@@ -34,11 +34,11 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     (end,) = tool.events("small", "study_end")  # our handler had its time
     assert end["status"] == "interrupted"
     before = tool.events("small", "end")
-    assert {event["outcome"] for event in before} <= {"interrupted", "complete"}
-    unended = [event for event in before if event["outcome"] == "interrupted"]
+    assert {event.outcome for event in before} <= {"interrupted", "complete"}
+    unended = [event for event in before if event.outcome == "interrupted"]
     for event in unended:
-        kept = (storage / "small" / "trials" / str(event["trial"])).glob("step-*/manifest.json")
-        assert max([0, *(json.loads(path.read_text())["step"] for path in kept)]) >= event["step"]
+        kept = (storage / "small" / "trials" / str(event.trial)).glob("step-*/manifest.json")
+        assert max([0, *(json.loads(path.read_text())["step"] for path in kept)]) >= event.step
     with pytest.raises(InputError, match="its last job is STOPPED"):
         jobs.stop("small")
 
@@ -51,7 +51,7 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert "2 of 2 trials (2 complete)" in done.stdout
     assert done.stdout.partition("\n")[2] == jobs.logs("small")
     assert [(job.attempt, job.status) for job in jobs.jobs()] == [(1, "STOPPED"), (2, "SUCCEEDED")]
-    reports = Counter((event["trial"], event["step"]) for event in tool.events("small", "report"))
+    reports = Counter((event.trial, event.step) for event in tool.events("small", "report"))
     assert reports == {(trial, step): 1 for trial in range(2) for step in (1200, 2400)}
     found = [[*(cluster.caches / node).glob("listops-mini-*/manifest.json")] for node in ("head", "worker")]
     assert [len(manifests) for manifests in found] == [1, 1]

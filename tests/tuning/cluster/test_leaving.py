@@ -6,6 +6,7 @@ import pytest
 
 from proxytune.tuning.cluster.trainable import TrialTrainable
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from tests.tuning.conftest import checkpoints_in
 
 TIMED = {"seconds", "tokens_per_second"}
 
@@ -30,8 +31,8 @@ def spec(make_spec):
 def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
     spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    unbroken = reports(TrialRun(spec, tmp_path / "unbroken"))
-    run = TrialRun(spec, tmp_path / "left")
+    unbroken = reports(TrialRun(spec, checkpoints_in(tmp_path / "unbroken")))
+    run = TrialRun(spec, checkpoints_in(tmp_path / "left"))
     if moment == "in a step":
         step = run.trainer.train_step
 
@@ -61,20 +62,21 @@ def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
     assert update.metrics is None
     assert update.step == {"in a step": 3, "in an evaluation": 10, "before the first step": 0}[moment]
     run.save()
-    resumed = TrialRun(spec, tmp_path / "left")
+    resumed = TrialRun(spec, checkpoints_in(tmp_path / "left"))
     assert resumed.step == update.step
     assert reports(resumed) == unbroken
 
 
 def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: Path) -> None:
     fingerprint = TrialRun(spec, None).fingerprint
+    checkpoints = checkpoints_in(tmp_path)
     trainable = object.__new__(TrialTrainable)
-    config = {"spec": spec.model_dump_json(), "folder": str(tmp_path), "fingerprint": "0" * 64}
+    config = {"spec": spec.model_dump_json(), "checkpoints": checkpoints.trained_on("0" * 64).to_json()}
     trainable._begin(config)
     update = trainable._advance()
     assert update.outcome == "failed"
     assert "are not the driver's (000000000000)" in update.reason
     assert fingerprint[:12] in update.reason
     assert list(tmp_path.iterdir()) == []
-    trainable._begin(config | {"fingerprint": fingerprint})
+    trainable._begin(config | {"checkpoints": checkpoints.trained_on(fingerprint).to_json()})
     assert trainable._advance().outcome == "running"

@@ -101,23 +101,23 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
             return tool.events("small", "report")
 
         def completions() -> list[dict]:
-            return [event for event in tool.events("small", "end") if event["outcome"] == "complete"]
+            return [event for event in tool.events("small", "end") if event.outcome == "complete"]
 
         def attempts() -> Counter:
-            return Counter(event["trial"] for event in tool.events("small", "trial"))
+            return Counter(event.trial for event in tool.events("small", "trial"))
 
         def pid_of(node) -> set[int]:
             return {process.pid for process in node.tree()}
 
         def running_on(node) -> list[int]:
             """Trials whose last report came from the node, and that have not ended."""
-            ended = {event["trial"] for event in tool.events("small", "end")}
-            last = {event["trial"]: event["pid"] for event in reports()}
+            ended = {event.trial for event in tool.events("small", "end")}
+            last = {event.trial: event.pid for event in reports()}
             return [trial for trial, pid in last.items() if trial not in ended and pid in pid_of(node)]
 
         def again(trial: int, before: Counter) -> bool:
             return attempts()[trial] > before[trial] or any(
-                event["trial"] == trial for event in tool.events("small", "end")
+                event.trial == trial for event in tool.events("small", "end")
             )
 
         def left(trial: int, before: Counter) -> str:
@@ -157,7 +157,7 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
         fourth.process.wait(300)
         note(f"node d has ended by itself, {time.monotonic() - asked:.1f} s after SIGTERM")
 
-        completed = {event["trial"] for event in completions()}
+        completed = {event.trial for event in completions()}
         cluster.head.kill()
         third.kill()
         trials = keeper.stop()
@@ -186,7 +186,7 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
         assert job["status"] == "SUCCEEDED", job["message"]
         rows = tool.json("trials", "small", "--storage", storage, "--database", database.uri)
         assert Counter(row["outcome"] for row in rows) == {"complete": trials}
-        told = Counter((event["trial"], event["step"]) for event in reports())
+        told = Counter((event.trial, event.step) for event in reports())
         points = range(steps // 4, steps + 1, steps // 4)
         assert told == {(trial, step): 1 for trial in range(trials) for step in points}
         ends = Counter((e["trial"], e["outcome"]) for e in tool.events("small", "end"))

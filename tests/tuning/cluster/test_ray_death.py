@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 
 STUDY = """
 name: small
@@ -69,7 +69,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     outbox = tmp_path / "studies" / "small" / "outbox"
 
     def events(kind: str) -> list[dict]:
-        return [event for event in read_events(outbox)[0] if event["kind"] == kind]
+        return [event for event in read_events(outbox).events if event.kind == kind]
 
     driver = start()
     deadline = time.monotonic() + 600
@@ -91,16 +91,16 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     assert "the same command goes on" in line
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in processes.values())
 
-    finished = {event["trial"] for event in events("end") if event["outcome"] == "complete"}
-    attempts = Counter(event["trial"] for event in events("trial"))
+    finished = {event.trial for event in events("end") if event.outcome == "complete"}
+    attempts = Counter(event.trial for event in events("trial"))
     driver = start()
     assert driver.wait(900) == 0, (tmp_path / "log").read_text()
-    ends = Counter((event["trial"], event["outcome"]) for event in events("end"))
+    ends = Counter((event.trial, event.outcome) for event in events("end"))
     assert all(ends[trial, "complete"] == 1 for trial in range(2))
     assert {outcome for _, outcome in ends} <= {"complete", "interrupted"}
-    reports = Counter((event["trial"], event["step"]) for event in events("report"))
+    reports = Counter((event.trial, event.step) for event in events("report"))
     assert reports == {(trial, step): 1 for trial in range(2) for step in range(30, 121, 30)}
-    after = Counter(event["trial"] for event in events("trial"))
+    after = Counter(event.trial for event in events("trial"))
     assert all(after[trial] == attempts[trial] for trial in finished)
     stored = json.loads(
         subprocess.run(

@@ -54,7 +54,7 @@ def test_what_no_single_node_has_is_refused(resources: Resources, words: str) ->
 def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_path: Path) -> None:
     shipped, metadata = package_folders(tmp_path)
     kinds = {path.suffix for path in Path(shipped).rglob("*") if path.is_file()}
-    assert kinds == {".py", ".yaml", ".typed"}
+    assert kinds == {".py", ".yaml", ".typed", ".sbatch"}
     assert not list(tmp_path.rglob("__pycache__"))
     assert Path(metadata).name.startswith("proxytune-")
     script = "import proxytune.tuning.spec.study_spec as m, importlib.metadata as d; print(m.__file__, d.version('proxytune'))"
@@ -101,3 +101,21 @@ def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str],
     findings = list(_judge_node("node", answer(**changes), answer()["versions"]))
     assert {finding.check for finding in findings if finding.state == RED} == red
     assert words in " ".join(finding.text for finding in findings if finding.state == RED)
+
+
+LEFT = """
+import ray
+from proxytune.tuning.cluster.ray_session import ray_session
+with ray_session():
+    ray.put(1)
+try:
+    ray.put(1)
+except ray.exceptions.RaySystemError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
+    """A driver that leaves at once does so under its search, which still runs in another thread."""
+    done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("refused:")

@@ -1,6 +1,8 @@
 """`proxytune data list`, `inspect` and `prepare` as a user runs them."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +70,133 @@ def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: py
         )
         fingerprints.append(json.loads(done.stdout)["fingerprint"])
     assert fingerprints[0] == fingerprints[1]
+
+
+def write_listops(root: Path, text: str = "( ( ( [MAX 2 ) {} ) ] )") -> None:
+    root.mkdir(parents=True)
+    for index, name in enumerate(("train", "val", "test")):
+        rows = [f"{text.format(n)} ".strip() + f"\t{max(2, n)}" for n in range(index, 10, 3)]
+        (root / f"basic_{name}.tsv").write_text("\n".join(["Source\tTarget", *rows, ""]))
+
+
+def test_found_is_ready_only_once_it_is_prepared(tmp_path: Path) -> None:
+    write_listops(tmp_path / "root")
+    listing = ("list", "--root", str(tmp_path / "root"), "--json")
+    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["found"]
+    facts = json.loads(run("prepare", "listops", "--root", str(tmp_path / "root"), "--json").stdout)
+    assert (
+        facts["conventions"]["rows"]
+        == "4 of 96,000 train rows, 3 of 2,000 validation rows, 3 of 2,000 test rows"
+    )
+    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["ready"]
+    path = tmp_path / "root/basic_test.tsv"
+    path.write_text(path.read_text().replace("\t2\n", "\t3\n"))
+    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["found"]
+    with pytest.raises(
+        DataError, match=r"basic_test\.tsv, line 2: the expression comes to 2, its target is 3"
+    ):
+        run("prepare", "listops", "--root", str(tmp_path / "root"))
+
+
+def test_files_by_name_and_partial_data(tmp_path: Path) -> None:
+    write_listops(tmp_path / "root")
+    (tmp_path / "root/basic_test.tsv").write_text("( ( ( [MAX 3 ) 9 ) ] )\t9\n")
+    names = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+    options = [f"--option={split}={tmp_path}/root/{name}" for split, name in names.items()]
+    with pytest.raises(DataError, match=r"one class only; add --allow-partial \(task.partial: true\)"):
+        run("prepare", "listops", *options)
+    facts = json.loads(run("prepare", "listops", *options, "--allow-partial", "--json").stdout)
+    assert facts["conventions"]["source"] == "files by name"
+    assert "one class only" in facts["conventions"]["partial"]
+
+
+def test_a_refusal_is_short_and_verbose_lists_what_was_tried(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/notes.txt").write_text("")
+    with pytest.raises(DataError) as short:
+        run("prepare", "text", "--root", str(tmp_path / "root"))
+    assert len(str(short.value).splitlines()) <= 3
+    assert "which holds notes.txt" in str(short.value)
+    assert "--option SPLIT=FILE (task.files)" in str(short.value)
+    with pytest.raises(DataError) as long:
+        run("prepare", "text", "--root", str(tmp_path / "root"), "--verbose")
+    assert "aclImdb/train/neg/*.txt" in str(long.value)
+
+
+def test_a_folder_deeper_down_is_pointed_at(tmp_path: Path) -> None:
+    write_listops(tmp_path / "root/a/b/c/d/mine")
+    with pytest.raises(DataError, match="a/b/c/d/mine looks like it: give that as root"):
+        run("prepare", "listops", "--root", str(tmp_path / "root"))
+
+
+def test_control_characters_of_the_data_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = [f'"\x1b]0;title\x07 {n} \x9b31m",{n % 2}' for n in range(40)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    shown = run("inspect", "text", "--root", str(tmp_path), "--out", str(tmp_path / "look")).stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert r"\x1b]0;title\x07" in shown
+
+
+def test_a_cache_folder_that_cannot_be_used_names_itself_and_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / "file/cache"))
+    with pytest.raises(DataError, match=r"cache folder .*file/cache cannot be used: .*PROXYTUNE_CACHE"):
+        run("prepare", "listops-mini", "--option", "train_examples=10")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_preparation_exits_75_and_leaves_nothing(number: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "PROXYTUNE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [*PROXYTUNE, "data", "prepare", "pathfinder"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    cache = tmp_path / "cache"
+    while not (cache.exists() and list(cache.glob("*.lock"))):
+        assert process.poll() is None
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Traceback" not in errors
+    assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
+
+
+HEAVY = ("torch", "ray", "mlflow", "optuna", "sqlalchemy", "pandas", "matplotlib", "plotly")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loads"),
+    [
+        (["data", "list", "--root", "."], []),
+        (["data", "prepare", "listops-mini", "--option", "train_examples=10"], []),
+        (["data", "prepare", "--help"], []),
+        (["check", "--help"], ["optuna"]),  # the probe can fail
+    ],
+)
+def test_data_verbs_start_without_heavy_libraries(
+    arguments: list[str], loads: list[str], tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from proxytune.tuning.cli import cli\n"
+        "try: cli.main(sys.argv[1:], standalone_mode=False)\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.strip().splitlines()[-1]
+    assert found == "[]" if not loads else all(name in found for name in loads)
+
+
+def test_files_and_partial_are_part_of_the_task_section(tmp_path: Path) -> None:
+    from proxytune.tuning.spec.task import Task
+
+    task = Task(name="listops", files={"train": Path("~/a.tsv")}, partial=True)
+    assert task.source == {"root": None, "files": {"train": Path.home() / "a.tsv"}, "partial": True}
+    assert task.options == {}
+    assert "a.tsv" in task.described_source()
+    with pytest.raises(ValueError, match="validation"):
+        Task(name="listops", files={"valid": "a.tsv"})

@@ -1,8 +1,7 @@
 """The paper's table: whose accuracy on what grounds, ratios to softmax, published figures apart; and its studies."""
 
-import csv
-import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import pytest
 
 from proxytune.datasets import DataError
 from proxytune.tuning.cli import cli
-from proxytune.tuning.compare.compare import Row, compare
-from proxytune.tuning.compare.page import as_csv, as_html, as_markdown, figure, published_tables
+from proxytune.tuning.compare.compare import compare
+from proxytune.tuning.compare.page import accuracy_range, as_html, as_markdown, figure, published_tables
 from proxytune.tuning.compare.published import PUBLISHED, TASKS
+from proxytune.tuning.compare.row import Row
 from proxytune.tuning.confirm.confirm import efficiency_folder
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.events import StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
@@ -37,7 +38,17 @@ MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer
 def make(tmp_path: Path) -> Callable[..., Study]:
     """A finished study whose trial n reached accuracies[n]."""
 
-    def study(name: str, accuracies: list[float], queue: list[dict], steps: int = 4, **task: object) -> Study:
+    def study(
+        name: str,
+        accuracies: list[float],
+        queue: list[dict],
+        steps: int = 4,
+        trials: int | None = None,
+        enqueued: int | None = None,
+        examples: int | None = None,
+        **task: object,
+    ) -> Study:
+        queue = queue[:enqueued]
         values = {
             "name": name,
             "task": {"name": "listops-mini"} | task,
@@ -57,7 +68,7 @@ def make(tmp_path: Path) -> Callable[..., Study]:
                 },
                 "sampler": {"name": "random"},
                 "stopping": {"name": "none"},
-                "trials": max(len(accuracies), 1),
+                "trials": trials or max(len(accuracies), 1),
                 "enqueue": [{"model.dropout": 0.1, "training.seed": 0} | point for point in queue],
             },
             "storage": str(tmp_path / "studies"),
@@ -65,6 +76,8 @@ def make(tmp_path: Path) -> Callable[..., Study]:
         spec = parse_study(values, "test")
         opened = begin_study(spec)
         outbox = Outbox(spec.folder / "outbox")
+        facts = {} if examples is None else {"validation_examples": examples}
+        outbox.append(StudyStarted(study=name, spec=values, facts=facts))
         controller = StudyController(spec, opened.optuna, opened.storage, outbox)
         controller.reconcile()
         for accuracy in accuracies:
@@ -106,19 +119,60 @@ def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) ->
     study = make("one", [0.30, 0.32, 0.31, 0.40], [*queue, {"model.attention": "proxyformer"}])
     found = compare([study])
     softmax, proxyformer = row(found, "softmax"), row(found, "proxyformer")
-    assert (softmax.seeds, softmax.basis) == (3, "seeds of the study")
+    assert (softmax.by_seed, softmax.basis) == ({0: 0.30, 1: 0.32, 2: 0.31}, "seeds of the study")
     assert softmax.accuracy == pytest.approx(0.31)
     low, high = softmax.interval
     assert 0.28 < low < 0.30 < 0.32 < high < 0.34
-    assert (proxyformer.seeds, proxyformer.interval, proxyformer.basis) == (1, None, "one training")
+    assert (len(proxyformer.by_seed), proxyformer.interval, proxyformer.basis) == (1, None, "one training")
     assert any("1 of 2 accuracies rest on one training" in note for note in found.notes)
 
 
+def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_differences(make) -> None:
+    arms = [{"model.dropout": dropout, "training.seed": seed} for dropout in (0.1, 0.2) for seed in range(3)]
+    queue = [{"model.attention": "proxyformer"} | arm for arm in arms]
+    found = compare([make("ablation", [0.30, 0.40, 0.50, 0.32, 0.41, 0.53], queue)])
+    base, other = found.rows
+    assert (base.configuration, other.configuration) == ("dropout 0.1", "dropout 0.2")
+    assert base.difference is None
+    difference = other.difference
+    assert (difference.to, difference.seeds) == ("proxyformer, dropout 0.1 of study ablation", 3)
+    assert difference.mean == pytest.approx(0.02)
+    low, high = difference.interval
+    assert 0 < 0.02 - low == pytest.approx(high - 0.02), "pairing removes what a seed does to both"
+    assert high - low < 0.2 * (base.interval[1] - base.interval[0])
+    table = as_markdown(found)
+    assert "| dropout 0.2 |" in table
+    assert f"+0.0200 ({low:+.4f} to {high:+.4f})" in table
+    assert any("differences are to proxyformer, dropout 0.1" in note for note in found.notes)
+
+
+def test_without_shared_seeds_there_is_no_difference(make) -> None:
+    first = make("first", [0.3], [{"model.attention": "softmax", "training.seed": 0}])
+    second = make("second", [0.4], [{"model.attention": "proxyformer", "training.seed": 1}])
+    assert [row.difference for row in compare([first, second]).rows] == [None, None]
+
+
 def test_the_best_of_many_is_marked_as_optimistic(make) -> None:
-    queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2, 0.3)]
-    found = compare([make("one", [0.30, 0.33, 0.31], queue)])
-    assert row(found, "softmax").basis == "search score, best of 3: optimistic"
-    assert (row(found, "softmax").accuracy, row(found, "softmax").trial) == (0.33, 1)
+    queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2)]
+    study = make("one", [0.30, 0.33, 0.31], [*queue, {"model.attention": "softmax"}], enqueued=2)
+    (best,) = [one for one in compare([study]).rows if one.mechanism == "softmax"]
+    assert best.basis.startswith("best search value of ")
+    assert best.basis.endswith(": optimistic")
+    assert (best.accuracy, best.trial) == (0.33, 1)
+
+
+def test_the_error_of_the_evaluation_stands_beside_the_interval_and_sets_the_axis(make) -> None:
+    queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(2)]
+    study = make("one", [0.30, 0.301], queue, examples=400)
+    found = compare([study])
+    (mine,) = found.rows
+    error = math.sqrt(mine.accuracy * (1 - mine.accuracy) / 400)
+    assert mine.evaluation_error == pytest.approx(error)
+    assert f"{mine.accuracy:.4f} ± {error:.4f}" in as_markdown(found)
+    low, high = accuracy_range(found.rows)
+    assert high - low == pytest.approx(8 * error), "a difference of 0.001 does not fill the plot"
+    (thin, _) = figure(found.rows).data
+    assert thin.error_y.array == pytest.approx((1.96 * error,))
 
 
 def test_ratios_are_to_softmax_of_the_same_task_and_device(make) -> None:
@@ -160,7 +214,8 @@ def test_different_budgets_are_told(make) -> None:
 
 
 def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
-    study = make("one", [0.5, 0.4], [{"model.attention": "proxyformer"}, {"model.attention": "softmax"}])
+    queue = [{"model.attention": "proxyformer"}, {"model.attention": "softmax"}]
+    study = make("one", [0.5, 0.4], queue, trials=4)
     candidate = Candidate(
         trial=0, params=study.trials()[0].params, search_value=0.5, seeds=(1, 2), values=(0.4, 0.42), mean=0.41,
         interval=(0.3, 0.5), eliminated_after=None, reason="", metrics={"val_accuracy": 0.41}, efficiency={},
@@ -176,8 +231,9 @@ def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
     study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
     found = compare([study])
     mine = row(found, "proxyformer")
-    assert (mine.accuracy, mine.interval, mine.seeds) == (0.41, (0.3, 0.5), 2)
-    assert (mine.basis, mine.test_accuracy, mine.test_openings) == ("confirmed on fresh seeds", 0.4, 2)
+    assert (mine.accuracy, mine.interval, mine.by_seed) == (0.41, (0.3, 0.5), {1: 0.4, 2: 0.42})
+    assert (mine.basis, mine.test_accuracy) == ("confirmed mean over 2 fresh seeds", 0.4)
+    assert mine.test_openings == 2
     assert row(found, "softmax").basis == "one training"
     assert "0.4000 (opened 2 times)" in as_markdown(found)
 
@@ -191,11 +247,6 @@ def test_published_figures_stand_apart_and_name_their_source(make) -> None:
     assert all(head == ("method", "listops", "text") for _, head, _ in tables)
     assert ("softmax", "37.10", "65.02") in tables[0][2]
     assert all(len(values) == len(TASKS) for table in PUBLISHED for values in table.rows.values())
-    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
-    assert [(line["mechanism"], float(line["accuracy"])) for line in rows] == [
-        ("proxyformer", 0.35),
-        ("softmax", 0.3),
-    ]
     ours, _, others = as_markdown(found).partition("## Published by others")
     assert "Xiong" not in ours
     assert "not available to us" in others
@@ -208,11 +259,11 @@ def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_a
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in (0, 1)]
     study = make("one", [0.3, 0.32, 0.35], [*queue, {"model.attention": "proxyformer"}])
     rows = compare([study]).rows
-    assert {trace.name for trace in figure(rows).data} == {"softmax", "proxyformer"}
-    assert len(figure(rows).data) == 2, "memory alone: no throughput was measured"
+    assert {trace.name for trace in figure(rows).data if trace.name} == {"softmax", "proxyformer"}
+    assert len(figure(rows).data) == 4, "memory alone: no throughput was measured"
     measured(study, 0, 5.0)
     measured(study, 2, 7.0)
-    points = figure(compare([study]).rows).data
+    points = [trace for trace in figure(compare([study]).rows).data if trace.name]
     assert len(points) == 4
     assert {point.name: point.error_y.visible for point in points} == {"softmax": True, "proxyformer": False}
 
@@ -268,7 +319,7 @@ def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
     assert "(x) is relative to softmax of study one" in shown
     for arguments, words in [
         (("one", "--out", "table.html"), "--out table.html: name a new file"),
-        (("one", "--out", "t.pdf"), r"ends in \.html, \.md, \.csv"),
+        (("one", "--out", "t.pdf"), r"ends in \.html or \.md"),
         (("none",), "studies there: one"),
         (("one", "one"), "named twice"),
     ]:

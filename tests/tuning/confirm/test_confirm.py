@@ -18,16 +18,19 @@ from optuna.trial import TrialState
 from proxytune.datasets.held_out import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, without_seed
-from proxytune.tuning.confirm.confirm import conclude, confirm_study, result_on_test
+from proxytune.tuning.confirm.confirm import confirm_study, result_on_test
+from proxytune.tuning.confirm.outcome import conclude
 from proxytune.tuning.confirm.retraining import Plan, Race, measured, retraining_spec, retrainings
 from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, StorageError
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.confirmation import (
     CONFIRMATION,
     Candidate,
@@ -36,7 +39,7 @@ from proxytune.tuning.store.confirmation import (
     read_confirmation,
 )
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.study import Study, open_study, trial_folder
+from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.test_split import read_openings
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
@@ -164,7 +167,7 @@ def test_without_candidates_the_user_hears_why(make) -> None:
         make(trials=2, constraints={"val_accuracy": ">= 0.9"}).model_copy(update={"name": "strict"}),
         [0.5, 0.7],
     )
-    with pytest.raises(InputError, match=r"trial 1 comes nearest: val_accuracy is 0\.2 beyond >= 0\.9"):
+    with pytest.raises(InputError, match=r"trial 1 comes nearest: val_accuracy 0\.7 is not >= 0\.9"):
         candidates(study, 5)
 
 
@@ -212,7 +215,7 @@ def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Stu
     assert "eliminated after 2 seeds" in of_the_loser[-1].user_attrs[END]["reason"]
     assert not any(trial.state == TrialState.WAITING for trial in of_the_loser)
     begun = {
-        event["trial"] for event in read_events(driver.study.folder / "outbox")[0] if event["kind"] == "end"
+        event.trial for event in read_events(driver.study.folder / "outbox").events if event.kind == "end"
     }
     assert begun == {*waves, ahead[2]}, "what never ran has no run in MLflow"
     driver.report(ahead[0], 4, 0.3), driver.report(ahead[1], 4, 0.3)
@@ -267,9 +270,7 @@ def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(st
     driver.controller.lost(lost, "its node is gone")
     driver.diverge(diverged)
     trials = driver.finish(lambda number: 0.3).trials()
-    with pytest.raises(
-        ProxytuneError, match=r"1 retrainings failed.*candidate 4 with seed 1.*tries them again"
-    ):
+    with pytest.raises(ProxytuneError, match=r"1 retrainings failed.*candidate 4 with seed 1.*retries them"):
         concluded(study, plan, trials)
     again = racing(study, plan)
     assert point(again, again.controller.next_trial().number) == (4, 1)
@@ -333,7 +334,7 @@ def test_a_candidate_whose_mean_breaks_a_constraint_does_not_win(make) -> None:
     assert found.winner == 0
     assert "val_accuracy" in found.candidates[1].reason
     other = searched(spec.model_copy(update={"name": "none-left"}), [0.30, 0.31])
-    with pytest.raises(ProxytuneError, match="no candidate of study none-left held what it promised"):
+    with pytest.raises(ProxytuneError, match="study none-left: every candidate was eliminated"):
         outcome(other, {1: 0.1, 0: 0.2})
 
 
@@ -365,26 +366,25 @@ def test_with_several_objectives_the_dominated_leave_and_the_first_one_chooses(m
 
 
 @pytest.fixture
-def trained(make) -> tuple[Study, Confirmation, list[Path]]:
+def trained(make) -> tuple[Study, Confirmation, list[Checkpoints]]:
     """A confirmed study whose retrainings are real, though short."""
     study = searched(make(trials=2), [0.3, 0.2])
     plan = plan_for(study, 1, 2)
     driver = racing(study, plan)
     while (assignment := driver.controller.next_trial()) is not None:
-        run = TrialRun(assignment.spec, assignment.folder)
+        run = TrialRun(assignment.spec, assignment.checkpoints)
         while not driver.controller.receive(assignment.number, run.advance(), {}):
             pass
     driver.die()
     trials = driver.study.trials()
-    folders = [trial_folder(driver.study.spec, trial.number) for trial in trials]
-    return study, concluded(study, plan, trials), folders
+    return study, concluded(study, plan, trials), [driver.study.checkpoints(trial) for trial in trials]
 
 
 def test(trained, **options) -> TestResult:
-    study, confirmation, folders = trained
+    study, confirmation, checkpoints = trained
     evaluate = functools.partial(accuracies_on_test, log_folder=study.folder)
     asked = {"who": "somebody", "again": False, "say": lambda line: None} | options
-    return result_on_test(study, confirmation, folders, asked.pop("evaluate", evaluate), **asked)
+    return result_on_test(study, confirmation, checkpoints, asked.pop("evaluate", evaluate), **asked)
 
 
 test.__test__ = False
@@ -416,11 +416,11 @@ def test_a_second_opening_needs_again_and_is_counted(trained) -> None:
 
 
 def test_other_models_are_refused_without_again(trained) -> None:
-    study, _, folders = trained
+    study, _, checkpoints = trained
     test(trained)
-    manifest = next(folders[0].glob("step-*4/manifest.json"))
+    manifest = Path(next(checkpoints[0].paths()).url) / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"sha256": "', '"sha256": "00'))
-    with pytest.raises(InputError, match=r"opened its test split at .* for trial 0; .*--again"):
+    with pytest.raises(InputError, match=r"opened its test split at .* for trial 0; .*again"):
         test(trained)
     assert len(recorded_openings(study.folder)) == 1
 
@@ -442,9 +442,9 @@ def test_killed_after_the_record_and_before_the_result_it_goes_on_with_the_same_
 
 
 def test_a_lost_checkpoint_is_told_before_anything_is_opened(trained) -> None:
-    study, _, folders = trained
-    for path in folders[1].glob("step-*/manifest.json"):
-        path.unlink()
+    study, _, checkpoints = trained
+    for path in checkpoints[1].paths():
+        (path / "manifest.json").delete()
     with pytest.raises(StorageError, match="checkpoint is gone or damaged"):
         test(trained)
     assert read_openings(study) == []
@@ -468,9 +468,9 @@ def test_another_plan_is_refused_before_anything_is_retrained(trained) -> None:
     assert known == read_confirmation(study)
     assert known.test == result
     before = len(open_study("small.confirm", study.spec.storage).trials())
-    with pytest.raises(InputError, match="--again"):
+    with pytest.raises(InputError, match="again"):
         confirm_study(study, top=1, num_seeds=3, who="somebody")
-    with pytest.raises(InputError, match="--again"):
+    with pytest.raises(InputError, match="again"):
         confirm_study(study, top=2, num_seeds=2, who="somebody")
     assert len(open_study("small.confirm", study.spec.storage).trials()) == before
 
@@ -494,9 +494,9 @@ def test_confirm_on_ray_from_the_command_line(make, capsys: pytest.CaptureFixtur
     arguments = ("confirm", "small", "--top", "9", "--seeds", "2", "--storage", str(storage))
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
-    assert "--top 9: study small has 2 candidates" in done.stderr
+    assert "study small has 2 candidates, not 9" in done.stderr
     assert "the test split is opened for trial" in done.stderr
-    assert "on the test split (2,000 examples, 2 models)" in done.stdout
+    assert "test split (2,000 examples, 2 models)" in done.stdout
     found = read_confirmation(open_study("small", storage))
     assert found.test.openings == 1
     assert all(candidate.efficiency["train_sequences_per_second"] > 0 for candidate in found.candidates)

@@ -8,19 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.export.choose import (
-    THROUGHPUT,
-    Limits,
-    Selection,
-    best_record,
-    choose,
-    choose_front,
-    front,
-    front_objectives,
-)
-from proxytune.tuning.export.records import TrialRecord
+from proxytune.tuning.export.choose import Selection, choose
+from proxytune.tuning.export.request import THROUGHPUT, ExportRequest, export_request
+from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.constraints import parse_constraint
 from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.store.confirmation import Candidate, Confirmation
+from proxytune.tuning.store.records import TrialRecord
 
 ACCURACY = {"val_accuracy": "maximize"}
 BOTH = ACCURACY | {MEMORY: "minimize"}
@@ -62,34 +56,49 @@ def test_the_best_eligible_trial_wins_and_ties_go_to_the_lower_number() -> None:
         record(3, 0.5),
         record(4, 0.5),
     ]
-    selection = choose("s", records, ACCURACY)
+    (selection,) = choose("s", records, ACCURACY)
     assert (selection.trial, selection.rule) == (3, "best")
-    assert best_record(records, {"val_accuracy": "minimize"}) == records[0]
+    assert selection.text.startswith("best search value: the best val_accuracy")
 
 
-def test_with_several_objectives_the_first_one_decides_on_the_front() -> None:
-    records = [record(0, 0.3, 1.0), record(1, 0.5, 2.0), record(2, 0.5, 3.0)]
-    selection = choose("s", records, BOTH)
-    assert (selection.trial, selection.rule) == (1, "front")
-    assert [one.trial for one in front(records, BOTH)] == [0, 1]
+def test_with_several_objectives_the_next_one_breaks_ties_so_the_best_is_on_the_front() -> None:
+    records = [record(0, 0.3, 1.0), record(1, 0.5, 3.0), record(2, 0.5, 2.0)]
+    (selection,) = choose("s", records, BOTH)
+    assert (selection.trial, selection.rule) == (2, "best")
+    assert [one.trial for one in choose("s", records, BOTH, request=ExportRequest(pareto=True))] == [0, 2]
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.booleans()), min_size=1, max_size=12))
-def test_the_front_is_what_nothing_dominates(points: list[tuple[int, int, bool]]) -> None:
-    records = [
-        record(number, float(a), float(m), excess=-1.0 if feasible else 1.0)
-        for number, (a, m, feasible) in enumerate(points)
-    ]
-    eligible = [number for number, point in enumerate(points) if point[2]]
+POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@given(POINTS)
+def test_the_front_is_what_nothing_dominates_and_holds_the_best(points: list[tuple[int, int]]) -> None:
+    measured = {number: {"val_accuracy": float(a), MEMORY: float(m)} for number, (a, m) in enumerate(points)}
     expected = [
-        n
-        for n in eligible
-        if not any(
-            points[o][0] >= points[n][0] and points[o][1] <= points[n][1] and points[o][:2] != points[n][:2]
-            for o in eligible
-        )
+        number
+        for number, (a, m) in enumerate(points)
+        if not any(other >= a and memory <= m and (other, memory) != (a, m) for other, memory in points)
     ]
-    assert [one.trial for one in front(records, BOTH)] == expected
+    assert ranking.front(measured, BOTH) == expected
+    best = ranking.best(measured, BOTH)
+    assert best in expected
+    assert points[best][0] == max(a for a, _ in points)
+    assert ranking.ordered(measured, BOTH)[0] == best
+
+
+def confirmation(winner: int, tied: dict[int, float]) -> Confirmation:
+    """Over two seeds; `tied` has the memory of each trial that is tied."""
+    candidates = tuple(
+        Candidate(
+            trial=trial, params={}, search_value=0.5, seeds=(1, 2), values=(0.3, 0.3), mean=0.3, interval=None,
+            eliminated_after=None, reason="", metrics={}, efficiency={MEMORY: memory, "flops_per_sequence": 1.0},
+        )
+        for trial, memory in tied.items()
+    )  # fmt: skip
+    return Confirmation(
+        study="s", objective="val_accuracy", direction="maximize", seeds=(1, 2), candidates=candidates, winner=winner,
+        tied=tuple(tied), gap=0.2, retrainings=4, test=None,
+    )  # fmt: skip
 
 
 def test_limits_are_kept_and_the_confirmed_winner_goes_before_the_searchs_best() -> None:
@@ -98,19 +107,54 @@ def test_limits_are_kept_and_the_confirmed_winner_goes_before_the_searchs_best()
         record(1, 0.4, 3.0, **{THROUGHPUT: 20.0}),
         record(2, 0.9, 9.0),
     ]
-    assert choose("s", records, ACCURACY, limits=Limits(max_memory_mib=3.0)).trial == 1
-    chosen = choose("s", records, ACCURACY, limits=Limits(max_memory_mib=3.0, min_throughput=30))
-    assert (chosen.trial, chosen.rule) == (0, "limits")
-    assert chosen.limits == {"max_memory_mib": 3.0, "min_throughput": 30}
-    assert "train_sequences_per_second >= 30" in chosen.text
-    confirmed = choose("s", records, ACCURACY, confirmed=1)
+    (small,) = choose("s", records, ACCURACY, request=ExportRequest(max_memory_mib=3.0))
+    assert small.trial == 1
+    request = ExportRequest(max_memory_mib=3.0, min_throughput=30)
+    (fast,) = choose("s", records, ACCURACY, request=request)
+    assert (fast.trial, fast.rule) == (0, "limits")
+    assert fast.limits == {"max_memory_mib": 3.0, "min_throughput": 30}
+    assert "train_sequences_per_second >= 30" in fast.text
+    (confirmed,) = choose("s", records, ACCURACY, confirmation=confirmation(1, {1: 3.0}))
     assert (confirmed.trial, confirmed.rule) == (1, "confirmed")
+    assert confirmed.text == "confirmed mean over 2 fresh seeds"
+
+
+@pytest.mark.parametrize(
+    ("tied", "words"),
+    [
+        ({1: 3.0, 2: 9.0}, "confirmed mean over 2 fresh seeds, the cheapest of 2 tied"),
+        ({1: 3.0, 2: 3.0}, "confirmed mean over 2 fresh seeds, the best mean of 2 tied at equal cost"),
+        (
+            {1: 3.0, 2: 3.0, 4: 9.0},
+            "confirmed mean over 2 fresh seeds, the best mean of the 2 cheapest of 3 tied",
+        ),
+    ],
+)
+def test_a_tie_of_equal_cost_is_not_called_the_cheapest(tied: dict[int, float], words: str) -> None:
+    assert confirmation(1, tied).rule == words
 
 
 def test_a_lone_objective_is_drawn_against_memory() -> None:
-    assert front_objectives(ACCURACY) == BOTH
-    selections = choose_front("s", [record(0, 0.3, 1.0), record(1, 0.2, 2.0)], ACCURACY)
+    assert ranking.front_objectives(ACCURACY) == BOTH
+    records = [record(0, 0.3, 1.0), record(1, 0.2, 2.0)]
+    selections = choose("s", records, ACCURACY, request=ExportRequest(pareto=True))
     assert selections == [Selection(trial=0, rule="pareto", objectives=BOTH)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"trial": 1, "pareto": True}, "trial and pareto exclude each other"),
+        ({"trial": 1, "max_memory_mib": 3}, "trial and limits exclude each other"),
+        ({"max_memory_mib": 0}, "max_memory_mib"),
+        ({"min_throughput": math.inf}, "min_throughput"),
+        ({"trial": -1}, "trial"),
+        ({"tria": 1}, "tria: unknown key"),
+    ],
+)
+def test_an_impossible_request_names_its_keys(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        export_request(**values)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +169,16 @@ def test_a_lone_objective_is_drawn_against_memory() -> None:
         ),
         (
             [record(0, 0.9, 9.0), record(1, 0.1, 6.0)],
-            {"limits": Limits(max_memory_mib=2)},
+            {"request": ExportRequest(max_memory_mib=2)},
             ["<= 2", "trial 1 comes nearest", "6"],
         ),
         (
             [record(0, 0.9)],
-            {"limits": Limits(min_throughput=1.0)},
+            {"request": ExportRequest(min_throughput=1.0)},
             ["has measured train_sequences_per_second"],
         ),
-        ([record(0, 0.9)], {"number": 7}, ["no trial 7", "0 to 0"]),
-        ([record(0, 0.9, outcome="diverged")], {"number": 0}, ["trial 0 is diverged"]),
+        ([record(0, 0.9)], {"request": ExportRequest(trial=7)}, ["no trial 7", "0 to 0"]),
+        ([record(0, 0.9, outcome="diverged")], {"request": ExportRequest(trial=0)}, ["trial 0 is diverged"]),
     ],
 )
 def test_what_cannot_be_chosen_says_why(
@@ -144,9 +188,9 @@ def test_what_cannot_be_chosen_says_why(
         choose("s", records, ACCURACY, constraints=CONSTRAINT, **asked)
     for word in words:
         assert word in str(raised.value)
-    if "number" not in asked and "limits" not in asked:
+    if not asked:
         with pytest.raises(InputError):
-            choose_front("s", records, ACCURACY, CONSTRAINT)
+            choose("s", records, ACCURACY, CONSTRAINT, ExportRequest(pareto=True))
 
 
 @given(
@@ -166,4 +210,4 @@ def test_records_survive_strict_json(one: TrialRecord) -> None:
 
 
 def test_a_value_that_is_not_finite_comes_last() -> None:
-    assert best_record([record(0, math.nan), record(1, 0.1)], ACCURACY) == record(1, 0.1)
+    assert ranking.best({0: {"val_accuracy": math.nan}, 1: {"val_accuracy": 0.1}}, ACCURACY) == 1

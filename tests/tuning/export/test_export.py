@@ -15,25 +15,23 @@ from proxytune.datasets import evaluation_batches
 from proxytune.models import load_exported
 from proxytune.models.errors import ExportError
 from proxytune.models.exported import read_sums
-from proxytune.tuning import best, export, load_study, pareto_front
+from proxytune.tuning import best, export_study, load_study, pareto_front
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export import export as export_module
-from proxytune.tuning.export.digests import write_fields, write_sums
+from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.verify import verify_export
 from proxytune.tuning.predict.exported import load_export
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.checkpoints import newest_checkpoint
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
-from proxytune.tuning.store.study import Study, trial_folder
+from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task
 
 FILES = [
     "SHA256SUMS",
     "card.md",
     "config.yaml",
-    "fields.json",
     "metrics.json",
     "model.json",
     "model.onnx",
@@ -106,7 +104,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
 
 def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, study: Study) -> None:
     record = best(study)
-    state, _ = newest_checkpoint(trial_folder(study.spec, record.trial))
+    state, _ = study.checkpoints(study.trials()[record.trial]).newest()
     assert state is not None
     weights = load_file(exported / "weights.safetensors")
     assert all(torch.equal(weights[name], tensor) for name, tensor in state["trainer"]["model"].items())
@@ -158,21 +156,21 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
 ) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="there exists"):
-        export(study, tmp_path / "there")
+        export_study(study, tmp_path / "there")
     with pytest.raises(InputError, match="no trial of the full budget"):
-        export(begin_study(make_small("name=empty")), tmp_path / "out")
+        export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
-    for state in (copied / "small" / "trials" / "0").glob("step-*/state.pt"):
+    for state in (copied / "small" / "trials" / "0").glob("step-*/state-*.pt"):
         state.write_bytes(state.read_bytes()[:-1] + b"?")
     with pytest.raises(StorageError, match="does not match the sha256"):
-        export(load_study("small", copied), tmp_path / "out", trial=0)
+        export_study(load_study("small", copied), tmp_path / "out", trial=0)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["copy", "studies", "there"]
 
 
 @pytest.mark.usefixtures("without_programs")
 def test_a_pareto_front_is_a_runnable_folder_a_point_and_an_index(study: Study, tmp_path: Path) -> None:
-    folders = export(study, tmp_path / "front", pareto=True, register=False)
+    folders = export_study(study, tmp_path / "front", pareto=True, register=False)
     points = pareto_front(study)
     assert [folder.name for folder in folders] == [f"trial-{one.trial:04d}" for one in points]
     for folder, point in zip(folders, points, strict=True):
@@ -200,11 +198,11 @@ def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Pa
     memory = {one.trial: one.metrics["train_memory_mib_per_sequence"] for one in pareto_front(study)}
     smallest = min(memory, key=memory.__getitem__)
     limit = memory[smallest] * 1.000001
-    (folder,) = export(study, tmp_path / "small", max_memory_mib=limit, register=False)
+    (folder,) = export_study(study, tmp_path / "small", max_memory_mib=limit, register=False)
     assert read(folder, "provenance.json")["trial"] == smallest
     assert verify_export(folder) == []
     with pytest.raises(InputError, match=f"trial {smallest} comes nearest"):
-        export(study, tmp_path / "none", max_memory_mib=limit / 2)
+        export_study(study, tmp_path / "none", max_memory_mib=limit / 2)
 
 
 @pytest.mark.usefixtures("without_programs")
@@ -251,21 +249,20 @@ def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_pa
         [{"at": test.opened_at, "by": "somebody", "subject": {"trial": winner.trial}, "result": None}] * 2,
     )
     assert best(copied).trial == winner.trial
-    (folder,) = export(copied, tmp_path / "confirmed", register=False)
+    (folder,) = export_study(copied, tmp_path / "confirmed", register=False)
     assert read(folder, "provenance.json")["trial"] == winner.trial
     card = (folder / "card.md").read_text()
     assert winner.interval is not None
     low, high = winner.interval
     assert f"val_accuracy 0.1200 (95 % interval {low:.4f} to {high:.4f})" in card
-    for words in ("3 fresh seeds", "A tie", "Test accuracy 0.1000", "123.0 sequences/s", "more than once"):
+    for words in ("3 fresh seeds", "are tied", "Test accuracy 0.1000", "123.0 sequences/s", "more than once"):
         assert words in card
     assert verify_export(folder) == []
-    (fast,) = export(copied, tmp_path / "fast", min_throughput=100, register=False)
+    (fast,) = export_study(copied, tmp_path / "fast", min_throughput=100, register=False)
     assert read(fast, "metrics.json")["train_sequences_per_second"] == 123.0
     assert verify_export(fast) == []
     sweep = read(folder, "sweep.json")
     sweep["confirmation"]["candidates"][0]["values"][0] = 0.9
     (folder / "sweep.json").write_text(json.dumps(sweep))
-    write_fields(folder)
     write_sums(folder)
     assert any("confirmation.candidates[0].mean" in line for line in verify_export(folder))

@@ -25,7 +25,8 @@ from proxytune.tuning.predict.evaluate import evaluate_export
 from proxytune.tuning.predict.exported import load_export
 from proxytune.tuning.predict.inputs import InputFormat
 from proxytune.tuning.predict.predict import Predictor, predict_stream
-from proxytune.tuning.spec.trial_spec import Task, task_fields
+from proxytune.tuning.spec.task import Task
+from proxytune.tuning.spec.trial_spec import task_fields
 from proxytune.tuning.trial.data import prepare_task
 
 QUIET = Console(quiet=True)

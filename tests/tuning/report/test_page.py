@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.journal.outbox import Event
+from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate, Event, TestedWinner
 from proxytune.tuning.report.history import History, read_history
-from proxytune.tuning.report.page import report_page, write_report
-from proxytune.tuning.report.plots import pictures
+from proxytune.tuning.report.page import pictures, report_page, write_report
 from tests.benchmarks.synthetic import synthetic_events
 
 Fill = Callable[[Iterable[Event]], None]
@@ -20,8 +19,8 @@ MULTI = {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"
 
 def events(num_trials: int, objectives: dict[str, str] | None = None, seed: int = 1) -> Iterator[Event]:
     for event in synthetic_events(num_trials, seed=seed):
-        if event["kind"] == "study" and objectives:
-            event["spec"]["search"]["objectives"] = objectives
+        if event.kind == "study" and objectives:
+            event.spec["search"]["objectives"] = objectives
         yield event
 
 
@@ -35,8 +34,9 @@ def test_a_study_has_all_its_pictures(fill: Fill, outbox_folder: Path) -> None:
         "Optimisation history: val_accuracy (maximize)",
         "Learning curves: val_accuracy",
         "Parameter importances: val_accuracy",
-        "Parallel coordinates: val_accuracy",
         "Slices: val_accuracy",
+        "Contour: val_accuracy",
+        "Parallel coordinates: val_accuracy",
         "Pareto front: val_accuracy against train_memory_mib_per_sequence",
         "Proxy cosine against contrastive temperature",
         "Timeline of trials on workers",
@@ -59,12 +59,12 @@ def test_the_front_stands_out_from_the_other_trials(fill: Fill, outbox_folder: P
     (front,) = figure.select_traces({"name": "the front"})
     last = {str(trial.number): trial.last for trial in read_history(outbox_folder).trials.values()}
     for number, *point in zip(front.text, front.x, front.y, strict=True):
-        assert point == [last[number][name] for name in MULTI]
+        assert point == [last[number][name] for name in reversed(MULTI)], "the first objective upwards"
     assert points.keys() == {"the front", "other complete trials"}
     assert points["the front"]
-    for accuracy, memory in points["the front"]:
+    for memory, accuracy in points["the front"]:
         rivals = points["the front"] | points["other complete trials"]
-        assert not any(a >= accuracy and m <= memory and (a, m) != (accuracy, memory) for a, m in rivals)
+        assert not any(a >= accuracy and m <= memory and (a, m) != (accuracy, memory) for m, a in rivals)
     assert len({trace.marker.color for trace in figure.data}) == 2
 
 
@@ -76,7 +76,7 @@ def test_the_best_so_far_is_the_direction_s(fill: Fill, outbox_folder: Path) -> 
         values = [trial.last[name] for trial in history.trials.values() if trial.outcome == "complete"]
         best = max(values) if direction == "maximize" else min(values)
         (line,) = drawn[f"Optimisation history: {name} ({direction})"].select_traces({"mode": "lines"})
-        assert line.y[-1] == best
+        assert (line.y[-1], line.line.shape) == (best, "hv"), "a step from one best to the next"
 
 
 def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -> None:
@@ -84,8 +84,8 @@ def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -
 
     def constrained(rule: str) -> Iterator[Event]:
         for event in events(60, seed=3):
-            if event["kind"] == "study":
-                event["spec"]["search"]["constraints"] = {"train_memory_mib_per_sequence": rule}
+            if event.kind == "study":
+                event.spec["search"]["constraints"] = {"train_memory_mib_per_sequence": rule}
             yield event
 
     fill(constrained("<= 30"))
@@ -95,9 +95,11 @@ def test_who_breaks_a_constraint_is_no_winner(fill: Fill, outbox_folder: Path) -
     best = max(feasible, key=lambda trial: trial.last["val_accuracy"])
     assert max(trial.last["val_accuracy"] for trial in complete) > best.last["val_accuracy"]
     assert history.counters.best_trial == {"val_accuracy": best.number}
-    table = report_page(history).partition("Best complete trials")[2].partition("</table>")[0]
-    assert re.findall(r"<td[^>]*>(\d{4})</td>", table)[0] == f"{best.number:04d}"
-    assert table.count("<tr>") == 1 + min(10, len(feasible))
+    page = report_page(history)
+    assert f"Trial {best.number}, by best search value." in page
+    table = page.partition("<h2>Trials</h2>")[2].partition("</table>")[0]
+    assert f'<tr class=winner><td class=number data-value="{best.number}">' in table
+    assert table.count("<tr") == 1 + len(history.trials)
     drawn = {picture.title: picture.figure for picture in pictures(history)}
     (line,) = drawn["Optimisation history: val_accuracy (maximize)"].select_traces({"name": "best so far"})
     assert line.y[-1] == best.last["val_accuracy"]
@@ -115,10 +117,85 @@ def test_every_axis_of_a_picture_has_a_name(fill: Fill, outbox_folder: Path) -> 
         if "Timeline" in picture.title or "importances" in picture.title:
             continue  # their vertical axes are lists of names
         if "Parallel" in picture.title:
-            assert "model.contrastive_temperature" in picture.figure.layout.xaxis.ticktext
+            (lines,) = picture.figure.data
+            names = [dimension.label for dimension in lines.dimensions]
+            assert names[-2:] == ["steps trained", "val_accuracy"]
+            assert "contrastive_temperature" in names
             continue
         assert picture.figure.layout.xaxis.title.text, picture.title
         assert picture.figure.layout.yaxis.title.text, picture.title
+
+
+def test_pruned_trials_are_in_history_slices_and_parallel_coordinates(
+    fill: Fill, outbox_folder: Path
+) -> None:
+    fill(events(80))
+    history = read_history(outbox_folder)
+    pruned = [trial for trial in history.trials.values() if trial.outcome == "pruned"]
+    assert pruned
+    drawn = {picture.title.partition(":")[0]: picture.figure for picture in pictures(history)}
+    (points,) = drawn["Optimisation history"].select_traces({"name": "pruned"})
+    assert sorted(points.x) == [trial.number for trial in pruned]
+    assert points.marker.symbol == "circle-open"
+    assert f"trial {points.x[0]}</b>: pruned at step" in points.text[0]
+    assert len([*drawn["Slices"].select_traces({"name": "pruned"})]) == len(history.domains)
+    (lines,) = drawn["Parallel coordinates"].data
+    assert len(lines.dimensions[0]["values"]) == len(history.with_metric("val_accuracy"))
+
+
+def test_every_trial_is_in_the_table_with_memory_speed_and_parameters(
+    fill: Fill, outbox_folder: Path
+) -> None:
+    fill(events(12))
+    page = report_page(read_history(outbox_folder))
+    table = page.partition("<h2>Trials</h2>")[2].partition("</table>")[0]
+    heads = re.findall(r"<button type=button>([^<]*)</button>", table)
+    assert heads == [
+        "trial",
+        "outcome",
+        "step",
+        "val_accuracy",
+        "memory (MiB a sequence)",
+        "speed (tokens/s)",
+        "num_proxies",
+        "contrastive_temperature",
+        "dropout",
+        "reason",
+    ]
+    assert sorted(map(int, re.findall(r'<tr[^>]*><td class=number data-value="(\d+)"', table))) == [
+        *range(12)
+    ]
+
+
+def test_too_few_trials_say_why_there_are_no_importances(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(5))
+    page = report_page(read_history(outbox_folder))
+    assert "complete trials are too few; 10 are needed" in page
+
+
+def test_asynchronous_stopping_is_stated_where_trials_can_be_pruned(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(5))
+    assert "depends on the timing of the workers" in report_page(read_history(outbox_folder))
+
+
+def test_a_confirmation_changes_the_winner_and_is_shown(fill: Fill, outbox_folder: Path) -> None:
+    fill(events(40))
+    before = read_history(outbox_folder)
+    complete = sorted(before.eligible())
+    other = next(number for number in complete if number != before.winner["trial"])
+    candidate = ConfirmedCandidate(trial=other, seeds={1: 0.31, 2: 0.33}, mean=0.32, low=0.2, high=0.4)
+    test = TestedWinner(mean=0.3, num_models=2, num_examples=2000, openings=1)
+    rule = "confirmed mean over 2 fresh seeds"
+    event = Confirmed(objective="val_accuracy", candidates=(candidate,), winner=other, rule=rule, test=test)
+    fill([event])
+    history = read_history(outbox_folder)
+    assert history.winner == {"trial": other, "rule": rule}
+    page = report_page(history)
+    assert f"Trial {other}, by {rule}." in page
+    assert "0.2000 to 0.4000" in page
+    assert "Test accuracy of the winner: 0.3000, 2 models on 2,000 examples" in page
+    drawn = {picture.title: picture.figure for picture in pictures(history)}
+    assert [*drawn["Learning curves: val_accuracy"].select_traces({"name": f"winner: trial {other}"})]
 
 
 @pytest.mark.parametrize("objectives", [None, MULTI, MULTI | {"tokens_per_second": "maximize"}])
@@ -140,8 +217,8 @@ def test_a_study_that_has_just_started_makes_a_page(fill: Fill, outbox_folder: P
 def test_values_that_are_no_numbers_make_a_page(fill: Fill, outbox_folder: Path) -> None:
     def broken() -> Iterator[Event]:
         for event in events(12):
-            if event["kind"] in ("report", "end") and event["trial"] % 2:
-                event["metrics"] |= {"val_accuracy": float("nan"), "proxy_cosine": float("inf")}
+            if event.kind in ("report", "end") and event.trial % 2:
+                event.metrics.update(val_accuracy=float("nan"), proxy_cosine=float("inf"))
             yield event
 
     fill(broken())
@@ -176,12 +253,10 @@ def test_a_page_fetches_nothing_and_hostile_text_stays_text(
 
     def poisoned() -> Iterator[Event]:
         for event in events(6):
-            if event["kind"] == "study":
-                event["facts"]["note"] = hostile
-            if event["kind"] == "end":
-                event["reason"] = hostile
-            if event["kind"] == "report":
-                event["node"] = hostile
+            if event.kind == "study":
+                event.facts["note"] = hostile
+            if event.kind in ("end", "report"):
+                event = event.model_copy(update={{"end": "reason", "report": "node"}[event.kind]: hostile})
             yield event
 
     fill(poisoned())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import open_study
 
@@ -46,7 +46,7 @@ def test_every_wish_is_heard_within_seconds(tmp_path: Path, driver: "subprocess.
     outbox = tmp_path / "studies" / "small" / "outbox"
 
     def events() -> list[dict[str, Any]]:
-        return read_events(outbox)[0] if outbox.exists() else []
+        return read_events(outbox).events if outbox.exists() else []
 
     def count(**wanted: Any) -> int:
         return sum(all(event.get(key) == value for key, value in wanted.items()) for event in events())
@@ -94,6 +94,6 @@ def test_every_wish_is_heard_within_seconds(tmp_path: Path, driver: "subprocess.
     for wish, seconds in taken.items():
         print(f"{wish} after {seconds:.2f} s (load average {os.getloadavg()[0]:.1f})")
     assert len(taken) == 7
-    who = {event["text"]: event["who"] for event in events() if event["kind"] == "log"}
+    who = {event.text: event.who for event in events() if event.kind == "log"}
     assert {"pause", "resume", "stop", "stop now"} <= who.keys()
     assert all("@" in name for name in who.values())

@@ -13,6 +13,7 @@ from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
 FAULTS = (
@@ -45,11 +46,11 @@ class FaultyRun(TrialRun):
 
     update_seconds: ClassVar[float] = 0.0  # a step an update
 
-    def __init__(self, spec: TrialSpec, folder: Path | None) -> None:
-        assert folder is not None
-        self._number = int(folder.name)
-        self._marker = folder / "fault"
-        super().__init__(spec, folder)
+    def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
+        assert checkpoints is not None
+        self._number = checkpoints.owner.trial
+        self._marker = Path(checkpoints.folder.url) / "fault"
+        super().__init__(spec, checkpoints)
 
     def advance(self) -> TrialUpdate:
         fault = FAULTS[self._number]

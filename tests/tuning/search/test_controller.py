@@ -9,12 +9,14 @@ import pytest
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import Assignment, StudyController
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
+from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 
@@ -44,7 +46,7 @@ class Driver:
         return [trial.state for trial in self.study.trials()]
 
     def events(self, kind: str) -> list[dict]:
-        return [event for event in read_events(self.study.folder / "outbox")[0] if event["kind"] == kind]
+        return [event for event in read_events(self.study.folder / "outbox").events if event.kind == kind]
 
 
 OBJECTIVES = {
@@ -70,8 +72,8 @@ def test_a_finished_trial_is_told_its_values(spec) -> None:
     trial = driver.study.trials()[number]
     assert trial.state == TrialState.COMPLETE
     assert trial.values[0] == 0.4
-    assert [event["step"] for event in driver.events("report")] == [10, 30]
-    assert driver.events("end")[0]["outcome"] == "complete"
+    assert [event.step for event in driver.events("report")] == [10, 30]
+    assert driver.events("end")[0].outcome == "complete"
 
 
 def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None:
@@ -83,8 +85,8 @@ def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None
     assert trial.state == TrialState.PRUNED
     if len(spec.search.objectives) == 1:
         assert trial.intermediate_values == {10: 0.1}
-    assert driver.events("end")[0]["outcome"] == "pruned"
-    assert bad not in [trial.number for trial in driver.study.best()]
+    assert driver.events("end")[0].outcome == "pruned"
+    assert bad not in leading(driver.study)
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
@@ -116,7 +118,7 @@ def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_dr
     driver = Driver(spec)
     number = driver.begin().number
     with pytest.raises(StorageError, match=f"trial {number} cannot keep a checkpoint: /x: No space left"):
-        driver.say(number, 5, outcome="unsaved", reason="/x: No space left on device")
+        driver.say(number, 5, outcome="interrupted", out_of_room=True, reason="/x: No space left on device")
     trial = driver.study.trials()[number]
     assert (trial.state, trial.values) == (TrialState.WAITING, None)
     assert number not in driver.controller.live
@@ -154,7 +156,7 @@ def test_a_worker_lost_for_good_fails_its_trial(spec) -> None:
     driver.controller.again(number)
     driver.controller.lost(number, "killed")
     assert outcome_of(driver.study.trials()[number]) == "failed"
-    assert [event["attempt"] for event in driver.events("trial")] == [1, 2]
+    assert [event.attempt for event in driver.events("trial")] == [1, 2]
     assert driver.say(number, 10, 0.9)  # a late word of the lost worker changes nothing
     assert outcome_of(driver.study.trials()[number]) == "failed"
 
@@ -204,7 +206,7 @@ def test_a_driver_killed_between_the_end_and_telling_it_tells_it_at_the_next_sta
     again = Driver(spec)
     assert again.states() == [TrialState.COMPLETE]
     assert again.study.trials()[number].values[0] == 0.4
-    assert Counter(event["outcome"] for event in again.events("end"))["complete"] == 1
+    assert Counter(event.outcome for event in again.events("end"))["complete"] == 1
 
 
 def test_rungs_survive_a_resume(spec) -> None:
@@ -256,7 +258,7 @@ def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
     driver = Driver(make_spec('search.constraints={val_loss: "<= 0.5"}'))
     number = driver.begin().number
     driver.say(number, 30, 0.9, outcome="complete")
-    assert driver.study.best() == []
+    assert leading(driver.study) == []
     assert driver.study.trials()[number].state == TrialState.COMPLETE
 
 
@@ -280,7 +282,7 @@ def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(sp
     request_stop(driver.study, now=True)
     assert driver.say(second, 5)
     assert driver.states() == [TrialState.COMPLETE, TrialState.WAITING]
-    assert [event["text"] for event in driver.events("log")] == ["stop", "stop now"]
+    assert [event.text for event in driver.events("log")] == ["stop", "stop now"]
     driver.die()
     assert Driver(spec).begin().number == second
 
@@ -290,8 +292,8 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
     assert driver.controller.finished
-    with pytest.raises(InputError, match="may take 1 already"):
-        extend(driver.study, 1)
+    with pytest.raises(InputError, match="trials: 0 is below the 1 that study small has started"):
+        extend(driver.study, 0)
     with pytest.raises(InputError, match="outside its domain"):
         enqueue(driver.study, {"model.dropout": 0.9})
     with pytest.raises(InputError, match=r"model\.dropout"):
@@ -300,12 +302,28 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     enqueue(driver.study, {"model.dropout": 0.25})
     number = driver.begin().number
     assert driver.controller.live[number].params["model.dropout"] == 0.25
-    log = driver.events("log")
-    assert [event["text"] for event in log] == [
-        "budget changed from 1 to 2 trials",
-        f"enqueued trial {number}",
-    ]
-    assert all("@" in event["who"] for event in log)
+    (budget,), (log,) = driver.events("budget"), driver.events("log")
+    assert budget.trials == 2
+    assert log.text == f"enqueued trial {number}"
+    assert "@" in budget.who
+    assert "@" in log.who
+
+
+def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=2"))
+    driver.begin()
+    extend(driver.study, 3000)
+    driver.begin(), driver.begin()
+    assert driver.study.budget == 3000
+    with pytest.raises(InputError, match="trials: 2 is below the 3 that study small has started"):
+        extend(driver.study, 2)
+    extend(driver.study, 3)
+    assert driver.study.budget == 3
+    assert driver.controller.next_trial() is None
+    driver.die()
+    assert Driver(make_spec("search.trials=2")).study.budget == 3, "the same file does not undo it"
+    assert begin_study(make_spec("search.trials=4")).budget == 4, "a raised one does"
 
 
 def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
@@ -318,10 +336,11 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     assert not driver.controller.finished
     pause(driver.study, on=False)
     assert driver.begin().number == number
-    assert [event["text"] for event in driver.events("log")] == ["pause", "resume"]
+    assert [event.outcome for event in driver.events("end")] == ["paused"]
+    assert len(driver.events("pause")) == len(driver.events("resume")) == 1
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"])
 def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(make_spec, sampler: str) -> None:
     space = "{model.num_proxies: {choice: [2, 4, 8]}, model.dropout: {choice: [0.0, 0.1, 0.2, 0.3]}}"
     if sampler in ("gp", "cmaes"):
@@ -357,7 +376,7 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
     cancel_trial(driver.study, number)
     assert driver.say(number, 5)
     assert not driver.say(other, 5)
-    assert outcome_of(driver.study.trials()[number]) == "failed"
+    assert outcome_of(driver.study.trials()[number]) == "stopped"
     with pytest.raises(InputError, match="has ended already"):
         cancel_trial(driver.study, number)
     with pytest.raises(InputError, match="no trial 99"):

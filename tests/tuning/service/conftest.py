@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.service.auth import _digest
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
+from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
@@ -32,9 +34,7 @@ class Driver:
         self.outbox = Outbox(spec.folder / "outbox")
         self.controller = StudyController(spec, self.study.optuna, self.study.storage, self.outbox)
         self.controller.reconcile()
-        self.outbox.append(
-            {"kind": "study", "time_ms": 1, "study": spec.name, "spec": spec.model_dump(mode="json")}
-        )
+        self.outbox.append(StudyStarted(time_ms=1, study=spec.name, spec=spec.model_dump(mode="json")))
 
     def trial(self, step: int, outcome: str, **metrics: float) -> int:
         assignment = self.controller.next_trial()
@@ -49,14 +49,14 @@ class Driver:
         """One trial that is really trained, here."""
         assignment = self.controller.next_trial()
         assert assignment is not None
-        run = TrialRun(assignment.spec, assignment.folder)
+        run = TrialRun(assignment.spec, assignment.checkpoints)
         while not self.controller.receive(assignment.number, run.advance(), {}):
             pass
         run.save()
         return assignment.number
 
     def end(self) -> None:
-        self.outbox.append({"kind": "study_end", "time_ms": 2, "status": "finished", "summary": {}})
+        self.outbox.append(StudyEnded(time_ms=2, status=StudyStatus.FINISHED))
         self.outbox.close()
         self.study.storage.engine.dispose()
 

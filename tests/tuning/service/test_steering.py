@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from proxytune.tuning.store.attributes import STOP
 from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.requests import Kind
 from proxytune.tuning.store.study import open_study
 from tests.tuning.service.conftest import TOKEN, Driver
 
@@ -63,23 +63,25 @@ def test_one_trial_is_ended(http, driver) -> None:
     number = driver.controller.next_trial().number
     assert act(http, "stop", {"trial": number}).json()["action"] == f"stop trial {number}"
     driver.hears()
-    assert driver.controller._cancelled == {number: "alice@http"}
+    assert driver.study.trials()[number].user_attrs["end"]["reason"] == "stopped by alice@http"
     missing = act(http, "stop", {"trial": 7})
     assert (missing.status_code, missing.json()["detail"]) == (
         422,
         "study small has no trial 7; it has 1 so far",
     )
-    assert driver.study.optuna.user_attrs.get(STOP) is None
+    assert driver.controller.stopping is None
 
 
 def test_extend_and_enqueue(http, driver) -> None:
     assert act(http, "extend", {"trials": 9}).status_code == 202
     driver.hears()
     assert driver.controller._budget == 9
-    less = act(http, "extend", {"trials": 9})
-    assert less.status_code == 422
-    assert "it may take 9 already" in less.json()["detail"]
+    assert act(http, "extend", {"trials": 2}).status_code == 202
+    driver.hears()
+    assert driver.controller._budget == 2
     driver.controller.next_trial()  # the study file's own
+    less = act(http, "extend", {"trials": 0})
+    assert less.status_code == 422
     assert (
         act(http, "enqueue", {"params": {"model.num_proxies": 8, "model.dropout": 0.25}}).status_code == 202
     )
@@ -131,4 +133,6 @@ def test_while_it_stops_it_cannot_be_resumed(http, driver) -> None:
     lease.release()
     assert (answer.status_code, answer.json()["error"]) == (409, "HeldError")
     assert "is stopping; try again when process" in answer.json()["detail"]
-    assert open_study("small", driver.study.spec.storage).optuna.user_attrs[STOP]["who"] == "alice@http"
+    study = open_study("small", driver.study.spec.storage)
+    (waiting,) = study.requests.pending(Kind.STOP)
+    assert waiting.who == "alice@http"

@@ -47,7 +47,7 @@ def test_what_cannot_be_exported_or_confirmed_is_told(http: httpx.Client, tmp_pa
     for params, status, detail in (
         ({"trial": 2}, 422, "trial 2 is diverged"),
         ({"trial": 9}, 422, "no trial 9"),
-        ({"trial": 1, "max_memory_mib": 3}, 422, "trial and limits: ask for one of them"),
+        ({"trial": 1, "max_memory_mib": 3}, 422, "trial and limits exclude each other"),
         ({}, 503, "trial 1 cannot be exported: no checkpoint"),
     ):
         answer = http.get("/v1/studies/small/export", params=params)
@@ -67,7 +67,7 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
         class record:  # noqa: N801
             trial = 1
 
-    def large(_study, folder: Path, **_asked) -> list[type[ExportResult]]:
+    def large(_study, folder: Path, _request) -> list[type[ExportResult]]:
         folder.mkdir()
         with (folder / "weights.safetensors").open("wb") as file:
             file.truncate(200 << 20)
@@ -89,7 +89,7 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
     monkeypatch.setattr(limits, "STREAMS", 1)
     begun, let_go = threading.Event(), threading.Event()
 
-    def slow(_study, folder: Path, **_asked) -> None:
+    def slow(_study, folder: Path, _request) -> None:
         begun.set()
         assert let_go.wait(60)
         raise InputError("no trial")

@@ -51,6 +51,18 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
     assert parse_study(parse_yaml(as_yaml(stored), where="yaml"), "yaml") == spec
 
 
+TAKEN_NAMES = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts", "a.b", "x.confirm.confirm")
+"""Of files that lie beside the studies, and names like theirs."""
+WITH_PASSWORD = (
+    "postgresql+psycopg://me:secret@host/db",
+    "postgresql+psycopg://me:sec/secret@host/db",
+    "postgresql+psycopg://me:sec@secret@host/db",
+    "postgresql+psycopg://host/db?password=secret",
+    "postgresql+psycopg://host/db?%70assword=secret",
+    "postgresql+psycopg://host/db?sslmode=require&sslpassword=secret",
+)
+
+
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
@@ -113,8 +125,11 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
         ("resources.cpu=0", ["resources.cpu", "0"]),
         ("resources.gpu=lots", ["resources.gpu", "lots"]),
         ("name=../up", ["name", "../up"]),
-        ("database=postgresql://me:secret@host/db", ["password"]),
-        ("tracking.uri=http://me:secret@host", ["tracking.uri", "password", "MLFLOW_TRACKING_PASSWORD"]),
+        *((f"name={name}", ["name", "take another name"]) for name in TAKEN_NAMES),
+        *((f"database={url}", ["password"]) for url in WITH_PASSWORD),
+        *((f"tracking.uri={url}", ["tracking.uri", "PASSWORD"]) for url in WITH_PASSWORD),
+        ("tracking.uri=http://me:se/cret@host:5000", ["http://***@host:5000", "MLFLOW_TRACKING_PASSWORD"]),
+        ("task={name: listops, train_examples: 1000000000000}", ["train_examples", "from 1 to 100,000,000"]),
         ("tracking.uri=mlruns", ["tracking.uri", "mlruns", "sqlite:///"]),
     ],
 )

@@ -1,16 +1,16 @@
 """Checkpoints: complete or not there, verified, the two newest kept."""
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from proxytune.tuning.store.checkpoints import (
-    CorruptCheckpoint,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from proxytune.tuning.store.checkpoints import Checkpoints, CorruptCheckpoint, ForeignCheckpoint, Owner
+from proxytune.tuning.store.folder import Folder
+from tests.tuning.conftest import checkpoints_in
 
 
 def state(value: float) -> dict[str, object]:
@@ -18,7 +18,7 @@ def state(value: float) -> dict[str, object]:
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    loaded = load_checkpoint(save_checkpoint(tmp_path, 3, state(0.5)))
+    loaded = checkpoints_in(tmp_path).load(checkpoints_in(tmp_path).save(3, state(0.5)))
     assert torch.equal(loaded["weights"], torch.full((4, 3), 0.5))
     assert {key: loaded[key] for key in ("step", "name", "losses")} == {
         "step": 3,
@@ -29,7 +29,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 30, 4):
-        save_checkpoint(tmp_path, step, state(step))
+        checkpoints_in(tmp_path).save(step, state(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000004", "step-0000000030"]
 
 
@@ -44,23 +44,24 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink, lambda path: path.write_bytes(b"")])
-@pytest.mark.parametrize("file", ["state.pt", "manifest.json"])
+@pytest.mark.parametrize("file", ["state-*.pt", "manifest.json"])
 def test_a_damaged_newest_is_named_and_the_one_before_is_taken(tmp_path: Path, damage, file: str) -> None:
-    save_checkpoint(tmp_path, 1, state(1.0))
-    newest = save_checkpoint(tmp_path, 2, state(2.0))
-    damage(newest / file)
+    checkpoints_in(tmp_path).save(1, state(1.0))
+    newest = checkpoints_in(tmp_path).save(2, state(2.0))
+    damage(next(Path(newest.url).glob(file)))
     with pytest.raises(CorruptCheckpoint, match="step-0000000002"):
-        load_checkpoint(newest)
-    loaded, refused = newest_checkpoint(tmp_path)
+        checkpoints_in(tmp_path).load(newest)
+    loaded, refused = checkpoints_in(tmp_path).newest()
     assert loaded is not None
     assert loaded["weights"][0, 0] == 1.0
-    assert len(refused) == 1
-    assert "step-0000000002" in refused[0]
+    if damage is Path.unlink and file == "manifest.json":
+        assert refused == [], "without a manifest there is no checkpoint"
+    else:
+        assert len(refused) == 1
+        assert "step-0000000002" in refused[0]
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    import hashlib
-    import json
     import pickle
 
     canary = tmp_path / "ran"
@@ -71,18 +72,47 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
     folder = tmp_path / "step-0000000001"
     folder.mkdir()
-    payload = pickle.dumps(Hostile())
+    payload = pickle.dumps(Hostile(), protocol=2)
     (folder / "state.pt").write_bytes(payload)
     (folder / "manifest.json").write_text(
-        json.dumps({"step": 1, "sha256": hashlib.sha256(payload).hexdigest()})
+        json.dumps(
+            {"step": 1, "sha256": hashlib.sha256(payload).hexdigest(), "file": "state.pt"}
+            | {"study": "study", "trial": 0, "configuration": "c"}
+        )
     )
-    with pytest.raises(CorruptCheckpoint):
-        load_checkpoint(folder)
+    with pytest.raises(CorruptCheckpoint, match="Weights only load failed"):
+        checkpoints_in(tmp_path).load(Folder(str(folder)))
     assert not canary.exists()
 
 
 def test_a_write_that_fails_leaves_the_older_one_and_nothing_half_written(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, 1, state(1.0))
+    checkpoints_in(tmp_path).save(1, state(1.0))
     with pytest.raises(Exception, match=r"pickle|lambda"):
-        save_checkpoint(tmp_path, 2, {"not storable": lambda: None})
+        checkpoints_in(tmp_path).save(2, {"not storable": lambda: None})
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001"]
+
+
+OWNER = Owner(study="s", trial=2, configuration="c", data="d")
+
+
+@pytest.mark.parametrize("other", [{"study": "t"}, {"trial": 3}, {"configuration": "x"}, {"data": "e"}])
+def test_a_checkpoint_of_something_else_is_named_and_never_loaded(tmp_path: Path, other) -> None:
+    Checkpoints(Folder(str(tmp_path)), replace(OWNER, **other)).save(3, state(1.0))
+    mine = Checkpoints(Folder(str(tmp_path)), OWNER)
+    ((name, value),) = other.items()
+    with pytest.raises(ForeignCheckpoint, match=f"step-0000000003 belongs to another {name} \\({value}, not"):
+        mine.newest()
+    assert list(mine.readable()) == []
+    unknown = Checkpoints(
+        Folder(str(tmp_path)), replace(OWNER, **other, data=None) if name != "data" else OWNER
+    )
+    if name != "data":
+        assert unknown.newest()[0] is not None, "data that is not known is not compared"
+
+
+def test_a_checkpoint_without_an_owner_is_refused(tmp_path: Path) -> None:
+    path = Path(checkpoints_in(tmp_path).save(3, state(1.0)).url) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({key: manifest[key] for key in ("step", "sha256", "file")}))
+    with pytest.raises(ForeignCheckpoint, match="another study \\(unknown, not study\\)"):
+        checkpoints_in(tmp_path).newest()

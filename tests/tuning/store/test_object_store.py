@@ -14,16 +14,11 @@ import torch
 
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export.destination import destination
-from proxytune.tuning.store import object_store
-from proxytune.tuning.store.checkpoints import (
-    CorruptCheckpoint,
-    checkpoint_paths,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
-from proxytune.tuning.store.object_store import ObjectFolder, try_object_store
+from proxytune.tuning.store import folder as folder_module
+from proxytune.tuning.store.checkpoints import CorruptCheckpoint
+from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.trial.trial_run import TrialRun
+from tests.tuning.conftest import checkpoints_in
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +30,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     spec.loader.exec_module(module)
     started = module.S3Server(tmp_path_factory.mktemp("s3"))
     started.make_bucket("bucket")
-    object_store._filesystem.cache_clear()
+    folder_module._filesystem.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in started.environment.items():
             patch.setenv(name, value)
         yield started
-    object_store._filesystem.cache_clear()
+    folder_module._filesystem.cache_clear()
     started.close()
 
 
 @pytest.fixture
-def folder(server: Any, request: pytest.FixtureRequest) -> ObjectFolder:
-    return ObjectFolder("s3://bucket/studies") / str(abs(hash(request.node.name)))
+def folder(server: Any, request: pytest.FixtureRequest) -> Folder:
+    return Folder("s3://bucket/studies") / str(abs(hash(request.node.name)))
 
 
 def state(value: float) -> dict[str, object]:
     return {"weights": torch.full((4, 3), value), "step": 3}
 
 
-def test_the_two_newest_are_kept_and_come_back_as_they_were(folder: ObjectFolder) -> None:
+def test_the_two_newest_are_kept_and_come_back_as_they_were(folder: Folder) -> None:
     for step in (1, 2, 30, 4):
-        save_checkpoint(folder, step, state(step))
-    assert [path.name for path in checkpoint_paths(folder)] == ["step-0000000030", "step-0000000004"]
+        checkpoints_in(folder).save(step, state(step))
+    assert [path.name for path in checkpoints_in(folder).paths()] == ["step-0000000030", "step-0000000004"]
     assert len(folder.names()) == 4
-    newest, refused = newest_checkpoint(folder)
+    newest, refused = checkpoints_in(folder).newest()
     assert newest is not None
     assert torch.equal(newest["weights"], torch.full((4, 3), 30.0))
     assert refused == []
@@ -71,11 +66,9 @@ def _flip(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_flip, lambda content: content[:-7], lambda content: b"", None])
 @pytest.mark.parametrize("file", ["state", "manifest"])
-def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
-    folder: ObjectFolder, damage, file: str
-) -> None:
-    save_checkpoint(folder, 1, state(1.0))
-    newest = save_checkpoint(folder, 2, state(2.0))
+def test_a_damaged_newest_is_named_and_the_one_before_is_taken(folder: Folder, damage, file: str) -> None:
+    checkpoints_in(folder).save(1, state(1.0))
+    newest = checkpoints_in(folder).save(2, state(2.0))
     (name,) = [name for name in newest.names() if name.startswith(file)]
     if damage is None:
         (newest / name).delete()
@@ -83,45 +76,45 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(
         (newest / name).write_bytes(damage((newest / name).read_bytes()))
     if not (damage is None and file == "manifest"):  # then it was never there
         with pytest.raises(CorruptCheckpoint, match="step-0000000002"):
-            load_checkpoint(newest)
-    loaded, _ = newest_checkpoint(folder)
+            checkpoints_in(folder).load(newest)
+    loaded, _ = checkpoints_in(folder).newest()
     assert loaded is not None
     assert loaded["weights"][0, 0] == 1.0
 
 
 def test_what_was_written_without_a_manifest_is_no_checkpoint_and_goes_with_the_next(
-    folder: ObjectFolder,
+    folder: Folder,
 ) -> None:
-    save_checkpoint(folder, 1, state(1.0))
+    checkpoints_in(folder).save(1, state(1.0))
     (folder / "step-0000000002" / "state-half.pt").write_bytes(b"a worker died here")
-    assert [path.name for path in checkpoint_paths(folder)] == ["step-0000000001"]
-    save_checkpoint(folder, 3, state(3.0))
+    assert [path.name for path in checkpoints_in(folder).paths()] == ["step-0000000001"]
+    checkpoints_in(folder).save(3, state(3.0))
     assert not [name for name in folder.names() if "half" in name]
 
 
-def test_a_worker_that_was_given_up_cannot_spoil_the_one_that_goes_on(folder: ObjectFolder) -> None:
-    newest = save_checkpoint(folder, 2, state(2.0))
+def test_a_worker_that_was_given_up_cannot_spoil_the_one_that_goes_on(folder: Folder) -> None:
+    newest = checkpoints_in(folder).save(2, state(2.0))
     (newest / "state-late.pt").write_bytes(b"late")  # the zombie writes its state, then is gone
-    assert load_checkpoint(newest)["weights"][0, 0] == 2.0
+    assert checkpoints_in(folder).load(newest)["weights"][0, 0] == 2.0
 
 
 def test_a_trial_goes_on_from_the_store_in_another_process_to_the_same_end(
-    make_spec, folder: ObjectFolder, tmp_path: Path
+    make_spec, folder: Folder, tmp_path: Path
 ) -> None:
     spec = make_spec().trial({"model.dropout": 0.2})
-    local = TrialRun(spec, tmp_path)
+    local = TrialRun(spec, checkpoints_in(tmp_path))
     updates = [local.advance() for _ in range(3)]
-    run = TrialRun(spec, folder)
+    run = TrialRun(spec, checkpoints_in(folder))
     run.advance()
     script = (
         "import sys; from proxytune.tuning.trial.trial_run import TrialRun;"
-        "from proxytune.tuning.store.object_store import as_folder;"
+        "from proxytune.tuning.store.checkpoints import Checkpoints;"
         "from proxytune.tuning.spec.trial_spec import TrialSpec;"
-        "run = TrialRun(TrialSpec.model_validate_json(sys.argv[1]), as_folder(sys.argv[2]));"
+        "run = TrialRun(TrialSpec.model_validate_json(sys.argv[1]), Checkpoints.from_json(sys.argv[2]));"
         "assert run.step == 10; print(*(run.advance().to_json() for _ in range(3)), sep='\\n')"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", script, spec.model_dump_json(), str(folder)],
+        [sys.executable, "-P", "-c", script, spec.model_dump_json(), checkpoints_in(folder).to_json()],
         capture_output=True,
         text=True,
         check=True,
@@ -136,9 +129,9 @@ def test_a_trial_goes_on_from_the_store_in_another_process_to_the_same_end(
 
 def test_a_store_that_cannot_be_used_is_told_before_anything_starts(server: Any) -> None:
     with pytest.raises(StorageError, match="s3://no-such-bucket/x cannot be used"):
-        try_object_store("s3://no-such-bucket/x")
-    try_object_store("s3://bucket/x")
-    assert ObjectFolder("s3://bucket/x").names() == []
+        try_folder(Folder("s3://no-such-bucket/x"))
+    try_folder(Folder("s3://bucket/x"))
+    assert Folder("s3://bucket/x").names() == []
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,7 @@ def test_a_place_that_is_no_store_is_refused(make_spec, assignment: str, words: 
         assert word in str(refused.value)
 
 
-def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder: ObjectFolder) -> None:
+def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder: Folder) -> None:
     with destination(str(folder / "winner")) as local:
         (local / "point").mkdir(parents=True)
         for name in ("SHA256SUMS", "model.json", "point/SHA256SUMS", "point/weights.safetensors"):
@@ -175,7 +168,7 @@ def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder:
         raise AssertionError("the export began")
 
 
-def test_an_export_that_fails_uploads_nothing(folder: ObjectFolder) -> None:
+def test_an_export_that_fails_uploads_nothing(folder: Folder) -> None:
     def fail(local: Path) -> None:
         local.mkdir()
         (local / "model.json").write_text("{}")
@@ -219,14 +212,14 @@ def test_a_whole_study_keeps_its_checkpoints_in_the_store_and_its_winner_goes_th
     done = proxytune("run", "small.yaml")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "studies" / "small" / "trials").exists()
-    place = ObjectFolder("s3://bucket/whole/small/trials")
+    place = Folder("s3://bucket/whole/small/trials")
     assert {name.split("/")[0] for name in place.names()} == {"0", "1"}
     exported = proxytune("export", "small", "--no-register", "--out", "s3://bucket/winner")
     assert exported.returncode == 0, exported.stderr
     assert "-> s3://bucket/winner" in exported.stdout
-    for name in ObjectFolder("s3://bucket/winner").names():
+    for name in Folder("s3://bucket/winner").names():
         (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fetched" / name).write_bytes((ObjectFolder("s3://bucket/winner") / name).read_bytes())
+        (tmp_path / "fetched" / name).write_bytes((Folder("s3://bucket/winner") / name).read_bytes())
     verified = proxytune("verify", "fetched")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     everything = "".join(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from proxytune.tuning.errors import HeldError
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
@@ -144,7 +145,7 @@ def test_a_study_in_postgresql_lives_through_a_kill_and_hears_other_terminals(
     outbox = tmp_path / "studies" / "small" / "outbox"
 
     def events(kind: str) -> list[dict[str, Any]]:
-        return [event for event in read_events(outbox)[0] if event["kind"] == kind]
+        return [event for event in read_events(outbox).events if event.kind == kind]
 
     def wait_for_reports(driver: "subprocess.Popen[str]", number: int) -> None:
         deadline = time.monotonic() + 600
@@ -181,9 +182,9 @@ def test_a_study_in_postgresql_lives_through_a_kill_and_hears_other_terminals(
     ends(drive(*run), 0)
     shown = json.loads(ends(drive("show", *there, "--json"), 0)[0])
     assert shown["outcomes"] == {"complete": 3}
-    reports = Counter((event["trial"], event["step"]) for event in events("report"))
+    reports = Counter((event.trial, event.step) for event in events("report"))
     assert reports == {(trial, step): 1 for trial in range(3) for step in range(30, 121, 30)}
-    said_by = {event["text"]: event["who"] for event in events("log")}
+    said_by = {event.text: event.who for event in events("log")}
     assert "stop now" in said_by
     assert any(text.startswith("enqueued trial") for text in said_by)
     assert postgres.PASSWORD not in os.fsdecode((outbox / "events.jsonl").read_bytes())

@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from proxytune.tuning.journal.outbox import read_events
+from proxytune.tuning.journal.events import Reported, TrialEnded, TrialStarted
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
 
@@ -91,11 +92,11 @@ class Store:
 
     def differences(self, outbox_folder: Path) -> dict[str, int]:
         """How many runs are missing, doubled or left RUNNING, and points missing, doubled or not in the journal."""
-        journal, _ = read_events(outbox_folder)
+        journal = read_events(outbox_folder).events
         count: Counter[str] = Counter()
         children = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID in run.data.tags]
         numbers = Counter(int(run.data.tags["trial_key"].rpartition("/")[2]) for run in children)
-        expected = {event["trial"] for event in journal if event["kind"] == "trial"}
+        expected = {event.trial for event in journal if isinstance(event, TrialStarted)}
         count["runs missing"] = len(expected - numbers.keys())
         count["runs doubled"] = sum(numbers.values()) - len(numbers)
         parents = len(self.runs()) - len(children)
@@ -103,12 +104,12 @@ class Store:
         count["left RUNNING"] = sum(run.info.status == "RUNNING" for run in self.runs())
         said: dict[int, set[tuple[str, int, float, int]]] = {number: set() for number in expected}
         for event in journal:
-            if event["kind"] in ("report", "end"):
-                said[event["trial"]] |= {
-                    (key, event["step"], value, event["time_ms"]) for key, value in event["metrics"].items()
+            if isinstance(event, Reported | TrialEnded):
+                said[event.trial] |= {
+                    (key, event.step, value, event.time_ms) for key, value in event.metrics.items()
                 }
         for run in children:
-            points = self.points(run)
+            points = Counter({point: n for point, n in self.points(run).items() if point[0] != "value"})
             number = int(run.data.tags["trial_key"].rpartition("/")[2])
             steps = Counter((key, step) for key, step, _, _ in points.elements())
             count["points doubled"] += sum(steps.values()) - len(steps)

@@ -16,8 +16,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.journal.outbox import Outbox, read_events
+from proxytune.tuning.journal.events import Reported, StudyEnded, StudyStarted, TrialEnded, TrialStarted
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.spec.locations import default_uri
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.tracking import mlflow_sync, shipping
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 
@@ -29,26 +32,20 @@ mlflow_sync.BATCH_BYTES = 3000  # small portions: more places to be killed at
 shipping.POLL_SECONDS = 0.01
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
     """Run trials, three at a time; each resumes one step before what it reported last, as from a checkpoint."""
     outbox = Outbox(folder)
     attempts: dict[int, int] = {}
     steps: dict[int, int] = {}
     ended: set[int] = set()
-    for event in read_events(folder)[0]:
-        if event["kind"] == "trial":
-            attempts[event["trial"]] = event["attempt"]
-        elif event["kind"] == "report":
-            steps[event["trial"]] = event["step"]
-        elif event["kind"] == "end" and event["outcome"] != "interrupted":
-            ended.add(event["trial"])
-    outbox.append(
-        {"kind": "study", "time_ms": now_ms(), "study": "crash", "spec": synthetic_spec("crash"), "facts": {}}
-    )
+    for event in read_events(folder).events:
+        if event.kind == "trial":
+            attempts[event.trial] = event.attempt
+        elif event.kind == "report":
+            steps[event.trial] = event.step
+        elif event.kind == "end" and event.outcome.is_final:
+            ended.add(event.trial)
+    outbox.append(StudyStarted(study="crash", spec=synthetic_spec("crash")))
     live = [number for number in attempts if number not in ended]
     started = set()
     while True:
@@ -64,39 +61,20 @@ def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
             steps[number] = max(0, steps.get(number, 0) - 1)
             params = {"model.num_proxies": number}
             outbox.append(
-                {
-                    "kind": "trial",
-                    "time_ms": now_ms(),
-                    "trial": number,
-                    "params": params,
-                    "config": {"model": params},
-                }
-                | {"attempt": attempts[number]}
+                TrialStarted(trial=number, params=params, config={"model": params}, attempt=attempts[number])
             )
         elif steps[number] < NUM_STEPS:
             steps[number] += 1
             metrics = {"val_accuracy": number + steps[number] / 7, "val_loss": 1 / (1 + number)}
-            outbox.append(
-                {
-                    "kind": "report",
-                    "time_ms": now_ms(),
-                    "trial": number,
-                    "step": steps[number],
-                    "metrics": metrics,
-                }
-            )
+            outbox.append(Reported(trial=number, step=steps[number], metrics=metrics))
         else:
             live.remove(number)
-            end = {
-                "outcome": chance.choice(["complete", "pruned", "diverged"]),
-                "reason": "",
-                "step": NUM_STEPS,
-            }
+            outcome = chance.choice([Outcome.COMPLETE, Outcome.PRUNED, Outcome.DIVERGED])
             outbox.append(
-                {"kind": "end", "time_ms": now_ms(), "trial": number, "metrics": {"val_accuracy": -1.0}} | end
+                TrialEnded(trial=number, step=NUM_STEPS, outcome=outcome, metrics={"val_accuracy": -1.0})
             )
         time.sleep(chance.uniform(0, 0.02))
-    outbox.append({"kind": "study_end", "time_ms": now_ms(), "status": "finished", "summary": {}})
+    outbox.append(StudyEnded(status=StudyStatus.FINISHED))
     outbox.close()
 
 
@@ -182,12 +160,12 @@ def main() -> None:
         seen["kills of both"] += both
         state = Acknowledgement.load(folder, uri, "proxytune")
         seen["kills during creations"] += is_new_creation(state, before)
-        seen["kills with events waiting"] += read_events(folder, state.offset)[1] > state.offset
-    journal = read_events(folder)[0]
-    num_trials = len({event["trial"] for event in journal if event["kind"] == "trial"})
+        seen["kills with events waiting"] += read_events(folder, state.offset).offset > state.offset
+    journal = read_events(folder).events
+    num_trials = len({event.trial for event in journal if event.kind == "trial"})
     last = fork(lambda: driver_with_shipper(folder, uri, 0, num_trials))
     os.waitpid(last, 0)
-    print(json.dumps({"trials": num_trials, "events": len(read_events(folder)[0]), **seen}))
+    print(json.dumps({"trials": num_trials, "events": len(read_events(folder).events), **seen}))
 
 
 if __name__ == "__main__":

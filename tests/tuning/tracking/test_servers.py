@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from proxytune.tuning.journal.outbox import JOURNAL, Event, Outbox
+from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import JOURNAL
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 from proxytune.tuning.tracking.shipper import Shipper

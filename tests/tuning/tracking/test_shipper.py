@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.journal.outbox import Event, Outbox
+from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.spec.locations import artifact_root, check_uri, default_uri
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_error, num_waiting
 from proxytune.tuning.tracking.mlflow_server import server_command

@@ -8,6 +8,7 @@ import torch
 
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from tests.tuning.conftest import checkpoints_in
 
 TIMED = {"seconds", "tokens_per_second"}
 
@@ -32,7 +33,7 @@ def trial(make_spec, *assignments: str) -> TrialSpec:
 
 
 def test_reports_come_at_every_evaluation_and_the_last_one_is_complete(make_spec, tmp_path: Path) -> None:
-    updates = reports(TrialRun(trial(make_spec), tmp_path))
+    updates = reports(TrialRun(trial(make_spec), checkpoints_in(tmp_path)))
     assert [update.step for update in updates] == [10, 20, 30]
     assert [update.outcome for update in updates] == ["running", "running", "complete"]
     for update in updates:
@@ -48,10 +49,10 @@ def test_interrupted_at_random_updates_it_reports_the_same(
     make_spec, tmp_path: Path, monkeypatch, seed: int
 ) -> None:
     spec = trial(make_spec)
-    unbroken = [untimed(update) for update in reports(TrialRun(spec, tmp_path / "unbroken"))]
+    unbroken = [untimed(update) for update in reports(TrialRun(spec, checkpoints_in(tmp_path / "unbroken")))]
     monkeypatch.setattr(TrialRun, "update_seconds", 0.0)  # an update a step
     chance = random.Random(seed)
-    run, seen, steps = TrialRun(spec, tmp_path / "broken"), {}, [0]
+    run, seen, steps = TrialRun(spec, checkpoints_in(tmp_path / "broken")), {}, [0]
     while True:
         update = run.advance()
         steps.append(update.step)
@@ -62,24 +63,24 @@ def test_interrupted_at_random_updates_it_reports_the_same(
         if chance.random() < 0.3:
             if chance.random() < 0.5:
                 run.save()  # stopped in order; otherwise killed: back to the last evaluation
-            run = TrialRun(spec, tmp_path / "broken")
+            run = TrialRun(spec, checkpoints_in(tmp_path / "broken"))
     assert [seen[step] for step in sorted(seen)] == unbroken
     assert len(steps) > 30
 
 
 def test_a_report_that_may_not_have_arrived_is_made_again(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
-    first = TrialRun(spec, tmp_path).advance()
-    again = TrialRun(spec, tmp_path).advance()
+    first = TrialRun(spec, checkpoints_in(tmp_path)).advance()
+    again = TrialRun(spec, checkpoints_in(tmp_path)).advance()
     assert again == first
 
 
 def test_a_corrupt_checkpoint_is_noted_and_the_one_before_goes_on(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
-    run = TrialRun(spec, tmp_path)
+    run = TrialRun(spec, checkpoints_in(tmp_path))
     run.advance(), run.advance()
-    (tmp_path / "step-0000000020" / "state.pt").write_bytes(b"rubbish")
-    resumed = TrialRun(spec, tmp_path)
+    next((tmp_path / "step-0000000020").glob("state-*.pt")).write_bytes(b"rubbish")
+    resumed = TrialRun(spec, checkpoints_in(tmp_path))
     assert resumed.step == 10
     assert "step-0000000020" in resumed.advance().notes[0]
 
@@ -87,7 +88,7 @@ def test_a_corrupt_checkpoint_is_noted_and_the_one_before_goes_on(make_spec, tmp
 @pytest.mark.parametrize("learning_rate", ["1e30"])
 def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learning_rate: str) -> None:
     spec = trial(make_spec, f"training.learning_rate={learning_rate}")
-    run = TrialRun(spec, tmp_path)
+    run = TrialRun(spec, checkpoints_in(tmp_path))
     update = run.advance()
     while update.outcome == "running":
         update = run.advance()
@@ -96,7 +97,7 @@ def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learni
 
 
 def test_memory_that_is_not_there_is_out_of_memory(make_spec, tmp_path: Path, monkeypatch) -> None:
-    run = TrialRun(trial(make_spec), tmp_path)
+    run = TrialRun(trial(make_spec), checkpoints_in(tmp_path))
 
     def refuse(_batch: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

@@ -1,0 +1,278 @@
+"""Image and Pathfinder: every form of the registry comes to the same pictures."""
+
+import io
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image as Picture
+
+from proxytune.datasets import DataError, find_sources, prepare
+from proxytune.datasets.image import CLASSES, FORMATS
+from proxytune.datasets.pathfinder_formats import pathfinder_formats
+from proxytune.datasets.pictures import grey
+
+NUM_IMAGES = 20  # a batch
+BATCHES = {
+    name: (
+        np.random.default_rng(number).integers(0, 256, (NUM_IMAGES, 3072), np.uint8),
+        np.arange(NUM_IMAGES) % 10,
+    )
+    for number, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"])
+}
+SPLIT_BATCHES = {"train": [name for name in BATCHES if name != "test_batch"], "test": ["test_batch"]}
+
+
+def images(split: str) -> list[tuple[np.ndarray, int]]:
+    """(height, width, 3) and label, in file order."""
+    return [
+        (row.reshape(3, 32, 32).transpose(1, 2, 0), int(label))
+        for name in SPLIT_BATCHES[split]
+        for row, label in zip(*BATCHES[name], strict=True)
+    ]
+
+
+def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Picture.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_python(root: Path, _=None) -> None:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name, (data, labels) in BATCHES.items():
+        (folder / name).write_bytes(pickle.dumps({b"data": data, b"labels": labels.tolist()}))
+
+
+def write_binary(root: Path, _) -> None:
+    folder = root / "cifar10/cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name, (data, labels) in BATCHES.items():
+        rows = np.concatenate([labels[:, None].astype(np.uint8), data], 1)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+
+
+def tables() -> dict[str, pa.Table]:
+    return {
+        split: pa.table(
+            {
+                "img": [{"bytes": encoded(image), "path": None} for image, _ in images(split)],
+                "label": [label for _, label in images(split)],
+            }
+        )
+        for split in ("train", "test")
+    }
+
+
+def write_class_folders(root: Path, kind: str = "PNG", names=CLASSES) -> None:
+    for split in ("train", "test"):
+        for number, (image, label) in enumerate(images(split)):
+            path = root / f"cifar10/{split}/{names[label]}/{number:05d}.{kind.lower()}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(image, kind))
+
+
+def packed_examples(shift: int = 0) -> dict[str, list]:
+    """Grey pixels; the last tenth of train is validation."""
+    rows = {
+        split: [
+            ((grey(image.transpose(2, 0, 1).reshape(1, 3, -1))[0].tolist(),), label)
+            for image, label in images(split)
+        ]
+        for split in ("train", "test")
+    }
+    return {"train": rows["train"][:90], "validation": rows["train"][90:], "test": rows["test"]}
+
+
+IMAGE_FORMS = {
+    "CIFAR-10 python pickles": write_python,
+    "CIFAR-10 binary": write_binary,
+    "Hugging Face Parquet": lambda root, packing: packing.tables(root / "plain_text", tables(), "parquet"),
+    "Hugging Face save_to_disk": lambda root, packing: packing.tables(root / "cifar10", tables(), "saved"),
+    "Hugging Face cache": lambda root, packing: packing.tables(
+        root / "datasets/cifar10/plain_text/1.0.0/447d".replace("1.0.0", "0.0.0"), tables(), "cached"
+    ),
+    "class folders of images": lambda root, packing: write_class_folders(root),
+    "Skyformer pickles": lambda root, packing: packing.pickles(
+        root / "lra_processed", "lra-image", packed_examples()
+    ),
+    "Nystromformer pickles": lambda root, packing: packing.pickles(root, "image", packed_examples()),
+    "MEGA packed text": lambda root, packing: packing.mega(root / "lra/cifar10", packed_examples()),
+    "npz": lambda root, packing: packing.npz(root / "cifar10", packed_examples()),
+    "files by name": None,
+}
+
+
+def content(*splits):
+    return [(split[row][0][0].tobytes(), split[row][1]) for split in splits for row in range(len(split))]
+
+
+@pytest.fixture
+def reference(tmp_path):
+    write_python(tmp_path / "reference")
+    return prepare("image", root=tmp_path / "reference", cache=tmp_path / "cache")
+
+
+def test_every_form_of_image_is_tried():
+    assert list(IMAGE_FORMS) == [one.name for one in FORMATS]
+
+
+@pytest.mark.parametrize("form", [name for name, write in IMAGE_FORMS.items() if write])
+def test_every_form_of_image_gives_the_same_rows_and_fingerprint(form, tmp_path, packing, reference):
+    IMAGE_FORMS[form](tmp_path / "root", packing)
+    prepared = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.info.conventions["source"] == form
+    both = content(prepared.train, prepared.validation)
+    if form == "class folders of images":  # they have no order
+        assert sorted(both) == sorted(content(reference.train, reference.validation))
+        assert "fixed draw" in prepared.info.conventions["validation"]
+    else:
+        assert both == content(reference.train, reference.validation)
+        assert prepared.fingerprint == reference.fingerprint
+    (finding,) = [one for one in find_sources(tmp_path / "root") if one.task == "image"]
+    assert (finding.form, finding.missing) == (form, ())
+
+
+def test_class_folders_in_an_archive_and_by_number_are_the_same(tmp_path):
+    write_class_folders(tmp_path / "named")
+    write_class_folders(tmp_path / "numbered", names=[str(number) for number in range(10)])
+    with tarfile.open(tmp_path / "CIFAR10.tgz", "w:gz") as tar:
+        for path in sorted((tmp_path / "named").rglob("*.png"), reverse=True):
+            tar.add(path, path.relative_to(tmp_path / "named"))
+    roots = ("named", "numbered", "CIFAR10.tgz")
+    assert len({prepare("image", root=tmp_path / r, cache=tmp_path / "c").fingerprint for r in roots}) == 1
+
+
+def test_jpeg_is_said_to_be_lossy_and_a_damaged_image_is_named(tmp_path):
+    write_class_folders(tmp_path / "root", "JPEG")
+    prepared = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.info.conventions["lossy"].startswith("120 images are JPEG")
+    path = next((tmp_path / "root").rglob("*.jpeg"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=f"{path.name}: no readable PNG or JPEG"):
+        prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+    partial = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert path.name in partial.info.conventions["partial"]
+
+
+def test_a_class_folder_that_is_missing_is_named(tmp_path):
+    write_class_folders(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root/cifar10/test/frog")
+    with pytest.raises(DataError, match=r"missing: cifar10/test/frog/\*"):
+        prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+
+
+def test_image_files_by_name(tmp_path, packing, reference):
+    data = np.concatenate([BATCHES[name][0] for name in SPLIT_BATCHES["train"]])
+    labels = np.concatenate([BATCHES[name][1] for name in SPLIT_BATCHES["train"]])
+    (tmp_path / "all.bin").write_bytes(np.concatenate([labels[:, None].astype(np.uint8), data], 1).tobytes())
+    files = {"train": tmp_path / "all.bin", "test": tmp_path / "reference/cifar-10-batches-py/test_batch"}
+    prepared = prepare("image", files=files, cache=tmp_path / "cache")
+    assert prepared.fingerprint == reference.fingerprint
+
+
+# --- Pathfinder ------------------------------------------------------------------------------------------
+
+FOLDER = "pathfinder32/curv_contour_length_14"
+PIXELS = {(folder, image): np.random.default_rng([folder, image]).integers(0, 256, (32, 32), np.uint8) for folder in range(4) for image in range(15)}  # fmt: skip
+
+
+def write_release(root: Path, combined: str | None = None) -> Path:
+    """combined: upstream's combined.npy `beside` the other metadata, or `alone`."""
+    base = root / FOLDER
+    (base / "metadata").mkdir(parents=True)
+    for (folder, image), pixels in PIXELS.items():
+        path = base / f"imgs/{folder}/sample_{image}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(pixels).save(path)
+    lines = {
+        folder: [f"imgs/{f} sample_{i}.png {i} {(f + i) % 2} 1.8" for f, i in PIXELS if f == folder]
+        for folder in range(4)
+    }
+    for folder, rows in lines.items():
+        if combined is None:
+            (base / f"metadata/{folder}.npy").write_text("\n".join(rows) + "\n")
+        elif combined == "beside":
+            np.save(base / f"metadata/{folder}.npy", np.array([row.split() for row in rows], "<U32"))
+    if combined:
+        table = np.array([row.split() for rows in lines.values() for row in rows], "<U32")
+        np.save(base / "metadata/combined.npy", table)
+    return base
+
+
+def pathfinder_examples(prepared) -> dict[str, list]:
+    splits = {"train": prepared.train, "validation": prepared.validation, "test": prepared.validation}
+    return {
+        name: [((split[row][0][0].tolist(),), split[row][1]) for row in range(len(split))]
+        for name, split in splits.items()
+    }
+
+
+def test_every_form_of_pathfinder_is_tried():
+    assert [one.name for one in pathfinder_formats(32, "hard")] == [
+        "image folders", *PATHFINDER_FORMS, "files by name",
+    ]  # fmt: skip
+
+
+PATHFINDER_FORMS = {
+    "Skyformer pickles": lambda root, packing, rows: packing.pickles(
+        root / "data/lra_processed", "lra-pathfinder32-curv_contour_length_14", rows
+    ),
+    "Nystromformer pickles": lambda root, packing, rows: packing.pickles(
+        root, "pathfinder32-curv_contour_length_14", rows
+    ),
+    "MEGA packed text": lambda root, packing, rows: packing.mega(root / "lra" / FOLDER, rows),
+    "npz": lambda root, packing, rows: packing.npz(root / FOLDER, rows),
+    "Skyformer pickles without a difficulty": lambda root, packing, rows: packing.pickles(
+        root / "lra_processed", "lra-pathfinder", rows
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PATHFINDER_FORMS)
+def test_every_form_of_pathfinder_gives_the_same_rows(form, tmp_path, packing):
+    write_release(tmp_path / "release")
+    release = prepare("pathfinder", root=tmp_path / "release", cache=tmp_path / "cache")
+    PATHFINDER_FORMS[form](tmp_path / "root", packing, pathfinder_examples(release))
+    prepared = prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.info.conventions["source"] == form
+    assert content(prepared.train, prepared.validation) == content(release.train, release.validation)
+    assert ("not named" in prepared.info.conventions["difficulty"]) == ("without" in form)
+
+
+@pytest.mark.parametrize("combined", ["beside", "alone"])
+def test_upstreams_combined_metadata_is_read_or_ignored(combined, tmp_path):
+    write_release(tmp_path / "release")
+    write_release(tmp_path / "root", combined)
+    one, other = (
+        prepare("pathfinder", root=tmp_path / name, cache=tmp_path / "cache") for name in ("release", "root")
+    )
+    assert one.fingerprint == other.fingerprint
+    assert one.info.conventions["rows"] == "60 of 200,000 rows"
+
+
+def test_an_archive_in_another_order_has_the_folders_fingerprint(tmp_path):
+    write_release(tmp_path / "folder")
+    with tarfile.open(tmp_path / "LRA_release.GZ", "w:gz") as tar:
+        for path in sorted((tmp_path / "folder").rglob("*.*"), reverse=True):
+            tar.add(path, Path("lra_release") / path.relative_to(tmp_path / "folder"))
+    roots = ("folder", "LRA_release.GZ")
+    fingerprints = {prepare("pathfinder", root=tmp_path / r, cache=tmp_path / "c").fingerprint for r in roots}
+    assert len(fingerprints) == 1
+
+
+def test_images_that_are_missing_are_refused_unless_meant(tmp_path):
+    base = write_release(tmp_path / "root")
+    (base / "imgs/2/sample_3.png").unlink()
+    with pytest.raises(
+        DataError, match=r"sample_3\.png is missing, its metadata are there \(1 such images\)"
+    ):
+        prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache")
+    prepared = prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert prepared.info.conventions["rows"] == "59 of 200,000 rows"
+    assert "sample_3.png is missing" in prepared.info.conventions["partial"]

@@ -1,0 +1,121 @@
+"""Retrieval: every form of the registry comes to the same pairs."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from proxytune.datasets import DataError, find_sources, prepare
+from proxytune.datasets.retrieval import FORMATS
+from proxytune.datasets.text import decode
+
+SPLITS = ("train", "validation", "test")
+# Papers are bytes literals also where they stand in files of their own, so that all forms hold the same bytes.
+PAPERS = {f"P{number}": repr(f"{'text ' * number}é".encode()) for number in range(1, 8)}
+PAIRS = {
+    split: [(f"P{a}", f"P{b}", (a + b + c) % 2) for a in range(1, 8) for b in range(1, 4)]
+    for c, split in enumerate(SPLITS)
+}
+EXAMPLES = {
+    split: [
+        (tuple([byte + 1 for byte in PAPERS[paper].encode()] for paper in (one, two)), label)
+        for one, two, label in pairs
+    ]
+    for split, pairs in PAIRS.items()
+}
+
+
+def write_tsv(root: Path, pattern: str, validation: str = "eval") -> None:
+    root.mkdir(parents=True)
+    for split, pairs in PAIRS.items():
+        name = validation if split == "validation" else split
+        lines = [f"{y}.0\t{one}\t{two}\t{PAPERS[one]}\t{PAPERS[two]}\n" for one, two, y in pairs]
+        (root / pattern.format(name)).write_text("".join([*lines, "\n"]))
+
+
+def write_ids(root: Path) -> None:
+    (root / "papers_text").mkdir(parents=True)
+    for paper, text in PAPERS.items():
+        (root / f"papers_text/{paper}.txt").write_text(text)
+    for split, pairs in PAIRS.items():
+        name = "eval" if split == "validation" else split
+        lines = [f"{y} {one} {two}\r\n" for one, two, y in pairs]
+        (root / f"new_aan_pairs.{name}.only_ids.tsv").write_text("".join(lines), newline="")
+
+
+def write_s4(root: Path, packing) -> None:
+    data = {
+        {"validation": "val"}.get(split, split): pa.table(
+            {
+                "input_ids1": [documents[0] for documents, _ in rows],
+                "input_ids2": [documents[1] for documents, _ in rows],
+                "label": [label for _, label in rows],
+            }
+        )
+        for split, rows in EXAMPLES.items()
+    }
+    packing.tables(root / "aan/l_max-4000-append_bos-False-append_eos-True", data, "saved")
+
+
+FORMS = {
+    "AAN TSV": lambda root, packing: write_tsv(root / "lra_release/tsv_data", "new_aan_pairs.{}.tsv"),
+    "renamed AAN TSV": lambda root, packing: write_tsv(root / "aan", "{}.tsv", "dev"),
+    "AAN ids with texts beside": lambda root, packing: write_ids(root / "aan"),
+    "Skyformer pickles": lambda root, packing: packing.pickles(root, "lra-retrieval", EXAMPLES),
+    "Nystromformer pickles": lambda root, packing: packing.pickles(root, "retrieval", EXAMPLES),
+    "S4 cache": write_s4,
+    "npz": lambda root, packing: packing.npz(root / "lra/retrieval", EXAMPLES),
+    "MEGA packed text": None,
+    "files by name": None,
+}
+
+
+def content(split):
+    return [(*(decode(ids) for ids in split[row][0]), split[row][1]) for row in range(len(split))]
+
+
+WANTED = {split: [(PAPERS[one], PAPERS[two], y) for one, two, y in pairs] for split, pairs in PAIRS.items()}
+
+
+def test_every_form_of_the_registry_is_tried():
+    assert list(FORMS) == [one.name for one in FORMATS]
+
+
+@pytest.mark.parametrize("form", [name for name, write in FORMS.items() if write])
+def test_every_form_gives_the_same_rows_and_fingerprint(form, tmp_path, packing):
+    write_tsv(tmp_path / "reference", "new_aan_pairs.{}.tsv")
+    reference = prepare("retrieval", root=tmp_path / "reference", cache=tmp_path / "cache")
+    FORMS[form](tmp_path / "root", packing)
+    prepared = prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.info.conventions["source"] == form
+    assert content(prepared.train) == WANTED["train"]
+    assert content(prepared.validation) == WANTED["validation"]
+    assert prepared.fingerprint == reference.fingerprint
+    (finding,) = [one for one in find_sources(tmp_path / "root") if one.task == "retrieval"]
+    assert (finding.form, finding.missing) == (form, ())
+
+
+def test_files_by_name(tmp_path):
+    write_tsv(tmp_path / "root", "pairs of {}")
+    names = {"train": "pairs of train", "validation": "pairs of eval", "test": "pairs of test"}
+    files = {split: tmp_path / "root" / name for split, name in names.items()}
+    assert content(prepare("retrieval", files=files, cache=tmp_path / "cache").train) == WANTED["train"]
+
+
+def test_ids_without_their_texts_are_named(tmp_path):
+    write_ids(tmp_path / "root/aan")
+    for path in (tmp_path / "root/aan/papers_text").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"missing: aan/papers_text/\*\.txt") as error:
+        prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert "AAN ids with texts beside" in str(error.value)
+    (finding,) = [one for one in find_sources(tmp_path / "root") if one.task == "retrieval"]
+    assert finding.status == "incomplete"
+
+
+def test_megas_pairs_in_one_line_are_named_and_refused(tmp_path, packing):
+    packing.mega(tmp_path / "root/lra/aan", EXAMPLES)
+    with pytest.raises(DataError, match="missing: a mark between the two documents of a pair"):
+        prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache")
+    (finding,) = [one for one in find_sources(tmp_path / "root") if one.task == "retrieval"]
+    assert (finding.form, finding.status) == ("MEGA packed text", "incomplete")

@@ -1,0 +1,64 @@
+"""The test split of a study that trains a fixed list: all its models in one recorded opening."""
+
+from collections.abc import Callable
+
+import pytest
+
+from proxytune.datasets.held_out import recorded_openings
+from proxytune.tuning.compare.compare import compare
+from proxytune.tuning.compare.fixed_list import evaluate_on_test
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.test_split import read_openings
+from tests.tuning.conftest import finish
+
+
+@pytest.fixture
+def fixed_list(make_small: Callable[..., StudySpec]) -> Study:
+    """Two numbers of proxies, two seeds each, trained for real."""
+    return finish(
+        make_small(
+            'search.space={"model.num_proxies": {"choice": [2, 4]}, "training.seed": {"choice": [0, 1]}}',
+            "search.sampler.name=grid",
+            "search.enqueue=[]",
+            "search.stopping.name=none",
+            "search.trials=4",
+        )
+    )
+
+
+def evaluate(study: Study, *, again: bool = False) -> None:
+    evaluate_on_test(study, who="somebody", again=again, say=lambda line: None)
+
+
+def test_every_seed_is_tested_in_one_opening(fixed_list: Study) -> None:
+    evaluate(fixed_list)
+    (opening,) = read_openings(fixed_list)
+    assert opening["by"] == "somebody"
+    assert opening["subject"]["trials"] == [0, 1, 2, 3]
+    assert len(recorded_openings(fixed_list.folder)) == 1
+    values = dict(zip(range(4), opening["result"]["values"], strict=True))
+    rows = compare([fixed_list]).rows
+    assert {row.configuration for row in rows} == {"num_proxies 2", "num_proxies 4"}
+    trials = fixed_list.trials()
+    for row in rows:
+        own = [
+            values[trial.number]
+            for trial in trials
+            if trial.params["model.num_proxies"] == int(row.configuration.split()[-1])
+        ]
+        assert len(own) == len(row.by_seed) == 2
+        assert row.test_accuracy == pytest.approx(sum(own) / 2)
+        assert row.test_openings == 1
+    evaluate(fixed_list)
+    assert len(read_openings(fixed_list)) == 1, "the same models again: the result is known"
+    evaluate(fixed_list, again=True)
+    assert len(read_openings(fixed_list)) == len(recorded_openings(fixed_list.folder)) == 2
+    assert {row.test_openings for row in compare([fixed_list]).rows} == {2}
+
+
+def test_a_search_selects_so_only_its_confirmed_winner_is_tested(study: Study) -> None:
+    with pytest.raises(InputError, match="study small is a search: a confirmation tests its winner"):
+        evaluate(study)
+    assert read_openings(study) == []

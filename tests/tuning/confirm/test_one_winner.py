@@ -1,0 +1,170 @@
+"""After a confirmation, everything that names a winner names the same trial, by the same rule."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxytune.tuning import Client, best, export_study, load_study
+from proxytune.tuning.cli import cli
+from proxytune.tuning.compare.compare import compare
+from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, without_seed
+from proxytune.tuning.confirm.confirm import record
+from proxytune.tuning.confirm.outcome import conclude
+from proxytune.tuning.confirm.retraining import Plan, Race, retraining_spec, retrainings
+from proxytune.tuning.confirm.test_split import accuracies_on_test
+from proxytune.tuning.export import export as export_module
+from proxytune.tuning.export.verify import verify_export
+from proxytune.tuning.journal.events import StudyEnded, StudyStarted
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.report.history import read_history
+from proxytune.tuning.report.page import report_page
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.spec.outcome import StudyStatus
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.winner import winner
+from proxytune.tuning.trial.profile import predicted_profile
+from proxytune.tuning.trial.trial_run import TrialRun
+from tests.tuning.service.conftest import Servers
+
+SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
+SEARCHED = {2: 0.2, 8: 0.9}  # the accuracy that the search is made to see, by the number of proxies
+
+
+@pytest.fixture
+def study(make_small: Callable[..., StudySpec]) -> Study:
+    """Two configurations, trained for real, of which the search prefers the one that costs more."""
+    queue = json.dumps([{"model.num_proxies": number, "model.dropout": 0.1} for number in SEARCHED])
+    spec = make_small(f"search.enqueue={queue}", "search.trials=3", "search.stopping.name=none")
+    study = begin_study(spec)
+    outbox = Outbox(spec.folder / "outbox")
+    outbox.append(StudyStarted(study=spec.name, spec=spec.model_dump(mode="json"), budget=2))
+    controller = StudyController(spec, study.optuna, study.storage, outbox)
+    controller.reconcile()
+    for accuracy in SEARCHED.values():
+        assignment = controller.next_trial()
+        assert assignment is not None
+        run, stop = TrialRun(assignment.spec, assignment.checkpoints), False
+        while not stop:
+            update = run.advance()
+            if update.metrics is not None:
+                update = replace(update, metrics=update.metrics | {"val_accuracy": accuracy})
+            stop = controller.receive(assignment.number, update, {})
+    outbox.append(StudyEnded(status=StudyStatus.FINISHED))
+    outbox.close()
+    return study
+
+
+@pytest.fixture
+def address(study: Study) -> Iterator[str]:
+    servers = Servers(study.spec.storage)
+    yield servers.start()
+    servers.stop()
+
+
+def confirm(study: Study) -> None:
+    """What `confirm_study` does, with the retrainings and the test in this process instead of on Ray."""
+    chosen = {trial.number: trial for trial in candidates(study, 2)}
+    plan = Plan({number: without_seed(trial) for number, trial in chosen.items()}, fresh_seeds(study, 2))
+    spec = retraining_spec(study.spec, plan)
+    retraining = begin_study(spec)
+    outbox = Outbox(spec.folder / "outbox")
+    controller = Race(plan, spec, retraining.optuna, retraining.storage, outbox)
+    controller.reconcile()
+    while (assignment := controller.next_trial()) is not None:
+        run = TrialRun(assignment.spec, assignment.checkpoints)
+        while not controller.receive(assignment.number, run.advance(), {}):
+            pass
+    outbox.close()
+    trials = retrainings(retraining.trials())
+    costs = {
+        number: predicted_profile(study.spec.trial(trial.params)) | SPEEDS for number, trial in chosen.items()
+    }
+    confirmation = conclude(study, chosen, plan, trials, costs, len(trials))
+    models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
+    checkpoints = [retraining.checkpoints(model) for model in models]
+    evaluate = functools.partial(accuracies_on_test, log_folder=study.folder)
+    record(study, confirmation, checkpoints, evaluate, who="somebody", again=False, say=lambda line: None)
+
+
+def in_mlflow(uri: str) -> dict[str, str]:
+    """The winner on the study's run, and the registered model with the alias `best`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("proxytune")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.study_key = 'small'")
+    tags = {name: run.data.tags[name] for name in ("winner_trial", "winner_rule")}
+    registered = client.get_model_version_by_alias("small", "best")
+    return tags | {"registered": registered.tags["trial_key"], "description": registered.description or ""}
+
+
+@pytest.mark.timeout(900)
+def test_every_reader_names_the_confirmed_winner_and_its_rule(
+    study: Study,
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
+    monkeypatch.setattr(export_module, "write_programs", lambda *_: facts)
+    before = winner(study)
+    assert before is not None
+    assert (before.trial, before.rule) == (1, "best search value")
+    assert read_history(study.folder / "outbox").winner == {"trial": 1, "rule": "best search value"}
+
+    confirm(study)
+
+    opened = load_study("small", study.spec.storage)
+    found = winner(opened)
+    assert found is not None
+    assert found.trial == 0, "the two are tied on fresh seeds, and trial 0 is cheaper"
+    rule = "confirmed mean over 2 fresh seeds, the cheapest of 2 tied"
+    assert found.rule == rule
+
+    assert best(opened).trial == 0
+    (folder,) = export_study(opened, tmp_path / "winner", register=True)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert (provenance["trial"], provenance["selected_by"]) == (0, rule)
+    assert f"Chosen by: {rule}." in (folder / "card.md").read_text()
+    assert verify_export(folder) == []
+
+    def shown(*arguments: str) -> Any:
+        cli.main([*arguments, "--storage", str(study.spec.storage)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    facts = json.loads(shown("show", "small", "--json"))
+    assert facts["winner"] == {"trial": 0, "rule": rule}
+    assert facts["confirmation"]["winner"] == 0
+    text = shown("show", "small")
+    assert f"winner: trial 0 ({rule})" in text
+    assert "small: val_accuracy on fresh seeds" in text
+
+    history = read_history(study.folder / "outbox")
+    assert history.winner == {"trial": 0, "rule": rule}
+    page = report_page(history)
+    assert f"Trial 0, by {rule}." in page
+    assert "<h2>Confirmation</h2>" in page
+    assert "Test accuracy of the winner" in page
+
+    (row,) = compare([opened]).rows
+    assert (row.trial, row.basis) == (0, rule)
+
+    with Client(address) as client:
+        answer = client.best("small")
+        assert (answer["best"]["trial"], answer["rule"]) == (0, rule)
+        assert client.study("small")["winner"] == {"trial": 0, "rule": rule}
+
+    told = in_mlflow(opened.tracking_uri)
+    assert told["winner_trial"] == "0"
+    assert told["winner_rule"] == rule
+    assert told["registered"] == "small/0"
+    assert rule in told["description"]

@@ -1,0 +1,136 @@
+"""A storage folder that is copied or moved takes its MLflow artifacts with it."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from proxytune.tuning.journal.events import StudyEnded, TrialEnded, TrialStarted
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.spec.locations import artifact_root, default_uri
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.tracking.artifacts import follow_move
+from proxytune.tuning.tracking.links import leaderboards
+from proxytune.tuning.tracking.shipper import Shipper
+from tests.benchmarks.synthetic import synthetic_events
+
+
+@pytest.fixture
+def original(storage: Path) -> Path:
+    """A store with an artifact of a run and a registered model, as a study leaves them."""
+    uri = default_uri(storage)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("proxytune", artifact_root(uri, storage))
+    run = client.create_run(experiment)
+    client.log_text(run.info.run_id, "kept", "note.txt")
+    client.create_registered_model("study")
+    client.create_model_version("study", f"{run.info.artifact_uri}/model", run.info.run_id)
+    return storage
+
+
+READ_AND_WRITE = """
+import sys
+from pathlib import Path
+from mlflow import MlflowClient
+client = MlflowClient(tracking_uri=sys.argv[1])
+experiment = client.get_experiment_by_name("proxytune").experiment_id
+(run,) = client.search_runs([experiment])
+client.log_text(run.info.run_id, "new", "new.txt")
+client.log_text(client.create_run(experiment).info.run_id, "new", "new.txt")
+print(Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text())
+"""
+
+
+def read_and_write(uri: str) -> str:
+    """A process of its own, since MLflow remembers where a run's artifacts are."""
+    command = [sys.executable, "-c", READ_AND_WRITE, uri]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def all_text(storage: Path) -> str:
+    """Every value of every table."""
+    with closing(sqlite3.connect(storage / "mlflow.db")) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return "\n".join(str(row) for table in tables for row in database.execute(f'SELECT * FROM "{table}"'))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("carry", [shutil.copytree, shutil.move], ids=["copied", "moved"])
+def test_a_copy_or_a_moved_folder_keeps_and_takes_artifacts_of_its_own(
+    original: Path, tmp_path: Path, carry: Callable[[str, str], object]
+) -> None:
+    before = files(original)
+    other = tmp_path / "elsewhere" / "studies"
+    other.parent.mkdir()
+    carry(str(original), str(other))
+
+    assert follow_move(default_uri(other)) == [str(original / "mlartifacts")]
+
+    assert read_and_write(default_uri(other)) == "kept"
+    assert str(original) not in all_text(other)
+    assert len(files(other / "mlartifacts")) == 3
+    assert files(original) == (before if carry is shutil.copytree else set())
+    assert original.exists() == (carry is shutil.copytree)
+
+
+def test_what_was_not_moved_is_left_alone(original: Path) -> None:
+    before = all_text(original)
+    assert follow_move(default_uri(original)) == []
+    assert all_text(original) == before
+
+
+def test_a_location_that_the_user_chose_is_left_alone(storage: Path, tmp_path: Path) -> None:
+    uri = default_uri(storage)
+    MlflowClient(tracking_uri=uri).create_experiment("other", str(tmp_path / "bucket"))
+    assert follow_move(uri) == []
+    assert str(tmp_path / "bucket") in all_text(storage)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", "postgresql+psycopg://u@127.0.0.1/db", "sqlite:////none/x.db"]
+)
+def test_other_stores_are_left_alone(uri: str) -> None:
+    assert follow_move(uri) == []
+
+
+def test_an_empty_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert follow_move(default_uri(tmp_path)) == []
+
+
+def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path) -> None:
+    """The shipper of the copy changes nothing in the original, and finds the runs that were copied."""
+    outbox = Outbox(storage / "study" / "outbox")
+    for event in synthetic_events(2, steps=100, name="study"):
+        outbox.append(event)
+    outbox.close()
+    track(storage)
+    before = files(storage)
+    other = tmp_path / "elsewhere" / "studies"
+    shutil.copytree(storage, other)
+    outbox = Outbox(other / "study" / "outbox")
+    outbox.append(TrialStarted(trial=7, params={}, config={"model": {}}))
+    outbox.append(TrialEnded(trial=7, step=1, outcome=Outcome.FAILED))
+    outbox.append(StudyEnded(status=StudyStatus.FINISHED))
+    outbox.close()
+    track(other)
+    assert files(storage) == before
+    runs = MlflowClient(tracking_uri=default_uri(other)).search_runs(["1"])
+    assert len(runs) == 4, "the study, two trials that were copied, one that is new"
+    assert {Path(str(run.info.artifact_uri)).is_relative_to(other) for run in runs} == {True}
+    assert leaderboards(other, default_uri(other)).keys() == {"study"}
+
+
+def track(storage: Path) -> None:
+    shipper = Shipper(storage / "study" / "outbox", default_uri(storage), "proxytune")
+    shipper.start()
+    assert shipper.close(120) == 0, shipper.error

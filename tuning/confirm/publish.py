@@ -1,0 +1,48 @@
+"""A confirmation in the study's journal, and from there in MLflow."""
+
+from proxytune.tuning.errors import StorageError
+from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate, TestedWinner
+from proxytune.tuning.journal.recovery import open_journal
+from proxytune.tuning.run.driver import DRAIN_SECONDS
+from proxytune.tuning.store.confirmation import Confirmation
+from proxytune.tuning.store.study import Study
+from proxytune.tuning.tracking.shipper import Shipper
+
+
+def publish(study: Study, confirmation: Confirmation) -> None:
+    """Put the confirmation into the study's journal and, as far as MLflow answers, into its run there."""
+    test = confirmation.test
+    event = Confirmed(
+        objective=confirmation.objective,
+        candidates=tuple(
+            ConfirmedCandidate(
+                trial=one.trial,
+                seeds=dict(zip(one.seeds, one.values, strict=False)),
+                mean=one.mean,
+                low=one.interval[0] if one.interval else None,
+                high=one.interval[1] if one.interval else None,
+            )
+            for one in confirmation.candidates
+            if one.mean is not None
+        ),
+        winner=confirmation.winner,
+        rule=confirmation.rule,
+        test=test
+        and TestedWinner(
+            mean=test.mean,
+            low=test.interval[0] if test.interval else None,
+            high=test.interval[1] if test.interval else None,
+            num_models=len(test.values),
+            num_examples=test.num_examples,
+            openings=test.openings,
+        ),
+    )
+    try:
+        journal = open_journal(study)
+        journal.append(event)
+        journal.close()
+    except OSError as error:
+        raise StorageError(f"{study.folder / 'outbox'}: {error.strerror}") from None
+    shipper = Shipper(study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
+    shipper.start()
+    shipper.close(DRAIN_SECONDS)

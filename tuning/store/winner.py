@@ -1,0 +1,68 @@
+"""The winner of a study, and by which rule it was chosen. Everything that names a winner asks here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import TrialState
+
+from proxytune.tuning.spec import ranking
+from proxytune.tuning.spec.constraints import feasible
+from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE
+from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.confirmation import Confirmation, read_confirmation
+from proxytune.tuning.store.study import Study
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A trial's number, and the rule that chose it."""
+
+    trial: int
+    rule: str  # "best search value" | "confirmed mean over <n> fresh seeds"
+
+
+def eligible(study: Study) -> dict[int, Mapping[str, float]]:
+    """The metrics of every trial that may win, by number: trained to the full budget and within the constraints.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    complete = {
+        trial.number: trial.user_attrs[END]["metrics"]
+        for trial in study.trials()
+        if trial.state == TrialState.COMPLETE and END in trial.user_attrs
+    }
+    return {
+        number: metrics for number, metrics in complete.items() if feasible(study.spec.constraints, metrics)
+    }
+
+
+def winner(study: Study) -> Winner | None:
+    """The winner of the confirmation, or of the search where there is no confirmation; None: no trial is eligible.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    return chosen(eligible(study), study.spec.search.objectives, read_confirmation(study))
+
+
+def chosen(
+    points: ranking.Points, objectives: ranking.Objectives, confirmation: Confirmation | None
+) -> Winner | None:
+    """`winner`, from the eligible trials' metrics."""
+    if confirmation is not None:
+        return Winner(confirmation.winner, confirmation.rule)
+    number = ranking.best(points, objectives)
+    return None if number is None else Winner(number, BEST_SEARCH_VALUE)
+
+
+def leading(study: Study) -> Sequence[int]:
+    """The winner's number alone, or with several objectives the Pareto front by number; empty if there is none.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    if len(study.spec.search.objectives) > 1:
+        return ranking.front(eligible(study), study.spec.search.objectives)
+    found = winner(study)
+    return [] if found is None else [found.trial]
