@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.store.database import open_storage
 from tests.benchmarks import cli
 from tests.benchmarks.race import run, statistics
