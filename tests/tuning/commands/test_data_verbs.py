@@ -35,7 +35,7 @@ def test_list_shows_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     assert "pathfinder" in found["generated"]
     table = run("list", "--root", str(tmp_path / "root")).stdout
     assert "listops/basic_train.tsv" in table
-    assert "nothing found for: listops-mini, text" in table
+    assert "nothing found for: listops-mini, recall, text" in table
 
 
 def test_inspect_shows_examples_and_writes_png(tmp_path: Path) -> None:
