@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.store.database import open_storage
 from tests.benchmarks import cli
 from tests.benchmarks.race import run, statistics
@@ -210,6 +210,11 @@ def test_the_interval_over_tasks_keeps_them_all() -> None:
     found = statistics.interval(samples)
     error = np.sqrt(sum(sample.var() / len(sample) for sample in samples)) / len(samples)
     assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
+
+
+def test_with_one_seed_the_interval_is_over_tasks() -> None:
+    means = np.random.default_rng(3).normal(size=12)
+    assert statistics.interval([np.array([mean]) for mean in means]) == statistics.interval([means])
 
 
 def test_differences_are_paired_by_task_and_seed() -> None:

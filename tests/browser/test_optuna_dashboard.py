@@ -14,7 +14,7 @@ import pytest
 from proxytune.tuning.journal.recovery import open_journal
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")

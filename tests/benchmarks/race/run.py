@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from tests.benchmarks.race.lcbench import surrogate_tasks
 from tests.benchmarks.race.methods import METHODS, Run
 from tests.benchmarks.race.records import read_records, run_missing
