@@ -30,7 +30,8 @@ class Encoding:
         self._columns: dict[str, slice] = {}
         self.size = 0
         for key in space.order:
-            width = 1 if _is_ordered(space.distributions[key]) else len(space.distributions[key].choices)
+            distribution = space.distributions[key]
+            width = 1 if _is_ordered(distribution) else len(distribution.choices)
             self._columns[key] = slice(self.size, self.size + width)
             self.size += width
         self._conditional = any(domain.when for domain in space.domains.values())
