@@ -212,6 +212,11 @@ def test_the_interval_over_tasks_keeps_them_all() -> None:
     assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
 
 
+def test_with_one_seed_the_interval_is_over_tasks() -> None:
+    means = np.random.default_rng(3).normal(size=12)
+    assert statistics.interval([np.array([mean]) for mean in means]) == statistics.interval([means])
+
+
 def test_differences_are_paired_by_task_and_seed() -> None:
     held = records({"a": [[0.1, 0.4], [0.9]], "b": [[0.2, 0.4], [0.5, 0.7]]})
     found = statistics.paired(held, "trained", 1, "a", "b")

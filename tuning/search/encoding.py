@@ -30,7 +30,7 @@ class Encoding:
         self._columns: dict[str, slice] = {}
         self.size = 0
         for key in space.order:
-            distribution = space.distributions[key]
+            distribution: Any = space.distributions[key]
             width = 1 if _is_ordered(distribution) else len(distribution.choices)
             self._columns[key] = slice(self.size, self.size + width)
             self.size += width

@@ -41,11 +41,15 @@ def differences(
 def interval(samples: Sequence[Array]) -> dict[str, float]:
     """The mean over tasks of the mean over seeds, and its 95 % bootstrap interval.
 
-    Seeds are resampled within each task and the tasks are kept, so the interval is one for these tasks.
+    Seeds are resampled within each task and the tasks are kept, so the interval is one for these tasks. Where a task
+    has one seed alone, the tasks' means are resampled instead.
     """
-    mean = float(np.mean([sample.mean() for sample in samples]))
+    means = np.array([sample.mean() for sample in samples])
+    mean = float(means.mean())
     low = high = mean
-    if any(np.ptp(sample) > 0 for sample in samples) and min(map(len, samples)) > 1:
+    if min(map(len, samples)) == 1:
+        samples = [means]
+    if any(np.ptp(sample) > 0 for sample in samples):
         found = bootstrap(
             list(samples),
             lambda *resampled, axis=-1: np.mean([sample.mean(axis=axis) for sample in resampled], axis=0),
