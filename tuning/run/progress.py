@@ -146,9 +146,11 @@ class Watch:
             table.add_row(
                 str(number), bar, f"{trial.step}/{self._steps}", *values, escape(_params(trial.params))
             )
+        bar_of_study = Table.grid()  # a bar alone ends without a new line
+        bar_of_study.add_row(ProgressBar(total=1.0, completed=state.share, width=60))
         lines: list[RenderableType] = [
             _wrapped(f"{self._study.name}: {state.text()}"),
-            ProgressBar(total=1.0, completed=state.share, width=min(60, self._console.width)),
+            bar_of_study,
             table,
         ]
         if len(running) > _MOST_ROWS:
