@@ -3,12 +3,14 @@
 import threading
 import time
 
+from optuna.trial import FrozenTrial
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.store.attributes import CANDIDATE, WITH_SEED
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary
 from proxytune.tuning.tracking.shipper import Shipper
@@ -63,7 +65,7 @@ class Watch:
                     value = ", ".join(f"{value:.4g}" for value in trial.values or ())
                     params = _params(trial.params)
                     self._console.print(
-                        f"trial {trial.number} {outcome_of(trial)} {value} {params}", highlight=False
+                        f"{_name(trial)} {outcome_of(trial)} {value} {params}", highlight=False
                     )
             if over:
                 return
@@ -72,12 +74,12 @@ class Watch:
                 self._console.print(self._headline(), highlight=False)
 
     def _headline(self) -> str:
-        facts = summary(self._study)
+        facts, trials = summary(self._study), self._study.trials()
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
         ended = self._num_ended()
         best = "; ".join(
             f"best {', '.join(f'{name} {value:.4g}' for name, value in winner['values'].items())}"
-            f" (trial {winner['trial']})"
+            f" ({_name(trials[winner['trial']])})"
             for winner in facts["best"][:1]
         )
         elapsed = time.monotonic() - self._began
@@ -93,16 +95,30 @@ class Watch:
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "step", *self._study.spec.search.objectives, "parameters"):
             table.add_column(column, justify="left" if column == "parameters" else "right")
+        trials = self._study.trials()
         for number, live in sorted(self._controller.live.copy().items()):
             values = [
                 f"{live.metrics.get(name, float('nan')):.4g}" for name in self._study.spec.search.objectives
             ]
-            table.add_row(str(number), f"{live.step}/{self._steps}", *values, _params(live.params))
+            table.add_row(
+                _name(trials[number]).removeprefix("trial "),
+                f"{live.step}/{self._steps}",
+                *values,
+                _params(live.params),
+            )
         lines: list[RenderableType] = [Text(f"{self._study.name}: {self._headline()}"), table]
         if self._shipper.error:
             lines.append(Text(f"{self._shipper.error} ({self._shipper.waiting} events wait)", "yellow"))
         lines += [Text(note, "yellow") for note in self._controller.notes[-3:]]
         return Group(*lines)
+
+
+def _name(trial: FrozenTrial) -> str:
+    """The trial; a retraining by the trial that it repeats and its seed, since its own number means nothing to a user."""
+    attributes = trial.user_attrs
+    if CANDIDATE in attributes:
+        return f"trial {attributes[CANDIDATE]} with seed {attributes[WITH_SEED]}"
+    return f"trial {trial.number}"
 
 
 def _params(params: dict[str, object]) -> str:
