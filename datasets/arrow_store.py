@@ -54,6 +54,14 @@ def _array(values: NDArray[Any]) -> pa.Array:
     )
 
 
+def _view(array: pa.Array) -> NDArray[Any]:
+    """The values where they lie; to_numpy would import pandas."""
+    dtype = np.dtype(str(array.type))
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
 class SplitWriter:
     """Writes rows to a file without a name in the folder; a context manager.
 
@@ -187,17 +195,11 @@ class Split:
             raise self._damaged(f"record batches not of {ROWS_PER_BATCH} rows")
         self._batches = batches
         self._values = [
-            [
-                batch.column(document).values.to_numpy(zero_copy_only=True)
-                for document in range(info.num_documents)
-            ]
+            [_view(batch.column(document).values) for document in range(info.num_documents)]
             for batch in batches
         ]
         self._offsets = [
-            [
-                batch.column(document).offsets.to_numpy(zero_copy_only=True)
-                for document in range(info.num_documents)
-            ]
+            [_view(batch.column(document).offsets) for document in range(info.num_documents)]
             for batch in batches
         ]
 
@@ -222,7 +224,7 @@ class Split:
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """Class of every row."""
-        columns = [batch.column("label").to_numpy(zero_copy_only=True) for batch in self._batches]
+        columns = [_view(batch.column("label")) for batch in self._batches]
         return np.concatenate([np.zeros(0, np.int32), *columns])
 
     @cached_property

@@ -42,6 +42,8 @@ TASKS: dict[str, type[Task]] = {
     for task in (ListOps, ListOpsMini, Recall, Text, Retrieval, Image, Pathfinder, Pathfinder64, PathX)
 }
 
+MAX_OPTION = 100_000_000
+"""No task takes a larger number: more rows or tokens than any store here could hold."""
 COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length
 _STORE_VERSION = 2
 
@@ -93,9 +95,9 @@ def _check_option(key: str, value: Any, kind: Any) -> None:
     elif kind is bool:
         allowed, rule = (True, False), "true or false"
     else:
-        minimum = 0 if key == "seed" else 1
-        allowed = (value,) if type(value) is int and value >= minimum else ()
-        rule = f"a whole number from {minimum}"
+        minimum, maximum = (0, 2**31 - 1) if key == "seed" else (1, MAX_OPTION)
+        allowed = (value,) if type(value) is int and minimum <= value <= maximum else ()
+        rule = f"a whole number from {minimum} to {maximum:,}"
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
         raise DataError(f"{key} is {value!r}, it must be {rule}")
 

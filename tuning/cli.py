@@ -8,58 +8,80 @@ from importlib import import_module
 from typing import cast
 
 import click
+from click.shell_completion import CompletionItem
 
-from proxytune.datasets import DataError
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
 
 VERBS = {
-    "data": ("data",),
-    "study": ("check", "run", "show", "trials"),
-    "steer": ("enqueue", "extend", "stop", "pause", "resume"),
-    "jobs": ("submit", "status", "logs"),
-    "slurm": ("slurm",),
-    "confirm": ("confirm",),
-    "compare": ("compare",),
-    "export": ("export",),
-    "verify": ("verify",),
-    "train": ("train",),
-    "evaluate": ("evaluate",),
-    "predict": ("predict",),
-    "track": ("report", "track"),
-    "ui": ("ui",),
-    "serve": ("serve",),
-    "doctor": ("doctor",),
-    "bench": ("bench",),
+    "init": ("init", "Write a commented study file for TASK."),
+    "schema": ("init", "Print the JSON schema of the study file, for editors."),
+    "data": ("data", "Find, prepare and look at the tasks' data on this machine."),
+    "check": ("check", "Check STUDY and report what would run."),
+    "run": ("study", "Run STUDY until its budget is met: start it or resume it."),
+    "studies": ("study", "List the studies of a storage with their state."),
+    "show": ("study", "Show a study's trials by outcome and its winner or Pareto front."),
+    "trials": ("study", "List every trial with its outcome, parameters and last metrics."),
+    "enqueue": ("steer", "Queue a configuration before those that the sampler proposes."),
+    "extend": ("steer", "Give STUDY a larger budget."),
+    "stop": ("steer", "Stop a study or one of its trials, from any terminal."),
+    "pause": ("steer", "Interrupt the running trials and start none until `resume`."),
+    "resume": ("steer", "Let a paused study start trials again."),
+    "submit": ("jobs", "Run STUDY as a job of a Ray cluster."),
+    "status": ("jobs", "Show the jobs of a cluster."),
+    "logs": ("jobs", "Print the output of a study's newest job."),
+    "slurm": ("slurm", "Write the job script that runs STUDY under Slurm."),
+    "confirm": ("confirm", "Train the best configurations again on fresh seeds and test the winner."),
+    "compare": ("compare", "Compare the mechanisms of studies of one task."),
+    "export": ("export", "Write the winner of a study as a self-contained folder."),
+    "verify": ("verify", "Check that an export is unchanged and its winner follows from its trials."),
+    "train": ("train", "Train one configuration, such as an export's."),
+    "evaluate": ("evaluate", "Measure an exported model on a split."),
+    "predict": ("predict", "Classify inputs with an exported model."),
+    "report": ("track", "Write a page of a study's history."),
+    "track": ("track", "Ship a study's events to MLflow."),
+    "ui": ("ui", "Open MLflow on the studies."),
+    "serve": ("serve", "Serve studies over HTTP."),
+    "doctor": ("doctor", "Look for what would stop a study on a cluster."),
+    "bench": ("bench", "Measure what a training step of each mechanism costs here."),
 }
-"""The verbs of each module of commands/, in the order of --help."""
+"""Each verb: the module of commands/ that defines it, and its line in --help, which is known without an import."""
+
+EXIT_CODES = (
+    "0 done, 1 failed, 2 wrong input, 3 another driver runs the study, 5 storage, 75 interrupted, resumable"
+)
 
 
 class Verbs(click.Group):
-    """The exit codes: 0 done, 1 failed, 2 wrong input, 3 held by another driver, 5 storage, 75 interrupted, goes on.
-
-    A verb's module is imported when the verb is used: most verbs load torch, Ray or MLflow.
-    """
+    """Imports a verb's module when the verb is called: torch, Ray, Optuna and MLflow take seconds."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [verb for verbs in VERBS.values() for verb in verbs]
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for module, verbs in VERBS.items():
-            if cmd_name in verbs:
-                loaded = import_module(f"proxytune.tuning.commands.{module}")
-                return cast("click.Command", getattr(loaded, cmd_name))
-        return None
+        if cmd_name not in VERBS:
+            return None
+        module = import_module(f"proxytune.tuning.commands.{VERBS[cmd_name][0]}")
+        return cast("click.Command", getattr(module, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        verbs = [(verb, line) for verb, (_, line) in VERBS.items() if verb.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(verb, help=line) for verb, line in verbs] + options
 
 
-@click.group(cls=Verbs, epilog="Exit codes: " + (Verbs.__doc__ or "").partition("\n")[0].partition(": ")[2])
+@click.group(cls=Verbs, epilog=f"Exit codes: {EXIT_CODES}.")
 @click.version_option(package_name="proxytune")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """Search the hyperparameters of Proxyformer and its peers on the Long Range Arena.
 
     \b
+    proxytune init listops                       a commented study file
     proxytune check listops-mini                 what would run
     proxytune run listops-mini                   start or resume
     proxytune show listops-mini                  the best so far
@@ -67,12 +89,9 @@ def cli(ctx: click.Context) -> None:
     proxytune export listops-mini --out winner   the winner as a folder
     proxytune verify winner                      is it what was exported
     proxytune ui                                 browse in MLflow
-    """
-    if ctx.invoked_subcommand != "data":  # which needs no Optuna
-        # Optuna says in a log line what our table shows; experimental parts are chosen with care.
-        import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+    Shell completion: eval "$(_PROXYTUNE_COMPLETE=bash_source proxytune)", or zsh_source, fish_source.
+    """
     warnings.simplefilter("ignore")
     logging.getLogger("ray").setLevel(logging.ERROR)
 
@@ -86,9 +105,6 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (ConfigError, DataError) as error:
-        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
-        sys.exit(2)
     except ProxytuneError as error:
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
         if isinstance(
@@ -104,3 +120,10 @@ def main() -> None:
     except OSError as error:  # a full or read-only disk, wherever it was met
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
         sys.exit(StorageError.exit_code)
+    except Exception as error:
+        from proxytune.datasets import DataError  # most verbs end without an error, and without numpy
+
+        if not isinstance(error, ConfigError | DataError):
+            raise
+        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)

@@ -10,8 +10,6 @@ from proxytune.tuning.commands.bench import finish, measured, numbers
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.errors import InputError, StorageError
 
-CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")
-
 
 @click.group()
 def bench() -> None:
@@ -77,35 +75,71 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
     finish(folder, as_json, "scale", scale.headline(result), result, scale.figure(result))
 
 
-@bench.command("sampling")
+@bench.command("race")
 @click.option(
-    "--curves",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=CURVES,
-    show_default=True,
-    help="Recorded trainings, as benchmarks/curves.py writes them.",
+    "--table",
+    type=click.Path(path_type=Path),
+    help="A folder of surrogates in LCBench's form; default: the own curves and Hartmann functions.",
 )
+@click.option("--tasks", default="", help="Of the table, with commas between them; default: all.")
+@click.option("--methods", default="", help="With semicolons between them; default: all.")
+@click.option("--workers", default="1,4,16", show_default=True)
 @click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
+@click.option("--budgets", default="", help="Full trainings of each worker; default: 1.25 to 16.")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("build/bench/race.jsonl"),
+    show_default=True,
+    help="Finished races: they are not run again, so a race that was broken off resumes.",
+)
+@click.option("--finished", is_flag=True, help="Run nothing: show what the records hold.")
 @measured
-def bench_sampling(curves: Path, num_seeds: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """Regret against budget over recorded trainings: random, tpe, asha + tpe, stock OptunaSearch + ASHA.
+def bench_race(
+    table: Path | None,
+    tasks: str,
+    methods: str,
+    workers: str,
+    num_seeds: int,
+    budgets: str,
+    records: Path,
+    finished: bool,
+    folder: Path,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Searches over tables of training curves: regret against budget, ours against what a user would pick instead.
 
     \b
-    python tests/benchmarks sampling --seeds 30
+    python tests/benchmarks race --table ../shared/data/lcbench --workers 1 --seeds 30
+    python tests/benchmarks race --quick
     """
-    from tests.benchmarks import sampling
+    from tests.benchmarks.race import picture, report
+    from tests.benchmarks.race.methods import BUDGETS, METHODS, OURS, STOCK
+    from tests.benchmarks.race.run import known, make_groups, run
 
-    seeds, budgets = (2, sampling.BUDGETS[:3]) if quick else (num_seeds, sampling.BUDGETS)
-    result = sampling.run(curves, seeds, budgets=budgets, progress=_say)
-    finish(
-        folder,
-        as_json,
-        "sampling",
-        sampling.headline(result),
-        result,
-        sampling.figure(result),
-        sampling.table(result),
-    )
+    groups = make_groups(table, [name for name in tasks.split(",") if name])
+    numbers_of_workers = numbers("--workers", workers)
+    spent = _floats("--budgets", budgets) if budgets else list(BUDGETS)
+    chosen = methods.split(";") if methods else list(METHODS)
+    records.parent.mkdir(parents=True, exist_ok=True)
+    if quick:
+        groups = {name: list(group)[:1] for name, group in groups.items()}
+        numbers_of_workers, spent, num_seeds = [2], spent[:2], 2
+        chosen = methods.split(";") if methods else [OURS, STOCK]
+    if finished:
+        result = known(records, groups, numbers_of_workers, spent)
+    else:
+        result = run(records, groups, chosen, numbers_of_workers, num_seeds, spent, _say)
+    table_shown = report.differences_table(result)
+    finish(folder, as_json, "race", report.headline(result), result, picture.draw(result), table_shown)
+
+
+def _floats(option: str, text: str) -> list[float]:
+    try:
+        return sorted(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} is {text!r}: give numbers with commas between them") from None
 
 
 @bench.command("efficiency")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import optuna
 
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.trial.trial_run import TrialRun
 
 

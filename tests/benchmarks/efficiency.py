@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.driver import run_study
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

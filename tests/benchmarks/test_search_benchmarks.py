@@ -7,19 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.events import Event, Reported, TrialEnded, TrialStarted
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.spec.study_spec import read_study
-from proxytune.tuning.store.winner import leading
-from tests.benchmarks import cli, efficiency, overhead, sampling, scale
-
-CURVES = Path(__file__).with_name("listops_mini_curves.jsonl.xz")
-
-
-@pytest.fixture(scope="module")
-def curves() -> sampling.Curves:
-    return sampling.Curves(CURVES, read_study(sampling.STUDY))
+from tests.benchmarks import cli, efficiency, overhead, scale
 
 
 def bench(*arguments: object) -> None:
@@ -32,53 +22,6 @@ def saved(folder: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(path.read_text())
     assert {"date", "command", "git_revision", "versions", "hardware", "headline"} <= document.keys()
     return document
-
-
-def test_the_nearest_configuration_of_a_recorded_one_is_itself(curves: sampling.Curves) -> None:
-    for curve in curves.curves:
-        assert curves.nearest(curve.params) is curve
-        moved = dict(curve.params) | {"model.dropout": curve.params["model.dropout"] + 1e-6}
-        assert curves.nearest(moved).params["model.num_proxies"] == curve.params["model.num_proxies"]
-
-
-def test_the_table_is_of_whole_trainings(curves: sampling.Curves) -> None:
-    assert all(curve.steps == (200, 400, 600, 800, 1000, 1200) for curve in curves.curves if curve.complete)
-    assert all(sorted(curve.seconds) == list(curve.seconds) for curve in curves.curves)
-    assert 0.1 < curves.worst < curves.best < 1
-
-
-@pytest.mark.parametrize("name", sampling.METHODS)
-def test_a_race_is_the_real_search_and_the_same_again(curves: sampling.Curves, name: str) -> None:
-    budgets = [budget * curves.training_seconds for budget in (0.5, 1.25, 2.0)]
-    races = []
-    for _ in range(2):
-        with sampling.make_method(name, 1, read_study(sampling.STUDY)) as method:
-            races.append(sampling.race(method, curves, 4, budgets))
-            if isinstance(method, sampling.Ours):  # what it hands out is what the study calls its best
-                (best,) = leading(method.study)
-                assert races[-1]["trained"][-1] == curves.best - method.study.trials()[best].values[0]
-                outcomes = {trial.state.name for trial in method.study.trials()}
-                assert ("PRUNED" in outcomes) == (name == sampling.OURS)
-    assert races[0] == races[1]
-    for regrets in races[0].values():
-        assert all(0 <= regret <= curves.best - curves.worst for regret in regrets)
-    assert races[0]["trained"] == sorted(races[0]["trained"], reverse=True)
-
-
-def test_two_seeds_of_the_race_are_saved_with_their_intervals(tmp_path: Path) -> None:
-    bench("sampling", "--curves", CURVES, "--quick", "--out", tmp_path)
-    result = saved(tmp_path)["result"]
-    assert result["regret"].keys() == set(sampling.RULES)
-    for methods in result["regret"].values():
-        assert methods.keys() == set(sampling.METHODS)
-        for points in methods.values():
-            assert len(points) == len(result["budgets"])
-            assert all(point["low"] <= point["mean"] <= point["high"] for point in points)
-
-
-def test_without_curves_the_race_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no recorded curves there"):
-        sampling.run(tmp_path / "nothing.jsonl")
 
 
 def test_an_ask_is_measured_beside_optunas_own() -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.service.metrics import Metrics
 from proxytune.tuning.service.studies import Studies
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 FUNCTIONS = {"sum", "by", "on", "rate", "histogram_quantile", "label_values"}
 

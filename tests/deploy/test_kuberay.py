@@ -20,7 +20,7 @@ import yaml
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 Manifest = dict[str, Any]
 VERSION = "1.34"

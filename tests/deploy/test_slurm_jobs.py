@@ -79,6 +79,21 @@ def test_the_job_ends_or_returns_to_the_queue_as_its_driver_ended(
     assert list(slurm.scratch.iterdir()) == []
 
 
+def test_the_tasks_of_an_array_take_turns_and_each_returns_to_the_queue(slurm: Any, deploy: Path) -> None:
+    python = slurm.folder / "stand-in"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    driver = ONCE.replace("$SLURM_JOB_ID.up", "task-$SLURM_ARRAY_TASK_ID.up")
+    array = submit(slurm, deploy, "--array=1-2%1", PYTHON=str(python), DRIVER=driver)
+    for task in (1, 2):  # the second begins when the first waits in the queue
+        slurm.until((slurm.folder / f"task-{task}.up").exists)
+        slurm.tell("scancel", "--batch", "--signal=USR1", f"{array}_{task}")
+    for task in (1, 2):
+        slurm.until(lambda task=task: slurm.ended(f"{array}_{task}"))
+        facts = slurm.job(f"{array}_{task}")
+        assert (facts["JobState"], facts["Restarts"]) == ("COMPLETED", "1")
+
+
 def test_a_preempted_job_ends_its_driver_and_is_requeued_by_slurm(slurm: Any, deploy: Path) -> None:
     python = slurm.folder / "stand-in"
     python.write_text(STAND_IN)
@@ -139,15 +154,18 @@ esac
 """
 
 
-def test_two_jobs_share_a_node_with_a_ray_and_gpus_of_their_own(slurm: Any, deploy: Path) -> None:
+@pytest.mark.parametrize("gpus", ["--gpus-per-task=1", "--gpus-per-node=1"])
+def test_two_jobs_share_a_node_with_a_ray_and_gpus_of_their_own(slurm: Any, deploy: Path, gpus: str) -> None:
+    for path in (*slurm.folder.glob("*.json"), *slurm.folder.glob("*.over")):
+        path.unlink()
     (slurm.folder / "driver.py").write_text(DRIVER)
     python = slurm.folder / "python"
     python.write_text(ONLY_THE_DRIVER.format(python=sys.executable))
     python.chmod(0o755)
     given = {"PYTHON": str(python), "OMP_NUM_THREADS": "1"}
-    wide = submit(slurm, deploy, "--nodes=2", "--cpus-per-task=1", "--gpus-per-task=1", **given)
+    wide = submit(slurm, deploy, "--nodes=2", "--cpus-per-task=1", gpus, **given)
     slurm.until(lambda: slurm.job(wide)["JobState"] == "RUNNING")
-    beside = submit(slurm, deploy, "--nodelist=n1", "--cpus-per-task=1", "--gpus-per-node=1", **given)
+    beside = submit(slurm, deploy, "--nodelist=n1", "--cpus-per-task=1", gpus, **given)
     slurm.until(lambda: slurm.ended(wide) and slurm.ended(beside))
     facts = {job: json.loads((slurm.folder / f"{job}.json").read_text()) for job in (wide, beside)}
     assert facts[wide]["room"] == [[1.0, 1.0]] * 2

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from proxytune.tuning.journal.reading import read_events
 
 SERVERS = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
-STEPS, EVERY, TRIALS = 6000, 300, 6
+STEPS, EVERY, SECONDS = 600, 150, 300
 STUDY = f"""
 name: study
 task: {{name: listops-mini, train_examples: 256}}
@@ -27,7 +27,7 @@ search:
     model.num_proxies: {{choice: [2, 4, 8]}}
     model.dropout: {{low: 0.0, high: 0.3}}
   stopping: {{name: none}}
-  trials: {TRIALS}
+  trials: 1000
 """
 LEAD_SECONDS = 120  # Slurm looks at the time limits every 30 s
 
@@ -92,32 +92,22 @@ def reach_the_time_limit(slurm: Any, job: str, restarts: int) -> None:
     slurm.tell("scontrol", "update", f"JobId={job}", "TimeLimit=60")
 
 
-def leave_at_the_lease(slurm: Any, deploy: Path) -> None:
-    """Another job of the running study, of another name, so that it does not wait in the queue."""
-    job = slurm.tell(
-        *("sbatch", "--parsable", "--cpus-per-task=1", "--output=other.out"),
-        *(deploy / "slurm" / "study.sbatch", "study.yaml", "--storage", slurm.folder / "studies"),
-        PYTHON=sys.executable,
-        PROXYTUNE_CACHE=str(slurm.folder / "cache"),
-    )
-    slurm.until(lambda: slurm.ended(job))
-    assert slurm.job(job)["ExitCode"] == "3:0"
-    said = (slurm.folder / "other.out").read_text()
-    assert "study study is held by process" in said
-    assert "has another driver, so this allocation leaves" in said
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothing_twice(
-    slurm: Any, postgres: Any, deploy: Path, record_property: Any
+    slurm: Any, postgres: Any, record_property: Any
 ) -> None:
-    (slurm.folder / "study.yaml").write_text(STUDY + f"database: {postgres.uri}\n")
+    # A budget in seconds of running: neither a fast machine nor a busy one has met it before the last of what follows.
+    study = (
+        STUDY.replace("trials: 1000", f"trials: 1000\n  max_seconds: {SECONDS}")
+        + f"database: {postgres.uri}\n"
+    )
+    (slurm.folder / "study.yaml").write_text(study)
     watched = Watched(slurm.folder)
 
     def until_more_reports(job: str) -> None:
         before = len(watched.events("report"))
-        slurm.until(lambda: len(watched.events("report")) >= before + 3 or slurm.ended(job), 1800)
+        slurm.until(lambda: len(watched.events("report")) >= before + 2 or slurm.ended(job), 1800)
         assert not slurm.ended(job), slurm.logs()
 
     job = proxytune(slurm)
@@ -127,8 +117,6 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
         until_more_reports(job)
         if restarts == 1:
             assert slurm.job(waiting)["Reason"] == "Dependency"  # the second waits in the queue
-            leave_at_the_lease(slurm, deploy)
-            watched.note("another job of the study left at the lease")
         reach_the_time_limit(slurm, job, restarts)
         watched.note(f"job {job} at its time limit, requeued")
     until_more_reports(job)
@@ -148,7 +136,6 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
 
 def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched) -> dict[str, int]:
     """The database, the journal and MLflow against what an unbroken study leaves."""
-    reports = TRIALS * STEPS // EVERY
     engine = sa.create_engine(uri)
     with engine.connect() as database:
 
@@ -179,10 +166,38 @@ def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched) -> dic
             "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
         ).fetchone()
         (found["all MLflow runs"],) = mlflow.execute("SELECT count(*) FROM runs").fetchone()
+    trials = found["trials"]
+    assert trials >= 4
+    reports = trials * STEPS // EVERY
     assert found == {
-        **{"trials": TRIALS, "complete": TRIALS, "values": TRIALS, "leases": 0},
+        **{"trials": trials, "complete": trials, "values": trials, "leases": 0},
         **dict.fromkeys(("reports", "distinct reports", "journal", "distinct in the journal"), reports),
         **dict.fromkeys(("MLflow", "distinct in MLflow"), reports),
-        **dict.fromkeys(("MLflow runs", "all MLflow runs"), TRIALS + 1),  # the study's own run
+        **dict.fromkeys(("MLflow runs", "all MLflow runs"), trials + 1),  # the study's own run
     }
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_job_that_finds_the_study_held_leaves_in_one_line(slurm: Any, deploy: Path) -> None:
+    """Two jobs of other names, so that neither waits for the other in the queue; sqlite on the shared folder."""
+    (slurm.folder / "study.yaml").write_text(STUDY.replace("name: study", "name: held"))
+    script = [deploy / "slurm" / "study.sbatch", "study.yaml", "--storage", slurm.folder / "studies"]
+    environment = {
+        "PYTHON": sys.executable,
+        "PROXYTUNE_CACHE": str(slurm.folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["sbatch", "--parsable", "--nodelist=n1", "--cpus-per-task=1", "--output=%j.out", *script]
+    holder = slurm.tell(*command, **environment)
+    slurm.until((slurm.folder / "studies" / "held" / "outbox").exists)
+    second = slurm.tell(*command, **environment)
+    slurm.until(lambda: slurm.ended(second))
+    said = (slurm.folder / f"{second}.out").read_text()
+    assert slurm.job(second)["ExitCode"] == "3:0", said
+    assert said.count("study held is held by process") == 2
+    assert "has another driver, so this allocation leaves" in said
+    slurm.tell("scancel", "--batch", "--signal=TERM", holder)
+    slurm.until(lambda: slurm.ended(holder))
+    assert "ended with code 75 after TERM" in (slurm.folder / f"{holder}.out").read_text()

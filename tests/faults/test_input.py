@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 GOOD = """
 name: small

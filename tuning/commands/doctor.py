@@ -3,22 +3,30 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
-from proxytune.tuning.commands.options import json_option, out, print_json, set_option
+from proxytune.tuning.commands.options import (
+    complete_study_file,
+    json_option,
+    out,
+    print_json,
+    read_spec,
+    set_option,
+)
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.spec.study_spec import StudySpec, read_study
-from proxytune.tuning.spec.yaml_file import as_yaml
+
+if TYPE_CHECKING:
+    from proxytune.tuning.spec.study_spec import StudySpec
 
 COLOURS = {"ok": "green", "warning": "yellow", "red": "red"}
 
 
 @click.command()
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=complete_study_file)
 @set_option
 @click.option("--storage", type=click.Path(path_type=Path), help="Overrides the study file.")
 @click.option(
@@ -39,8 +47,7 @@ def doctor(
     proxytune doctor --address auto
     proxytune doctor listops --storage /mnt/studies --address http://head:8265
     """
-    moved = [f"storage={json.dumps(str(storage))}"] if storage else []
-    spec = None if study is None else read_study(study, (*assignments, *moved))
+    spec = None if study is None else read_spec(study, assignments, storage, stored=True)
     findings = _over_there(spec, address) if address.startswith("http") else _here(spec, address)
     if as_json:
         print_json(findings)
@@ -55,15 +62,16 @@ def doctor(
         raise ProxytuneError(f"{len(red)} of {len(findings)} checks are red; the first: {red[0]['text']}")
 
 
-def _here(spec: StudySpec | None, address: str) -> list[dict[str, str]]:
+def _here(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
     from proxytune.tuning.cluster.preflight import examine
 
     return [finding.facts() for finding in examine(spec, address)]
 
 
-def _over_there(spec: StudySpec | None, address: str) -> list[dict[str, str]]:
+def _over_there(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
     """The same, as a job on the cluster's head."""
     from proxytune.tuning.cluster.jobs import Jobs
+    from proxytune.tuning.spec.yaml_file import as_yaml
 
     jobs = Jobs(address)
     with tempfile.TemporaryDirectory(prefix="proxytune-") as name:

@@ -2,13 +2,16 @@
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json, with_study_file
 from proxytune.tuning.errors import Interrupted, ProxytuneError
-from proxytune.tuning.spec.study_spec import StudySpec
+
+if TYPE_CHECKING:
+    from proxytune.tuning.spec.study_spec import StudySpec
 
 address_option = click.option(
     "--address",
@@ -21,12 +24,12 @@ address_option = click.option(
 
 
 @click.command()
-@with_study_file
+@with_study_file()
 @address_option
 @click.option(
     "--follow", "-f", is_flag=True, help="Print what it prints until it ends; Ctrl-C leaves it running."
 )
-def submit(spec: StudySpec, address: str, follow: bool) -> None:
+def submit(spec: "StudySpec", address: str, follow: bool) -> None:
     """Run STUDY as a job of a cluster: start it, or go on where it was. Prints the job's id.
 
     A study has at most one job: while it runs, this names it and submits nothing. The job gets this version of

@@ -6,13 +6,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from proxytune.tuning.commands.options import err, with_study_file
 from proxytune.tuning.errors import InputError, ProxytuneError
-from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.spec.yaml_file import as_yaml
+
+if TYPE_CHECKING:
+    from proxytune.tuning.spec.study_spec import StudySpec
 
 SCRIPT = Path(__file__).with_name("slurm.sbatch")
 MARKER = "#STUDY\n"
@@ -23,7 +25,7 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(
 
 
 @click.command()
-@with_study_file
+@with_study_file(stored=True)
 @click.option("--partition", "-p", metavar="NAME", help="The partition; default: the cluster's.")
 @click.option("--account", "-A", metavar="NAME", help="The account that is charged.")
 @click.option(
@@ -48,7 +50,7 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(
 )
 @click.option("--submit", is_flag=True, help="Hand the script to sbatch and print the job's id.")
 def slurm(
-    spec: StudySpec,
+    spec: "StudySpec",
     partition: str | None,
     account: str | None,
     limit: str | None,
@@ -91,7 +93,7 @@ def slurm(
     err.print(f"its output: proxytune-{spec.name}-JOB.out in this folder", highlight=False)
 
 
-def batch_script(spec: StudySpec, options: list[str], python: str) -> str:
+def batch_script(spec: "StudySpec", options: list[str], python: str) -> str:
     """The batch script with sbatch's options, the interpreter and the resolved study in it.
 
     Raises:
@@ -107,6 +109,8 @@ def batch_script(spec: StudySpec, options: list[str], python: str) -> str:
             raise InputError(f"{option!r} is no option of sbatch such as --mem=64G")
     head, last, body = SCRIPT.read_text(encoding="utf-8").rpartition("#SBATCH --open-mode=append\n")
     lines = "".join(f"#SBATCH {option}\n" for option in options)
+    from proxytune.tuning.spec.yaml_file import as_yaml
+
     study = as_yaml(spec.model_dump(mode="json"))
     given = (
         f"cat >\"$scratch/study.yaml\" <<'END_OF_STUDY'\n{study}END_OF_STUDY\n"
@@ -116,7 +120,7 @@ def batch_script(spec: StudySpec, options: list[str], python: str) -> str:
     return head + last + lines + body
 
 
-def _check_room(spec: StudySpec, gpus: int, cpus: int) -> None:
+def _check_room(spec: "StudySpec", gpus: int, cpus: int) -> None:
     """Refuse a node on which no trial has room, before it waits in a queue."""
     needs = spec.resources
     if cpus < needs.cpu:

@@ -1,20 +1,43 @@
-"""`enqueue`, `extend`, `stop`, `pause`, `resume`: requests to the driver of a study."""
+"""`enqueue`, `extend`, `stop`, `pause`, `resume`: requests to a study from other terminals while it runs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from proxytune.tuning.commands.options import database_option, err, storage_option
+from proxytune.tuning.commands.options import (
+    database_option,
+    out,
+    storage_flags,
+    storage_option,
+    study_argument,
+)
 from proxytune.tuning.errors import InputError
+
+if TYPE_CHECKING:
+    from proxytune.tuning.store.study import Study
+
+
+def _confirm(study: "Study", done: str) -> None:
+    """Print what was requested, and when it takes effect."""
+    from proxytune.tuning.store.lease import driver_of
+
+    driver = driver_of(study.storage, study.name)
+    if driver is None:
+        flags = storage_flags(study.spec.storage, study.spec.database)
+        when = f"no driver runs {study.name} now; `proxytune run {study.name}{flags}` starts one"
+    else:
+        when = f"{driver} acts on it within seconds"
+    out.print(f"{done}; {when}", highlight=False, markup=False)
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @click.argument("params", nargs=-1, required=True, metavar="KEY=VALUE...")
 @storage_option
 @database_option
 def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | None) -> None:
-    """Put a configuration of STUDY before anything that the sampler proposes. Works while it runs.
+    """Queue a configuration of STUDY before those that the sampler proposes. Works while it runs.
 
     \b
     proxytune enqueue listops-mini model.num_proxies=64 model.dropout=0.2
@@ -27,13 +50,13 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
     for key, equals, _ in pairs:
         if not equals:
             raise InputError(f"{key}: write it as key=value, for example model.dropout=0.2")
-    put_first(
-        open_study(study, storage, database), {key: parse_yaml(value, where=key) for key, _, value in pairs}
-    )
+    opened = open_study(study, storage, database)
+    put_first(opened, {key: parse_yaml(value, where=key) for key, _, value in pairs})
+    _confirm(opened, f"queued {', '.join(params)}")
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @click.option("--trials", "num_trials", type=int, required=True, help="The number of trials in all.")
 @storage_option
 @database_option
@@ -48,11 +71,13 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
     from proxytune.tuning.store.steering import extend as grow
     from proxytune.tuning.store.study import open_study
 
-    grow(open_study(study, storage, database), num_trials)
+    opened = open_study(study, storage, database)
+    grow(opened, num_trials)
+    _confirm(opened, f"{study} may take {num_trials} trials")
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @click.option(
     "--now", is_flag=True, help="Interrupt running trials at their next update instead of waiting for them."
 )
@@ -65,7 +90,7 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 def stop(
     study: str, now: bool, number: int | None, address: str | None, storage: Path, database: str | None
 ) -> None:
-    """Ask the driver that runs STUDY to stop, from any terminal; `run` goes on later.
+    """Request the driver of STUDY to stop, from any terminal; `run` resumes it later.
 
     \b
     proxytune stop listops-mini
@@ -79,6 +104,7 @@ def stop(
         from proxytune.tuning.cluster.jobs import Jobs
 
         Jobs(address).stop(study)
+        out.print(f"stopped the job of {study} at {address}", highlight=False, markup=False)
         return
     from proxytune.tuning.store.steering import cancel_trial, request_stop
     from proxytune.tuning.store.study import open_study
@@ -86,37 +112,51 @@ def stop(
     opened = open_study(study, storage, database)
     if number is not None:
         cancel_trial(opened, number)
-    else:
-        if request_stop(opened, now=now) is None:
-            err.print(
-                f"no driver holds study {study}; one that is just starting will stop",
-                highlight=False,
-                markup=False,
-            )
+        _confirm(opened, f"requested the end of trial {number} of {study}")
+        return
+    if request_stop(opened, now=now) is None:
+        out.print(
+            f"no driver holds study {study}; one that is just starting will stop",
+            highlight=False,
+            markup=False,
+        )
+        return
+    _confirm(opened, f"requested {study} to stop {'now' if now else 'after its running trials'}")
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @storage_option
 @database_option
 def pause(study: str, storage: Path, database: str | None) -> None:
-    """Hand the running trials of STUDY back with a checkpoint and start none until `resume`.
+    """Interrupt the running trials of STUDY with a checkpoint and start none until `resume`.
 
-    The driver stays; its workers are free meanwhile.
+    The driver keeps running; its workers are free meanwhile.
+
+    \b
+    proxytune pause listops-mini
     """
     from proxytune.tuning.store.steering import pause as set_pause
     from proxytune.tuning.store.study import open_study
 
-    set_pause(open_study(study, storage, database), on=True)
+    opened = open_study(study, storage, database)
+    set_pause(opened, on=True)
+    _confirm(opened, f"requested {study} to pause")
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @storage_option
 @database_option
 def resume(study: str, storage: Path, database: str | None) -> None:
-    """Let a paused STUDY go on. (A stopped one goes on with `run`.)"""
+    """Let a paused STUDY start trials again. (A stopped one is resumed by `run`.)
+
+    \b
+    proxytune resume listops-mini
+    """
     from proxytune.tuning.store.steering import pause as set_pause
     from proxytune.tuning.store.study import open_study
 
-    set_pause(open_study(study, storage, database), on=False)
+    opened = open_study(study, storage, database)
+    set_pause(opened, on=False)
+    _confirm(opened, f"requested {study} to resume")

@@ -1,96 +1,68 @@
-"""`check`, `run`, `show`, `trials`: a study from its file to its winner."""
+"""`run`, `studies`, `show`, `trials`: a study from its start to its winner."""
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
 from proxytune.tuning.commands.options import (
+    address_option,
     database_option,
     err,
     json_option,
+    next_commands,
     out,
     print_json,
+    quiet_optuna,
+    storage_flags,
     storage_option,
+    study_argument,
     with_study_file,
 )
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import StudySpec
 
-address_option = click.option(
-    "--address",
-    default="local",
-    show_default=True,
-    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
-)
+if TYPE_CHECKING:
+    from proxytune.tuning.spec.study_spec import StudySpec
 
 
 @click.command()
-@with_study_file
+@with_study_file(stored=True)
 @address_option
 @json_option
-def check(spec: StudySpec, address: str, as_json: bool) -> None:
-    """Resolve STUDY and say what would run, without running anything.
+def run(spec: "StudySpec", address: str, as_json: bool) -> None:
+    """Run STUDY until its budget is met: start it or resume it (same name, same spec).
 
-    Refuses what `run` would: a budget that is spent, a precision that this machine lacks (not looked at for a
-    cluster), an earlier study that is not there.
-
-    \b
-    proxytune check listops
-    proxytune check my-study.yaml --set search.trials=100 --json
-    """
-    from proxytune.tuning.run.begin import check_study
-    from proxytune.tuning.spec.yaml_file import as_yaml
-    from proxytune.tuning.trial.local_checks import check_device
-
-    if address == "local":
-        check_device(spec)
-    lines = check_study(spec)
-    if as_json:
-        print_json(spec.model_dump(mode="json"))
-        return
-
-    click.echo(as_yaml(spec.model_dump(mode="json")), nl=False)
-    rungs = ", ".join(map(str, spec.rung_steps())) or "none"
-    err.print(
-        f"{spec.search.trials} trials of up to {spec.training['steps']} steps, compared at steps: {rungs}",
-        highlight=False,
-    )
-    for line in lines:
-        err.print(line, highlight=False, markup=False)
-
-
-@click.command()
-@with_study_file
-@address_option
-@json_option
-def run(spec: StudySpec, address: str, as_json: bool) -> None:
-    """Start or resume STUDY and run it until its budget is met.
-
-    Ctrl-C stops it with a checkpoint of every running trial; the same command goes on.
+    STUDY is a file, the name of a shipped study, or the name of a study in the storage, which is resumed under its
+    stored spec. Ctrl-C stops it with a checkpoint of every running trial; the same command resumes it.
 
     \b
     proxytune run listops-mini
-    proxytune run listops --set task.root=~/data/lra_release --set resources.max_concurrent=4
+    proxytune run my-study.yaml --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
     from proxytune.tuning.run.data_progress import data_progress
-    from proxytune.tuning.run.driver import run_study
-    from proxytune.tuning.run.progress import Watch
-    from proxytune.tuning.store.process import process_age
-    from proxytune.tuning.store.summary import summary
-    from proxytune.tuning.tracking.acknowledgement import num_waiting
-    from proxytune.tuning.tracking.links import leaderboard_path
-    from proxytune.tuning.trial.data import prepare_task
+    from proxytune.tuning.spec.advice import advice
 
+    for line in advice(spec):
+        err.print(line, style="yellow", highlight=False, markup=False)
+    with err.status("loading"):
+        from proxytune.tuning.run.driver import run_study
+        from proxytune.tuning.run.progress import Watch
+        from proxytune.tuning.store.process import process_age
+        from proxytune.tuning.store.summary import summary
+        from proxytune.tuning.tracking.acknowledgement import num_waiting
+        from proxytune.tuning.tracking.links import leaderboard_path
+        from proxytune.tuning.trial.data import prepare_task
+    quiet_optuna()
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
-        find_cluster(address)  # a wrong one is told before the data is prepared
+        find_cluster(address)  # a wrong one is reported before the data are prepared
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
+    err.print(f"starting Ray for study {spec.name}", highlight=False, markup=False)
     study = run_study(
         spec,
         address=address,
@@ -103,24 +75,59 @@ def run(spec: StudySpec, address: str, as_json: bool) -> None:
         print_json(facts)
     else:
         show_summary(facts)
+    where = storage_flags(spec.storage, spec.database)
     if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
         if study.tracking_uri.startswith("http"):
             click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
         else:
-            command = f"proxytune ui {spec.name} --storage {spec.storage}"
+            command = f"proxytune ui {spec.name}{storage_flags(spec.storage, None)}"
             click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
     if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
         err.print(
             f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
-            f"`proxytune track sync {spec.name} --storage {spec.storage}` ships them",
+            f"`proxytune track sync {spec.name}{where}` ships them",
             style="yellow",
             highlight=False,
             markup=False,
         )
+    next_commands(
+        {
+            f"proxytune confirm {spec.name}{where}": "the best again on fresh seeds",
+            f"proxytune export {spec.name}{where} --out winner": "the winner as a folder",
+            f"proxytune ui{storage_flags(spec.storage, None)}": "every trial in MLflow",
+        }
+    )
 
 
 @click.command()
-@click.argument("study")
+@storage_option
+@database_option
+@json_option
+def studies(storage: Path, database: str | None, as_json: bool) -> None:
+    """List the studies of a storage: state, trials ended, budget, and the best value.
+
+    \b
+    proxytune studies
+    proxytune studies --storage /mnt/studies --json
+    """
+    from proxytune.tuning.store.listing import list_studies
+
+    rows = list_studies(storage, database)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print(f"no study in {database or storage.absolute()}", highlight=False, markup=False)
+        return
+    table = Table("study", "task", "state", "trials", "best", box=None)
+    for row in rows:
+        best = "-" if row["best"] is None else f"{row['best']:.4g}"
+        table.add_row(row["study"], row["task"], row["state"], f"{row['ended']} of {row['budget']}", best)
+    out.print(table)
+
+
+@click.command()
+@study_argument
 @storage_option
 @database_option
 @click.option(
@@ -207,7 +214,7 @@ def show_summary(facts: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("study")
+@study_argument
 @storage_option
 @database_option
 @json_option

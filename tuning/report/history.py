@@ -185,4 +185,4 @@ def _take_in_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
     if isinstance(event, TrialEnded):
         trial.outcome, trial.reason = event.outcome, event.reason
     elif event.node is not None:
-        placement.worker = " ".join(str(part) for part in (event.node, event.pid) if part is not None)
+        placement.worker = event.node if event.pid is None else f"{event.node} {event.pid}"

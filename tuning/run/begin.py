@@ -117,7 +117,8 @@ def _create(spec: StudySpec, storage: RDBStorage) -> Study:
             who = f"trial {one['trial']} of {earlier.study}"
             study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
     study.set_user_attr(BUDGET, spec.search.trials)
-    study.set_user_attr(SPEC, spec.model_dump_json())
+    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return Study(spec, storage, study)
 
 
@@ -136,7 +137,8 @@ def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
     if wanted != attributes[BUDGET]:
         study.set_user_attr(BUDGET, wanted)
     opened.requests.handled(opened.requests.pending(Kind.EXTEND))  # `wanted` follows the last one
-    study.set_user_attr(SPEC, spec.model_dump_json())
+    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return opened, without_effect(stored, spec, wanted)
 
 

@@ -1,22 +1,46 @@
-"""Live progress: a table on a terminal, plain lines elsewhere."""
+"""Live progress of a study: bars and a table on a terminal, plain lines elsewhere."""
 
 import threading
 import time
+from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from proxytune.tuning.run.time_left import TimeLeft, duration
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.store.attributes import CANDIDATE, WITH_SEED
+from proxytune.tuning.store.attributes import CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary
 from proxytune.tuning.tracking.shipper import Shipper
 
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 15.0
+_MOST_ROWS = 12
+"""Running trials shown; a cluster runs more than a terminal has lines."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a headline reports."""
+
+    ended: int
+    budget: int
+    outcomes: str
+    best: str
+    activity: str  # stopping, paused, waiting for the first step, or running
+    seconds_left: float | None
+    share: float  # of all steps, those that are done
+
+    def text(self) -> str:
+        left = "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
+        parts = [f"{self.ended} of {self.budget} trials ended", self.outcomes, self.best, self.activity, left]
+        return " | ".join(filter(None, parts))
 
 
 class Watch:
@@ -25,9 +49,10 @@ class Watch:
     def __init__(self, console: Console, study: Study, controller: StudyController, shipper: Shipper) -> None:
         self._console, self._study, self._controller, self._shipper = console, study, controller, shipper
         self._done = threading.Event()
-        self._began = time.monotonic()
-        self._ended_before = self._num_ended()
         self._steps = int(study.spec.training["steps"])
+        self._objectives = list(study.spec.search.objectives)
+        self._time_left = TimeLeft(study.spec)
+        self._printed = {trial.number for trial in study.trials() if trial.state.is_finished()}
 
     def __enter__(self) -> None:
         self._thread = threading.Thread(
@@ -39,82 +64,118 @@ class Watch:
         self._done.set()
         self._thread.join()
 
-    def _num_ended(self) -> int:
-        return sum(trial.state.is_finished() for trial in self._study.trials())
-
     def _table(self) -> None:
-        with Live(console=self._console, auto_refresh=False) as live:
-            while True:
-                live.update(self._view(), refresh=True)
-                if self._done.wait(REFRESH_SECONDS):
-                    live.update(self._view(), refresh=True)
-                    return
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            over = False
+            while not over:
+                over = self._done.wait(REFRESH_SECONDS)
+                self._print_ended(live.console)
+                live.update(self.view(), refresh=True)
 
     def _lines(self) -> None:
-        seen: set[int] = {trial.number for trial in self._study.trials() if trial.state.is_finished()}
-        last = time.monotonic()
+        last, changed = float("-inf"), None
         trouble: str | None = None
-        while True:
+        over = False
+        while not over:
             over = self._done.wait(REFRESH_SECONDS)
             if self._shipper.error != trouble:
                 trouble = self._shipper.error
                 self._console.print(trouble or "MLflow takes events again", highlight=False, markup=False)
-            for trial in self._study.trials():
-                if trial.state.is_finished() and trial.number not in seen:
-                    seen.add(trial.number)
-                    value = ", ".join(f"{value:.4g}" for value in trial.values or ())
-                    params = _params(trial.params)
-                    self._console.print(
-                        f"{_name(trial)} {outcome_of(trial)} {value} {params}", highlight=False
-                    )
-            if over:
-                return
-            if time.monotonic() - last > PLAIN_SECONDS:
-                last = time.monotonic()
-                self._console.print(self._headline(), highlight=False)
+            self._print_ended(self._console)
+            if time.monotonic() - last < PLAIN_SECONDS:
+                continue
+            state = self._state()
+            reports = [sorted(trial.metrics.items()) for trial in self._controller.live.copy().values()]
+            if (state.ended, state.outcomes, state.activity, reports) != changed:
+                last, changed = time.monotonic(), (state.ended, state.outcomes, state.activity, reports)
+                self._console.print(state.text(), highlight=False, markup=False)
 
-    def _headline(self) -> str:
-        facts, trials = summary(self._study), self._study.trials()
-        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
-        ended = self._num_ended()
-        best = "; ".join(
-            f"best {', '.join(f'{name} {value:.4g}' for name, value in winner['values'].items())}"
-            f" ({_name(trials[winner['trial']])})"
-            for winner in facts["best"][:1]
-        )
-        elapsed = time.monotonic() - self._began
-        rate = (ended - self._ended_before) / elapsed
-        left = (
-            f"about {_duration((self._study.budget - ended) / rate)} left" if rate > 0 else "estimating time"
-        )
-        paused_by, stopping = self._controller.paused_by, self._controller.stopping
-        state = f"stopping ({stopping})" if stopping else f"paused by {paused_by}" if paused_by else left
-        return " | ".join(filter(None, [f"{ended}/{self._study.budget} trials ended", outcomes, best, state]))
+    def _print_ended(self, console: Console) -> None:
+        """A line for each trial that has ended since the last call: they stay above the table."""
+        for trial in self._study.trials():
+            if trial.state.is_finished() and trial.number not in self._printed:
+                self._printed.add(trial.number)
+                value = ", ".join(f"{value:.4g}" for value in trial.values or ())
+                line = f"{trial_name(trial)} {outcome_of(trial)} {value} {_params(trial.params)}"
+                console.print(" ".join(line.split()), highlight=False, markup=False)
 
-    def _view(self) -> Group:
-        table = Table(box=None, pad_edge=False)
-        for column in ("trial", "step", *self._study.spec.search.objectives, "parameters"):
-            table.add_column(column, justify="left" if column == "parameters" else "right")
+    def _state(self) -> _State:
+        facts = summary(self._study)
         trials = self._study.trials()
-        for number, live in sorted(self._controller.live.copy().items()):
+        ended = [_steps_of(trial) for trial in trials if trial.state.is_finished()]
+        live = [trial.step for trial in self._controller.live.copy().values()]
+        waiting = [
+            trial.last_step or 0
+            for trial in trials
+            if not trial.state.is_finished() and trial.number not in self._controller.live
+        ]
+        left = self._time_left.seconds(ended, live + waiting, facts["budget"])
+        done = sum(ended) + sum(live) + sum(waiting)
+        remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
+        best = "; ".join(
+            f"best {', '.join(f'{name} {value:.4g}' for name, value in one['values'].items())}"
+            f" ({trial_name(trials[one['trial']])})"
+            for one in facts["best"][:1]
+        )
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
+        activity = self._activity(started=left is not None)
+        return _State(
+            len(ended), facts["budget"], outcomes, best, activity, left, done / max(1, done + remaining)
+        )
+
+    def _activity(self, *, started: bool) -> str:
+        if self._controller.stopping:
+            return f"stopping ({self._controller.stopping})"
+        if self._controller.paused_by:
+            return f"paused by {self._controller.paused_by}; `proxytune resume {self._study.name}` resumes it"
+        return "" if started else "waiting for the first step"
+
+    def view(self) -> Group:
+        """The headline, a bar for the study, and a row with a bar for each running trial."""
+        state = self._state()
+        table = Table(box=None, pad_edge=False)
+        for column in ("trial", "", "step", *self._objectives):
+            table.add_column(column, justify="right")
+        table.add_column("parameters", ratio=1, no_wrap=False, overflow="fold")
+        running, stored = sorted(self._controller.live.copy().items()), self._study.trials()
+        for number, trial in running[:_MOST_ROWS]:
             values = [
-                f"{live.metrics.get(name, float('nan')):.4g}" for name in self._study.spec.search.objectives
+                f"{trial.metrics[name]:.4g}" if name in trial.metrics else "-" for name in self._objectives
             ]
+            bar = ProgressBar(total=self._steps, completed=trial.step, width=12)
             table.add_row(
-                _name(trials[number]).removeprefix("trial "),
-                f"{live.step}/{self._steps}",
+                trial_name(stored[number]).removeprefix("trial "),
+                bar,
+                f"{trial.step}/{self._steps}",
                 *values,
-                _params(live.params),
+                escape(_params(trial.params)),
             )
-        lines: list[RenderableType] = [Text(f"{self._study.name}: {self._headline()}"), table]
+        lines: list[RenderableType] = [
+            _wrapped(f"{self._study.name}: {state.text()}"),
+            ProgressBar(total=1.0, completed=state.share, width=min(60, self._console.width)),
+            table,
+        ]
+        if len(running) > _MOST_ROWS:
+            lines.append(Text(f"and {len(running) - _MOST_ROWS} more"))
         if self._shipper.error:
-            lines.append(Text(f"{self._shipper.error} ({self._shipper.waiting} events wait)", "yellow"))
-        lines += [Text(note, "yellow") for note in self._controller.notes[-3:]]
+            waiting = f"{self._shipper.error} ({self._shipper.waiting} events wait)"
+            lines.append(_wrapped(waiting, "yellow"))
+        lines += [_wrapped(note, "yellow") for note in self._controller.notes[-3:]]
         return Group(*lines)
 
 
-def _name(trial: FrozenTrial) -> str:
-    """The trial; a retraining by the trial that it repeats and its seed, since its own number means nothing to a user."""
+def _wrapped(text: str, style: str = "") -> Text:
+    """A text that continues on the next line, whatever the console does with long lines."""
+    return Text(text, style, no_wrap=False, overflow="fold")
+
+
+def _steps_of(trial: FrozenTrial) -> int:
+    end = trial.user_attrs.get(END)
+    return int(end["step"]) if end else trial.last_step or 0
+
+
+def trial_name(trial: FrozenTrial) -> str:
+    """The trial; a retraining by the trial that it repeats and its seed, as its own number means nothing to a user."""
     attributes = trial.user_attrs
     if CANDIDATE in attributes:
         return f"trial {attributes[CANDIDATE]} with seed {attributes[WITH_SEED]}"
@@ -127,12 +188,4 @@ def _params(params: dict[str, object]) -> str:
         if isinstance(value, float)
         else f"{key.rpartition('.')[2]}={value}"
         for key, value in params.items()
-    )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     )

@@ -1,4 +1,4 @@
-"""Optuna's samplers by the names of the study file, seeded so that a resumed study proposes what an unbroken one does."""
+"""The samplers, Optuna's and our own, by the names of the study file, seeded so that a resumed study proposes what an unbroken one does."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.warm_start import WarmStartSampler
 from proxytune.tuning.spec.study_spec import StudySpec
 
@@ -46,6 +47,6 @@ def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = 
             return optuna.samplers.QMCSampler(
                 scramble=True, seed=sampler.seed, warn_independent_sampling=False
             )
-    seed = np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0]
-    made = SAMPLERS[sampler.name](int(seed))
+    seed = int(np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0])
+    made = CurveSampler(spec, seed) if sampler.name == "curve" else SAMPLERS[sampler.name](seed)
     return WarmStartSampler(made, earlier) if earlier else made

@@ -138,7 +138,7 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
     return WarmStart(source.name, len(trials), first, informing[-MAX_INFORMING:], notes)
 
 
-LEARNERS = ("tpe", "gp")
+LEARNERS = ("tpe", "gp", "curve")
 
 
 def _flat(spec: TrialSpec) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def _token_in(path: Path) -> str:
 
 def _study_file(study: str | Path) -> bytes:
     """The content of a file or of a shipped study; text of more than one line is YAML itself."""
-    from proxytune.tuning.spec.study_spec import shipped_studies
+    from proxytune.tuning.studies import shipped_studies
 
     if isinstance(study, str) and "\n" in study:
         return study.encode()

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
-
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING
 
 from proxytune.tuning.errors import InputError
+
+if TYPE_CHECKING:  # imported where a URL is read: most studies name none, and it takes a third of a second
+    from sqlalchemy.engine import URL
 
 
 def default_uri(storage: Path) -> str:
@@ -45,6 +46,9 @@ def check_uri(uri: str) -> str:
 
 def holds_password(url: str) -> bool:
     """Whether a URL has a password, before its host or among its parameters. What is no URL counts as having one."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
@@ -54,6 +58,9 @@ def holds_password(url: str) -> bool:
 
 def masked_url(url: str) -> str:
     """A URL for messages: without its parameters that hold secrets, and *** for who connects if that has a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     scheme, _, rest = url.partition("://")
     try:
         parsed = make_url(url)
@@ -61,10 +68,11 @@ def masked_url(url: str) -> str:
             parsed = make_url(f"{scheme}://***@{rest.rpartition('@')[2]}")
     except (ArgumentError, ValueError):
         return f"{scheme}://***" if rest else "***"
-    return parsed.difference_update_query(_secrets(parsed)).render_as_string(hide_password=True)
+    shown = parsed.difference_update_query(_secrets(parsed)).render_as_string(hide_password=True)
+    return shown.replace("%2A", "*")
 
 
-def _secrets(url: URL) -> list[str]:
+def _secrets(url: "URL") -> list[str]:
     """The parameters that hold secrets, such as password, sslpassword, passwd."""
     return [name for name in url.query if re.search("passw|pwd|secret|token", name, re.IGNORECASE)]
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+Direction = Literal["maximize", "minimize"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -17,14 +19,19 @@ class Metric:
     unit: str
     meaning: str
     known: Literal["report", "predicted", "measured"] = "report"
+    better: Direction = "minimize"
 
 
 MEMORY = "train_memory_mib_per_sequence"
 """What the memory gate, the front of a single objective and a trial out of memory are about."""
 
 METRICS: dict[str, Metric] = {
-    "val_accuracy": Metric(unit="", meaning="share of validation examples classified right"),
-    "best_val_accuracy": Metric(unit="", meaning="highest val_accuracy of the trial so far"),
+    "val_accuracy": Metric(
+        unit="", meaning="share of validation examples classified right", better="maximize"
+    ),
+    "best_val_accuracy": Metric(
+        unit="", meaning="highest val_accuracy of the trial so far", better="maximize"
+    ),
     "best_step": Metric(unit="steps", meaning="optimizer step of best_val_accuracy, the earliest of equals"),
     "val_loss": Metric(unit="nats", meaning="mean cross-entropy over the validation examples"),
     "train_loss": Metric(unit="nats", meaning="mean cross-entropy since the last report"),
@@ -46,20 +53,28 @@ METRICS: dict[str, Metric] = {
         unit="",
         meaning="norm of the weighted contrastive gradient on the proxies over the classification loss's",
     ),
-    "proxy_rank": Metric(unit="", meaning="effective rank of the proxies"),
+    "proxy_rank": Metric(unit="", meaning="effective rank of the proxies", better="maximize"),
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
     "seconds": Metric(unit="s", meaning="training and evaluation time of the trial so far"),
     "tokens_per_second": Metric(
-        unit="tokens/s", meaning="valid tokens trained on per second while other trials share the machine"
+        unit="tokens/s",
+        meaning="valid tokens trained on per second while other trials share the machine",
+        better="maximize",
     ),
     MEMORY: Metric(unit="MiB", meaning="predicted peak of a training step over its batch", known="predicted"),
     "flops_per_sequence": Metric(unit="FLOP", meaning="forward pass of one sequence", known="predicted"),
     "parameters": Metric(unit="", meaning="trainable parameters of the model", known="predicted"),
     "train_sequences_per_second": Metric(
-        unit="sequences/s", meaning="optimizer steps on real batches, alone on the machine", known="measured"
+        unit="sequences/s",
+        meaning="optimizer steps on real batches, alone on the machine",
+        known="measured",
+        better="maximize",
     ),
     "inference_sequences_per_second": Metric(
-        unit="sequences/s", meaning="forward passes on real batches, alone on the machine", known="measured"
+        unit="sequences/s",
+        meaning="forward passes on real batches, alone on the machine",
+        known="measured",
+        better="maximize",
     ),
 }
 

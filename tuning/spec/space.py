@@ -1,17 +1,17 @@
 """The search space: from the study file's domains to Optuna's distributions and one trial's parameters."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import BaseModel, ConfigDict, model_validator
+
+if TYPE_CHECKING:  # Optuna is imported where a distribution is made: reading a study file needs none
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 Scalar = bool | int | float | str | None
 
@@ -20,7 +20,7 @@ class Domain(BaseModel):
     """The values of one searched key: a `choice`, or a range from `low` to `high`, both inclusive.
 
     A range takes `log` (spaced evenly in the logarithm; low > 0) or `step` (a grid from low), not both.
-    `when` names other searched or fixed keys and the values at which this key exists at all.
+    A list alone is a choice. `when` names other searched or fixed keys and the values at which this key exists at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,18 @@ class Domain(BaseModel):
     log: bool = False
     step: float | int | None = None
     when: Mapping[str, Scalar | tuple[Scalar, ...]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_is_choice(cls, values: Any) -> Any:
+        if isinstance(values, list | tuple):
+            return {"choice": values}
+        if isinstance(values, Mapping | Domain):
+            return values
+        raise ValueError(
+            f"{values!r} is not a domain; write [8, 16, 32] or {{low: 0.0, high: 0.3}}, and a fixed value outside "
+            "search.space"
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -56,25 +68,32 @@ class Domain(BaseModel):
             raise ValueError(f"step {self.step} must be above 0")
         return self
 
-    def distribution(self, *, integer: bool) -> BaseDistribution:
-        """Optuna's form of the domain; `integer` where the key holds whole numbers.
+    def check_integer(self) -> None:
+        """Refuse a range that cannot hold whole numbers only.
 
         Raises:
-            ValueError: a whole-number key with a fractional bound or step.
+            ValueError: a fractional bound or step.
         """
+        if self.choice is None:
+            for name in ("low", "high", "step"):
+                value = getattr(self, name)
+                if value is not None and value != int(value):
+                    raise ValueError(f"{name} {value} must be a whole number")
+
+    def distribution(self, *, integer: bool) -> BaseDistribution:
+        """Optuna's form of the domain; `integer` where the key holds whole numbers."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
         if self.choice is not None:
             return CategoricalDistribution(self.choice)
         assert self.low is not None
         assert self.high is not None
-        if not integer:
-            return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
-        for name, value in (("low", self.low), ("high", self.high), ("step", self.step or 1)):
-            if value != int(value):
-                raise ValueError(f"{name} {value} must be a whole number")
-        return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        if integer:
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
     def contains(self, value: Scalar) -> bool:
-        """Whether a trial may be enqueued with this value."""
+        """Whether the value lies in the domain; of a key of whole numbers SearchSpace.contains knows more."""
         if self.choice is not None:
             return any(value == option and type(value) is type(option) for option in self.choice)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -91,6 +110,8 @@ class Domain(BaseModel):
 
 def distribution_of(domain: Mapping[str, Any], value: Scalar) -> BaseDistribution:
     """Optuna's distribution of a resolved study file's domain; whether it holds whole numbers is seen by the value."""
+    from optuna.distributions import CategoricalDistribution
+
     if domain.get("choice") is not None:
         return CategoricalDistribution(domain["choice"])
     return Domain.model_validate(domain).distribution(integer=isinstance(value, int))
@@ -101,13 +122,27 @@ class SearchSpace:
 
     def __init__(self, domains: Mapping[str, Domain], integer_keys: frozenset[str]) -> None:
         self.domains = dict(domains)
-        self.distributions: dict[str, BaseDistribution] = {}
-        for key, domain in self.domains.items():
+        self._integer_keys = integer_keys
+        for key in self.domains.keys() & integer_keys:
             try:
-                self.distributions[key] = domain.distribution(integer=key in integer_keys)
+                self.domains[key].check_integer()
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
         self.order = self._sorted()
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Each key's domain in Optuna's form."""
+        return {
+            key: domain.distribution(integer=key in self._integer_keys)
+            for key, domain in self.domains.items()
+        }
+
+    def contains(self, key: str, value: Scalar) -> bool:
+        """Whether a trial may be enqueued with this value of a searched key."""
+        domain = self.domains[key]
+        whole = domain.choice is not None or key not in self._integer_keys or isinstance(value, int)
+        return whole and domain.contains(value)
 
     def _sorted(self) -> list[str]:
         """Conditional keys after the searched keys they name (a cycle cannot be ordered)."""
@@ -142,6 +177,8 @@ class SearchSpace:
 
 
 def _suggest(trial: optuna.Trial, key: str, distribution: BaseDistribution) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(key, distribution.choices)
     if isinstance(distribution, IntDistribution):

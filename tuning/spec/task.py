@@ -1,11 +1,14 @@
 """The `task` section of a study: which data, where they lie, and the task's own options."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from proxytune.datasets import TaskInfo, task_info
+if TYPE_CHECKING:  # imported where a task is looked up: the names of keys need no numpy and pyarrow
+    from proxytune.datasets import TaskInfo
 
 
 class Task(BaseModel):
@@ -42,6 +45,8 @@ class Task(BaseModel):
 
     def info(self) -> TaskInfo:
         """What the task is to a model; DataError for an unknown task or option."""
+        from proxytune.datasets import task_info
+
         return task_info(self.name, **self.options)
 
     def described_source(self) -> str:

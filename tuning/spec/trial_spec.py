@@ -1,21 +1,27 @@
 """TrialSpec: one training, complete; an export's `config.yaml`, and what every trial of a study gets."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from proxytune.datasets import DataError, TaskInfo
 from proxytune.models.config import ModelConfig
-from proxytune.models.training import TrainingConfig, check_together
+from proxytune.models.errors import ConfigError
+from proxytune.models.training_config import TrainingConfig, check_together
+from proxytune.tuning.spec.protocol import with_protocol
 from proxytune.tuning.spec.task import Task
-from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
+from proxytune.tuning.spec.validation import Problems, Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
+
+if TYPE_CHECKING:
+    from proxytune.datasets import TaskInfo
 
 NAME = re.compile(r"(?!mlartifacts$)[A-Za-z0-9][A-Za-z0-9_-]{0,111}(\.confirm)?")
 """Names of studies. A name has no dot, so that no study takes the place of a file beside the studies (mlflow.db and what
@@ -63,38 +69,58 @@ class TrialSpec(Section):
 
     name: str
     task: Task
-    model: dict[str, Any] = {}  # ModelConfig's fields except those that the task decides
-    training: dict[str, Any] = {}  # TrainingConfig's fields and RunConfig's
+    model: dict[str, Any] = Field(default={}, validate_default=True)  # ModelConfig's fields but the task's
+    training: dict[str, Any] = Field(
+        default={}, validate_default=True
+    )  # TrainingConfig's fields and RunConfig's
     resources: Resources = Resources()
 
-    @model_validator(mode="before")
+    @field_validator("name")
     @classmethod
-    def _resolve(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("task"), dict):
-            return values
-        try:
-            info = validated(Task, values["task"], "task").info()
-        except DataError as error:
-            raise ValueError(f"task: {error}") from None
-        model = known_keys(values.get("model"), "model", MODEL_KEYS)
-        training = known_keys(values.get("training"), "training", TRAINING_KEYS)
-        run = {key: training.pop(key) for key in RUN_KEYS & training.keys()}
-        config = checked(ModelConfig, task_fields(info) | model, "model")
-        training_config = checked(TrainingConfig, training, "training")
-        check_together(config, training_config)
-        return values | {
-            "model": {key: value for key, value in asdict(config).items() if key not in FROM_TASK},
-            "training": asdict(training_config) | asdict(checked(RunConfig, run, "training")),
-        }
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if not NAME.fullmatch(self.name):
+    def _valid_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
             raise ValueError(
-                f"name: {self.name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
+                f"{name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
                 "and not mlartifacts, which lies beside the studies; take another name"
             )
-        return self
+        return name
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: Task) -> Task:
+        from proxytune.datasets import DataError
+
+        try:
+            task.info()
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        return task
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _complete_model(cls, model: Any, others: ValidationInfo) -> dict[str, Any]:
+        given = known_keys(model, "model", MODEL_KEYS)
+        task = others.data.get("task")
+        if task is None:  # wrong itself, and what the model needs of it is not known
+            return given
+        config = checked(ModelConfig, task_fields(task.info()) | given, "model")
+        return {key: value for key, value in asdict(config).items() if key not in FROM_TASK}
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _complete_training(cls, training: Any, others: ValidationInfo) -> dict[str, Any]:
+        given = known_keys(training, "training", TRAINING_KEYS)
+        run = checked(RunConfig, {key: given.pop(key) for key in RUN_KEYS & given.keys()}, "training")
+        task, model = others.data.get("task"), others.data.get("model")
+        if task is None:
+            return given | asdict(run)
+        config = checked(TrainingConfig, with_protocol(task.name, given), "training")
+        if model is not None:
+            try:
+                check_together(ModelConfig(**task_fields(task.info()), **model), config)
+            except ConfigError as error:
+                raise Problems([f"training: {error}"]) from None
+        return asdict(config) | asdict(run)
 
     @property
     def digest(self) -> str:

@@ -1,7 +1,7 @@
-"""pydantic's errors as one line for the user: key path, value, rule, nearest right key."""
+"""pydantic's errors as lines for the user: key path, value, rule, nearest right key."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -15,6 +15,33 @@ _adapters: dict[type, TypeAdapter[Any]] = {}  # making one takes milliseconds, a
 _UNION_MEMBER = re.compile(r"bool|int|float|str|none|constrained-\w+|\w+\[.*\]")
 """What pydantic adds to a key path to say which member of a union refused."""
 
+CALLED_HERE = {
+    "pruner": "search.stopping",
+    "pruning": "search.stopping",
+    "scheduler": "search.stopping",
+    "algorithm": "search.sampler",
+    "n_trials": "search.trials",
+    "num_trials": "search.trials",
+    "direction": "search.objectives",
+    "directions": "search.objectives",
+    "metric": "search.objectives",
+    "objective": "search.objectives",
+    "values": "choice",
+    "choices": "choice",
+    "categorical": "choice",
+    "min": "low",
+    "max": "high",
+    "lr": "training.learning_rate",
+    "epochs": "training.steps",
+    "max_steps": "training.steps",
+    "warmup": "training.warmup_steps",
+    "layers": "model.num_layers",
+    "heads": "model.num_heads",
+    "proxies": "model.num_proxies",
+    "temperature": "model.contrastive_temperature",
+}
+"""Names of other tools, and short ones, with the key that means the same in a study file."""
+
 
 class Section(BaseModel):
     """A part of a study file: frozen, and a key it does not know is an error."""
@@ -22,16 +49,36 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Problems(ValueError):
+    """Several things that are wrong with a section; each is a line that begins with its key path."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = tuple(lines)
+
+
+class SpecError(InputError):
+    """A study file or configuration that is not valid.
+
+    Attributes:
+        lines: everything that is wrong, each line beginning with its key path.
+    """
+
+    def __init__(self, lines: Sequence[str], where: str | None) -> None:
+        super().__init__("\n".join(": ".join(filter(None, [where, line])) for line in lines))
+        self.lines = tuple(lines)
+
+
 def validated(kind: type[Model], values: Mapping[str, Any], where: str | None) -> Model:
     """Build a section from plain values.
 
     Raises:
-        InputError: the first thing that is wrong, beginning with `where`.
+        SpecError: everything that is wrong, a line each, beginning with `where`.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise InputError(": ".join(filter(None, [where, _one_line(error, kind)]))) from None
+        raise SpecError(_all_lines(error, kind), where) from None
     except InputError as error:  # from a section within
         raise InputError(": ".join(filter(None, [where, str(error)]))) from None
 
@@ -40,42 +87,70 @@ def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Co
     """Build a dataclass with pydantic's type checks; its own rules speak through their ValueError.
 
     Raises:
-        ValueError: the first thing that is wrong, with its key path below `section`.
+        Problems: what is wrong, with its key path below `section`.
     """
     try:
         adapter = _adapters.get(config) or _adapters.setdefault(config, TypeAdapter(config))
         return cast(Config, adapter.validate_python(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([section, *map(str, first["loc"])])
-        raise ValueError(f"{path}: {_message(first)}") from None
+        lines = []
+        for problem in error.errors():
+            path, message = ".".join([section, *_location(problem)]), _message(problem)
+            lines.append(message if message.startswith(f"{section}.") else f"{path}: {message}")
+        raise Problems(lines) from None
 
 
 def known_keys(values: Any, section: str, known: set[str]) -> dict[str, Any]:
     """A copy of a free-form section whose keys are all known; a missing one is empty.
 
     Raises:
-        ValueError: not a mapping, or an unknown key, with the nearest known one.
+        Problems: not a mapping, or unknown keys, each with the nearest known one.
     """
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise ValueError(f"{section}: must be a mapping of keys to values, not {values!r}")
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{section}.{key}: unknown key; {nearest(str(key), known)}")
+        raise Problems([f"{section}: must be a mapping of keys to values, not {values!r}"])
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise Problems([f"{section}.{key}: unknown key; {right_key(str(key), known)}" for key in unknown])
     return dict(values)
 
 
-def _one_line(error: ValidationError, kind: type[BaseModel]) -> str:
-    problems = error.errors()
-    first = problems[0]
-    location = [str(part) for part in first["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
-    message = _message(first)
-    if first["type"] == "extra_forbidden":
-        message = f"unknown key; {nearest(location[-1], _section_at(kind, location[:-1]).model_fields)}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return ": ".join(filter(None, [".".join(location), message])) + more
+def right_key(name: str, known: Iterable[str]) -> str:
+    """A hint to append to "unknown key": what the key is called here, or the nearest known one."""
+    known = list(known)
+    called = CALLED_HERE.get(name)
+    if called is not None and ("." in called or called in known):
+        return f"use {called}"
+    return nearest(name, known)
+
+
+def _all_lines(error: ValidationError, kind: type[BaseModel]) -> list[str]:
+    """A line each; the refusals of one value by all members of a union are one line."""
+    lines: list[str] = []
+    for problem in error.errors():
+        for line in _lines(problem, kind):
+            value, refused, rule = line.partition(" is refused: ")
+            if refused and lines and lines[-1].startswith(value + refused):
+                lines[-1] += f", or {rule}"
+            elif line not in lines:
+                lines.append(line)
+    return lines
+
+
+def _lines(problem: Any, kind: type[BaseModel]) -> Sequence[str]:
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, Problems):
+        return raised.lines
+    location = _location(problem)
+    message = _message(problem)
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key; {right_key(location[-1], _section_at(kind, location[:-1]).model_fields)}"
+    return [": ".join(filter(None, [".".join(location), message]))]
+
+
+def _location(problem: Any) -> list[str]:
+    return [str(part) for part in problem["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
 
 
 def _section_at(kind: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:

@@ -89,7 +89,7 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            raise InputError(f"--set {assignment}: write it as key=value, for example training.steps=100")
+            raise InputError(f"{assignment}: write it as key=value, for example training.steps=100")
         keys = path.split(".")
         if keys[:2] == ["search", "space"] and len(keys) > 2:
             keys = ["search", "space", ".".join(keys[2:])]
@@ -99,9 +99,9 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
             if inner is None:
                 inner = target[key] = {}
             if not isinstance(inner, dict):
-                raise InputError(f"--set {assignment}: {'.'.join(keys[: depth + 1])} is not a section")
+                raise InputError(f"{assignment}: {'.'.join(keys[: depth + 1])} is not a section")
             target = inner
-        target[keys[-1]] = parse_yaml(text, where=f"--set {path}")
+        target[keys[-1]] = parse_yaml(text, where=path)
     return result
 
 

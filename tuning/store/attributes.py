@@ -21,6 +21,9 @@ GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
 JOURNAL_ID = "journal"  # id of its journal
 SECONDS = "seconds"  # for how long drivers have run it
+CURVE_MODEL = (
+    "curve_model"  # [number of observations, hyperparameters] of its last fit (search/curve_sampler.py)
+)
 
 
 def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:

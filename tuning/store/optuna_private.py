@@ -23,6 +23,9 @@ class StudyView:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._own, name)
 
+    def get_trials(self, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
     def _get_trials(
         self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
     ) -> list[FrozenTrial]:

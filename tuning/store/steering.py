@@ -48,7 +48,7 @@ def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> 
             raise InputError(
                 f"{key} is not searched by {study.name}; {nearest(key, study.spec.search.space)}"
             )
-        if not domain.contains(value):
+        if not study.spec.space.contains(key, value):
             raise InputError(f"{key}={value} is outside its domain in study {study.name}")
     with storage_errors():
         study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or terminal_user()})

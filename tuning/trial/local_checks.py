@@ -2,14 +2,16 @@
 
 from typing import Any
 
-import torch
-
-from proxytune.datasets import PreparedTask
+from proxytune.datasets import PreparedTask, open_prepared
+from proxytune.datasets.prepare import prepared_folder
 from proxytune.models.errors import ConfigError
-from proxytune.models.training import autocast_dtype
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.trial.data import cache_folder
 from proxytune.tuning.trial.profile import trial_device
+
+ANYWHERE = {"auto", "fp32"}
+"""Precisions that every machine has."""
 
 
 def check_device(spec: StudySpec) -> None:
@@ -18,17 +20,41 @@ def check_device(spec: StudySpec) -> None:
     Raises:
         InputError: the key, its value and what is there.
     """
-    gpu, there = spec.resources.gpu, torch.cuda.device_count()
+    gpu, precisions = spec.resources.gpu, _values(spec, "training.precision")
+    if gpu in ("auto", 0) and ANYWHERE.issuperset(precisions):
+        return
+    import torch  # only now: most studies need nothing of the machine
+
+    from proxytune.models.training import autocast_dtype
+
+    there = torch.cuda.device_count()
     if gpu != "auto" and gpu > there:
         raise InputError(
             f"resources.gpu: {gpu:g} is more than this machine has ({there}); set resources.gpu to 0 or auto, or use "
             "machines with a GPU"
         )
-    for precision in _values(spec, "training.precision"):
+    for precision in precisions:
         try:
             autocast_dtype(str(precision), torch.device(trial_device(spec)))
         except ConfigError as error:
             raise InputError(f"training.{error}") from None
+
+
+def find_data(spec: StudySpec) -> str:
+    """Where the study's data are, in words; nothing is prepared.
+
+    Raises:
+        DataError: they are not there, incomplete, or cannot be generated.
+        InputError: a batch is larger than the training split, where that is known.
+    """
+    task = spec.task
+    folder = prepared_folder(task.name, **task.source, cache=cache_folder(), **task.options)
+    if folder.exists():
+        check_data(spec, open_prepared(folder))
+        return f"data prepared in {folder}"
+    if rows := task.options.get("train_examples"):
+        _check_batches(spec, int(rows))
+    return f"data will be prepared {task.described_source()}"
 
 
 def check_data(spec: StudySpec, prepared: PreparedTask) -> None:
@@ -37,7 +63,10 @@ def check_data(spec: StudySpec, prepared: PreparedTask) -> None:
     Raises:
         InputError: a batch is larger than the training split.
     """
-    rows = len(prepared.train)
+    _check_batches(spec, len(prepared.train))
+
+
+def _check_batches(spec: StudySpec, rows: int) -> None:
     for size in _values(spec, "training.batch_size"):
         if size > rows:
             raise InputError(f"training.batch_size: {size} is more than the {rows} rows of {spec.task.name}")

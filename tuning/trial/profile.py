@@ -4,9 +4,6 @@ import json
 from functools import lru_cache
 from typing import Any
 
-import torch
-
-from proxytune.models.footprint import footprint
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
 _COST_TRAINING = {"batch_size", "batch_order", "micro_batch_size", "precision", "compile"}
@@ -31,6 +28,8 @@ def cost_spec(spec: TrialSpec) -> dict[str, Any]:
 
 def trial_device(spec: TrialSpec) -> str:
     """Where the trial trains in this process: cuda if there is one and the trial may use it, else cpu."""
+    import torch  # here, as in _predict: what a configuration is called needs none
+
     return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
 
 
@@ -41,6 +40,8 @@ def predicted_profile(spec: TrialSpec, device: str = "cpu") -> dict[str, float]:
 
 @lru_cache(maxsize=1024)
 def _predict(costs: str, device: str) -> dict[str, float]:
+    from proxytune.models.footprint import footprint
+
     schedule = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-3, "eval_every": 1}
     values = json.loads(costs)
     spec = TrialSpec.model_validate(

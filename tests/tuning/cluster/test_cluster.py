@@ -7,7 +7,7 @@ import pytest
 
 from proxytune.tuning.cluster.jobs import Jobs
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 pytestmark = pytest.mark.timeout(
     1500

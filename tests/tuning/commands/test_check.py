@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from proxytune.tuning.commands.study import check
+from proxytune.tuning.commands.check import check
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.driver import run_study

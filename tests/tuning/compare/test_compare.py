@@ -20,9 +20,11 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import parse_study
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.store.study import Study
+from proxytune.tuning.studies import shipped_studies
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import efficiency_key
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile

@@ -3,7 +3,7 @@
 import pytest
 
 from proxytune.tuning.journal.counters import rung_steps
-from proxytune.tuning.spec.study_spec import read_study
+from proxytune.tuning.spec.study_files import read_study
 
 
 @pytest.mark.parametrize("name", ["none", "asha", "hyperband", "median"])

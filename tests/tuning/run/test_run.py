@@ -88,7 +88,7 @@ def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path) -> None:
     for run in children:
         row = rows[int(run.data.tags["trial_key"].partition("/")[2])]
         assert run.data.tags["outcome"] == row["outcome"]
-        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED"}[row["outcome"]]
+        assert run.info.status == "FINISHED", "a pruned trial is no error"
         assert run.data.metrics["val_accuracy"] == row["metrics"]["val_accuracy"]
 
 
@@ -261,7 +261,7 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     attempts_before = Counter(event.trial for event in events("trial"))
 
     driver = start_and_wait(len(events("report")) + 1)
-    os.kill(events("report")[-1]["pid"], signal.SIGKILL)  # the worker of a trial
+    os.kill(events("report")[-1].pid, signal.SIGKILL)  # the worker of a trial
     assert driver.wait(240) == 0, (tmp_path / "log").read_text()
     shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
     assert shown["outcomes"] == {"complete": 4}

@@ -73,7 +73,7 @@ def test_a_finished_trial_is_told_its_values(spec) -> None:
     assert trial.state == TrialState.COMPLETE
     assert trial.values[0] == 0.4
     assert [event.step for event in driver.events("report")] == [10, 30]
-    assert driver.events("end")[0]["outcome"] == "complete"
+    assert driver.events("end")[0].outcome == "complete"
 
 
 def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None:
@@ -85,7 +85,7 @@ def test_a_trial_stopped_at_a_rung_is_pruned_with_what_it_reported(spec) -> None
     assert trial.state == TrialState.PRUNED
     if len(spec.search.objectives) == 1:
         assert trial.intermediate_values == {10: 0.1}
-    assert driver.events("end")[0]["outcome"] == "pruned"
+    assert driver.events("end")[0].outcome == "pruned"
     assert bad not in leading(driver.study)
 
 
@@ -118,7 +118,7 @@ def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_dr
     driver = Driver(spec)
     number = driver.begin().number
     with pytest.raises(StorageError, match=f"trial {number} cannot keep a checkpoint: /x: No space left"):
-        driver.say(number, 5, outcome="unsaved", reason="/x: No space left on device")
+        driver.say(number, 5, outcome="interrupted", out_of_room=True, reason="/x: No space left on device")
     trial = driver.study.trials()[number]
     assert (trial.state, trial.values) == (TrialState.WAITING, None)
     assert number not in driver.controller.live
@@ -340,7 +340,7 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     assert len(driver.events("pause")) == len(driver.events("resume")) == 1
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"])
 def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(make_spec, sampler: str) -> None:
     space = "{model.num_proxies: {choice: [2, 4, 8]}, model.dropout: {choice: [0.0, 0.1, 0.2, 0.3]}}"
     if sampler in ("gp", "cmaes"):

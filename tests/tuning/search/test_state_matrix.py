@@ -45,7 +45,7 @@ class Expected:
 
 TABLE = {
     "finishes": Expected(TrialState.COMPLETE, "complete", "FINISHED", (10, 20)),
-    "stopped at a rung": Expected(TrialState.PRUNED, "pruned", "KILLED", (10,), reason="at step 10"),
+    "stopped at a rung": Expected(TrialState.PRUNED, "pruned", "FINISHED", (10,), reason="at step 10"),
     "NaN": Expected(TrialState.FAIL, "diverged", "FAILED", (10,), reason="nan"),
     "Inf": Expected(TrialState.FAIL, "diverged", "FAILED", (10,), reason="nan"),
     "out of memory": Expected(TrialState.FAIL, "out_of_memory", "FAILED", (10,), reason="memory"),

@@ -63,7 +63,7 @@ def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
     assert log[1:] == ["enqueued trial 0", "enqueued trial 1", "enqueued trial 2"]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "curve"])
 def test_the_sampler_knows_its_trials_from_the_first_proposal(make_spec, old, sampler: str) -> None:
     def distances(*assignments: str) -> float:
         driver = Driver(make_spec("search.enqueue=[]", f"search.sampler.name={sampler}", *assignments))

@@ -1,16 +1,23 @@
 """Study files: what is accepted, and the one line that says what is wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.constraints import parse_constraint, violation
-from proxytune.tuning.spec.study_spec import parse_study, read_study, shipped_studies
+from proxytune.tuning.spec.protocol import with_protocol
+from proxytune.tuning.spec.rungs import expected_steps
+from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.spec.validation import SpecError
 from proxytune.tuning.spec.yaml_file import as_yaml, override, parse_yaml, read_yaml
+from proxytune.tuning.studies import shipped_studies
 
 SMALL = {
     "name": "small",
@@ -28,8 +35,8 @@ def small(*assignments: str) -> dict[str, Any]:
 def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) -> None:
     spec = read_study(name)
     assert spec.name == name
-    if "model.contrastive_temperature" not in spec.search.space:
-        return  # a comparison of mechanisms, each in its own paper's setting
+    if "model.contrastive_temperature" not in spec.search.space or name == "recall":
+        return  # a comparison of mechanisms, each in its own paper's setting; no task of the paper
     first = spec.search.enqueue[0]
     assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (128, 0.07)
     assert first["model.dropout"] == 0.1
@@ -42,6 +49,18 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
     assert stored["training"]["seed"] == 0
     assert parse_study(stored, "stored") == spec
     assert parse_study(parse_yaml(as_yaml(stored), where="yaml"), "yaml") == spec
+
+
+TAKEN_NAMES = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts", "a.b", "x.confirm.confirm")
+"""Of files that lie beside the studies, and names like theirs."""
+WITH_PASSWORD = (
+    "postgresql+psycopg://me:secret@host/db",
+    "postgresql+psycopg://me:sec/secret@host/db",
+    "postgresql+psycopg://me:sec@secret@host/db",
+    "postgresql+psycopg://host/db?password=secret",
+    "postgresql+psycopg://host/db?%70assword=secret",
+    "postgresql+psycopg://host/db?sslmode=require&sslpassword=secret",
+)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +125,11 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
         ("resources.cpu=0", ["resources.cpu", "0"]),
         ("resources.gpu=lots", ["resources.gpu", "lots"]),
         ("name=../up", ["name", "../up"]),
-        ("database=postgresql://me:secret@host/db", ["password"]),
-        ("tracking.uri=http://me:secret@host", ["tracking.uri", "password", "MLFLOW_TRACKING_PASSWORD"]),
+        *((f"name={name}", ["name", "take another name"]) for name in TAKEN_NAMES),
+        *((f"database={url}", ["password"]) for url in WITH_PASSWORD),
+        *((f"tracking.uri={url}", ["tracking.uri", "PASSWORD"]) for url in WITH_PASSWORD),
+        ("tracking.uri=http://me:se/cret@host:5000", ["http://***@host:5000", "MLFLOW_TRACKING_PASSWORD"]),
+        ("task={name: listops, train_examples: 1000000000000}", ["train_examples", "from 1 to 100,000,000"]),
         ("tracking.uri=mlruns", ["tracking.uri", "mlruns", "sqlite:///"]),
     ],
 )
@@ -125,7 +147,7 @@ def test_a_mistake_is_one_line_with_key_and_rule(assignment: str, words: list[st
     "assignment", ["training.steps", "=3", "training.steps.more=3", "name=[1", "name=*a"]
 )
 def test_an_override_that_cannot_be_read(assignment: str) -> None:
-    with pytest.raises(InputError, match="--set"):
+    with pytest.raises(InputError, match=r"training|name|=3"):
         parse_study(small(assignment), "test")
 
 
@@ -135,6 +157,93 @@ def test_a_value_between_the_steps_of_a_range_is_outside_it() -> None:
     for wrong in ("model.num_proxies: 20", "model.dropout: 0.25"):
         with pytest.raises(InputError, match="outside its domain"):
             parse_study(small(space, f"search.enqueue=[{{{wrong}}}]"), "test")
+
+
+def test_everything_that_is_wrong_is_named_a_line_each() -> None:
+    wrong = small("serach={}", "model.num_proxy=3", "training.stepz=1", "search.trials=0", "task.name=listop")
+    with pytest.raises(SpecError) as caught:
+        parse_study(wrong, "my.yaml")
+    keys = {line.partition(": ")[0] for line in caught.value.lines}
+    assert keys == {"serach", "model.num_proxy", "training.stepz", "search.trials", "task"}
+    assert all(line.startswith("my.yaml: ") for line in str(caught.value).splitlines())
+    with pytest.raises(SpecError) as caught:  # and of keys that do not go together
+        parse_study(
+            small("search.sampler=grid", "search.stopping.min_steps=30", "database=p://a:b@c"), "test"
+        )
+    assert [line.partition(": ")[0] for line in caught.value.lines] == [
+        "search.stopping.min_steps",
+        "search.space.model.dropout",
+        "database",
+    ]
+
+
+def test_short_forms_mean_what_they_look_like() -> None:
+    short = parse_study(
+        small("search.sampler=random", "search.stopping=none", "search.space.model.num_proxies=[8, 16]"),
+        "test",
+    )
+    assert (short.search.sampler.name, short.search.stopping.name) == ("random", "none")
+    assert short.search.space["model.num_proxies"].choice == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hint"),
+    [
+        ("pruner=asha", "use search.stopping"),
+        ("search.pruner=asha", "use search.stopping"),
+        ("search.n_trials=3", "use search.trials"),
+        ("search.space.model.dropout={values: [0.1]}", "use choice"),
+        ("search.space.model.dropout={min: 0, max: 1}", "use low"),
+        ("search.space.dropout=[0.1]", "did you mean model.dropout?"),
+        ("search.space.model.dropout=0.1", "write [8, 16, 32]"),
+        ("training.lr=0.1", "use training.learning_rate"),
+    ],
+)
+def test_a_name_of_other_tools_is_pointed_to_the_key(assignment: str, hint: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(hint)):
+        parse_study(small(assignment), "test")
+
+
+def test_a_task_brings_its_protocol_and_the_file_overrides_it() -> None:
+    def training(**given: int) -> dict[str, Any]:
+        return parse_study(SMALL | {"task": {"name": "listops"}, "training": given}, "test").training
+
+    protocol = training()
+    assert [protocol[key] for key in ("steps", "warmup_steps", "batch_size", "learning_rate")] == [
+        *(5000, 1000, 32, 1e-4)
+    ]
+    shorter = training(steps=100, batch_size=8)
+    assert [shorter[key] for key in ("steps", "warmup_steps", "batch_size", "eval_every")] == [100, 20, 8, 5]
+    assert training(steps=5)["warmup_steps"] == 0  # OneCycleLR cannot rise within one step
+    for name, path in shipped_studies().items():  # what ships says so itself, and says the same
+        task, written = read_yaml(path)["task"]["name"], read_yaml(path)["training"]
+        same = {key: value for key, value in with_protocol(task, {}).items() if key != "eval_every"}
+        assert {key: written[key] for key in same} == same, name
+
+
+def test_a_range_of_whole_numbers_may_be_logarithmic() -> None:
+    space = "search.space={model.num_proxies: {low: 8, high: 128, log: true}}"
+    spec = parse_study(small(space, "search.enqueue=[{model.num_proxies: 100}]"), "test")
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=0))
+    drawn = [spec.space.suggest(study.ask(), {})["model.num_proxies"] for _ in range(40)]
+    assert all(isinstance(value, int) and 8 <= value <= 128 for value in drawn)
+    assert sum(value < 32 for value in drawn) > 10  # half of the logarithmic range, a fifth of the linear one
+    with pytest.raises(SpecError, match=r"num_proxies=12\.5 is outside its domain"):
+        parse_study(small(space, "search.enqueue=[{model.num_proxies: 12.5}]"), "test")
+
+
+@pytest.mark.parametrize(
+    ("stopping", "expected"),
+    [
+        ("none", 9 * 90),
+        ("{name: asha, min_steps: 10}", 9 * 10 + 4 * 20 + 2 * 60),  # floor(n / 3) + 1 of n go on
+        ("{name: median, min_steps: 10}", 9 * 90),
+        ("{name: hyperband, min_steps: 30}", 4.5 * 30 + 2 * 60 + 4.5 * 90),
+    ],
+)
+def test_expected_steps_follow_the_rungs(stopping: str, expected: float) -> None:
+    spec = parse_study(small("training.steps=90", "search.trials=9", f"search.stopping={stopping}"), "test")
+    assert expected_steps(spec.search.stopping, spec.rung_steps(), 90, 9) == expected
 
 
 def test_missing_key_is_named() -> None:

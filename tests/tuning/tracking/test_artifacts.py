@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from proxytune.tuning.journal.events import StudyEnded, TrialEnded, TrialStarted
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.spec.locations import artifact_root, default_uri
+from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.tracking.artifacts import follow_move
+from proxytune.tuning.tracking.links import leaderboards
+from proxytune.tuning.tracking.shipper import Shipper
+from tests.benchmarks.synthetic import synthetic_events
 
 
 @pytest.fixture
@@ -99,3 +105,32 @@ def test_other_stores_are_left_alone(uri: str) -> None:
 def test_an_empty_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     assert follow_move(default_uri(tmp_path)) == []
+
+
+def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path) -> None:
+    """The shipper of the copy changes nothing in the original, and finds the runs that were copied."""
+    outbox = Outbox(storage / "study" / "outbox")
+    for event in synthetic_events(2, steps=100, name="study"):
+        outbox.append(event)
+    outbox.close()
+    track(storage)
+    before = files(storage)
+    other = tmp_path / "elsewhere" / "studies"
+    shutil.copytree(storage, other)
+    outbox = Outbox(other / "study" / "outbox")
+    outbox.append(TrialStarted(trial=7, params={}, config={"model": {}}))
+    outbox.append(TrialEnded(trial=7, step=1, outcome=Outcome.FAILED))
+    outbox.append(StudyEnded(status=StudyStatus.FINISHED))
+    outbox.close()
+    track(other)
+    assert files(storage) == before
+    runs = MlflowClient(tracking_uri=default_uri(other)).search_runs(["1"])
+    assert len(runs) == 4, "the study, two trials that were copied, one that is new"
+    assert {Path(str(run.info.artifact_uri)).is_relative_to(other) for run in runs} == {True}
+    assert leaderboards(other, default_uri(other)).keys() == {"study"}
+
+
+def track(storage: Path) -> None:
+    shipper = Shipper(storage / "study" / "outbox", default_uri(storage), "proxytune")
+    shipper.start()
+    assert shipper.close(120) == 0, shipper.error

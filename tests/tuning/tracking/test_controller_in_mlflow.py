@@ -27,6 +27,7 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import cancel_trial, extend, pause
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.mlflow_sync import MlflowSync
@@ -40,6 +41,8 @@ class Driver:
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec, self.study = spec, begin_study(spec)
+        self.lease = Lease(self.study.storage, spec.name)
+        self.lease.acquire()
         self.outbox = open_journal(self.study)
         self.controller = StudyController(spec, self.study.optuna, self.study.storage, self.outbox)
         self.controller.reconcile()
@@ -70,6 +73,7 @@ class Driver:
     def close(self) -> None:
         self.outbox.append(StudyEnded(status=StudyStatus.FINISHED, summary=summary(self.study)))
         self.outbox.close()
+        self.lease.release()
 
 
 @pytest.fixture

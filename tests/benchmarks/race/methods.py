@@ -1,0 +1,61 @@
+"""The methods of a race by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.benchmarks.race.baselines import OneEpoch, Pasha
+from tests.benchmarks.race.controlled import Controlled, common_start, table_spec
+from tests.benchmarks.race.simulate import RULES, Method, Outcome, Race
+from tests.benchmarks.race.stock import Stock
+from tests.benchmarks.race.tables import Task
+
+NUM_COMMON = 10  # as many as Optuna's TPE draws at random
+BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of each worker, in full trainings
+STOCK = "stock OptunaSearch + ASHA"
+ONE_EPOCH = "one epoch, then top K"
+BEFORE = "tpe + asha"
+OURS = "curve + asha"
+
+Make = Callable[[Task, int, Sequence[Mapping[str, Any]]], Method]
+
+
+def _controlled(sampler: str, stopping: str) -> Make:
+    return lambda task, seed, start: Controlled(table_spec(task, sampler, stopping, seed, start), task.steps)
+
+
+METHODS: dict[str, Make] = {
+    "random": _controlled("random", "none"),
+    "tpe": _controlled("tpe", "none"),
+    STOCK: Stock,
+    "stock OptunaSearch + HyperBand": lambda task, seed, start: Stock(task, seed, start, brackets=3),
+    ONE_EPOCH: OneEpoch,
+    "PASHA": Pasha,
+    "gp + asha": _controlled("gp", "asha"),
+    BEFORE: _controlled("tpe", "asha"),
+    OURS: _controlled("curve", "asha"),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One race: which method on which task, from which seed, with how many workers."""
+
+    workers: int
+    seed: int
+    task: str
+    method: str
+
+
+def race(task: Task, run: Run, budgets: Sequence[float]) -> Outcome:
+    """The regret of a method by each rule at each budget, in full trainings a worker."""
+    start = common_start(task, run.seed, NUM_COMMON)
+    seconds = [budget * task.training_seconds for budget in budgets]
+    method = METHODS[run.method](task, run.seed, start)
+    if not isinstance(method, OneEpoch):
+        return Race(task, method, run.workers).run(seconds)
+    explored = Race(task, method, run.workers).run([seconds[-1] - task.training_seconds])
+    finals = [method.finals(budget, run.workers) for budget in seconds]
+    for rule, values in zip(RULES, zip(*finals, strict=True), strict=True):
+        explored.regrets[rule] = [task.best - value for value in values]
+    return explored

@@ -1,0 +1,81 @@
+"""The command's work: which tasks and methods race, and the result."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.study_files import read_study
+from tests.benchmarks.race.lcbench import surrogate_tasks
+from tests.benchmarks.race.methods import METHODS, Run
+from tests.benchmarks.race.records import read_records, run_missing
+from tests.benchmarks.race.report import summarise
+from tests.benchmarks.race.tables import Hartmann, RecordedTask, Task
+
+CURVES = Path(__file__).parents[1] / "listops_mini_curves.jsonl.xz"
+STUDY = "listops-mini"  # whose space the recorded curves are of
+
+
+def make_groups(folder: Path | None, names: Sequence[str], curves: Path = CURVES) -> dict[str, list[Task]]:
+    """The tasks that race, by group: those of a folder of surrogates; without one the own curves and Hartmann.
+
+    Raises:
+        InputError: a table is not what it should be.
+    """
+    if folder is not None:
+        return {folder.name: list(surrogate_tasks(folder, names))}
+    if names:
+        raise InputError("--tasks names tasks of a table; give its folder with --table")
+    hartmann: list[Task] = [Hartmann(size, preset) for size in (3, 6) for preset in Hartmann.PRESETS]
+    return {"own curves": [RecordedTask(curves, read_study(STUDY).search.space)], "hartmann": hartmann}
+
+
+def run(
+    records: Path,
+    groups: Mapping[str, Sequence[Task]],
+    methods: Sequence[str],
+    workers: Sequence[int],
+    num_seeds: int,
+    budgets: Sequence[float],
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Run what `records` does not hold yet, seed by seed, and summarise all that was asked for.
+
+    Raises:
+        InputError: an unknown method, or a table that returns NaN.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    tasks = {task.name: task for group in groups.values() for task in group}
+    wanted = [
+        Run(number, seed, task, method)
+        for number in workers
+        for seed in range(num_seeds)
+        for method in methods
+        for task in tasks
+    ]
+    finished = run_missing(records, tasks, wanted, budgets, progress)
+    return summarise(
+        finished, {name: [task.name for task in group] for name, group in groups.items()}, budgets
+    )
+
+
+def known(
+    records: Path, groups: Mapping[str, Sequence[Task]], workers: Sequence[int], budgets: Sequence[float]
+) -> dict[str, Any]:
+    """The summary of the races that `records` holds already, whatever methods and seeds they are of."""
+    names = {task.name for group in groups.values() for task in group}
+    found = {
+        run: outcome
+        for run, outcome in read_records(records, budgets).items()
+        if run.task in names and run.workers in workers and run.method in METHODS
+    }
+    if not found:
+        raise InputError(f"{records}: no race of these tasks, workers and budgets there")
+    return summarise(found, {name: [task.name for task in group] for name, group in groups.items()}, budgets)

@@ -1,0 +1,216 @@
+"""What a race runs on: tasks whose training curves are known, so that a training costs nothing.
+
+A task answers one question: which values does this configuration reach at which step, and after how many seconds.
+Values are maximised. `best` is the highest full-budget value that is known, `worst` that of a poor configuration: the
+regret of a search that has nothing in hand yet.
+"""
+
+import json
+import lzma
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.space import Domain
+
+
+class Curve(Protocol):
+    """One training. The last step is the full budget, unless it diverged before."""
+
+    complete: bool
+
+    def value(self, report: int) -> float:
+        """The value of report number `report`, which counts from 0."""
+
+    def seconds(self, report: int) -> float:
+        """For how long the training had run at that report."""
+
+    def diverges(self, report: int) -> bool:
+        """Whether the training ends in failure at that report."""
+
+
+class Task(Protocol):
+    """A table of training curves over one space."""
+
+    name: str
+    domains: Mapping[str, Domain]
+    integers: frozenset[str]
+    steps: tuple[int, ...]  # of the reports of a whole training
+    rungs: tuple[int, int]  # the lowest rung's step, and the reduction factor
+    best: float
+    worst: float
+    training_seconds: float  # of a whole training, the mean over configurations
+
+    def curve(self, params: Mapping[str, Any]) -> Curve:
+        """The training of a configuration."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A curve that is known in full."""
+
+    values: tuple[float, ...]
+    times: tuple[float, ...]
+    complete: bool = True
+
+    def value(self, report: int) -> float:
+        return self.values[report]
+
+    def seconds(self, report: int) -> float:
+        return self.times[report]
+
+    def diverges(self, report: int) -> bool:
+        return not self.complete and report == len(self.values) - 1
+
+
+class RecordedTask:
+    """Trainings that were recorded with proxytune; a point takes the curve of the nearest configuration.
+
+    Nearest: the same choices, then the least distance in the ranges scaled to [0, 1] (logarithmic where the space is).
+    """
+
+    rungs = (200, 3)
+    integers: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path, domains: Mapping[str, Domain]) -> None:
+        """Read a table that `curves.py` wrote, plain or as .xz.
+
+        Raises:
+            InputError: there is no such file, or its curves are of another space.
+        """
+        if not path.exists():
+            raise InputError(f"{path}: no recorded curves there")
+        opener: Callable[..., Any] = lzma.open if path.suffix == ".xz" else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        if any(row["params"].keys() != domains.keys() for row in rows):
+            raise InputError(f"{path}: its curves are of another space than {', '.join(domains)}")
+        self.name = "own curves"
+        self.domains = domains
+        self.configurations = [row["params"] for row in rows]
+        self.curves = [
+            Recorded(
+                values=tuple(report["val_accuracy"] for report in row["reports"]),
+                times=tuple(report["cpu_seconds"] for report in row["reports"]),
+                complete=row["outcome"] == "complete",
+            )
+            for row in rows
+        ]
+        self._points = np.array([self._point(params) for params in self.configurations])
+        whole = [curve for curve in self.curves if curve.complete]
+        self.steps = max((tuple(report["step"] for report in row["reports"]) for row in rows), key=len)
+        self.best, self.worst = (pick(curve.values[-1] for curve in whole) for pick in (max, min))
+        self.training_seconds = float(np.mean([curve.times[-1] for curve in whole]))
+
+    def curve(self, params: Mapping[str, Any]) -> Recorded:
+        distances = np.abs(self._points - self._point(params))
+        choices = [domain.choice is not None for domain in self.domains.values()]
+        distances[:, choices] = 10.0 * (distances[:, choices] > 0)
+        return self.curves[int(np.argmin((distances**2).sum(axis=1)))]
+
+    def _point(self, params: Mapping[str, Any]) -> list[float]:
+        return [
+            float(domain.choice.index(params[key]))
+            if domain.choice is not None
+            else unit(domain, params[key])
+            for key, domain in self.domains.items()
+        ]
+
+
+def unit(domain: Domain, value: float) -> float:
+    """Where in its range a value lies, from 0 to 1, in the logarithm where the domain is logarithmic."""
+    assert domain.low is not None
+    assert domain.high is not None
+    scale: Callable[[float], float] = math.log if domain.log else float
+    low, high = scale(domain.low), scale(domain.high)
+    return (scale(value) - low) / (high - low)
+
+
+def random_points(
+    domains: Mapping[str, Domain], integers: frozenset[str], number: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Random values of each range, in natural units; a column a key."""
+    generator = np.random.default_rng(seed)
+    columns = {}
+    for key, domain in domains.items():
+        assert domain.low is not None
+        assert domain.high is not None
+        share = generator.uniform(size=number)
+        if domain.log:
+            column = np.exp(math.log(domain.low) + share * math.log(domain.high / domain.low))
+        else:
+            column = domain.low + share * (domain.high - domain.low)
+        columns[key] = np.round(column) if key in integers else column
+    return columns
+
+
+_HARTMANN_ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
+_HARTMANN = {
+    3: (
+        np.array([[3.0, 10, 30], [0.1, 10, 35], [3.0, 10, 30], [0.1, 10, 35]]),
+        np.array([[3689, 1170, 2673], [4699, 4387, 7470], [1091, 8732, 5547], [381, 5743, 8828]]) * 1e-4,
+        3.86278,
+    ),
+    6: (
+        np.array(
+            [
+                [10, 3, 17, 3.5, 1.7, 8],
+                [0.05, 10, 17, 0.1, 8, 14],
+                [3, 3.5, 1.7, 10, 17, 8],
+                [17, 8, 0.05, 10, 0.1, 14],
+            ]
+        ),
+        np.array(
+            [
+                [1312, 1696, 5569, 124, 8283, 5886],
+                [2329, 4135, 8307, 3736, 1004, 9991],
+                [2348, 1451, 3522, 2883, 3047, 6650],
+                [4047, 8828, 8732, 5743, 1091, 381],
+            ]
+        )
+        * 1e-4,
+        3.32237,
+    ),
+}
+
+
+class Hartmann:
+    """The Hartmann function over a fidelity, after Kandasamy et al. 2017 (BOCA, arXiv 1703.06240) and Mallik et al. 2023.
+
+    f(x, z) = sum_i (alpha_i - bias (1 - u)) exp(-sum_j A_ij (x_j - P_ij)^2) - noise (1 - u) |e|, with u = log z / log 100
+    for z = 1 ... 100 and e standard normal, drawn once for each (x, z). At z = 100 it is the known function, whose
+    optimum is known. The presets of bias and noise are those of PriorBand (Mallik et al. 2023, arXiv 2306.12370). A
+    step takes one second.
+    """
+
+    PRESETS = {"good": (2.5, 2.0), "bad": (3.5, 4.0)}
+    steps = tuple(range(1, 101))
+    rungs = (1, 3)
+    integers: frozenset[str] = frozenset()
+    training_seconds = 100.0
+    worst = 0.0
+
+    def __init__(self, dimensions: int, preset: str) -> None:
+        self.name = f"hartmann{dimensions}-{preset}"
+        self.bias, self.noise = self.PRESETS[preset]
+        self._a, self._p, self.best = _HARTMANN[dimensions]
+        self.domains = {f"x{index}": Domain(low=0.0, high=1.0) for index in range(dimensions)}
+
+    def curve(self, params: Mapping[str, Any]) -> Recorded:
+        x = np.array([params[key] for key in self.domains])
+        bumps = np.exp(-(self._a * (x - self._p) ** 2).sum(axis=1))
+        distance = 1 - self._log_fidelity
+        noise = np.abs(np.random.default_rng(abs(hash(tuple(x))) % 2**32).normal(size=len(self.steps)))
+        values = _HARTMANN_ALPHA @ bumps - self.bias * distance * bumps.sum() - self.noise * distance * noise
+        return Recorded(tuple(values.tolist()), tuple(float(step) for step in self.steps))
+
+    @cached_property
+    def _log_fidelity(self) -> NDArray[np.float64]:
+        return np.log(self.steps) / math.log(self.steps[-1])

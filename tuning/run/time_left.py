@@ -1,0 +1,66 @@
+"""How long a running study still takes, from steps and rungs."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from proxytune.tuning.spec.rungs import expected_steps
+from proxytune.tuning.spec.study_spec import StudySpec
+
+_PRIOR_TRIALS = 4.0
+"""How many ended trials the expectation by the rungs alone counts as."""
+_RISE = 1.5
+"""An estimate that rises by less than this factor is not shown: it is noise of the speed."""
+
+
+def remaining_steps(spec: StudySpec, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
+    """Steps that the study still takes.
+
+    Args:
+        spec: the study.
+        ended: the steps that each ended trial took.
+        live: the steps that each running or interrupted trial has done.
+        budget: the number of trials in all.
+    """
+    steps, rungs = int(spec.training["steps"]), spec.rung_steps()
+    expected = expected_steps(spec.search.stopping, rungs, steps, budget) / budget
+    mean = (sum(ended) + _PRIOR_TRIALS * expected) / (len(ended) + _PRIOR_TRIALS)
+    begun = sum(
+        max(mean, next((rung for rung in (*rungs, steps) if rung > step), step)) - step for step in live
+    )
+    return begun + max(0, budget - len(ended) - len(live)) * mean
+
+
+class TimeLeft:
+    """The time left at the speed since the first step that this driver saw."""
+
+    def __init__(self, spec: StudySpec, clock: Callable[[], float] = time.monotonic) -> None:
+        self._spec, self._clock = spec, clock
+        self._first: tuple[float, int] | None = None  # when, and the steps done by then
+        self._shown: float | None = None
+
+    def remaining(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
+        """`remaining_steps` of this study."""
+        return remaining_steps(self._spec, ended, live, budget)
+
+    def seconds(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float | None:
+        """Seconds left; None until there is a speed. The arguments are those of `remaining_steps`."""
+        done, now = sum(ended) + sum(live), self._clock()
+        if self._first is None or done < self._first[1]:
+            self._first = (now, done)
+        began, before = self._first
+        if done == before:
+            self._first = (now, done)  # the speed is that of training, not of starting
+            return None
+        left = self.remaining(ended, live, budget) * (now - began) / (done - before)
+        if self._shown is None or left < self._shown or left > _RISE * self._shown:
+            self._shown = left
+        return self._shown
+
+
+def duration(seconds: float) -> str:
+    """For people: the two largest units."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,33 @@
+"""What is valid in a study but probably not meant."""
+
+from collections.abc import Iterator
+
+from proxytune.tuning.spec.metrics import METRICS
+from proxytune.tuning.spec.study_spec import StudySpec
+
+NEAR_LENGTH = 4
+"""Proxies are few if the length is at least this multiple of their number."""
+
+
+def advice(spec: StudySpec) -> Iterator[str]:
+    """A line each, beginning with the key."""
+    for metric, direction in spec.search.objectives.items():
+        if METRICS[metric].better != direction:
+            yield (
+                f"search.objectives.{metric}: {direction} is set, and a better model has "
+                f"{'more' if METRICS[metric].better == 'maximize' else 'less'} of it; "
+                f"write {METRICS[metric].better} unless this is meant"
+            )
+    attention = spec.search.space.get("model.attention")
+    mechanisms = attention.corners() if attention else (spec.model["attention"],)
+    domain = spec.search.space.get("model.num_proxies")
+    most = max(
+        domain.corners() if domain else (spec.model["num_proxies"],), key=lambda value: float(value or 0)
+    )
+    length = spec.task.info().max_length
+    if "proxyformer" in mechanisms and float(most or 0) * NEAR_LENGTH > length:
+        where = "search.space.model.num_proxies" if domain else "model.num_proxies"
+        yield (
+            f"{where}: {most} proxies for sequences of {length} tokens save little over softmax attention; "
+            f"at most {length // NEAR_LENGTH} are few"
+        )

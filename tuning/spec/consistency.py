@@ -1,0 +1,98 @@
+"""What contradicts itself in a study whose sections are each valid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.locations import holds_password
+from proxytune.tuning.spec.validation import SpecError
+from proxytune.tuning.spec.yaml_file import nearest
+
+if TYPE_CHECKING:
+    from proxytune.tuning.spec.study_spec import StudySpec
+
+
+def contradictions(spec: StudySpec) -> Iterator[str]:
+    """Everything that is wrong, each line beginning with a key path."""
+    try:
+        _ = spec.space
+    except ValueError as error:
+        yield f"search.space.{error}"
+        return
+    yield from _outside_the_space(spec)
+    yield from _conditions(spec)
+    yield from _corners(spec)
+    try:
+        spec.rung_steps()
+    except ValueError as error:
+        yield str(error)
+    yield from _sampler(spec)
+    warm_start = spec.search.warm_start
+    urls = {"database": spec.database, "search.warm_start.database": warm_start and warm_start.database}
+    for key, url in urls.items():
+        if url and holds_password(url):
+            yield f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
+
+
+def _outside_the_space(spec: StudySpec) -> Iterator[str]:
+    for position, params in enumerate(spec.search.enqueue):
+        for key, value in params.items():
+            if key not in spec.search.space:
+                yield f"search.enqueue[{position}]: {key} is not in search.space"
+            elif not spec.space.contains(key, value):
+                yield f"search.enqueue[{position}]: {key}={value} is outside its domain"
+
+
+def _conditions(spec: StudySpec) -> Iterator[str]:
+    """Every `when` must name a key that there is and values that it can have, or its key would never be searched."""
+    fixed = {f"model.{key}": value for key, value in spec.model.items()} | {
+        f"training.{key}": value for key, value in spec.training.items()
+    }
+    for key, domain in spec.search.space.items():
+        for other, wanted in domain.when.items():
+            where = f"search.space.{key}.when.{other}"
+            if other not in spec.search.space and other not in fixed:
+                yield f"{where}: unknown key; {nearest(other, [*spec.search.space, *fixed])}"
+                continue
+            allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+            searched = spec.search.space.get(other)
+            if searched is None:
+                if fixed[other] not in allowed:
+                    yield f"{where}: {other} is {fixed[other]} in every trial, so {key} is never searched"
+                continue
+            for value in allowed:
+                if not searched.contains(value):
+                    yield f"{where}: {value} is outside the domain of {other}"
+
+
+def _corners(spec: StudySpec) -> Iterator[str]:
+    for key, domain in spec.search.space.items():
+        for value in domain.corners():
+            try:
+                spec.trial({key: value})
+            except InputError as error:
+                lines = error.lines if isinstance(error, SpecError) else (str(error),)
+                yield f"search.space.{key}: {value} cannot be built: {'; '.join(lines)}"
+                break
+
+
+def _sampler(spec: StudySpec) -> Iterator[str]:
+    name, domains = spec.search.sampler.name, spec.search.space
+    if name in ("grid", "qmc", "cmaes"):
+        for key, domain in domains.items():
+            if domain.when:
+                yield f"search.space.{key}: {name} takes no conditional keys; use tpe or random"
+    if name in ("cmaes", "gp") and len(spec.search.objectives) > (1 if name == "cmaes" else 2):
+        yield f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2"
+    if name == "curve" and len(spec.search.objectives) > 1:
+        yield "search.sampler.name: curve takes one objective; use tpe or nsga2"
+    if name == "grid":
+        ranges = [key for key, domain in domains.items() if domain.choice is None]
+        for key in ranges:
+            yield (f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler")
+        size = math.prod(len(domain.choice or ()) for domain in domains.values())
+        if not ranges and spec.search.trials > size:
+            yield f"search.trials: {spec.search.trials} is more than the grid's {size} points"

@@ -1,0 +1,57 @@
+"""The steps at which trials are compared, and how many steps a study is expected to take."""
+
+from collections.abc import Sequence
+
+from proxytune.tuning.spec.search import Stopping
+
+MAX_RUNGS = 100_000
+
+
+def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:
+    """The steps at which trials of `steps` steps are compared, lowest first; the full budget is none of them.
+
+    Raises:
+        ValueError: there is no rung below the budget, or there are more than MAX_RUNGS.
+    """
+    if stopping.name == "none":
+        return ()
+    rung = stopping.min_steps or eval_every
+    if rung >= steps:
+        raise ValueError(
+            f"search.stopping.min_steps: {rung} leaves no rung below training.steps {steps}; "
+            "lower it or set search.stopping.name=none"
+        )
+    if stopping.name == "median":
+        if steps // eval_every > MAX_RUNGS:
+            raise ValueError(
+                f"training.eval_every: {eval_every} makes more than {MAX_RUNGS:,} evaluations a trial, and median "
+                "compares at each of them; evaluate less often"
+            )
+        return tuple(step for step in range(eval_every, steps, eval_every) if step >= rung)
+    rungs = []
+    while rung < steps:
+        rungs.append(rung)
+        rung *= stopping.reduction_factor
+    return tuple(rungs)
+
+
+def expected_steps(stopping: Stopping, rungs: Sequence[int], steps: int, trials: int) -> float:
+    """Steps of all `trials` together if the stopping rule keeps as many of them at each rung as it is set to.
+
+    Of `median` every trial is counted in full: how many it stops depends on their values alone.
+    """
+    if stopping.name == "hyperband":
+        brackets = len(rungs) + 1  # the last one has no rung
+        return sum(
+            _halving(rungs[first:], steps, trials / brackets, stopping.reduction_factor)
+            for first in range(brackets)
+        )
+    return _halving(rungs if stopping.name == "asha" else (), steps, float(trials), stopping.reduction_factor)
+
+
+def _halving(rungs: Sequence[int], steps: int, trials: float, factor: int) -> float:
+    total, left, before = 0.0, trials, 0
+    for rung in (*rungs, steps):
+        total += left * (rung - before)
+        left, before = min(left, left // factor + 1), rung
+    return total

@@ -1,0 +1,100 @@
+"""The `search` section of a study: what is searched, by which sampler, and for how long."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.metrics import METRICS, Direction
+from proxytune.tuning.spec.space import Domain, Scalar
+from proxytune.tuning.spec.trial_spec import MODEL_KEYS, TRAINING_KEYS
+from proxytune.tuning.spec.validation import Problems, Section, right_key
+from proxytune.tuning.spec.yaml_file import nearest
+
+SEARCHABLE = {f"model.{key}" for key in MODEL_KEYS} | {f"training.{key}" for key in TRAINING_KEYS}
+
+
+class Sampler(Section):
+    """Who proposes: one of Optuna's samplers, or `curve`, which learns from all learning curves (search/curve_sampler.py)."""
+
+    name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"] = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class Stopping(Section):
+    """Which trials end early.
+
+    asha: rungs at min_steps * reduction_factor^k, one in reduction_factor goes on. hyperband: trials take turns on
+    brackets that begin one rung later each, the last one without any rung. median: at every evaluation from min_steps on.
+    """
+
+    name: Literal["none", "asha", "hyperband", "median"] = "asha"
+    min_steps: int | None = Field(default=None, gt=0)  # default: training.eval_every
+    reduction_factor: int = Field(default=3, ge=2)
+
+
+class WarmStartSource(Section):
+    """An earlier study whose best configurations go first and whose trials inform the sampler (search/warm_start.py)."""
+
+    study: str
+    top: int = Field(default=8, ge=0)  # how many of its configurations go first
+    storage: Path | None = None  # where it lies; default: where this study does
+    database: str | None = None
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: Path | None) -> Path | None:
+        return None if storage is None else storage.expanduser().absolute()
+
+
+class Search(Section):
+    """The space, what is optimised under which constraints, by whom, and for how long."""
+
+    space: dict[str, Domain] = Field(min_length=1)
+    objectives: dict[str, Direction] = Field(default={"val_accuracy": "maximize"}, min_length=1)
+    constraints: dict[str, str] = {}  # metric: "<= number" or ">= number"
+    sampler: Sampler = Sampler()
+    stopping: Stopping = Stopping()
+    trials: int = Field(ge=1)  # the budget; the two below end the study earlier
+    max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
+    max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
+    enqueue: tuple[dict[str, Scalar], ...] = ()
+    warm_start: WarmStartSource | None = None  # after what is enqueued
+
+    @field_validator("sampler", "stopping", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("space")
+    @classmethod
+    def _searchable(cls, space: dict[str, Domain]) -> dict[str, Domain]:
+        unknown = [key for key in space if key not in SEARCHABLE and not key.startswith("task.")]
+        if unknown:
+            raise Problems([f"search.space.{key}: unknown key; {_full_key(key)}" for key in unknown])
+        return space
+
+    @field_validator("objectives", "constraints")
+    @classmethod
+    def _known_metrics(cls, rules: dict[str, str], field: ValidationInfo) -> dict[str, str]:
+        section = f"search.{field.field_name}"
+        lines = [
+            f"{section}.{metric}: unknown metric; {nearest(metric, METRICS)}"
+            for metric in rules
+            if metric not in METRICS
+        ]
+        for metric, rule in rules.items() if field.field_name == "constraints" else ():
+            try:
+                parse_constraint(metric, rule)
+            except ValueError as error:
+                lines.append(str(error))
+        if lines:
+            raise Problems(lines)
+        return rules
+
+
+def _full_key(key: str) -> str:
+    """A hint at the searched key that is meant: its section may be missing."""
+    full = [known for known in SEARCHABLE if known.endswith(f".{key}")]
+    return f"did you mean {full[0]}?" if full else right_key(key, SEARCHABLE)

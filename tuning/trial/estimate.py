@@ -1,0 +1,110 @@
+"""What a study will take on this machine, before it runs: parameters, memory and time; kept for the next look."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxytune.tuning.spec.rungs import expected_steps
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.trial.data import cache_folder
+
+_TOKENS_PER_PASS = 8192
+_MOST_CONFIGURATIONS = 12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the extreme configurations of a study, the smallest and the largest figure each."""
+
+    parameters: tuple[int, int]
+    memory_mib_per_sequence: tuple[float, float]  # predicted peak of a training step
+    minutes: tuple[
+        float, float
+    ]  # of the whole study, as if all its trials were like the fastest, or the slowest
+
+    def line(self) -> str:
+        """For people."""
+        low, high = self.minutes
+        return (
+            f"{_between(*self.parameters)} parameters, {_between(*self.memory_mib_per_sequence)} MiB per sequence in "
+            f"training, about {_between(max(1, round(low)), max(1, round(high)))} min on this machine"
+        )
+
+
+def estimate(spec: StudySpec) -> Estimate:
+    """Predict and measure the study's extreme configurations; takes seconds once, then the cache answers.
+
+    The time is that of passes over random full-length sequences, measured once; evaluations are not in it.
+    """
+    costs = [_costs(trial) for trial in _extremes(spec)]
+    steps = int(spec.training["steps"])
+    total = expected_steps(spec.search.stopping, spec.rung_steps(), steps, spec.search.trials)
+    slots = max(1, (os.cpu_count() or 1) // spec.resources.cpu)
+    slots = min(slots, spec.resources.max_concurrent or slots, spec.search.trials)
+    sequences = total * int(spec.training["batch_size"]) / slots
+    minutes = [sequences / cost["sequences_per_second"] / 60 for cost in costs]
+    parameters = [int(cost["parameters"]) for cost in costs]
+    memory = [cost["train_memory_mib_per_sequence"] for cost in costs]
+    return Estimate(
+        (min(parameters), max(parameters)), (min(memory), max(memory)), (min(minutes), max(minutes))
+    )
+
+
+def _extremes(spec: StudySpec) -> Iterator[TrialSpec]:
+    """The configurations with one searched key at an end of its domain, each cost once."""
+    from proxytune.tuning.trial.profile import cost_spec
+
+    first = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
+    seen: set[str] = set()
+    for key, domain in spec.search.space.items():
+        for value in domain.corners():
+            trial = spec.trial({**first, key: value})
+            cost = json.dumps(cost_spec(trial))
+            if cost not in seen and len(seen) < _MOST_CONFIGURATIONS:
+                seen.add(cost)
+                yield trial
+
+
+def _costs(trial: TrialSpec) -> dict[str, float]:
+    from proxytune.tuning.trial.profile import cost_spec
+
+    versions = [importlib.metadata.version(package) for package in ("proxytune", "torch")]
+    parts = json.dumps([cost_spec(trial), trial.resources.cpu, versions])
+    path = cache_folder() / "costs" / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.json"
+    try:
+        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = _measured(trial)
+        _keep(path, known)
+    return known
+
+
+def _measured(trial: TrialSpec) -> dict[str, float]:
+    from proxytune.tuning.trial.efficiency import training_speed
+    from proxytune.tuning.trial.profile import predicted_profile, trial_device
+
+    return predicted_profile(trial, trial_device(trial)) | {
+        "sequences_per_second": training_speed(trial, tokens=_TOKENS_PER_PASS)
+    }
+
+
+def _keep(path: Path, costs: dict[str, float]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(costs), encoding="utf-8")
+        partial.rename(path)
+    except OSError:  # the next look measures again
+        return
+
+
+def _between(low: float, high: float) -> str:
+    low_text, high_text = (
+        f"{value:,}" if isinstance(value, int) else f"{value:.3g}" for value in (low, high)
+    )
+    return low_text if low_text == high_text else f"{low_text} to {high_text}"
