@@ -194,11 +194,15 @@ class Format:
         """Raise DataError (or record, where partial data are allowed) when files of a set are missing."""
         for part, wanted in self.num_files.items():
             if len(source.files[part]) < wanted:
-                source.lacks(f"{source.path}: {len(source.files[part])} of {wanted} files {self.parts[part]}")
+                source.lacks(
+                    f"{source.path}: {len(source.files[part])} of {wanted} files {self.parts[part]} are there"
+                )
         for names in source.files.values():
             shards = [match for name in names if (match := _SHARD.fullmatch(name))]
             if shards and len(shards) < int(shards[0][2]):
-                source.lacks(f"{source.path}: {len(shards)} of {int(shards[0][2])} files {shards[0][1]}-*")
+                source.lacks(
+                    f"{source.path}: {len(shards)} of {int(shards[0][2])} files {shards[0][1]}-* are there"
+                )
 
 
 def _shown(folder: str, pattern: str) -> str:

@@ -104,9 +104,8 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
         spec = parse_study(values, where="study")
     except ArithmeticError as error:  # a number too large for a float, somewhere
         raise InputError(f"study: a number is out of range: {error}") from None
-    for key in ("task.root", "task.files"):
-        if any(name == key or name.startswith(f"{key}.") for name in spec.search.space):
-            raise InputError(f"study: search.space: {key} cannot be searched; name one in {key}")
+    if "task.root" in spec.search.space:
+        raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
     if spec.name.endswith(SUFFIX):
         raise InputError(
             f"study: name: {spec.name} is what proxytune itself calls something; take another name"

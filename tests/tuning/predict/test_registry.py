@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.predict.registry import example_lines, register
@@ -28,6 +29,8 @@ print(json.dumps({
     "version": str(best.version), "tags": best.tags, "labels": answers["label"].tolist(),
     "probabilities": answers["probabilities"].tolist(), "inputs": info.signature.inputs.input_names(),
     "outputs": info.signature.outputs.input_names(), "example": info.saved_input_example_info is not None,
+    "description": best.description, "model_description": client.get_registered_model("small").description,
+    "metrics": {metric.key: metric.value for metric in client.get_logged_model(best.model_id).metrics or []},
     "files": files, "run_trial": client.get_run(best.run_id).data.tags.get("exported_trial"),
 }))
 """
@@ -51,6 +54,10 @@ def test_it_is_registered_as_best_and_loads_without_a_pickle(finished, study: St
 
     storage = tmp_path / "studies"
     copied = elsewhere(study, storage)
+    trial_key = f"small/{finished.written.record.trial}"
+    client = MlflowClient(tracking_uri=copied.tracking_uri)
+    experiment = client.create_experiment("proxytune", str(storage / "mlartifacts"))
+    client.create_run(experiment, tags={"trial_key": trial_key, "study_id": "of another study"})
     (told,) = register(copied, [finished.written])
     assert told == {"name": "small", "version": "1", "uri": "models:/small/1", "best": True}
     lines = example_lines(finished.written.folder)
@@ -71,7 +78,10 @@ def test_it_is_registered_as_best_and_loads_without_a_pickle(finished, study: St
         ["label", "probabilities"],
     )
     assert seen["example"]
-    assert seen["run_trial"] == f"small/{finished.written.record.trial}"
+    assert seen["run_trial"] == trial_key, "not the run of another study with the same name"
+    assert f"Trial {finished.written.record.trial} of study small" in seen["description"]
+    assert "Winners of study small" in seen["model_description"]
+    assert seen["metrics"]["val_accuracy"] == pytest.approx(finished.written.record.metrics["val_accuracy"])
     assert seen["tags"]["sha256_of_sums"] == file_sha256(finished.written.folder / SUMS)
     assert [name for name in seen["files"] if name.startswith(str(storage)) and name.endswith("/MLmodel")]
     assert not [name for name in seen["files"] if name.endswith((".pkl", ".pickle", ".joblib"))]

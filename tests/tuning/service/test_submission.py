@@ -143,12 +143,12 @@ def test_a_study_names_no_place_of_the_servers(settings, assignment) -> None:
 def test_every_key_that_can_name_a_place_is_known_here() -> None:
     """A new key of the study file that holds a path or an address has to be confined, and then put into this list."""
     text = json.dumps(StudySpec.model_json_schema())
-    assert text.count('"format": "path"') == 3  # task.root, storage, search.warm_start.storage
+    assert text.count('"format": "path"') == 4  # task.root, task.files, storage, search.warm_start.storage
     found = set()
 
     def walk(model, path: str) -> None:
         for name, field in model.model_fields.items():
-            if name in ("root", "storage", "database", "uri", "checkpoints", "study"):
+            if name in ("root", "files", "storage", "database", "uri", "checkpoints", "study"):
                 found.add(f"{path}{name}")
             for hint in (field.annotation, *get_args(field.annotation)):
                 if isinstance(hint, type) and issubclass(hint, BaseModel):
@@ -156,7 +156,7 @@ def test_every_key_that_can_name_a_place_is_known_here() -> None:
 
     walk(StudySpec, "")
     assert found == {
-        *("task.root", "storage", "database", "checkpoints", "tracking.uri"),
+        *("task.root", "task.files", "storage", "database", "checkpoints", "tracking.uri"),
         *("search.warm_start.study", "search.warm_start.storage", "search.warm_start.database"),
     }
 
@@ -184,6 +184,8 @@ def test_data_outside_the_roots_is_refused(settings, tmp_path, root) -> None:
     (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
     with pytest.raises(InputError, match="is not under a root of this server"):
         admit(spec_with(f"task.root={root.format(data=tmp_path / 'data')}"), settings)
+    with pytest.raises(InputError, match=r"task\.files\.test: .* is not under a root of this server"):
+        admit(spec_with(f"task.files.test={root.format(data=tmp_path / 'data')}"), settings)
 
 
 def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
@@ -197,10 +199,14 @@ def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
         admit(spec_with("task.root=/data"), Settings(storage=settings.storage))
 
 
-def test_roots_cannot_be_searched(settings) -> None:
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("task.root", r"task\.root cannot be searched"), ("task.files.train", "has no option 'files.train'")],
+)
+def test_roots_cannot_be_searched(settings, key, message) -> None:
     values = spec_with()
-    values["search"]["space"]["task.root"] = {"choice": ["/etc/passwd"]}
-    with pytest.raises(InputError, match=r"task\.root cannot be searched"):
+    values["search"]["space"][key] = {"choice": ["/etc/passwd"]}
+    with pytest.raises(InputError, match=message):
         admit(values, settings)
 
 
