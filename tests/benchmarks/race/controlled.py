@@ -5,16 +5,17 @@ A test holds that the sqlite storage of a real study gives the same race.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import optuna
 import sqlalchemy as sa
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.spec.space import SearchSpace
-from proxytune.tuning.spec.study_spec import Search, StudySpec
+from proxytune.tuning.spec.search import Search
+from proxytune.tuning.spec.space import Domain, SearchSpace
+from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import BUDGET, STUDY_ID
 from proxytune.tuning.store.tables import metadata
@@ -24,15 +25,24 @@ from tests.benchmarks.race.tables import Task
 METRIC = "val_accuracy"
 
 
-class TableSpec(StudySpec):
-    """A study over a table: any key may be searched, since nothing is trained."""
+class TableSearch(Search):
+    """A search of any keys, since nothing is trained."""
 
+    @field_validator("space")
+    @classmethod
+    def _searchable(cls, space: dict[str, Domain]) -> dict[str, Domain]:
+        return space
+
+
+class TableSpec(StudySpec):
+    """A study over a table."""
+
+    search: TableSearch
     integers: frozenset[str] = frozenset()
 
     @model_validator(mode="after")
-    def _searchable(self) -> "TableSpec":
-        self.rung_steps()
-        return self
+    def _consistent(self) -> Self:
+        return self  # the keys are none of a training's
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -62,7 +72,7 @@ def table_spec(
             "learning_rate": 1.0,
         },
         integers=task.integers,
-        search=Search(
+        search=TableSearch(
             space=dict(task.domains),
             sampler={"name": sampler, "seed": seed},
             stopping={"name": stopping, "min_steps": first, "reduction_factor": factor},
