@@ -1,7 +1,6 @@
 """The study file: what is trained and how it is searched, resolved and checked before anything starts."""
 
 import importlib.resources
-import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -14,6 +13,7 @@ from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.earlier import completed
 from proxytune.tuning.spec.locations import check_uri, object_url
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.space import Domain, Scalar, SearchSpace
@@ -160,9 +160,7 @@ class StudySpec(TrialSpec):
 
     def _check_conditions(self) -> None:
         """Every `when` names a key that there is and values that it can have, or its key would never be searched."""
-        fixed = {f"model.{key}": value for key, value in self.model.items()} | {
-            f"training.{key}": value for key, value in self.training.items()
-        }
+        fixed = self.fixed
         for key, domain in self.search.space.items():
             for other, wanted in domain.when.items():
                 where = f"search.space.{key}.when.{other}"
@@ -180,11 +178,11 @@ class StudySpec(TrialSpec):
 
     def _check_sampler(self) -> None:
         name, domains = self.search.sampler.name, self.search.space
-        if name in ("grid", "qmc", "cmaes"):
+        if name in ("qmc", "cmaes"):
             for key, domain in domains.items():
                 if domain.when:
                     raise ValueError(
-                        f"search.space.{key}: {name} takes no conditional keys; use tpe or random"
+                        f"search.space.{key}: {name} takes no conditional keys; use tpe, random or grid"
                     )
         if name in ("cmaes", "gp") and len(self.search.objectives) > (1 if name == "cmaes" else 2):
             raise ValueError(f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2")
@@ -194,7 +192,7 @@ class StudySpec(TrialSpec):
                     raise ValueError(
                         f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler"
                     )
-            size = math.prod(len(domain.choice or ()) for domain in domains.values())
+            size = len(self.space.grid(self.fixed))
             if self.search.trials > size:
                 raise ValueError(f"search.trials: {self.search.trials} is more than the grid's {size} points")
 
@@ -202,6 +200,13 @@ class StudySpec(TrialSpec):
     def space(self) -> SearchSpace:
         """The domains as Optuna's distributions."""
         return SearchSpace(self.search.space, INTEGER_KEYS)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The study's own values by dotted keys, which conditions may name."""
+        return {f"model.{key}": value for key, value in self.model.items()} | {
+            f"training.{key}": value for key, value in self.training.items()
+        }
 
     @property
     def folder(self) -> Path:
@@ -275,4 +280,4 @@ def parse_study(values: Mapping[str, Any], where: str) -> StudySpec:
     Raises:
         InputError: what is wrong, with its key path.
     """
-    return validated(StudySpec, dict(values), where=where)
+    return validated(StudySpec, completed(values, where), where=where)

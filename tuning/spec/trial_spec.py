@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from proxytune.datasets import DataError, TaskInfo, task_info
 from proxytune.models.config import ModelConfig
 from proxytune.models.training import TrainingConfig, check_together
+from proxytune.tuning.spec.earlier import completed
 from proxytune.tuning.spec.validation import Section, checked, known_keys, validated
 from proxytune.tuning.spec.yaml_file import override, read_yaml
 
@@ -143,4 +144,5 @@ def load_trial(path: Path, assignments: Iterable[str] = ()) -> TrialSpec:
     Raises:
         InputError: what is wrong, with its key path.
     """
-    return validated(TrialSpec, override(read_yaml(path), assignments), where=str(path))
+    values = completed(override(read_yaml(path), assignments), where=str(path))
+    return validated(TrialSpec, values, where=str(path))
