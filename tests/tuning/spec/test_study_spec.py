@@ -35,6 +35,12 @@ def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) 
     assert first["model.dropout"] == 0.1
 
 
+def test_a_multiple_for_proxies_without_proxies_is_refused_with_both_keys() -> None:
+    values = small("model.attention=softmax", "training.proxy_learning_rate_multiple=2")
+    with pytest.raises(InputError, match="proxy_learning_rate_multiple is 2.* with attention 'softmax'"):
+        parse_study(values, "test")
+
+
 def test_a_grid_knows_conditions_and_changes_its_first_key_slowest() -> None:
     space = (
         "search.space={training.seed: {choice: [0, 1]}, model.attention: {choice: [softmax, nystromformer]}, "
