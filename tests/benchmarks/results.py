@@ -24,6 +24,7 @@ SHOWN = {
     "proxy_moved": "proxies moved",
     "contrastive_gradient_ratio": "contrast / classification gradient",
 }
+TO_FIRST = {"val_accuracy": "val. accuracy less the first's", "map_error": "map error less the first's"}
 MOVED = ("val_accuracy", "map_error", "middle_diagonal", "landmark_cosine")
 
 
@@ -77,7 +78,7 @@ def _section(study: Study) -> str:
         _facts(study, arms),
         f"The first row: {fixed}. Other rows name what differs.",
     ]
-    parts.append(_table(("configuration", "seeds", *SHOWN.values()), _means(arms)))
+    parts.append(_table(("configuration", "seeds", *SHOWN.values(), *TO_FIRST.values()), _means(arms)))
     moves = list(_moves(arms))
     if moves:
         parts.append("What changing one key does, over the seeds that both have:")
@@ -120,7 +121,14 @@ def _driver_facts(study: Study) -> dict[str, Any]:
 def _means(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
     for arm in arms:
         columns = [_mean(list(arm.values(name).values())) for name in SHOWN]
-        yield (_label(arm.params, arms[0].params) or "(first)", str(len(arm.metrics)), *columns)
+        to_first = [_difference(arms[0].values(name), arm.values(name)) for name in TO_FIRST]
+        label = _label(arm.params, arms[0].params)
+        yield (
+            label or "(first)",
+            str(len(arm.metrics)),
+            *columns,
+            *(to_first if label else "-" * len(TO_FIRST)),
+        )
 
 
 def _moves(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:

@@ -51,6 +51,7 @@ def test_arms_have_means_and_what_moves_is_bold_by_paired_seeds(tmp_path: Path) 
     assert "6 of 6 trainings are complete" in page
     assert "| (first) | 3 | 0.400 ± 0.497 |" in page
     assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in page
+    assert "| - | **+0.100 ± 0.025** | - |" in page  # the second arm less the first, of which no map is known
     assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in page
 
 

@@ -37,7 +37,7 @@ def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) 
 
 def test_a_multiple_for_proxies_without_proxies_is_refused_with_both_keys() -> None:
     values = small("model.attention=softmax", "training.proxy_learning_rate_multiple=2")
-    with pytest.raises(InputError, match="proxy_learning_rate_multiple is 2.* with attention 'softmax'"):
+    with pytest.raises(InputError, match=r"proxy_learning_rate_multiple is 2.* with attention 'softmax'"):
         parse_study(values, "test")
 
 
