@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow bench check audit faults data-page format clean
+.PHONY: demo test test-slow bench results check audit faults data-page format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,13 @@ BENCH ?= data efficiency models overhead race scale tracking turnaround
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench
+
+# docs/RESULTS.md from finished studies: make results STUDIES="ablation-recall paper-listops" STORAGE=studies
+STORAGE ?= studies
+results: .venv/installed
+	mkdir -p build
+	$(BIN)/python tests/benchmarks results $(STUDIES) --storage $(STORAGE) > build/RESULTS.md
+	mv build/RESULTS.md docs/RESULTS.md
 
 # mypy resolves the package-dir mapping of pyproject.toml through these links.
 build/types/proxytune: .venv/installed

@@ -198,14 +198,24 @@ class Trainer:
         return deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the trainer that gave `state` was; it must have had the same configurations."""
+        """Go on where the trainer that gave `state` was; it must have had the same configurations.
+
+        Raises:
+            ConfigError: the state is one of proxytune 0.1, whose optimizer had no group for the proxies.
+        """
+        if "first_proxies" not in state:
+            raise ConfigError(
+                "the checkpoint is one of proxytune 0.1, whose optimizer had no group for the proxies: "
+                "it cannot be resumed; start a new study"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self._random_state = [stream.cpu() for stream in state["random_state"]]
-        first = state.get("first_proxies", self._first_proxies)  # which proxytune 0.1 did not keep
-        self._first_proxies = {name: weight.to(self.device) for name, weight in first.items()}
+        self._first_proxies = {
+            name: weight.to(self.device) for name, weight in state["first_proxies"].items()
+        }
         self.step = state["step"]
 
     def _passes(self, batch: Batch) -> Iterator[tuple[Tensor, int]]:

@@ -178,6 +178,23 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
     finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
 
 
+@bench.command("results")
+@click.argument("studies", nargs=-1, required=True)
+@click.option(
+    "--storage", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"), show_default=True
+)
+def bench_results(studies: tuple[str, ...], storage: Path) -> None:
+    """Print docs/RESULTS.md: what finished studies of a fixed list of configurations and seeds show.
+
+    \b
+    python tests/benchmarks results ablation-recall paper-listops > docs/RESULTS.md
+    """
+    from proxytune.tuning.store.study import open_study
+    from tests.benchmarks.results import results
+
+    click.echo(results([open_study(name, storage) for name in studies]), nl=False)
+
+
 @bench.command("table")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
 def bench_table(folder: Path) -> None:

@@ -62,6 +62,14 @@ def test_state_is_a_snapshot_and_not_a_view() -> None:
     assert losses(restored, range(3)) == expected
 
 
+def test_a_checkpoint_of_0_1_is_refused_in_one_line() -> None:
+    trainer = Trainer(MODEL, TRAINING, seed=3)
+    state = trainer.state_dict()
+    del state["first_proxies"]
+    with pytest.raises(ConfigError, match=r"proxytune 0\.1.*cannot be resumed; start a new study"):
+        trainer.load_state_dict(state)
+
+
 def test_trainers_in_one_process_do_not_depend_on_each_other_or_on_the_global_stream() -> None:
     alone = losses(Trainer(MODEL, TRAINING, seed=1), range(4))
     torch.manual_seed(1234)

@@ -10,7 +10,7 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints, CorruptCheckpoint
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import trial_device
-from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE
+from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, final_weights
 
 
 def accuracies_on_test(
@@ -32,7 +32,7 @@ def accuracies_on_test(
         trainer = Trainer(
             spec.model_config_for(prepared.info), spec.training_config(), spec.seed, trial_device(spec)
         )
-        trainer.load_state_dict(state["trainer"])
+        trainer.model.load_state_dict(final_weights(state))
         metrics = trainer.evaluate(evaluation_batches(split, batch_size=EVALUATION_BATCH_SIZE))
         yield len(split), metrics["val_accuracy"]
 

@@ -28,7 +28,7 @@ def card(
     candidate = _candidate(provenance, sweep)
     sections = {
         "What it is": _what(spec, config, provenance),
-        "Accuracy": _how_well(metrics, provenance, sweep, candidate),
+        "Accuracy": _how_well(spec, metrics, provenance, sweep, candidate),
         "Cost": _cost(metrics, sweep, provenance, candidate),
         "Programs": _programs(provenance),
         "Test split": _openings(provenance),
@@ -81,6 +81,7 @@ def _what(spec: TrialSpec, config: ModelConfig, provenance: Mapping[str, Any]) -
 
 
 def _how_well(
+    spec: TrialSpec,
     metrics: Mapping[str, float],
     provenance: Mapping[str, Any],
     sweep: Mapping[str, Any] | None,
@@ -113,7 +114,12 @@ def _how_well(
     else:
         trials = f", the choice among {len(sweep['trials'])} trials and so optimistic" if sweep else ""
         yield f"**val_accuracy {metrics['val_accuracy']:.4f}: one seed, unconfirmed**{trials}."
-    yield f"These weights: val_accuracy {metrics['val_accuracy']:.4f}, val_loss {metrics['val_loss']:.4f} nats."
+    last = f"val_accuracy {metrics['val_accuracy']:.4f}, val_loss {metrics['val_loss']:.4f} nats"
+    if spec.run_config().final_weights == "best":
+        best = f"of step {metrics['best_step']:.0f}, val_accuracy {metrics['best_val_accuracy']:.4f}"
+        yield f"These weights: the best of validation, {best}. At the last step: {last}."
+    else:
+        yield f"These weights: {last}."
 
 
 def _cost(

@@ -42,6 +42,7 @@ from proxytune.tuning.store.records import TrialRecord, strict_json, study_recor
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import read_openings
 from proxytune.tuning.trial.data import prepare_task
+from proxytune.tuning.trial.trial_run import final_weights
 
 CONFIG, METRICS_FILE, PROVENANCE, SWEEP, CARD = (
     "config.yaml",
@@ -132,7 +133,7 @@ def _write_trial(
         "trials_in_study": len(records),
         "test_openings": openings,
     }
-    write_folder(folder, spec, record.metrics, provenance, state["trainer"]["model"], sweep, say)
+    write_folder(folder, spec, record.metrics, provenance, final_weights(state), sweep, say)
 
 
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:

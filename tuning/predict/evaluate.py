@@ -14,7 +14,7 @@ from proxytune.tuning.predict.exported import Exported
 from proxytune.tuning.run.data_progress import data_progress
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import trial_device
-from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE
+from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, final_accuracy
 
 
 def evaluate_export(
@@ -54,7 +54,7 @@ def evaluate_export(
     }
     if split == "val":
         rows = prepared.validation
-        facts["recorded_accuracy"] = exported.metrics["val_accuracy"]
+        facts["recorded_accuracy"] = final_accuracy(spec, exported.metrics)
     else:
         mark = evaluation_mark(spec.name)
         own = [one for one in recorded_openings(prepared.folder) if one["reason"].startswith(mark)]

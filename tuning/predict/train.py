@@ -55,7 +55,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
                 progress.update(bar, accuracy=f"val_accuracy {update.metrics['val_accuracy']:.4f}")
             if update.outcome is Outcome.COMPLETE:
                 assert update.metrics is not None
-                return Trained(update.step, update.metrics, training.trainer.model.state_dict())
+                return Trained(update.step, update.metrics, training.final_weights)
             if update.outcome is not Outcome.RUNNING:
                 raise ProxytuneError(
                     f"the training ended as {update.outcome} at step {update.step}: {update.reason}"

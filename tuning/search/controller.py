@@ -210,7 +210,7 @@ class StudyController:
         self._study.sampler = make_sampler(self._spec, self._next_number, self._earlier)
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
-        params = self._spec.space.suggest(trial, self._fixed)
+        params = self._spec.space.suggest(trial, self._spec.fixed)
         self._started += 1
         spec = self._spec.trial(params)
         if self._predicts and self._infeasible(
@@ -405,12 +405,6 @@ class StudyController:
             for constraint in self._constraints
             if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
         )
-
-    @property
-    def _fixed(self) -> dict[str, Any]:
-        return {f"model.{key}": value for key, value in self._spec.model.items()} | {
-            f"training.{key}": value for key, value in self._spec.training.items()
-        }
 
     def _report(
         self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]

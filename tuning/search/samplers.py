@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.warm_start import WarmStartSampler
+from proxytune.tuning.spec.space import Scalar
 from proxytune.tuning.spec.study_spec import StudySpec
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -21,13 +23,30 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 }
 
 
-class Grid(optuna.samplers.GridSampler):
-    """Optuna's grid without its end of the study: the budget ends ours, and `check` holds it to the grid's size."""
+class Grid(optuna.samplers.RandomSampler):
+    """The points of a grid in their order; conditional keys are left out where they do not exist, as Optuna's cannot."""
 
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        pass
+    def __init__(self, spec: StudySpec) -> None:
+        super().__init__(seed=spec.search.sampler.seed)
+        self._space = spec.space
+        self._points = spec.space.grid(spec.fixed)
+        self._next: dict[str, Scalar] = {}
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Those of the first point that no trial has; beyond the grid (an extended budget) it begins anew."""
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        taken = [other.params or other.system_attrs.get("fixed_params") for other in others]
+        left = [point for point in self._points if point not in taken]
+        self._next = left[0] if left else self._points[trial.number % len(self._points)]
+        return {key: self._space.distributions[key] for key in self._next}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Scalar]:
+        """That point."""
+        return self._next
 
 
 def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
@@ -39,8 +58,7 @@ def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = 
     """
     sampler = spec.search.sampler
     if sampler.name == "grid":
-        choices = {key: list(domain.choice or ()) for key, domain in spec.search.space.items()}
-        return Grid(choices, seed=sampler.seed)
+        return Grid(spec)
     if sampler.name == "qmc":  # one sequence for the whole study: its position is in the storage
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

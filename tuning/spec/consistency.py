@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -27,6 +26,8 @@ class Sections(Protocol):
     def database(self) -> str | None: ...
     @property
     def space(self) -> SearchSpace: ...
+    @property
+    def fixed(self) -> dict[str, Any]: ...
     def trial(self, params: Mapping[str, Scalar]) -> object: ...
     def rung_steps(self) -> tuple[int, ...]: ...
 
@@ -64,9 +65,7 @@ def _outside_the_space(spec: Sections) -> Iterator[str]:
 
 def _conditions(spec: Sections) -> Iterator[str]:
     """Every `when` must name a key that there is and values that it can have, or its key would never be searched."""
-    fixed = {f"model.{key}": value for key, value in spec.model.items()} | {
-        f"training.{key}": value for key, value in spec.training.items()
-    }
+    fixed = spec.fixed
     for key, domain in spec.search.space.items():
         for other, wanted in domain.when.items():
             where = f"search.space.{key}.when.{other}"
@@ -97,10 +96,10 @@ def _corners(spec: Sections) -> Iterator[str]:
 
 def _sampler(spec: Sections) -> Iterator[str]:
     name, domains = spec.search.sampler.name, spec.search.space
-    if name in ("grid", "qmc", "cmaes"):
+    if name in ("qmc", "cmaes"):
         for key, domain in domains.items():
             if domain.when:
-                yield f"search.space.{key}: {name} takes no conditional keys; use tpe or random"
+                yield f"search.space.{key}: {name} takes no conditional keys; use tpe, random or grid"
     if name in ("cmaes", "gp") and len(spec.search.objectives) > (1 if name == "cmaes" else 2):
         yield f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2"
     if name == "curve" and len(spec.search.objectives) > 1:
@@ -109,6 +108,6 @@ def _sampler(spec: Sections) -> Iterator[str]:
         ranges = [key for key, domain in domains.items() if domain.choice is None]
         for key in ranges:
             yield (f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler")
-        size = math.prod(len(domain.choice or ()) for domain in domains.values())
+        size = 0 if ranges else len(spec.space.grid(spec.fixed))
         if not ranges and spec.search.trials > size:
             yield f"search.trials: {spec.search.trials} is more than the grid's {size} points"

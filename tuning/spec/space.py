@@ -167,6 +167,21 @@ class SearchSpace:
                 params[key] = _suggest(trial, key, self.distributions[key])
         return params
 
+    def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Scalar]]:
+        """Every combination of choices that the conditions allow, the first key in the study file changing slowest."""
+        points: list[dict[str, Scalar]] = [{}]
+        for key in self.order:
+            points = [
+                point | extra
+                for point in points
+                for extra in (
+                    [{key: value} for value in self.domains[key].choice or ()]
+                    if self.holds(key, {**fixed, **point})
+                    else [{}]
+                )
+            ]
+        return points
+
     def holds(self, key: str, values: Mapping[str, Any]) -> bool:
         """Whether the key's `when` is met by `values`."""
         for other, wanted in self.domains[key].when.items():

@@ -11,6 +11,7 @@ from proxytune.models.config import ModelConfig
 from proxytune.models.training_config import TrainingConfig
 from proxytune.tuning.spec.consistency import contradictions
 from proxytune.tuning.spec.constraints import Constraint, parse_constraints
+from proxytune.tuning.spec.earlier import completed
 from proxytune.tuning.spec.locations import check_uri, object_url
 from proxytune.tuning.spec.rungs import rung_steps
 from proxytune.tuning.spec.search import Search
@@ -81,6 +82,13 @@ class StudySpec(TrialSpec):
         return parse_constraints(self.search.constraints)
 
     @property
+    def fixed(self) -> dict[str, Any]:
+        """The study's own values by dotted keys, which conditions may name."""
+        return {f"model.{key}": value for key, value in self.model.items()} | {
+            f"training.{key}": value for key, value in self.training.items()
+        }
+
+    @property
     def folder(self) -> Path:
         """Everything that belongs to this study alone."""
         return self.storage.absolute() / self.name
@@ -108,4 +116,4 @@ def parse_study(values: Mapping[str, Any], where: str | None) -> StudySpec:
     Raises:
         InputError: what is wrong, with its key path.
     """
-    return validated(StudySpec, dict(values), where=where)
+    return validated(StudySpec, completed(values, where), where=where)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
 from proxytune.models.training_config import TrainingConfig, check_together
+from proxytune.tuning.spec.earlier import completed
 from proxytune.tuning.spec.protocol import with_protocol
 from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.validation import Problems, Section, checked, known_keys, validated
@@ -158,4 +159,5 @@ def load_trial(path: Path, assignments: Iterable[str] = ()) -> TrialSpec:
     Raises:
         InputError: what is wrong, with its key path.
     """
-    return validated(TrialSpec, override(read_yaml(path), assignments), where=str(path))
+    values = completed(override(read_yaml(path), assignments), where=str(path))
+    return validated(TrialSpec, values, where=str(path))

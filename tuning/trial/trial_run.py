@@ -5,7 +5,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
@@ -71,6 +71,18 @@ class Best:
     weights: dict[str, torch.Tensor] | None  # None: training.final_weights is last
 
 
+def final_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a trial's checkpoint that its test and its export use (RunConfig.final_weights)."""
+    best = state["best"]
+    weights: dict[str, torch.Tensor] | None = best["weights"] if best else None
+    return state["trainer"]["model"] if weights is None else weights
+
+
+def final_accuracy(spec: TrialSpec, metrics: Mapping[str, float]) -> float:
+    """The validation accuracy of those weights, from the trial's last report."""
+    return metrics["best_val_accuracy" if spec.run_config().final_weights == "best" else "val_accuracy"]
+
+
 class TrialRun:
     """Trains one configuration. With checkpoints it resumes from the newest one that verifies.
 
@@ -127,6 +139,12 @@ class TrialRun:
     def fingerprint(self) -> str:
         """Of the data it trains on."""
         return self._prepared.fingerprint
+
+    @property
+    def final_weights(self) -> dict[str, torch.Tensor]:
+        """Those that an export uses (RunConfig.final_weights)."""
+        kept = self._best.weights if self._best is not None else None
+        return self.trainer.model.state_dict() if kept is None else kept
 
     @property
     def step(self) -> int:

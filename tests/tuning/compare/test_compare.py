@@ -273,6 +273,18 @@ def test_a_study_without_finished_trials_is_refused(make) -> None:
         compare([make("empty", [], [{}])])
 
 
+@pytest.mark.parametrize("name", ["ablation-listops", "ablation-recall"])
+def test_the_ablations_add_one_part_after_another_in_the_papers_order(name: str) -> None:
+    spec = read_study(name)
+    arms = [spec.trial(point).model for point in spec.space.grid(spec.fixed) if point["training.seed"] == 0]
+    parts = [(arm["contrastive"], arm["injection"], arm["decomposed_dropout"]) for arm in arms]
+    assert parts[:3] == [
+        ("none", "none", "none"), ("kernel", "none", "none"), ("kernel", "segment", "none")
+    ]  # fmt: skip
+    assert set(parts[3:]) == {("kernel", "segment", "column")}
+    assert {arm["num_proxies"] for arm in arms[:3]} < {arm["num_proxies"] for arm in arms[3:]}
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name: str) -> None:
     spec = read_study(name)
@@ -280,17 +292,19 @@ def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name:
     task = name.removeprefix("paper-")
     assert (spec.name, spec.task.name, spec.training["steps"]) == (name, task, budgets[task])
     assert spec.rung_steps() == ()
-    points = [
-        (p["model.attention"], p.get("model.conv_kernel_size", 0), p["training.seed"])
-        for p in spec.search.enqueue
-    ]
-    assert len(set(points)) == len(points) == spec.search.trials == 24
+    evaluated = {"listops": 50, "text": 500, "retrieval": 300, "image": 175, "pathfinder": 312}
+    assert spec.training["eval_every"] == evaluated[task]
+    assert (spec.training["batch_order"], spec.training["final_weights"]) == ("uniform", "best")
+    grid = spec.space.grid(spec.fixed)
+    points = [(p["model.attention"], p.get("model.conv_kernel_size", 0), p["training.seed"]) for p in grid]
+    assert len(set(points)) == len(points) == spec.search.trials == 27
     assert {attention for attention, _, _ in points} == set(MECHANISMS)
-    assert {point for point in points if point[0] == "nystromformer"} == {
-        ("nystromformer", kernel, seed) for kernel in (0, 35) for seed in (0, 1, 2)
-    }
-    for point in spec.search.enqueue:
-        spec.trial(point)
+    for attention in ("proxyformer", "nystromformer"):
+        assert {point for point in points if point[0] == attention} == {
+            (attention, kernel, seed) for kernel in (0, 35) for seed in (0, 1, 2)
+        }
+    for point in grid:
+        assert spec.trial(point).model["attention_precision"] == "fp32"
     if task in ("text", "retrieval", "image"):
         with pytest.raises(DataError, match="root"):
             prepare_task(spec.task)

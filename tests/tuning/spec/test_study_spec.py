@@ -35,11 +35,37 @@ def small(*assignments: str) -> dict[str, Any]:
 def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) -> None:
     spec = read_study(name)
     assert spec.name == name
-    if "model.contrastive_temperature" not in spec.search.space or name == "recall":
-        return  # a comparison of mechanisms, each in its own paper's setting; no task of the paper
+    if "model.contrastive_temperature" not in spec.search.space or not spec.search.enqueue:
+        return  # a comparison of mechanisms, each in its own paper's setting, or a task that the paper has not
     first = spec.search.enqueue[0]
     assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (128, 0.07)
     assert first["model.dropout"] == 0.1
+
+
+def test_a_multiple_for_proxies_without_proxies_is_refused_with_both_keys() -> None:
+    values = small("model.attention=softmax", "training.proxy_learning_rate_multiple=2")
+    with pytest.raises(InputError, match=r"proxy_learning_rate_multiple is 2.* with attention 'softmax'"):
+        parse_study(values, "test")
+
+
+def test_a_grid_knows_conditions_and_changes_its_first_key_slowest() -> None:
+    space = (
+        "search.space={training.seed: {choice: [0, 1]}, model.attention: {choice: [softmax, nystromformer]}, "
+        "model.conv_kernel_size: {choice: [0, 35], when: {model.attention: nystromformer}}}"
+    )
+    spec = parse_study(
+        small(space, "model.num_landmarks=8", "search.sampler.name=grid", "search.trials=6"), "test"
+    )
+    one_seed = [("softmax", None), ("nystromformer", 0), ("nystromformer", 35)]
+    points = [
+        (point["training.seed"], point["model.attention"], point.get("model.conv_kernel_size"))
+        for point in spec.space.grid(spec.fixed)
+    ]
+    assert points == [(seed, *rest) for seed in (0, 1) for rest in one_seed]
+    with pytest.raises(InputError, match="trials: 7 is more than the grid's 6 points"):
+        parse_study(
+            small(space, "model.num_landmarks=8", "search.sampler.name=grid", "search.trials=7"), "test"
+        )
 
 
 def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
@@ -75,6 +101,8 @@ WITH_PASSWORD = (
         ("model.contrastive_temperature=0", ["contrastive_temperature", "0"]),
         ("training.stepz=1", ["training.stepz", "steps"]),
         ("training.seed=-1", ["training.seed", "-1"]),
+        ("training.batch_order=random", ["training.batch_order", "random", "uniform"]),
+        ("training.final_weights=first", ["training.final_weights", "first", "best"]),
         ("training.learning_rate=fast", ["training.learning_rate", "fast"]),
         ("task.name=listop", ["listop", "listops"]),
         ("task.size=3", ["size", "listops-mini"]),

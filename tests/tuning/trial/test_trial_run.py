@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from proxytune.datasets import evaluation_batches
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.data import prepare_task
+from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, TrialRun, TrialUpdate
 from tests.tuning.conftest import checkpoints_in
 
 TIMED = {"seconds", "tokens_per_second"}
@@ -94,6 +96,41 @@ def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learni
         update = run.advance()
     assert update.outcome == "diverged"
     assert update.reason
+
+
+def test_the_best_validation_is_reported_beside_the_last_and_its_weights_kept(
+    make_spec, tmp_path: Path
+) -> None:
+    spec = trial(
+        make_spec, "training.learning_rate=1e-2", "training.eval_every=3", "training.final_weights=best"
+    )
+    checkpoints = checkpoints_in(tmp_path)
+    run = TrialRun(spec, checkpoints)
+    updates = reports(run)
+    accuracies = {update.step: update.metrics["val_accuracy"] for update in updates if update.metrics}
+    last = updates[-1].metrics
+    assert last is not None
+    assert last["val_accuracy"] == accuracies[30]
+    assert last["best_val_accuracy"] == max(accuracies.values())
+    best_step = next(step for step, value in accuracies.items() if value == max(accuracies.values()))
+    assert last["best_step"] == best_step
+
+    state, _ = checkpoints.newest()
+    assert state is not None
+    assert state["best"]["step"] == best_step
+    run.trainer.model.load_state_dict(state["best"]["weights"])
+    prepared = prepare_task(spec.task)
+    batches = evaluation_batches(prepared.validation, batch_size=EVALUATION_BATCH_SIZE)
+    assert run.trainer.evaluate(batches)["val_accuracy"] == last["best_val_accuracy"]
+
+
+def test_the_order_of_the_batches_is_the_specs(make_spec) -> None:
+    def losses(order: str) -> list[float]:
+        updates = reports(TrialRun(trial(make_spec, f"training.batch_order={order}"), None))
+        return [update.metrics["train_loss"] for update in updates if update.metrics]
+
+    assert losses("uniform") != losses("bucketed")
+    assert losses("uniform") == losses("uniform")
 
 
 def test_memory_that_is_not_there_is_out_of_memory(make_spec, tmp_path: Path, monkeypatch) -> None:

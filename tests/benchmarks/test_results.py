@@ -1,0 +1,62 @@
+"""The results page: means over seeds, and differences paired by seed where one key differs."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from proxytune.tuning.spec.study_spec import parse_study
+from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.store.study import Study
+from tests.benchmarks.results import results
+
+SPEC = {
+    "name": "two-arms",
+    "task": {"name": "listops-mini"},
+    "training": {"steps": 30, "warmup_steps": 3, "batch_size": 8, "learning_rate": 1e-3, "eval_every": 10},
+    "search": {
+        "space": {"training.seed": {"choice": [0, 1, 2]}, "model.num_proxies": {"choice": [4, 8]}},
+        "sampler": {"name": "grid"},
+        "stopping": {"name": "none"},
+        "trials": 6,
+    },
+}
+
+
+def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
+    spec = parse_study({**SPEC, "storage": str(folder)}, "test")
+    storage = open_storage(f"sqlite:///{folder}/study.db", create=True)
+    study = optuna.create_study(study_name=spec.name, storage=storage, direction="maximize")
+    for (proxies, seed), accuracy in accuracies.items():
+        params: dict[str, Any] = {"training.seed": seed, "model.num_proxies": proxies}
+        metrics = {"val_accuracy": accuracy, "best_val_accuracy": accuracy, "seconds": 60.0}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions=spec.space.distributions,
+                value=accuracy,
+                state=TrialState.COMPLETE,
+                user_attrs={"end": {"outcome": "complete", "reason": "", "step": 30, "metrics": metrics}},
+            )
+        )
+    return Study(spec, storage, study)
+
+
+def test_arms_have_means_and_what_moves_is_bold_by_paired_seeds(tmp_path: Path) -> None:
+    # The seeds differ by far more than the arms do, and the arms by the same in every seed.
+    accuracies = {(4, 0): 0.20, (4, 1): 0.40, (4, 2): 0.60, (8, 0): 0.31, (8, 1): 0.50, (8, 2): 0.69}
+    page = results([study_of(tmp_path, accuracies)])
+    assert "## two-arms" in page
+    assert "6 of 6 trainings are complete" in page
+    assert "| (first) | 3 | 0.400 ± 0.497 |" in page
+    assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in page
+    assert "| - | **+0.100 ± 0.025** | - |" in page  # the second arm less the first, of which no map is known
+    assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in page
+
+
+def test_what_is_missing_is_said_and_one_seed_has_no_interval(tmp_path: Path) -> None:
+    page = results([study_of(tmp_path, {(4, 0): 0.2})])
+    assert "1 of 6 trainings are complete" in page
+    assert "| (first) | 1 | 0.200 | 0.200 | - |" in page
+    assert "What changing one key does" not in page
