@@ -27,8 +27,9 @@ class Mapper(Protocol):
 def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
     """Map over one process a core; results come in order, a few items are worked on ahead.
 
-    Workers are spawned, not forked: the caller may hold threads (torch, gRPC) that a fork would break. They end at
-    once when the caller leaves the loop or dies. Raises DataError when a worker is killed.
+    Workers are spawned, not forked: the caller may hold threads (torch, gRPC) that a fork would break. They finish the
+    item they work on when the caller leaves the loop, and end at once when it dies. Raises DataError when a worker is
+    killed.
     """
     num_workers = len(os.sched_getaffinity(0))
     if num_workers == 1:
@@ -51,8 +52,9 @@ def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) ->
                 "a process that generates data was killed (out of memory?); nothing was kept"
             ) from None
         finally:
-            lifeline.close()
+            # First the pool, then the pipe: a worker that ends while it writes a result leaves the pool waiting for the rest.
             pool.shutdown(wait=True, cancel_futures=True)
+            lifeline.close()
             watched.close()
 
 

@@ -96,6 +96,20 @@ def cli() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
+FLAGS = {"`again`": "`--again`", "address ": "--address ", "token file ": "--token-file ", "top ": "--top "}
+"""What the keys in the library's errors are on the command line; those that end with a space begin an error."""
+
+
+def with_flags(message: str) -> str:
+    """An error of the library with the flags that a user of the command line knows."""
+    for key, flag in FLAGS.items():
+        if not key.endswith(" "):
+            message = message.replace(key, flag)
+        elif message.startswith(key):
+            message = flag + message.removeprefix(key)
+    return message
+
+
 def main() -> None:
     """Entry point: every foreseeable error is one line and an exit code."""
     try:
@@ -106,7 +120,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except ProxytuneError as error:
-        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        err.print(f"proxytune: {with_flags(str(error))}", style="red", highlight=False, markup=False)
         if isinstance(
             error, Interrupted
         ):  # everything is closed; Ray's own exit hook hangs where Ray has died

@@ -1,6 +1,7 @@
 """A study on a real Slurm through time limits and a scancel: nothing lost, nothing twice, by SQL."""
 
 import importlib.util
+import os
 import re
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from proxytune.tuning.journal.reading import read_events
 
 SERVERS = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
-STEPS, EVERY, SECONDS = 600, 150, 300
+STEPS, EVERY = 600, 150
 STUDY = f"""
 name: study
 task: {{name: listops-mini, train_examples: 256}}
@@ -97,17 +98,15 @@ def reach_the_time_limit(slurm: Any, job: str, restarts: int) -> None:
 def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothing_twice(
     slurm: Any, postgres: Any, record_property: Any
 ) -> None:
-    # A budget in seconds of running: neither a fast machine nor a busy one has met it before the last of what follows.
-    study = (
-        STUDY.replace("trials: 1000", f"trials: 1000\n  max_seconds: {SECONDS}")
-        + f"database: {postgres.uri}\n"
-    )
+    # Enough for more than what follows on an idle machine, and for no more than half an hour on a busy one.
+    trials = max(3, round(40 / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))))
+    study = STUDY.replace("trials: 1000", f"trials: {trials}") + f"database: {postgres.uri}\n"
     (slurm.folder / "study.yaml").write_text(study)
     watched = Watched(slurm.folder)
 
     def until_more_reports(job: str) -> None:
         before = len(watched.events("report"))
-        slurm.until(lambda: len(watched.events("report")) >= before + 2 or slurm.ended(job), 1800)
+        slurm.until(lambda: len(watched.events("report")) >= before + 1 or slurm.ended(job), 1800)
         assert not slurm.ended(job), slurm.logs()
 
     job = proxytune(slurm)
@@ -131,10 +130,10 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
     assert len(re.findall("ended with code 75 after USR1", said)) == 3, said
     for line in watched.timeline:
         record_property("timeline", line)
-    record_property("counts", check_nothing_lost_or_twice(slurm.folder, postgres.uri, watched))
+    record_property("counts", check_nothing_lost_or_twice(slurm.folder, postgres.uri, watched, trials))
 
 
-def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched) -> dict[str, int]:
+def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched, trials: int) -> dict[str, int]:
     """The database, the journal and MLflow against what an unbroken study leaves."""
     engine = sa.create_engine(uri)
     with engine.connect() as database:
@@ -166,8 +165,6 @@ def check_nothing_lost_or_twice(folder: Path, uri: str, watched: Watched) -> dic
             "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
         ).fetchone()
         (found["all MLflow runs"],) = mlflow.execute("SELECT count(*) FROM runs").fetchone()
-    trials = found["trials"]
-    assert trials >= 4
     reports = trials * STEPS // EVERY
     assert found == {
         **{"trials": trials, "complete": trials, "values": trials, "leases": 0},

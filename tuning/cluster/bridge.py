@@ -17,9 +17,6 @@ from ray.tune.search import Searcher
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
-TRIALS_PER_RUN = 500
-"""After so many trials `tune.run` ends and starts anew: Ray keeps 20 to 30 KiB of each for as long as it runs."""
-
 
 class RayBridge:
     """What the searcher and the scheduler share: the controller, who is who, and the first error.
@@ -37,26 +34,6 @@ class RayBridge:
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.closed = False
-        self._started = 0  # trials of Ray in this run of it
-
-    @property
-    def run_is_full(self) -> bool:
-        """Whether this run of Ray starts no further trials; those that are live are handed back at their next update."""
-        return self._started >= TRIALS_PER_RUN
-
-    def count_start(self) -> None:
-        self._started += 1
-
-    def next_run(self) -> bool:
-        """After a run of Ray: whether another one is needed, because this one was full and the study is not finished."""
-        with self.lock:
-            again = (
-                self.run_is_full and not self.closed and self.error is None and not self.controller.finished
-            )
-            self._started = 0
-            self.numbers.clear()
-            self.given_up.clear()
-            return again
 
     def close(self) -> None:
         with self.lock:
@@ -96,8 +73,6 @@ class StudySearcher(Searcher):
     def _suggest(self, trial_id: str, slots: int) -> Any:
         bridge = self._bridge
         try:
-            if bridge.run_is_full:
-                return Searcher.FINISHED
             if len(bridge.controller.live) >= slots:
                 return None
             assignment = bridge.controller.next_trial()
@@ -106,7 +81,6 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if assignment is None:  # another terminal may extend the study while its last trials run
             return None if bridge.controller.live or not bridge.controller.finished else Searcher.FINISHED
-        bridge.count_start()
         bridge.numbers[trial_id] = assignment.number
         return {
             "number": assignment.number,
@@ -159,11 +133,7 @@ class StudyScheduler(FIFOScheduler):
         with bridge.lock:
             try:
                 update = TrialUpdate.from_json(result["update"])
-                number = trial.config["number"]
-                stop = bridge.closed or bridge.controller.receive(number, update, where)
-                if not stop and bridge.run_is_full:
-                    bridge.controller.hand_back(number, "Ray's run is renewed")
-                    stop = True
+                stop = bridge.closed or bridge.controller.receive(trial.config["number"], update, where)
             except Exception as error:
                 bridge.fail(error)
                 stop = True

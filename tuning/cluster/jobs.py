@@ -69,7 +69,7 @@ class Jobs:
 
         if not address.startswith(("http://", "https://")):
             raise InputError(
-                f"--address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
+                f"address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
             )
         for chatty in (
             "dashboard.modules.dashboard_sdk",
@@ -118,7 +118,7 @@ class Jobs:
         if not spec.storage.is_absolute():
             raise InputError(
                 f"storage: {spec.storage} is relative to this folder; a job needs an absolute one that every node "
-                "shares, such as --storage /mnt/studies"
+                "shares, such as storage: /mnt/studies"
             )
         return self._once(spec.name, ["run", "study.yaml"], spec)
 

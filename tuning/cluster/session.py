@@ -163,11 +163,11 @@ def find_cluster(address: str) -> str:
     if "://" in address:
         http = address if address.startswith("http") else "http://HEAD:8265"
         raise InputError(
-            f"--address {address}: a study's driver runs on a node of the cluster (auto, or HOST:PORT of the head), "
+            f"address {address}: a study's driver runs on a node of the cluster (auto, or HOST:PORT of the head), "
             f"not through a client; from here, `proxytune submit STUDY --address {http}` starts it there"
         )
     if address != "auto" and not _HOST_PORT.fullmatch(address):
-        raise InputError(f"--address {address!r} must be local, auto, or HOST:PORT such as 10.0.0.1:6379")
+        raise InputError(f"address {address!r} must be local, auto, or HOST:PORT such as 10.0.0.1:6379")
     if user_token() is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when it is imported
     import grpc
@@ -175,7 +175,7 @@ def find_cluster(address: str) -> str:
     try:
         found = gcs_address(address)
     except (OSError, ValueError) as error:
-        raise InputError(f"--address {address}: {one_line(error)}") from None
+        raise InputError(f"address {address}: {one_line(error)}") from None
     try:
         ask_gcs(found, with_token=True, timeout_seconds=CONNECT_SECONDS)
     except grpc.RpcError as error:

@@ -18,7 +18,7 @@ from proxytune.datasets.errors import printable
 from proxytune.datasets.parallel import Mapper, process_map
 from proxytune.datasets.prepare import make_task
 from proxytune.datasets.task import SPLITS
-from proxytune.tuning.commands.options import err, json_option, out, print_json
+from proxytune.tuning.commands.options import address_option, err, json_option, out, print_json
 from proxytune.tuning.trial.data import cache_folder
 
 P = ParamSpec("P")
@@ -217,6 +217,7 @@ def _say(key: str, value: object) -> None:
 @options_option
 @partial_option
 @click.option("--on-ray", is_flag=True, help="Generate as Ray tasks instead of processes of this machine.")
+@address_option
 @json_option
 @reported
 def data_prepare(
@@ -225,6 +226,7 @@ def data_prepare(
     options: tuple[str, ...],
     allow_partial: bool,
     on_ray: bool,
+    address: str,
     as_json: bool,
 ) -> None:
     """Find or generate TASK's data and convert it once for all studies of this machine.
@@ -232,12 +234,13 @@ def data_prepare(
     \b
     proxytune data prepare listops
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
+    proxytune data prepare listops --address auto        on the cores of the cluster that this node belongs to
     proxytune data prepare listops --option train=a.tsv --option validation=b.tsv --option test=c.tsv
     """
-    if on_ray:
+    if on_ray or address != "local":
         from proxytune.tuning.cluster.session import ray_session
 
-        with ray_session():
+        with ray_session(address):
             from proxytune.tuning.cluster.ray_map import ray_map
 
             prepared = _prepared(task, root, options, allow_partial, "data prepare", ray_map)

@@ -18,15 +18,11 @@ from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET, END
+from proxytune.tuning.store.attributes import BUDGET, CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.trial.trial_run import TrialUpdate
 
 SUFFIX = ".confirm"
-CANDIDATE = (
-    "candidate"  # user attribute of a retraining: the number in the study of the trial that it repeats
-)
-WITH_SEED = "seed"  # user attribute of a retraining: the fresh seed
 _BROKEN = (
     Outcome.DIVERGED,
     Outcome.OUT_OF_MEMORY,

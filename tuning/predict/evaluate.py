@@ -62,7 +62,7 @@ def evaluate_export(
         earlier = sorted({*known, *(one["time"] for one in own)})
         if earlier and not again:
             raise InputError(
-                f"the test split was opened for {spec.name} before ({earlier[-1]}); --again opens it once more, and "
+                f"the test split was opened for {spec.name} before ({earlier[-1]}); `again` opens it once more, and "
                 "every later export says so"
             )
         weights = read_sums(exported.folder)[WEIGHTS][:12]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.datasets import DataError, listops, text
+from proxytune.datasets.listops_values import evaluate
 from proxytune.datasets.pictures import shifted
 from proxytune.datasets.prepare import make_task
 from proxytune.datasets.task import PADDING_ID
@@ -72,7 +73,7 @@ class InputFormat:
                 raise DataError(f"{len(pixels)} pixels, a picture has {self.config.max_length}")
             return shifted(pixels, black_is_padding=self._black_is_padding)
         if self.task.name.startswith("listops"):
-            return listops.encode(part)
+            return _expression(part)
         return text.encode(repr(part).encode() if self._literal else part)
 
     @property
@@ -102,6 +103,16 @@ class InputFormat:
         if self._literal:  # of a literal that was cut, the part that is there
             shown = shown.removeprefix("b").strip("'\"")
         return " ".join(shown.split())
+
+
+def _expression(part: bytes) -> NDArray[np.integer]:
+    """The token ids of one complete ListOps expression."""
+    ids = listops.encode(part)
+    if not evaluate(ids, np.array([len(ids)])).well_formed[0]:
+        raise DataError(
+            "a complete ListOps expression is expected: operators with arguments, and every bracket closed"
+        )
+    return ids
 
 
 def padded(rows: Sequence[Documents]) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import shutil
 import signal
 import threading
 import time
@@ -175,29 +174,23 @@ def _search(
             controller.stop(reason)
             over.set()
 
-        def run_ray() -> None:
-            tune.run(
-                kind,
-                name=spec.name,
-                search_alg=StudySearcher(bridge),
-                scheduler=StudyScheduler(bridge),
-                num_samples=-1,
-                resources_per_trial=resources if gpu_mib is None else None,
-                reuse_actors=True,
-                max_failures=spec.resources.max_failures,
-                raise_on_failed_trial=False,
-                storage_path=str(session.scratch / "tune"),
-                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
-                verbose=0,
-            )
-            shutil.rmtree(session.scratch / "tune", ignore_errors=True)
-
         def search() -> None:
             try:
-                run_ray()
-                while bridge.next_run():
-                    run_ray()
+                tune.run(
+                    kind,
+                    name=spec.name,
+                    search_alg=StudySearcher(bridge),
+                    scheduler=StudyScheduler(bridge),
+                    num_samples=-1,
+                    resources_per_trial=resources if gpu_mib is None else None,
+                    reuse_actors=True,
+                    max_failures=spec.resources.max_failures,
+                    raise_on_failed_trial=False,
+                    storage_path=str(session.scratch / "tune"),
+                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+                    verbose=0,
+                )
             except Exception as error:
                 failures.append(error)
             over.set()

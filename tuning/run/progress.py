@@ -14,7 +14,7 @@ from rich.text import Text
 
 from proxytune.tuning.run.time_left import TimeLeft, duration
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.attributes import CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary
 from proxytune.tuning.tracking.shipper import Shipper
@@ -96,7 +96,7 @@ class Watch:
             if trial.state.is_finished() and trial.number not in self._printed:
                 self._printed.add(trial.number)
                 value = ", ".join(f"{value:.4g}" for value in trial.values or ())
-                line = f"trial {trial.number} {outcome_of(trial)} {value} {_params(trial.params)}"
+                line = f"{trial_name(trial)} {outcome_of(trial)} {value} {_params(trial.params)}"
                 console.print(" ".join(line.split()), highlight=False, markup=False)
 
     def _state(self) -> _State:
@@ -114,7 +114,7 @@ class Watch:
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(
             f"best {', '.join(f'{name} {value:.4g}' for name, value in one['values'].items())}"
-            f" (trial {one['trial']})"
+            f" ({trial_name(trials[one['trial']])})"
             for one in facts["best"][:1]
         )
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
@@ -137,18 +137,24 @@ class Watch:
         for column in ("trial", "", "step", *self._objectives):
             table.add_column(column, justify="right")
         table.add_column("parameters", ratio=1, no_wrap=False, overflow="fold")
-        running = sorted(self._controller.live.copy().items())
+        running, stored = sorted(self._controller.live.copy().items()), self._study.trials()
         for number, trial in running[:_MOST_ROWS]:
             values = [
                 f"{trial.metrics[name]:.4g}" if name in trial.metrics else "-" for name in self._objectives
             ]
             bar = ProgressBar(total=self._steps, completed=trial.step, width=12)
             table.add_row(
-                str(number), bar, f"{trial.step}/{self._steps}", *values, escape(_params(trial.params))
+                trial_name(stored[number]).removeprefix("trial "),
+                bar,
+                f"{trial.step}/{self._steps}",
+                *values,
+                escape(_params(trial.params)),
             )
+        bar_of_study = Table.grid()  # a bar alone ends without a new line
+        bar_of_study.add_row(ProgressBar(total=1.0, completed=state.share, width=60))
         lines: list[RenderableType] = [
             _wrapped(f"{self._study.name}: {state.text()}"),
-            ProgressBar(total=1.0, completed=state.share, width=min(60, self._console.width)),
+            bar_of_study,
             table,
         ]
         if len(running) > _MOST_ROWS:
@@ -168,6 +174,14 @@ def _wrapped(text: str, style: str = "") -> Text:
 def _steps_of(trial: FrozenTrial) -> int:
     end = trial.user_attrs.get(END)
     return int(end["step"]) if end else trial.last_step or 0
+
+
+def trial_name(trial: FrozenTrial) -> str:
+    """The trial; a retraining by the trial that it repeats and its seed, as its own number means nothing to a user."""
+    attributes = trial.user_attrs
+    if CANDIDATE in attributes:
+        return f"trial {attributes[CANDIDATE]} with seed {attributes[WITH_SEED]}"
+    return f"trial {trial.number}"
 
 
 def _params(params: dict[str, object]) -> str:

@@ -34,28 +34,28 @@ def read_tokens(path: Path | None) -> dict[str, bytes]:
         if path.stat().st_mode & stat.S_IROTH:
             # not refused: container engines mount secrets this way, where nobody else is
             warnings.warn(
-                f"--token-file {path}: everybody on this machine can read it; chmod 600", stacklevel=2
+                f"token file {path}: everybody on this machine can read it; chmod 600", stacklevel=2
             )
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"--token-file {path}: {error.strerror}") from None
+        raise InputError(f"token file {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"--token-file {path}: not text") from None
+        raise InputError(f"token file {path}: not text") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:  # without its text, which may be a secret
-            raise InputError(f"--token-file {path}, line {number}: write it as name:token")
+            raise InputError(f"token file {path}, line {number}: write it as name:token")
         name, token = match[1] or "token", match[2]
-        _check(token, f"--token-file {path}, line {number}")
+        _check(token, f"token file {path}, line {number}")
         if name in tokens:
             raise InputError(
-                f"--token-file {path}, line {number}: a second token of {name}; give each a name: name:token"
+                f"token file {path}, line {number}: a second token of {name}; give each a name: name:token"
             )
         tokens[name] = _digest(token.encode())
     if not tokens:
-        raise InputError(f"--token-file {path}: holds no token; write a line name:token")
+        raise InputError(f"token file {path}: holds no token; write a line name:token")
     return tokens
 
 

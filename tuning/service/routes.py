@@ -23,7 +23,7 @@ from proxytune.tuning.store.summary import outcome_of, summary, trial_row
 from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
 
 documented = HTTPBearer(
-    auto_error=False, description="A token of the server's --token-file (none asked for on loopback)"
+    auto_error=False, description="A token of the server's token file (none asked for on loopback)"
 )
 """For the OpenAPI document; the gate in front of all routes is what checks the token."""
 

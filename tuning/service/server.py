@@ -67,7 +67,7 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"cannot listen on {host} port {port}: {reason}; choose others with --host, --port"
+            f"cannot listen on {host} port {port}: {reason}; choose another host or port"
         ) from None
     return listener
 

@@ -143,5 +143,5 @@ def _confine(key: str, root: Path, roots: tuple[Path, ...]) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"study: {key}: {error}") from None
     if not any(real.is_relative_to(os.path.realpath(allowed)) for allowed in roots):
-        known = ", ".join(map(str, roots)) or "none was configured (--root); leave it out for generated data"
+        known = ", ".join(map(str, roots)) or "none was configured; leave it out for generated data"
         raise InputError(f"study: {key}: {root} is not under a root of this server: {known}")

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import holds_password
+from proxytune.tuning.spec.search import Search
+from proxytune.tuning.spec.space import Scalar, SearchSpace
 from proxytune.tuning.spec.validation import SpecError
 from proxytune.tuning.spec.yaml_file import nearest
 
-if TYPE_CHECKING:
-    from proxytune.tuning.spec.study_spec import StudySpec
+
+class Sections(Protocol):
+    """What is compared of a StudySpec, which is built from this check and so cannot be imported here."""
+
+    @property
+    def model(self) -> dict[str, Any]: ...
+    @property
+    def training(self) -> dict[str, Any]: ...
+    @property
+    def search(self) -> Search: ...
+    @property
+    def database(self) -> str | None: ...
+    @property
+    def space(self) -> SearchSpace: ...
+    def trial(self, params: Mapping[str, Scalar]) -> object: ...
+    def rung_steps(self) -> tuple[int, ...]: ...
 
 
-def contradictions(spec: StudySpec) -> Iterator[str]:
+def contradictions(spec: Sections) -> Iterator[str]:
     """Everything that is wrong, each line beginning with a key path."""
     try:
         _ = spec.space
@@ -37,7 +53,7 @@ def contradictions(spec: StudySpec) -> Iterator[str]:
             yield f"{key}: a password in the URL would be stored; use PGPASSFILE or PGPASSWORD"
 
 
-def _outside_the_space(spec: StudySpec) -> Iterator[str]:
+def _outside_the_space(spec: Sections) -> Iterator[str]:
     for position, params in enumerate(spec.search.enqueue):
         for key, value in params.items():
             if key not in spec.search.space:
@@ -46,7 +62,7 @@ def _outside_the_space(spec: StudySpec) -> Iterator[str]:
                 yield f"search.enqueue[{position}]: {key}={value} is outside its domain"
 
 
-def _conditions(spec: StudySpec) -> Iterator[str]:
+def _conditions(spec: Sections) -> Iterator[str]:
     """Every `when` must name a key that there is and values that it can have, or its key would never be searched."""
     fixed = {f"model.{key}": value for key, value in spec.model.items()} | {
         f"training.{key}": value for key, value in spec.training.items()
@@ -68,7 +84,7 @@ def _conditions(spec: StudySpec) -> Iterator[str]:
                     yield f"{where}: {value} is outside the domain of {other}"
 
 
-def _corners(spec: StudySpec) -> Iterator[str]:
+def _corners(spec: Sections) -> Iterator[str]:
     for key, domain in spec.search.space.items():
         for value in domain.corners():
             try:
@@ -79,7 +95,7 @@ def _corners(spec: StudySpec) -> Iterator[str]:
                 break
 
 
-def _sampler(spec: StudySpec) -> Iterator[str]:
+def _sampler(spec: Sections) -> Iterator[str]:
     name, domains = spec.search.sampler.name, spec.search.space
     if name in ("grid", "qmc", "cmaes"):
         for key, domain in domains.items():

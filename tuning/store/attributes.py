@@ -11,6 +11,8 @@ ATTEMPT = "attempt"  # how often it was begun, if more than once
 ENQUEUED_BY = "enqueued_by"  # who enqueued it, if somebody did
 WHOLE_GPU = "whole_gpu"  # it ran out of memory in a share of a GPU
 RUNG = "rung:"  # followed by the rung's step: {"values", "violation"}, minimised
+CANDIDATE = "candidate"  # of a retraining: the trial of the confirmed study that it repeats
+WITH_SEED = "seed"  # of a retraining: its fresh seed
 
 # Of the study.
 STUDY_ID = "id"  # set first and never changed; names the study in its folder and in checkpoints

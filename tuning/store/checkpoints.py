@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-import torch
-
 from proxytune.tuning.store.folder import Folder
 
 KEPT = 2
@@ -66,6 +64,8 @@ class Checkpoints:
         Raises:
             OSError: the storage refuses; older checkpoints are untouched.
         """
+        import torch  # here: what only reads a study needs no torch
+
         content = (
             io.BytesIO()
         )  # torch raises a RuntimeError without a reason for a file that cannot be written
@@ -118,6 +118,8 @@ class Checkpoints:
             ForeignCheckpoint: it belongs to something else.
             OSError: the object store does not answer.
         """
+        import torch  # here: what only reads a study needs no torch
+
         try:
             manifest = read_manifest(path)
             self._check_owner(path, manifest)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def summary(study: "Study") -> dict[str, Any]:
     """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
+    best = leading(study)  # before the trials are read: one that ends in between is not among the best yet
     trials = study.trials()
     outcomes: dict[str, int] = {}
     paused_by = study.requests.holder_of(Kind.PAUSE, Kind.RESUME)
@@ -38,7 +39,7 @@ def summary(study: "Study") -> dict[str, Any]:
                 "params": trials[number].params,
                 "metrics": trials[number].user_attrs[END]["metrics"],
             }
-            for number in leading(study)
+            for number in best
         ],
     }
 

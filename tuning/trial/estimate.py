@@ -4,11 +4,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from proxytune.tuning.spec.rungs import expected_steps
+from proxytune.tuning.spec.space import Scalar
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.data import cache_folder
@@ -62,12 +63,18 @@ def _extremes(spec: StudySpec) -> Iterator[TrialSpec]:
     first = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
     seen: set[str] = set()
     for key, domain in spec.search.space.items():
-        for value in domain.corners():
+        for value in _ends(domain.corners()):
             trial = spec.trial({**first, key: value})
             cost = json.dumps(cost_spec(trial))
             if cost not in seen and len(seen) < _MOST_CONFIGURATIONS:
                 seen.add(cost)
                 yield trial
+
+
+def _ends(values: Sequence[Scalar]) -> Sequence[Scalar]:
+    """The least and the largest of numbers, or all values."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [min(numbers), max(numbers)] if len(numbers) == len(values) else values
 
 
 def _costs(trial: TrialSpec) -> dict[str, float]:

@@ -139,3 +139,10 @@ def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster,
         assert "resources.gpu: 4 is more than a node has here (2)" in red["cluster", "room"]
     finally:
         node.kill()
+
+
+def test_data_are_generated_on_the_cluster_that_is_named(cluster, tool) -> None:
+    options = ("--option", "train_examples=6000", "--address", cluster.address)
+    facts = tool.json("data", "prepare", "listops-mini", *options)
+    assert facts["examples"]["train"] == 6000
+    assert any(task["name"] == "_apply" for task in cluster.state("tasks"))

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from proxytune.tuning import commands
-from proxytune.tuning.cli import VERBS, cli
+from proxytune.tuning.cli import VERBS, cli, with_flags
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
@@ -112,3 +112,12 @@ def test_every_verb_has_its_line_in_the_help() -> None:
         }
         assert names <= set(VERBS), found.name
     assert set(cli.list_commands(click.Context(cli))) == set(VERBS)
+
+
+def test_errors_name_keys_in_the_library_and_flags_on_the_command_line() -> None:
+    assert with_flags("address 'x' must be local") == "--address 'x' must be local"
+    assert (
+        with_flags("the test split was opened; `again` opens it")
+        == "the test split was opened; `--again` opens it"
+    )
+    assert with_flags("model: no address is meant here") == "model: no address is meant here"

@@ -26,6 +26,7 @@ from proxytune.tuning.errors import HeldError, InputError, ProxytuneError, Stora
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.progress import trial_name
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
@@ -249,6 +250,13 @@ def test_killed_between_a_withdrawal_s_end_and_its_state_it_is_not_run(study: St
     driver.die()
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
     assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "and its point is queued anew"
+
+
+def test_progress_names_a_retraining_by_its_trial_of_the_study_and_its_seed(study: Study) -> None:
+    driver = racing(study, plan_for(study, 1, 2))
+    retraining = driver.study.trials()[0]
+    assert trial_name(retraining) == "trial 4 with seed 1"
+    assert trial_name(study.trials()[3]) == "trial 3"
 
 
 def test_more_seeds_and_candidates_keep_what_is_known(study: Study) -> None:

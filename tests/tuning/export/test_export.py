@@ -94,7 +94,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
         "one seed, unconfirmed",
         "among 5 trials",
         "MiB a sequence",
-        "tokens/s trained on",
+        "tokens/s in training",
         "no LRA score",
         "Never opened",
         "model.onnx: token_ids",

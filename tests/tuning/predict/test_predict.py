@@ -160,7 +160,10 @@ def test_ready_made_ids_are_taken_as_they_are(ids: list[int]) -> None:
         ("image", b"1 x", "whole numbers from 0 to 255"),
         ("image", b"1 256", "not 1 to 256"),
         ("image", b" ".join([b"0"] * 1024), "nothing but padding"),
-        ("listops", b"[MAX 1 2", None),  # the model classifies any tokens, as in training
+        ("listops", b"[MAX 3", "a complete ListOps expression is expected"),
+        ("listops", b"[MAX 1 2 ] ]", "every bracket closed"),
+        ("listops", b"[MAX ]", "operators with arguments"),
+        ("listops", b"[MAX 3 ]", None),
         ("listops", b"[MAX 1 2 ] ]]", "no token"),
     ],
 )

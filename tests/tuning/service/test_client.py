@@ -10,6 +10,7 @@ import pytest
 from proxytune.tuning.errors import InputError, OtherSpecError, ProxytuneError
 from proxytune.tuning.service import client as module
 from proxytune.tuning.service.client import Client
+from proxytune.tuning.spec.yaml_file import as_yaml
 from tests.tuning.service.conftest import TOKEN, Driver
 
 
@@ -61,6 +62,10 @@ def test_errors_are_the_command_lines(serve, finished, tokens, tmp_path, monkeyp
             client.submit(tmp_path / "study.yaml")
         with pytest.raises(InputError, match="no shipped study of that name"):
             client.submit("listops-maxi")
+        with pytest.raises(ProxytuneError, match="has no cluster"):
+            client.submit(as_yaml(values))
+        with pytest.raises(InputError, match="File name too long, and no shipped study"):
+            client.submit("name: " + "x" * 300)
     with (
         Client(serve(tokens=tokens)) as client,
         pytest.raises(InputError, match=r"no valid token .*--?|Bearer TOKEN"),
