@@ -1,7 +1,6 @@
 """A study on a real Slurm through time limits and a scancel: nothing lost, nothing twice, by SQL."""
 
 import importlib.util
-import os
 import re
 import sqlite3
 import subprocess
@@ -18,6 +17,7 @@ from proxytune.tuning.journal.reading import read_events
 
 SERVERS = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
 STEPS, EVERY = 600, 150
+AHEAD = 20  # trials: more than two slots of an idle machine train while Slurm notices a time limit
 STUDY = f"""
 name: study
 task: {{name: listops-mini, train_examples: 256}}
@@ -61,10 +61,14 @@ class Watched:
     def events(self, kind: str) -> list[Any]:
         return [event for event in read_events(self.outbox).events if event.kind == kind]
 
+    def complete(self) -> int:
+        return sum(event.outcome == "complete" for event in self.events("end"))
+
     def note(self, what: str) -> None:
-        ended, reports = (len(self.events(kind)) for kind in ("end", "report"))
-        seconds = time.monotonic() - self.began
-        self.timeline.append(f"{seconds:.0f} s: {what} ({reports} reports, {ended} trials ended)")
+        reports, seconds = len(self.events("report")), time.monotonic() - self.began
+        self.timeline.append(
+            f"{seconds:.0f} s: {what} ({reports} reports, {self.complete()} trials complete)"
+        )
 
 
 def proxytune(slurm: Any, *arguments: object) -> str:
@@ -85,6 +89,19 @@ def proxytune(slurm: Any, *arguments: object) -> str:
     return done.stdout.strip()
 
 
+def keep_ahead(slurm: Any, watched: Watched, uri: str, trials: int) -> int:
+    """Extend the study from so many trials, so that no machine meets its budget too early; its budget then."""
+    wanted = watched.complete() + AHEAD
+    if wanted <= trials:
+        return trials
+    where = ["--storage", slurm.folder / "studies", "--database", uri]
+    subprocess.run(
+        [sys.executable, "-P", "-m", "proxytune.tuning", "extend", "study", "--trials", str(wanted), *where],
+        check=True,
+    )
+    return wanted
+
+
 def reach_the_time_limit(slurm: Any, job: str, restarts: int) -> None:
     """Bring the running job's time limit near, so that it is asked for its checkpoints; until it is queued again."""
     hours, minutes, _ = map(int, slurm.job(job)["RunTime"].split(":"))
@@ -98,9 +115,7 @@ def reach_the_time_limit(slurm: Any, job: str, restarts: int) -> None:
 def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothing_twice(
     slurm: Any, postgres: Any, record_property: Any
 ) -> None:
-    # Enough for more than what follows on an idle machine, and for no more than half an hour on a busy one.
-    trials = max(3, round(40 / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))))
-    study = STUDY.replace("trials: 1000", f"trials: {trials}") + f"database: {postgres.uri}\n"
+    study = STUDY.replace("trials: 1000", f"trials: {AHEAD}") + f"database: {postgres.uri}\n"
     (slurm.folder / "study.yaml").write_text(study)
     watched = Watched(slurm.folder)
 
@@ -109,11 +124,13 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
         slurm.until(lambda: len(watched.events("report")) >= before + 1 or slurm.ended(job), 1800)
         assert not slurm.ended(job), slurm.logs()
 
+    trials = AHEAD
     job = proxytune(slurm)
     watched.note(f"job {job} submitted")
     waiting = proxytune(slurm)
     for restarts in (1, 2, 3):
         until_more_reports(job)
+        trials = keep_ahead(slurm, watched, postgres.uri, trials)
         if restarts == 1:
             assert slurm.job(waiting)["Reason"] == "Dependency"  # the second waits in the queue
         reach_the_time_limit(slurm, job, restarts)
