@@ -13,6 +13,7 @@ from proxytune.tuning.commands.options import (
     json_option,
     out,
     print_json,
+    quiet_optuna,
     storage_option,
 )
 
@@ -68,6 +69,7 @@ def confirm(
     from proxytune.tuning.store.study import open_study
     from proxytune.tuning.trial.data import prepare_task
 
+    quiet_optuna()
     opened = open_study(study, storage, database)
     with data_progress(err, opened.spec.task.name) as report:
         prepare_task(opened.spec.task, report)
