@@ -202,6 +202,7 @@ def test_other_classes_than_the_originals_are_said():
     )
 
 
+@pytest.mark.slow  # 50,000 reviews, read twice
 @pytest.mark.realdata
 def test_the_original_imdb_is_known_by_its_content_in_any_form(real_file, tmp_path):
     """The archive, and the same reviews as Parquet in another order: known, and of one fingerprint."""
