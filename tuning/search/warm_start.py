@@ -5,7 +5,7 @@ Two things, each as far as the two studies agree:
 - **Its best configurations go first.** Ranked by the new study's objectives where the old trials know them all (else by
   their own), those that keep the new study's constraints, completed, and inside the new space; a key that only the new
   study searches takes the old study's fixed value. They are trials of the new study like any other.
-- **Its trials inform the sampler** (tpe and gp; the others have no use for foreign trials), if all that is not searched
+- **Its trials inform the sampler** (tpe, gp and curve; the others have no use for foreign trials), if all that is not searched
   now was the same (task, model, steps, ...) and the values lie inside the new space. They are no trials of the new
   study: they have no number, count against no budget, stand in no rung, front or table, and are not shipped.
 """

@@ -1,4 +1,4 @@
-"""The metrics of a trial: their names, units and meanings, said once (DESIGN.md section 5)."""
+"""The metrics of a trial: their names, units and meanings, said once."""
 
 import math
 from collections.abc import Iterable

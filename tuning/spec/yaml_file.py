@@ -1,6 +1,6 @@
 """Reading a YAML file that a stranger may have written: YAML 1.2, no anchors, bounded, every key with its line.
 
-YAML 1.2 (unlike 1.1) reads 1e-4 as a number and no, on, 010 as what they look like (DESIGN.md section 6).
+YAML 1.2 (unlike 1.1) reads 1e-4 as a number and no, on, 010 as what they look like.
 """
 
 import difflib

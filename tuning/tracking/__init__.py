@@ -1,1 +1,1 @@
-"""The outbox and what ships it to MLflow."""
+"""Ships the journal to MLflow."""

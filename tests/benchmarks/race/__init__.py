@@ -1,1 +1,1 @@
-"""A race of searches over tables of training curves: `python -m tests.benchmarks.race --help`."""
+"""A race of searches over tables of training curves: `python tests/benchmarks race --help`."""
