@@ -12,7 +12,8 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.controller import Assignment, StudyController
+from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.search.running import Assignment
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
@@ -272,7 +273,7 @@ def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_
 
 
 def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     first, second = driver.begin().number, driver.begin().number
     request_stop(driver.study, now=False)
@@ -288,7 +289,7 @@ def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(sp
 
 
 def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
     assert driver.controller.finished
@@ -310,7 +311,7 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
 
 
 def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=2"))
     driver.begin()
     extend(driver.study, 3000)
@@ -327,7 +328,7 @@ def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_s
 
 
 def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number = driver.begin().number
     pause(driver.study, on=True)
@@ -370,7 +371,7 @@ def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(mak
 
 
 def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number, other = driver.begin().number, driver.begin().number
     cancel_trial(driver.study, number)
@@ -412,7 +413,7 @@ def test_steps_of_a_trial_that_is_handed_back_are_counted_once(make_spec) -> Non
 
 def test_a_budget_of_seconds_counts_all_drivers(make_spec, monkeypatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("proxytune.tuning.search.controller.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("proxytune.tuning.search.limits.time.monotonic", lambda: clock[0])
     spec = make_spec("search.max_seconds=50")
     driver = Driver(spec)
     driver.begin()
