@@ -105,70 +105,78 @@ def packed_formats(
     s4_columns are those of S4's cache, where it has one. adapt makes the task's rows of the packed ones.
     """
 
-    def reading(read: Callable[[Source, Packing], Iterator[tuple[str, Rows]]]) -> Callable[..., Any]:
+    def adapted(read: Callable[[Source, Packing], Iterator[tuple[str, Rows]]]) -> Callable[..., Any]:
         return lambda task, source: adapt(task, source, read(source, packing))
 
-    files = {"train": "train", "validation": "dev", "test": "test"}
-    formats = [
-        Format(
-            name=name,
-            folders=_PICKLE_FOLDERS,
-            parts={part: f"{prefix}{pickle_name}.{split}.{{pickle,pkl}}" for part, split in files.items()},
-            archives=("lra*",),
-            read=reading(_read_files),
-            rows=rows,
-            tested="made",
-        )
-        for name, prefix in ((SKYFORMER, "lra-"), (NYSTROMFORMER, ""))
-    ]
+    formats = [_pickle_format(name, pickle_name, rows, adapted(_read_files)) for name in PICKLES]
     if mega:
-        parts = {
-            f"{split} {kind}": f"{kind}/{name}.{suffix}"
-            for split, name in (("train", "train"), ("validation", "{valid,val,dev}"), ("test", "test"))
-            for kind, suffix in (("input", "src"), ("label", "label"))
-        }
-        formats.append(
-            Format(
-                name=MEGA,
-                folders=(f"lra/{folder_names[0]}", folder_names[0], f"data/lra/{folder_names[0]}", "."),
-                parts=parts,
-                archives=("lra*",),
-                read=reading(_read_mega),
-                rows=rows,
-                tested="made",
-            )
-        )
+        formats.append(_mega_format(folder_names[0], rows, adapted(_read_mega)))
     if s4_columns is not None:
-        caches = ("l_max-*", "*/l_max-*", "*/cache/l_max-*", "cache/l_max-*", "*/*/l_max-*", ".")
-        formats.append(
-            Format(
-                name=S4_CACHE,
-                folders=caches,
-                parts={part: f"{split}/{{data-*,dataset}}.arrow" for part, split in SPLIT_NAMES.items()},
-                optional=("validation",) if "validation" not in rows else (),
-                columns=s4_columns,
-                read=reading(partial(_read_s4, s4_columns)),
-                rows=rows,
-                tested="made",
-                note="Its pickled vocabulary is not opened; ids keep S4's order.",
-            )
-        )
-    prefixes = ",".join(["", *(f"{name}_" for name in folder_names if "/" not in name)])
-    npz_parts = {part: f"{{{prefixes}}}{split}.npz" for part, split in SPLIT_NAMES.items()}
-    npz_folders = [f"{base}{name}" for name in folder_names for base in ("", "lra/", "data/", "data/lra/")]
-    formats.append(
-        Format(
-            name=NPZ,
-            folders=(*npz_folders, "npz", "."),
-            parts=npz_parts,
-            optional=("validation",) if "validation" not in rows else (),
-            read=reading(_read_files),
-            rows=rows,
-            tested="made",
-            note="Arrays inputs (inputs1, inputs2) and labels; also X and y, input_ids and label.",
-        )
-    )
+        formats.append(_s4_format(s4_columns, rows, adapted(partial(_read_s4, s4_columns))))
+    formats.append(_npz_format(folder_names, rows, adapted(_read_files)))
     return tuple(formats)
+
+
+def _pickle_format(name: str, pickle_name: str, rows: Mapping[str, int], read: Callable[..., Any]) -> Format:
+    prefix = "lra-" if name == SKYFORMER else ""
+    files = {"train": "train", "validation": "dev", "test": "test"}
+    return Format(
+        name=name,
+        folders=_PICKLE_FOLDERS,
+        parts={part: f"{prefix}{pickle_name}.{split}.{{pickle,pkl}}" for part, split in files.items()},
+        archives=("lra*",),
+        read=read,
+        rows=rows,
+        tested="made",
+    )
+
+
+def _mega_format(folder: str, rows: Mapping[str, int], read: Callable[..., Any]) -> Format:
+    parts = {
+        f"{split} {kind}": f"{kind}/{name}.{suffix}"
+        for split, name in (("train", "train"), ("validation", "{valid,val,dev}"), ("test", "test"))
+        for kind, suffix in (("input", "src"), ("label", "label"))
+    }
+    return Format(
+        name=MEGA,
+        folders=(f"lra/{folder}", folder, f"data/lra/{folder}", "."),
+        parts=parts,
+        archives=("lra*",),
+        read=read,
+        rows=rows,
+        tested="made",
+    )
+
+
+def _s4_format(
+    columns: tuple[tuple[str, ...], ...], rows: Mapping[str, int], read: Callable[..., Any]
+) -> Format:
+    return Format(
+        name=S4_CACHE,
+        folders=("l_max-*", "*/l_max-*", "*/cache/l_max-*", "cache/l_max-*", "*/*/l_max-*", "."),
+        parts={part: f"{split}/{{data-*,dataset}}.arrow" for part, split in SPLIT_NAMES.items()},
+        optional=("validation",) if "validation" not in rows else (),
+        columns=columns,
+        read=read,
+        rows=rows,
+        tested="made",
+        note="Its pickled vocabulary is not opened; ids keep S4's order.",
+    )
+
+
+def _npz_format(folder_names: tuple[str, ...], rows: Mapping[str, int], read: Callable[..., Any]) -> Format:
+    prefixes = ",".join(["", *(f"{name}_" for name in folder_names if "/" not in name)])
+    folders = [f"{base}{name}" for name in folder_names for base in ("", "lra/", "data/", "data/lra/")]
+    return Format(
+        name=NPZ,
+        folders=(*folders, "npz", "."),
+        parts={part: f"{{{prefixes}}}{split}.npz" for part, split in SPLIT_NAMES.items()},
+        optional=("validation",) if "validation" not in rows else (),
+        read=read,
+        rows=rows,
+        tested="made",
+        note="Arrays inputs (inputs1, inputs2) and labels; also X and y, input_ids and label.",
+    )
 
 
 def _read_files(source: Source, packing: Packing) -> Iterator[tuple[str, Rows]]:

@@ -7,6 +7,7 @@ storages. Costs well under a second and a few MiB, whatever the sizes.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,23 +104,12 @@ def footprint(
         inference_bytes = live.peak
 
         model.train().requires_grad_(True)
-        for parameter in model.parameters():  # an empty step, after which the optimizer's state exists
-            parameter.grad = torch.zeros_like(parameter)
-        before = live.now
-        optimizer.step()
-        optimizer_bytes = live.now - before
-        optimizer.zero_grad()
-
+        optimizer_bytes = _optimizer_bytes(model, optimizer, live)
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(live.add_gradient)  # type: ignore[no-untyped-call]
         live.restart()
         with count_flops() as training_flops:
-            trace = Trace()
-            loss = F.cross_entropy(forward(trace).float(), labels)
-            if trace.losses:
-                loss = loss + config.contrastive_weight * torch.stack(trace.losses).mean()
-            torch.autograd.backward(loss)
-            optimizer.step()
+            _training_step(forward, optimizer, labels, config.contrastive_weight)
         return Footprint(
             batch_size=batch_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -131,6 +121,31 @@ def footprint(
             activation_bytes=live.peak - parameter_bytes - optimizer_bytes - live.gradients_at_peak,
             inference_bytes=inference_bytes,
         )
+
+
+def _optimizer_bytes(model: Classifier, optimizer: torch.optim.Optimizer, live: LiveBytes) -> int:
+    """Bytes of the optimizer's state, which exists after an empty step."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = live.now
+    optimizer.step()
+    added = live.now - before
+    optimizer.zero_grad()
+    return added
+
+
+def _training_step(
+    forward: Callable[[Trace], Tensor],
+    optimizer: torch.optim.Optimizer,
+    labels: Tensor,
+    contrastive_weight: float,
+) -> None:
+    trace = Trace()
+    loss = F.cross_entropy(forward(trace).float(), labels)
+    if trace.losses:
+        loss = loss + contrastive_weight * torch.stack(trace.losses).mean()
+    torch.autograd.backward(loss)
+    optimizer.step()
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -72,14 +72,9 @@ def serve(
         from proxytune.tuning.service.server import serve as run
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed; pip install 'proxytune[serve]'") from None
-    from proxytune.tuning.service.auth import read_tokens
     from proxytune.tuning.service.settings import Settings, is_loopback
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        tokens = read_tokens(token_file)
-    for warning in caught:
-        err.print(str(warning.message), style="yellow", highlight=False, markup=False)
+    tokens = _tokens(token_file)
     if not is_loopback(host) and not tokens and not print_openapi:
         raise InputError(
             f"--host {host} is reached from other machines: give the server a token with --token-file or "
@@ -108,3 +103,15 @@ def serve(
     host = f"[{host}]" if ":" in host else host
     out.print(f"proxytune on http://{host}:{bound} (Ctrl-C ends it)", highlight=False)
     run(settings, listener)
+
+
+def _tokens(path: Path | None) -> dict[str, bytes]:
+    """The tokens' digests by bearer; what is doubtful about their file is told."""
+    from proxytune.tuning.service.auth import read_tokens
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tokens = read_tokens(path)
+    for warning in caught:
+        err.print(str(warning.message), style="yellow", highlight=False, markup=False)
+    return tokens

@@ -52,8 +52,6 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
         from proxytune.tuning.run.progress import Watch
         from proxytune.tuning.store.process import process_age
         from proxytune.tuning.store.summary import summary
-        from proxytune.tuning.tracking.acknowledgement import num_waiting
-        from proxytune.tuning.tracking.links import leaderboard_path
         from proxytune.tuning.trial.data import prepare_task
     quiet_optuna()
     if address != "local":
@@ -75,21 +73,8 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
         print_json(facts)
     else:
         show_summary(facts)
+    _show_tracking(spec, study.tracking_uri)
     where = storage_flags(spec.storage, spec.database)
-    if path := leaderboard_path(spec.folder / "outbox", study.tracking_uri):
-        if study.tracking_uri.startswith("http"):
-            click.echo(f"MLflow: {study.tracking_uri.rstrip('/')}{path}", err=True)
-        else:
-            command = f"proxytune ui {spec.name}{storage_flags(spec.storage, None)}"
-            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
-    if waiting := num_waiting(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment):
-        err.print(
-            f"{waiting} events still wait for MLflow at {study.tracking_uri}; once it is there, "
-            f"`proxytune track sync {spec.name}{where}` ships them",
-            style="yellow",
-            highlight=False,
-            markup=False,
-        )
     next_commands(
         {
             f"proxytune confirm {spec.name}{where}": "the best again on fresh seeds",
@@ -97,6 +82,28 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
             f"proxytune ui{storage_flags(spec.storage, None)}": "every trial in MLflow",
         }
     )
+
+
+def _show_tracking(spec: "StudySpec", uri: str) -> None:
+    """Where the MLflow at `uri` shows the study, and what still waits for it."""
+    from proxytune.tuning.tracking.acknowledgement import num_waiting
+    from proxytune.tuning.tracking.links import leaderboard_path
+
+    if path := leaderboard_path(spec.folder / "outbox", uri):
+        if uri.startswith("http"):
+            click.echo(f"MLflow: {uri.rstrip('/')}{path}", err=True)
+        else:
+            command = f"proxytune ui {spec.name}{storage_flags(spec.storage, None)}"
+            click.echo(f"MLflow: `{command}`, then http://127.0.0.1:5000{path}", err=True)
+    if waiting := num_waiting(spec.folder / "outbox", uri, spec.tracking.experiment):
+        where = storage_flags(spec.storage, spec.database)
+        err.print(
+            f"{waiting} events still wait for MLflow at {uri}; once it is there, "
+            f"`proxytune track sync {spec.name}{where}` ships them",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
 
 
 @click.command()

@@ -5,13 +5,14 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+from proxytune.datasets import PreparedTask
 from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError
 from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
@@ -25,11 +26,16 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder, try_folder
+from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.local_checks import check_data, check_device
+
+if TYPE_CHECKING:
+    from proxytune.tuning.cluster.bridge import RayBridge
+    from proxytune.tuning.cluster.session import RaySession
 
 DRAIN_SECONDS = 60.0
 """How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
@@ -62,18 +68,7 @@ def run_study(
         ProxytuneError: the budget is spent and no trial has completed.
     """
     began = time.monotonic()
-    if address != "local":
-        from proxytune.tuning.cluster.session import find_cluster
-
-        find_cluster(address)  # before anything is written
-    if spec.checkpoints is not None:
-        try_folder(Folder(spec.checkpoints))
-    prepared = None
-    if trainable is None:
-        if address == "local":
-            check_device(spec)
-        prepared = prepare_task(spec.task)
-        check_data(spec, prepared)
+    prepared = _check(spec, address, trainable)
     age += time.monotonic() - began
     with ExitStack() as stack:
         held = stack.enter_context(hold_study(spec, data=data_facts(prepared), age=age))
@@ -87,42 +82,70 @@ def run_study(
             say(note)
         with storage_errors():
             controller.reconcile()
-        outbox.append(
-            StudyStarted(
-                study=spec.name,
-                spec=spec.model_dump(mode="json"),
-                facts=driver_facts(prepared),
-                budget=study.budget,
-            )
-        )
+        outbox.append(_started(study, spec, prepared))
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
         shipper.start()
         stack.callback(shipper.close, DRAIN_SECONDS)
         stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: controller.stop("another driver took the study over")
         if not controller.finished:
+            watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
-                watching = (lambda: watch(study, controller, shipper)) if watch else None
                 _search(study, controller, address, trainable, watching)
             finally:
                 if not lease.lost:
                     with storage_errors():
                         controller.requeue_live()
-        if lease.lost:
-            raise HeldError(f"study {spec.name} was taken over by another driver")
-        status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
-        outbox.append(StudyEnded(status=status, summary=summary(study)))
-        if controller.stopping:
-            raise Interrupted(
-                f"study {spec.name} stopped ({controller.stopping}); the same command resumes it"
-            )
+        _end(study, lease, controller, outbox)
+    _require_a_complete_trial(study)
+    return study
+
+
+def _check(spec: StudySpec, address: str, trainable: type | None) -> PreparedTask | None:
+    """See that the study can run here, before anything is written; its data, if the trials train on them."""
+    if address != "local":
+        from proxytune.tuning.cluster.session import find_cluster
+
+        find_cluster(address)
+    if spec.checkpoints is not None:
+        try_folder(Folder(spec.checkpoints))
+    if trainable is not None:
+        return None
+    if address == "local":
+        check_device(spec)
+    prepared = prepare_task(spec.task)
+    check_data(spec, prepared)
+    return prepared
+
+
+def _started(study: Study, spec: StudySpec, prepared: PreparedTask | None) -> StudyStarted:
+    return StudyStarted(
+        study=spec.name,
+        spec=spec.model_dump(mode="json"),
+        facts=driver_facts(prepared),
+        budget=study.budget,
+    )
+
+
+def _end(study: Study, lease: Lease, controller: StudyController, outbox: Outbox) -> None:
+    """Say in the journal how the search ended; raises HeldError or Interrupted if it did not end by itself."""
+    if lease.lost:
+        raise HeldError(f"study {study.spec.name} was taken over by another driver")
+    status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
+    outbox.append(StudyEnded(status=status, summary=summary(study)))
+    if controller.stopping:
+        raise Interrupted(
+            f"study {study.spec.name} stopped ({controller.stopping}); the same command resumes it"
+        )
+
+
+def _require_a_complete_trial(study: Study) -> None:
     trials = study.trials()
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         reason = next((trial.user_attrs[END]["reason"] for trial in trials if END in trial.user_attrs), "")
         raise ProxytuneError(
-            f"none of the {len(trials)} trials of study {spec.name} reached its full budget; the first one: {reason}"
+            f"none of the {len(trials)} trials of study {study.spec.name} reached its full budget; the first one: {reason}"
         )
-    return study
 
 
 def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -140,14 +163,11 @@ def _search(
     trainable: type | None,
     watch: Callable[[], Any] | None,
 ) -> None:
-    from ray import tune
-
-    from proxytune.tuning.cluster.bridge import RayBridge, StudyScheduler, StudySearcher, with_shares
-    from proxytune.tuning.cluster.gpus import smallest_gpu_mib
+    """Run the trials on Ray until the controller has no further one, or is stopped."""
+    from proxytune.tuning.cluster.bridge import RayBridge
     from proxytune.tuning.cluster.session import ray_session
     from proxytune.tuning.cluster.trainable import TrialTrainable
     from proxytune.tuning.cluster.watch import watch_ray
-    from proxytune.tuning.search.packing import packed_slots, trials_a_gpu
 
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
@@ -155,14 +175,7 @@ def _search(
         controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
         kind: Any = trainable or TrialTrainable
-        gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
-        if gpu_mib is not None:
-            cpu, most = resources["cpu"], spec.resources.max_concurrent
-            controller.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
-            bridge.slots = lambda: packed_slots(
-                session.nodes(), cpu, controller.gpus_taken, len(controller.live), most
-            )
-            kind = with_shares(kind, cpu)
+        packed = _share_gpus(spec, session, bridge, resources, kind)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
         stack.enter_context(_graceful_stop(controller))
         if watch is not None:
@@ -176,21 +189,7 @@ def _search(
 
         def search() -> None:
             try:
-                tune.run(
-                    kind,
-                    name=spec.name,
-                    search_alg=StudySearcher(bridge),
-                    scheduler=StudyScheduler(bridge),
-                    num_samples=-1,
-                    resources_per_trial=resources if gpu_mib is None else None,
-                    reuse_actors=True,
-                    max_failures=spec.resources.max_failures,
-                    raise_on_failed_trial=False,
-                    storage_path=str(session.scratch / "tune"),
-                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                    trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
-                    verbose=0,
-                )
+                _tune(spec, session, bridge, packed or kind, None if packed else resources)
             except Exception as error:
                 failures.append(error)
             over.set()
@@ -207,6 +206,50 @@ def _search(
         if bridge.error is not None:
             with storage_errors():
                 raise bridge.error
+
+
+def _share_gpus(
+    spec: StudySpec, session: "RaySession", bridge: "RayBridge", resources: Mapping[str, float], kind: Any
+) -> Any:
+    """With `gpu: auto`, give trials shares of GPUs; the trainable that takes them. None: trials share none."""
+    from proxytune.tuning.cluster.bridge import with_shares
+    from proxytune.tuning.cluster.gpus import smallest_gpu_mib
+    from proxytune.tuning.search.packing import packed_slots, trials_a_gpu
+
+    gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
+    if gpu_mib is None:
+        return None
+    controller, cpu, most = bridge.controller, resources["cpu"], spec.resources.max_concurrent
+    controller.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
+    bridge.slots = lambda: packed_slots(
+        session.nodes(), cpu, controller.gpus_taken, len(controller.live), most
+    )
+    return with_shares(kind, cpu)
+
+
+def _tune(
+    spec: StudySpec, session: "RaySession", bridge: "RayBridge", kind: Any, resources: dict[str, float] | None
+) -> None:
+    """Ray Tune's loop; `resources` are what each trial holds, unless its trainable says."""
+    from ray import tune
+
+    from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+
+    tune.run(
+        kind,
+        name=spec.name,
+        search_alg=StudySearcher(bridge),
+        scheduler=StudyScheduler(bridge),
+        num_samples=-1,
+        resources_per_trial=resources,
+        reuse_actors=True,
+        max_failures=spec.resources.max_failures,
+        raise_on_failed_trial=False,
+        storage_path=str(session.scratch / "tune"),
+        trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+        trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+        verbose=0,
+    )
 
 
 @contextmanager

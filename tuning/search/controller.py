@@ -5,11 +5,7 @@ A trial that was interrupted is WAITING in Optuna, with its number and parameter
 before anything new; its rungs and reports are in the storage, and a step that was reported once is not told twice.
 """
 
-import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,27 +13,18 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import StorageError
-from proxytune.tuning.journal.events import (
-    BudgetChanged,
-    Noted,
-    Paused,
-    Reported,
-    Resources,
-    Resumed,
-    TrialEnded,
-    TrialStarted,
-)
+from proxytune.tuning.journal.events import Noted, Reported, Resources, TrialEnded
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.search.judgement import Judgement
+from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.packing import Packing
-from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
+from proxytune.tuning.search.running import Assignment, RunningTrial
 from proxytune.tuning.search.samplers import make_sampler
+from proxytune.tuning.search.steering import Steering
 from proxytune.tuning.search.warm_start import WarmStart
-from proxytune.tuning.spec.constraints import violation
-from proxytune.tuning.spec.metrics import MEMORY, any_known
+from proxytune.tuning.spec.metrics import any_known
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
     ATTEMPT,
     BUDGET,
@@ -51,41 +38,12 @@ from proxytune.tuning.store.attributes import (
     WARM_START,
     WHOLE_GPU,
     reported_steps,
-    rung_entries,
 )
-from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.optuna_private import running_trial
-from proxytune.tuning.store.requests import Kind, Request, Requests
+from proxytune.tuning.store.requests import Requests
 from proxytune.tuning.store.study import trial_checkpoints
 from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.trial_run import TrialUpdate
-
-POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial to be run now."""
-
-    number: int
-    spec: TrialSpec
-    checkpoints: Checkpoints
-    gpu: float | None = None  # its share of one, where trials are packed
-    efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
-
-
-@dataclass
-class RunningTrial:
-    """A trial that is out with a worker."""
-
-    trial: optuna.Trial
-    params: dict[str, Any]
-    attempt: int
-    spec: TrialSpec
-    gpu: float | None = None
-    step: int = 0
-    reported: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class StudyController:
@@ -105,21 +63,12 @@ class StudyController:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
-        self._signs = [sign(direction) for direction in spec.search.objectives.values()]
-        self._constraints = spec.constraints
-        self._brackets = make_brackets(spec)
-        self._started = 0  # trials of the budget that are spent or running
+        self._judgement = Judgement(spec)
+        self._limits = Limits(spec)
         self._next_number = 0  # of a trial that the sampler proposes
-        self._stopping: str | None = None
-        self._now = False
-        self._budget = 0
-        self._spent_steps = 0  # of trials that are not live
-        self._seconds = 0.0  # of earlier drivers
-        self._began = time.monotonic()
         self._id = str(study.user_attrs[STUDY_ID])
-        self._requests = Requests(storage, spec.name, self._id)
-        self.paused_by: str | None = None
-        self._polled = -math.inf
+        requests = Requests(storage, spec.name, self._id)
+        self._steering = Steering(requests, study, outbox, self._limits, self._cancel)
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
@@ -138,18 +87,14 @@ class StudyController:
             self._next_number = trial.number + 1
             end = trial.user_attrs.get(END)
             if trial.state == TrialState.RUNNING and end is not None:
-                self._tell(self._trial(trial.number), end)
+                self._tell(running_trial(self._study, self._trial_id(trial.number)), end)
                 self._end_event(trial.number, end)
             elif trial.state == TrialState.RUNNING:
                 self._requeue(trial.number, trial.user_attrs.get(ATTEMPT, 1))
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
-            self._started += trial.state.is_finished() or end is not None
-            self._spent_steps += end["step"] if end is not None else max(reported_steps(trial), default=0)
-            for rung, entry in rung_entries(trial).items():
-                self._bracket(trial.number).enter(
-                    trial.number, rung, Entry(values=tuple(entry["values"]), violation=entry["violation"])
-                )
+            self._limits.count(trial)
+            self._judgement.recall(trial)
         attributes = self._study.user_attrs
         if attributes.get(WARM_START) is not None:
             earlier = WarmStart.from_json(attributes[WARM_START])
@@ -157,15 +102,14 @@ class StudyController:
             self.notes += [earlier.summary(), *earlier.notes]
             if SECONDS not in attributes:  # the study has just been created
                 self._outbox.append(Noted(text="; ".join([earlier.summary(), *earlier.notes])))
-        self._seconds = float(attributes.get(SECONDS, 0.0))
-        self._began = time.monotonic()
+        self._limits.resume(float(attributes.get(SECONDS, 0.0)))
 
     def stop(self, reason: str, *, now: bool = True) -> None:
         """Start nothing more and interrupt what runs at its next update, or (not `now`) let it run to its end.
 
         Safe to call from a signal handler.
         """
-        self._stopping, self._now = reason, self._now or now
+        self._steering.stop(reason, now)
 
     def hold(self, resources: Mapping[str, float]) -> None:
         """What each trial holds on the cluster (`cpu`, `gpu`); a packed trial holds its share of a GPU instead."""
@@ -188,12 +132,17 @@ class StudyController:
     @property
     def stopping(self) -> str | None:
         """Why the study is being stopped, if it is."""
-        return self._stopping
+        return self._steering.stopping
+
+    @property
+    def paused_by(self) -> str | None:
+        """Who paused the study, if it is paused."""
+        return self._steering.paused_by
 
     def requeue_live(self) -> None:
         """Hand back what is still out with a worker when the driver leaves."""
         for number in list(self.live):
-            self._interrupt(number, self._stopping or "the driver stopped")
+            self._interrupt(number, self.stopping or "the driver stopped")
 
     # What Ray's adapters call.
 
@@ -211,11 +160,10 @@ class StudyController:
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
         params = self._spec.space.suggest(trial, self._spec.fixed)
-        self._started += 1
+        self._limits.started += 1
         spec = self._spec.trial(params)
-        if self._predicts and self._infeasible(
-            trial, predicted_profile(spec, "cuda" if self._packing else "cpu")
-        ):
+        device = "cuda" if self._packing else "cpu"
+        if self._predicts and self._infeasible(trial, predicted_profile(spec, device)):
             return None
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._outbox.append(Noted(who=who, text=f"enqueued trial {trial.number}"))
@@ -228,86 +176,43 @@ class StudyController:
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
             live.reported = live.step = max(reported_steps(previous), default=0)
-            self._spent_steps -= live.step
+            self._limits.spent_steps -= live.step
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
-        self._outbox.append(self._started_event(live, config))
+        self._outbox.append(live.started(self._resources, config))
         checkpoints = trial_checkpoints(self._spec, self._id, trial.number, spec, self.fingerprint)
         return Assignment(trial.number, spec, checkpoints, live.gpu, self._efficiency)
-
-    def _started_event(self, live: RunningTrial, config: dict[str, Any] | None = None) -> TrialStarted:
-        held = self._resources if live.gpu is None else self._resources.model_copy(update={"gpu": live.gpu})
-        return TrialStarted(
-            trial=live.trial.number, params=live.params, attempt=live.attempt, config=config, resources=held
-        )
 
     @property
     def finished(self) -> bool:
         """Whether no further trial will be started."""
         self.poll()
-        return self._stopping is not None or self._started >= self._budget or self.spent is not None
+        over = self._limits.started >= self._limits.budget
+        return self.stopping is not None or over or self.spent is not None
 
     @property
     def spent(self) -> str | None:
         """Which of max_seconds and max_steps is used up, if one is."""
-        search = self._spec.search
-        steps = self._spent_steps + sum(live.step for live in self.live.copy().values())
-        if search.max_steps is not None and steps >= search.max_steps:
-            return f"search.max_steps {search.max_steps} is spent"
-        if search.max_seconds is not None and self.seconds >= search.max_seconds:
-            return f"search.max_seconds {search.max_seconds:g} is spent"
-        return None
-
-    @property
-    def seconds(self) -> float:
-        """For how long the study has been run, over all drivers."""
-        return self._seconds + time.monotonic() - self._began
+        return self._limits.spent(self.live.copy().values())
 
     def poll(self) -> None:
         """Handle, at most once a second, what other terminals request; a cancelled trial has ended then.
 
         Its worker is notified at its next update, which takes seconds where the worker has yet to start.
         """
-        if time.monotonic() - self._polled < POLL_SECONDS:
+        if not self._steering.due():
             return
-        self._polled = time.monotonic()
-        if not self._budget:
-            self._budget = int(self._study.user_attrs[BUDGET])
-        self._study.set_user_attr(SECONDS, self.seconds)
-        self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+        if not self._limits.budget:
+            self._limits.budget = int(self._study.user_attrs[BUDGET])
+        self._study.set_user_attr(SECONDS, self._limits.seconds)
+        self._steering.obey()
 
-    def _obey(self, request: Request) -> bool:
-        """Do what another terminal requested; False: it stays pending."""
-        who = request.who
-        if request.kind is Kind.STOP:
-            now = bool(request.value["now"])
-            if self._stopping is None or (now and not self._now):
-                self.stop(f"{who} asked for it", now=now)
-                self._outbox.append(Noted(who=who, text="stop now" if now else "stop"))
-        elif request.kind is Kind.PAUSE and self.paused_by is None:
-            self.paused_by = who
-            self._outbox.append(Paused(who=who))
-        elif request.kind is Kind.RESUME and self.paused_by is not None:
-            self.paused_by = None
-            self._outbox.append(Resumed(who=who))
-        elif request.kind is Kind.EXTEND:
-            self._set_budget(int(request.value["trials"]), who)
-        elif request.kind is Kind.CANCEL:
-            number = int(request.value["trial"])
-            if number in self.live:
-                self._end(number, Outcome.STOPPED, f"stopped by {who}")
-            else:  # one that waits is ended when it is handed out
-                return self._study.get_trials(deepcopy=False)[number].state.is_finished()
-        return True
-
-    def _set_budget(self, trials: int, who: str) -> None:
-        """Change the number of trials, not below those that have started."""
-        begun = sum(trial.datetime_start is not None for trial in self._study.get_trials(deepcopy=False))
-        trials = max(trials, begun)
-        if trials != self._budget:
-            self._outbox.append(BudgetChanged(who=who, trials=trials))
-            self._budget = trials
-            self._study.set_user_attr(BUDGET, trials)
+    def _cancel(self, number: int, who: str) -> bool:
+        """End a trial for somebody. False: it waits, and is ended when it is handed out."""
+        if number in self.live:
+            self._end(number, Outcome.STOPPED, f"stopped by {who}")
+            return True
+        return self._study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
         """Note what a trial says; True: it is to stop now.
@@ -315,13 +220,11 @@ class StudyController:
         Raises:
             StorageError: there is no room for the trial's checkpoint; it is handed back.
         """
-        live = self.live.get(number)
-        if live is None:
+        if (live := self.live.get(number)) is None:
             return True  # a worker that was given up reports late
         self.notes += [f"trial {number}: {note}" for note in update.notes]
-        broken = ""
         if update.profile is not None:
-            live.metrics, broken = update.profile, self._broken(update.profile)
+            live.metrics = update.profile
         else:
             live.step = update.step
         stop = False
@@ -341,32 +244,19 @@ class StudyController:
         elif update.foreign:
             self._interrupt(number, update.reason)
             raise StorageError(f"trial {number} cannot be resumed: {update.reason}")
-        elif update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
-            self._end(number, update.outcome, update.reason)
-        elif update.metrics is not None and not all(map(math.isfinite, self._values(update.metrics))):
-            self._end(
-                number, Outcome.DIVERGED, f"objective is {self._values(update.metrics)} at step {update.step}"
-            )
-        elif update.outcome == Outcome.COMPLETE:
-            self._end(number, Outcome.COMPLETE, "")
-        elif broken:
-            self._end(number, Outcome.PRUNED, f"measured {broken} breaks the constraint")
-        elif stop:
-            self._end(number, Outcome.PRUNED, f"not among the best at step {update.step}")
+        elif (verdict := self._judgement.verdict(update, stop)) is not None:
+            self._end(number, *verdict)
         else:
             self.poll()
             if number not in self.live:
                 pass  # cancelled
             elif update.metrics is not None and self.spent is not None:
                 self._end(number, Outcome.PRUNED, self.spent)
-            elif self._stopping is not None and self._now:
-                self._interrupt(number, self._stopping)
+            elif self.stopping is not None and self._steering.now:
+                self._interrupt(number, self.stopping)
             elif self.paused_by is not None:
                 self._interrupt(number, f"paused by {self.paused_by}", Outcome.PAUSED)
         return number not in self.live
-
-    def _values(self, metrics: Mapping[str, float]) -> list[float]:
-        return [metrics[name] for name in self._spec.search.objectives]
 
     def lost(self, number: int, reason: str) -> None:
         """The trial's worker failed for the last time that max_failures allows."""
@@ -380,31 +270,21 @@ class StudyController:
 
     def again(self, number: int) -> None:
         """The trial's worker was lost and another one goes on from the newest checkpoint."""
-        live = self.live.get(number)
-        if live is not None:
+        if (live := self.live.get(number)) is not None:
             live.attempt += 1
             live.trial.set_user_attr(ATTEMPT, live.attempt)
-            self._outbox.append(self._started_event(live))
+            self._outbox.append(live.started(self._resources))
 
     # One transition each.
 
     def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
         """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""
-        broken = self._broken(profile)
-        if broken:
+        if broken := self._judgement.broken(profile):
             reason = f"predicted {broken} breaks the constraint"
             end = {"outcome": Outcome.INFEASIBLE, "reason": reason, "step": 0, "metrics": profile}
             trial.set_user_attr(END, end)
             self._tell(trial, end)
         return bool(broken)
-
-    def _broken(self, profile: Mapping[str, float]) -> str:
-        """Which constraints break, with the values; empty if none does."""
-        return ", ".join(
-            f"{constraint.metric} {profile[constraint.metric]:.4g}"
-            for constraint in self._constraints
-            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
-        )
 
     def _report(
         self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]
@@ -414,62 +294,45 @@ class StudyController:
         if step > before:
             live.reported = step
             self._outbox.append(Reported(trial=number, step=step, metrics=metrics, **where))
-            if len(self._signs) == 1:
-                name = next(iter(self._spec.search.objectives))
-                live.trial.report(metrics[name], step)
-        rungs = self._bracket(number)
+            if len(self._judgement.objectives) == 1:
+                live.trial.report(self._judgement.values(metrics)[0], step)
+        rungs = self._judgement.bracket(number)
         rung = rungs.crossed(before if step > before else step - 1, step)
         if rung is None:
             return False
-        values = [
-            factor * metrics[name]
-            for factor, name in zip(self._signs, self._spec.search.objectives, strict=True)
-        ]
-        entry = Entry(values=tuple(values), violation=violation(self._constraints, metrics))
+        entry = self._judgement.entry(metrics)
         rungs.enter(number, rung, entry)
         if step > before:
-            live.trial.set_user_attr(f"{RUNG}{rung}", {"values": values, "violation": entry.violation})
+            live.trial.set_user_attr(f"{RUNG}{rung}", entry.to_json())
         return not rungs.goes_on(number, rung)
-
-    def _bracket(self, number: int) -> Rungs:
-        return self._brackets[number % len(self._brackets)]
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)
-        self._spent_steps += live.step
-        end = {"outcome": outcome, "reason": reason, "step": live.step, "metrics": live.metrics}
+        self._limits.spent_steps += live.step
+        end = live.end(outcome, reason)
         live.trial.set_user_attr(END, end)
         self._tell(live.trial, end)
         self._end_event(number, end)
 
     def _tell(self, trial: optuna.Trial, end: Mapping[str, Any]) -> None:
         """Tell Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
-        metrics = end["metrics"]
-        for constraint in self._constraints:
-            excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
-            if end["outcome"] == Outcome.OUT_OF_MEMORY and constraint.metric == MEMORY:
-                excess = max(
-                    1.0, excess or 0.0
-                )  # it needs more than it was predicted to; how much is unknown
-            if excess is not None:
-                trial.set_constraint(constraint.metric, excess)
+        for metric, excess in self._judgement.excesses(end).items():
+            trial.set_constraint(metric, excess)
         state = TrialState[Outcome(end["outcome"]).optuna_state]
         if state == TrialState.COMPLETE:
-            self._study.tell(trial, [metrics[name] for name in self._spec.search.objectives])
+            self._study.tell(trial, self._judgement.values(end["metrics"]))
         else:
             self._study.tell(trial, state=state)
-
-    def _trial(self, number: int) -> optuna.Trial:
-        return running_trial(self._study, self._trial_id(number))
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def _interrupt(self, number: int, reason: str, outcome: Outcome = Outcome.INTERRUPTED) -> None:
         live = self.live.pop(number)
-        self._spent_steps += live.reported  # what `_ask` takes back when it goes on, and a new driver finds
+        # What `_ask` takes back when it goes on, and a new driver finds.
+        self._limits.spent_steps += live.reported
         self._requeue(number, live.attempt)
-        self._started -= 1
+        self._limits.started -= 1
         self._outbox.append(TrialEnded(trial=number, step=live.step, outcome=outcome, reason=reason))
 
     def _requeue(self, number: int, attempt: int) -> None:

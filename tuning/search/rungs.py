@@ -11,6 +11,7 @@ the plain order of its values. A value that is not finite comes last.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from proxytune.tuning.spec.study_spec import StudySpec
 
@@ -23,6 +24,14 @@ class Entry:
 
     values: tuple[float, ...]
     violation: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For a trial's attribute."""
+        return {"values": list(self.values), "violation": self.violation}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Entry":
+        return cls(values=tuple(value["values"]), violation=value["violation"])
 
 
 class Rungs:

@@ -59,7 +59,7 @@ def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> 
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")
     cancel_trial(study, config["number"])
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
     assert searcher.suggest("b")["number"] == config["number"] + 1
     assert study.trials()[config["number"]].state == TrialState.FAIL

@@ -1,4 +1,4 @@
-"""The curve sampler: what a user sees of it. Its proposals are within the space and survive a resume: test_controller.py."""
+"""The curve sampler: what a user sees of it. Its proposals are within the space and survive a resume: test_controller_proposals.py."""
 
 import json
 import shutil

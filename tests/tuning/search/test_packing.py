@@ -21,7 +21,7 @@ from proxytune.tuning.search.packing import (
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
 from proxytune.tuning.trial.trial_run import TrialUpdate
-from tests.tuning.search.test_controller import Driver
+from tests.tuning.search.driving import Driver
 
 MIB = st.floats(1, 1e6)
 

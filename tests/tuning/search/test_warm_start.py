@@ -11,7 +11,7 @@ from proxytune.tuning.run.begin import begin_study, check_study, read_warm_start
 from proxytune.tuning.search.warm_start import WarmStart
 from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
-from tests.tuning.search.test_controller import Driver
+from tests.tuning.search.driving import Driver
 
 PEAK = 0.27  # the dropout at which the accuracy is best
 

@@ -62,7 +62,7 @@ class Driver:
 
     def hears(self) -> None:
         """Look at once at what others wish, as it does every second."""
-        self.controller._polled = -1e9
+        self.controller._steering._polled = -1e9
         self.controller.poll()
 
 

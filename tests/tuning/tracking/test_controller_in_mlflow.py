@@ -80,7 +80,7 @@ class Driver:
 def make_driver(
     make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Driver]:
-    monkeypatch.setattr("proxytune.tuning.search.controller.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     return lambda *assignments: Driver(make_spec("search.stopping.min_steps=10", *assignments))
 
 

@@ -1,0 +1,54 @@
+"""Who is confirmed, and with which seeds."""
+
+import pytest
+
+from proxytune.tuning.confirm.candidates import candidates, fresh_seeds
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.run.begin import begin_study
+from tests.tuning.confirm.confirming import SPACE, Driver, searched
+
+
+def test_the_best_feasible_trials_are_candidates_best_first(make) -> None:
+    study = searched(make(trials=4, constraints={"val_loss": "<= 2"}), [0.1, 0.4, 0.2, 0.3])
+    assert [trial.number for trial in candidates(study, 3)] == [1, 3, 2]
+    assert len(candidates(study, 99)) == 4
+    lowest = searched(
+        make(trials=3, objectives={"val_accuracy": "minimize"}).model_copy(update={"name": "lowest"}),
+        [3, 1, 2],
+    )
+    assert [trial.number for trial in candidates(lowest, 2)] == [1, 2]
+
+
+def test_a_configuration_is_confirmed_once_whatever_its_seed(make) -> None:
+    params = {"model.num_proxies": 4, "model.dropout": 0.1}
+    space = SPACE | {"training.seed": {"choice": [0, 1, 3]}}
+    queue = [params | {"training.seed": 1}, params | {"training.seed": 3}, params | {"model.dropout": 0.2}]
+    study = searched(make(trials=3, space=space, enqueue=queue), [0.2, 0.3, 0.1])
+    assert [trial.number for trial in candidates(study, 5)] == [1, 2]
+    assert not set(fresh_seeds(study, 4)) & {0, 1, 3}
+
+
+def test_with_several_objectives_the_pareto_front_is_confirmed(make) -> None:
+    spec = make(trials=4, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
+    driver = Driver(spec)
+    for accuracy, loss in [(0.3, 3.0), (0.2, 2.0), (0.2, 2.5), (0.1, 1.0)]:
+        assignment = driver.controller.next_trial()
+        driver.report(assignment.number, 4, accuracy, loss)
+    driver.die()
+    assert {trial.number for trial in candidates(driver.study, 5)} == {0, 1, 3}
+    assert {trial.number for trial in candidates(driver.study, 2)} == {0, 3}  # the ends of the front
+
+
+def test_without_candidates_the_user_hears_why(make) -> None:
+    with pytest.raises(InputError, match="no trial of the full budget yet"):
+        candidates(begin_study(make()), 5)
+    study = searched(
+        make(trials=2, constraints={"val_accuracy": ">= 0.9"}).model_copy(update={"name": "strict"}),
+        [0.5, 0.7],
+    )
+    with pytest.raises(InputError, match=r"trial 1 comes nearest: val_accuracy 0\.7 is not >= 0\.9"):
+        candidates(study, 5)
+
+
+def test_fresh_seeds_are_never_the_study_s(make) -> None:
+    assert fresh_seeds(begin_study(make()), 3) == (1, 2, 3)

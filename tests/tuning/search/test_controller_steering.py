@@ -1,0 +1,93 @@
+"""What other terminals request of a running study: stop, pause, extend, enqueue, cancel."""
+
+import pytest
+from optuna.trial import TrialState
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
+from proxytune.tuning.store.summary import outcome_of
+from tests.tuning.search.driving import Driver
+
+
+def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    first, second = driver.begin().number, driver.begin().number
+    request_stop(driver.study, now=False)
+    assert driver.controller.next_trial() is None
+    assert not driver.say(first, 5)
+    assert driver.say(first, 30, 0.4, outcome="complete")
+    request_stop(driver.study, now=True)
+    assert driver.say(second, 5)
+    assert driver.states() == [TrialState.COMPLETE, TrialState.WAITING]
+    assert [event.text for event in driver.events("log")] == ["stop", "stop now"]
+    driver.die()
+    assert Driver(spec).begin().number == second
+
+
+def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=1"))
+    driver.begin()
+    assert driver.controller.finished
+    with pytest.raises(InputError, match="trials: 0 is below the 1 that study small has started"):
+        extend(driver.study, 0)
+    with pytest.raises(InputError, match="outside its domain"):
+        enqueue(driver.study, {"model.dropout": 0.9})
+    with pytest.raises(InputError, match=r"model\.dropout"):
+        enqueue(driver.study, {"model.dropuot": 0.1})
+    extend(driver.study, 2)
+    enqueue(driver.study, {"model.dropout": 0.25})
+    number = driver.begin().number
+    assert driver.controller.live[number].params["model.dropout"] == 0.25
+    (budget,), (log,) = driver.events("budget"), driver.events("log")
+    assert budget.trials == 2
+    assert log.text == f"enqueued trial {number}"
+    assert "@" in budget.who
+    assert "@" in log.who
+
+
+def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=2"))
+    driver.begin()
+    extend(driver.study, 3000)
+    driver.begin(), driver.begin()
+    assert driver.study.budget == 3000
+    with pytest.raises(InputError, match="trials: 2 is below the 3 that study small has started"):
+        extend(driver.study, 2)
+    extend(driver.study, 3)
+    assert driver.study.budget == 3
+    assert driver.controller.next_trial() is None
+    driver.die()
+    assert Driver(make_spec("search.trials=2")).study.budget == 3, "the same file does not undo it"
+    assert begin_study(make_spec("search.trials=4")).budget == 4, "a raised one does"
+
+
+def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    number = driver.begin().number
+    pause(driver.study, on=True)
+    assert driver.say(number, 5)
+    assert driver.controller.next_trial() is None
+    assert not driver.controller.finished
+    pause(driver.study, on=False)
+    assert driver.begin().number == number
+    assert [event.outcome for event in driver.events("end")] == ["paused"]
+    assert len(driver.events("pause")) == len(driver.events("resume")) == 1
+
+
+def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    number, other = driver.begin().number, driver.begin().number
+    cancel_trial(driver.study, number)
+    assert driver.say(number, 5)
+    assert not driver.say(other, 5)
+    assert outcome_of(driver.study.trials()[number]) == "stopped"
+    with pytest.raises(InputError, match="has ended already"):
+        cancel_trial(driver.study, number)
+    with pytest.raises(InputError, match="no trial 99"):
+        cancel_trial(driver.study, 99)

@@ -1,0 +1,83 @@
+"""What a trial's metrics mean for the search: its objectives, the constraints that it breaks, its place at a rung."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
+from proxytune.tuning.spec.constraints import violation
+from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.spec.ranking import sign
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.attributes import rung_entries
+from proxytune.tuning.trial.trial_run import TrialUpdate
+
+
+class Judgement:
+    """Judges metrics by a study's objectives, constraints and brackets of rungs; changes no trial.
+
+    Attributes:
+        objectives: their names, in the study file's order.
+    """
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.objectives = list(spec.search.objectives)
+        self._signs = [sign(direction) for direction in spec.search.objectives.values()]
+        self._constraints = spec.constraints
+        self._brackets = make_brackets(spec)
+
+    def bracket(self, number: int) -> Rungs:
+        """The rungs at which this trial is compared."""
+        return self._brackets[number % len(self._brackets)]
+
+    def recall(self, trial: FrozenTrial) -> None:
+        """Enter a trial of earlier drivers at the rungs that it has crossed."""
+        for rung, entry in rung_entries(trial).items():
+            self.bracket(trial.number).enter(trial.number, rung, Entry.from_json(entry))
+
+    def verdict(self, update: TrialUpdate, left_behind: bool) -> tuple[Outcome, str] | None:
+        """How a trial ends by what it says, and why; None: it goes on. `left_behind`: a rung stops it."""
+        if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
+            return update.outcome, update.reason
+        values = [] if update.metrics is None else self.values(update.metrics)
+        if not all(map(math.isfinite, values)):
+            return Outcome.DIVERGED, f"objective is {values} at step {update.step}"
+        if update.outcome == Outcome.COMPLETE:
+            return Outcome.COMPLETE, ""
+        if update.profile is not None and (broken := self.broken(update.profile)):
+            return Outcome.PRUNED, f"measured {broken} breaks the constraint"
+        if left_behind:
+            return Outcome.PRUNED, f"not among the best at step {update.step}"
+        return None
+
+    def values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The objectives' values, as measured."""
+        return [metrics[name] for name in self.objectives]
+
+    def entry(self, metrics: Mapping[str, float]) -> Entry:
+        """What a trial with these metrics enters at a rung: values to be minimised, and its violation."""
+        values = [factor * value for factor, value in zip(self._signs, self.values(metrics), strict=True)]
+        return Entry(values=tuple(values), violation=violation(self._constraints, metrics))
+
+    def broken(self, profile: Mapping[str, float]) -> str:
+        """Which constraints break, with the values; empty if none does."""
+        return ", ".join(
+            f"{constraint.metric} {profile[constraint.metric]:.4g}"
+            for constraint in self._constraints
+            if constraint.metric in profile and constraint.excess(profile[constraint.metric]) > 0
+        )
+
+    def excesses(self, end: Mapping[str, Any]) -> dict[str, float]:
+        """By how much an ended trial exceeds each constraint whose metric is known; 0 or less is feasible."""
+        metrics, found = end["metrics"], {}
+        for constraint in self._constraints:
+            excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
+            if end["outcome"] == Outcome.OUT_OF_MEMORY and constraint.metric == MEMORY:
+                # It needs more than it was predicted to; how much is unknown.
+                excess = max(1.0, excess or 0.0)
+            if excess is not None:
+                found[constraint.metric] = excess
+        return found

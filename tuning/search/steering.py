@@ -1,0 +1,88 @@
+"""What other terminals request of the driver: stop, pause, resume, extend, cancel (store/steering.py posts it)."""
+
+import math
+import time
+from collections.abc import Callable
+
+import optuna
+
+from proxytune.tuning.journal.events import BudgetChanged, Noted, Paused, Resumed
+from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.search.limits import Limits
+from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.store.requests import Kind, Request, Requests
+
+POLL_SECONDS = 1.0
+
+
+class Steering:
+    """Whether the study is being stopped or is paused, and the requests that say so.
+
+    Attributes:
+        stopping: why the study is being stopped, if it is.
+        now: whether a stop interrupts the trials that run.
+        paused_by: who paused the study, if it is paused.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        study: optuna.Study,
+        outbox: Outbox,
+        limits: Limits,
+        cancel: Callable[[int, str], bool],
+    ) -> None:
+        """`cancel` ends a trial for somebody; False: it waits to be handed out, and the request stays pending."""
+        self._requests = requests
+        self._study = study
+        self._outbox = outbox
+        self._limits = limits
+        self._cancel = cancel
+        self._polled = -math.inf
+        self.stopping: str | None = None
+        self.now = False
+        self.paused_by: str | None = None
+
+    def stop(self, reason: str, now: bool) -> None:
+        """Note a stop. Safe to call from a signal handler."""
+        self.stopping, self.now = reason, self.now or now
+
+    def due(self) -> bool:
+        """Whether requests are to be read again; True at most once a second."""
+        if time.monotonic() - self._polled < POLL_SECONDS:
+            return False
+        self._polled = time.monotonic()
+        return True
+
+    def obey(self) -> None:
+        """Handle every pending request."""
+        self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+
+    def _obey(self, request: Request) -> bool:
+        """Do what another terminal requested; False: it stays pending."""
+        who = request.who
+        if request.kind is Kind.STOP:
+            now = bool(request.value["now"])
+            if self.stopping is None or (now and not self.now):
+                self.stop(f"{who} asked for it", now)
+                self._outbox.append(Noted(who=who, text="stop now" if now else "stop"))
+        elif request.kind is Kind.PAUSE and self.paused_by is None:
+            self.paused_by = who
+            self._outbox.append(Paused(who=who))
+        elif request.kind is Kind.RESUME and self.paused_by is not None:
+            self.paused_by = None
+            self._outbox.append(Resumed(who=who))
+        elif request.kind is Kind.EXTEND:
+            self._set_budget(int(request.value["trials"]), who)
+        elif request.kind is Kind.CANCEL:
+            return self._cancel(int(request.value["trial"]), who)
+        return True
+
+    def _set_budget(self, trials: int, who: str) -> None:
+        """Change the number of trials, not below those that have started."""
+        begun = sum(trial.datetime_start is not None for trial in self._study.get_trials(deepcopy=False))
+        trials = max(trials, begun)
+        if trials != self._limits.budget:
+            self._outbox.append(BudgetChanged(who=who, trials=trials))
+            self._limits.budget = trials
+            self._study.set_user_attr(BUDGET, trials)
