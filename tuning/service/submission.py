@@ -60,13 +60,14 @@ async def submit_study(request: Request, state: StateOf, who: Annotated[str, Dep
 
 def _submit(body: bytes, content_type: str, state: State, who: str) -> Submitted:
     spec = admit(read_body(body, content_type), state.settings)
-    state.runs.require()
     with state.creating:
         created = False
         try:
             check_same(state.studies.get(spec.name).spec, spec)
         except NotFound:
             created = True
+        state.runs.require()
+        if created:
             begin_study(spec).storage.engine.dispose()  # in the list at once, and the name is taken
     study = state.studies.get(spec.name)
     budget = wanted_budget(study.spec, spec, study.budget)

@@ -16,7 +16,7 @@ from tests.benchmarks.race.report import summarise
 from tests.benchmarks.race.tables import Hartmann, RecordedTask, Task
 
 CURVES = Path(__file__).parents[1] / "listops_mini_curves.jsonl.xz"
-STUDY = "listops-mini"  # whose space the recorded curves are of
+STUDY = str(Path(__file__).parents[1] / "listops_mini_curves.yaml")  # whose space the recorded curves are of
 
 
 def make_groups(folder: Path | None, names: Sequence[str], curves: Path = CURVES) -> dict[str, list[Task]]:

@@ -215,7 +215,7 @@ def test_the_command_refuses_what_would_be_open_to_all(tmp_path, monkeypatch) ->
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         arguments = ["--port", str(taken.getsockname()[1]), "--storage", str(storage)]
-        with pytest.raises(InputError, match="Address already in use; choose others"):
+        with pytest.raises(InputError, match="Address already in use; choose another"):
             serve_command.main(arguments, standalone_mode=False)
 
 

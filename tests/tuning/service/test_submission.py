@@ -73,7 +73,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         ("name: x", {}, 415, "without a Content-Type"),
         ("{}", JSON, 422, "is missing"),
         (as_yaml(EXAMPLE | {"serach": 1}), YAML, 422, "did you mean search?"),
-        (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 128 letters"),
+        (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 112 letters"),
         (json.dumps(EXAMPLE | {"name": "mlartifacts"}), JSON, 422, "take another name"),
         (json.dumps(EXAMPLE | {"name": "x.confirm"}), JSON, 422, "take another name"),
         (json.dumps(EXAMPLE), JSON, 409, "this server has no cluster"),
