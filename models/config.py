@@ -65,7 +65,7 @@ class ModelConfig:
 
     # Proxyformer (attention/proxyformer.py says what each choice computes).
     num_proxies: int = 128
-    proxy_init_std: float = 1.0  # > 0; of the proxies' first draw
+    proxy_init_std: float = 0.05  # > 0; of the proxies' first draw (docs/RESULTS.md: learns faster than 1.0)
     contrastive_temperature: float = 0.2  # > 0; kernel-logits has none
     contrastive_weight: float = 0.1  # >= 0; multiplies the mean over layers
     contrastive: str = "kernel"  # none | self | two-views | kernel | kernel-logits

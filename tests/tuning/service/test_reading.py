@@ -1,6 +1,7 @@
 """What a server shows of studies: over real HTTP, from a study that a controller wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 import httpx
@@ -147,7 +148,9 @@ def test_studies_of_one_database(serve, make_spec, tmp_path: Path) -> None:
         optuna.delete_study(study_name="two", storage=url)
         assert http.get("/v1/studies/two").status_code == 404
         assert http.get("/v1/studies").json()["total"] == 1
-        begin_study(make_spec("name=two", f"database={url}")).storage.engine.dispose()
+        spec = make_spec("name=two", f"database={url}")
+        shutil.rmtree(spec.folder)  # it belongs to the deleted study
+        begin_study(spec).storage.engine.dispose()
         assert http.get("/v1/studies/two").json()["trials"] == 1  # the new one: what it enqueues
 
 

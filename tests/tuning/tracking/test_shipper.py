@@ -73,7 +73,7 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
 Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
-heavy = {"mlflow", "pandas", "sqlalchemy"} & sys.modules.keys()
+heavy = {"mlflow", "pandas"} & sys.modules.keys()
 print(heavy or "light", flush=True)
 time.sleep(600)
 """
