@@ -51,7 +51,7 @@ def test_the_timed_batches_stand_for_all_lengths(make_spec, monkeypatch) -> None
     )  # or all of these short rows are padded to 32
     split = prepare_task(make_spec().task).train
     lengths = [batch.token_ids.shape[-1] for batch in typical_batches(split, 8)]
-    drawn = islice(TrainBatches(split, batch_size=8, seed=0), 64)
+    drawn = islice(TrainBatches(split, batch_size=8, seed=0, order="uniform"), 64)
     all_lengths = [batch.token_ids.shape[-1] for batch in drawn]
     assert lengths == list(np.quantile(all_lengths, [1 / 8, 3 / 8, 5 / 8, 7 / 8], method="higher"))
     assert len({*lengths}) > 1
