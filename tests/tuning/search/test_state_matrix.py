@@ -31,6 +31,9 @@ _spec.loader.exec_module(matrix)
 MEMORY = "train_memory_mib_per_sequence"
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass(frozen=True)
 class Expected:
     """A row of the state table."""
