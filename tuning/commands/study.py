@@ -60,7 +60,6 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
         find_cluster(address)  # a wrong one is reported before the data are prepared
     with data_progress(err, spec.task.name) as report:
         prepare_task(spec.task, report)
-    err.print(f"starting Ray for study {spec.name}", highlight=False, markup=False)
     study = run_study(
         spec,
         address=address,

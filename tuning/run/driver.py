@@ -57,7 +57,7 @@ def run_study(
     tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
     a context manager that is held while the search runs (live progress). `age` is how many seconds ago the run was
     started: stops and pauses requested since then are obeyed. `say` gets a line for each part of the spec, and each
-    earlier request, that has no effect.
+    earlier request, that has no effect, and one when Ray is started.
 
     Raises:
         InputError: the study file cannot be run here.
@@ -89,6 +89,7 @@ def run_study(
         stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: controller.stop("another driver took the study over")
         if not controller.finished:
+            say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
                 _search(study, controller, address, trainable, watching)
