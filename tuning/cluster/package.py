@@ -29,7 +29,7 @@ def package_folders(parent: Path) -> list[str]:
 
 
 def _not_in_the_wheel(folder: str, names: list[str]) -> set[str]:
-    kept = {".py", ".yaml", ".typed"}
+    kept = {".py", ".yaml", ".typed", ".sbatch"}
     return {name for name in names if not (Path(folder, name).is_dir() or Path(name).suffix in kept)} | {
         "__pycache__"
     }

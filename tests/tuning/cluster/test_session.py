@@ -105,7 +105,7 @@ def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str],
 
 LEFT = """
 import ray
-from proxytune.tuning.cluster.ray_session import ray_session
+from proxytune.tuning.cluster.session import ray_session
 with ray_session():
     ray.put(1)
 try:
