@@ -166,12 +166,16 @@ def _search(
 ) -> None:
     """Run the trials on Ray until the controller has no further one, or is stopped."""
     from proxytune.tuning.cluster.bridge import RayBridge
+    from proxytune.tuning.cluster.private import check_private
+    from proxytune.tuning.cluster.ray_private import session_folder
     from proxytune.tuning.cluster.session import ray_session
     from proxytune.tuning.cluster.trainable import TrialTrainable
     from proxytune.tuning.cluster.watch import watch_ray
 
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
+        if address != "local":
+            check_private(session_folder())
         resources = session.trial_resources(spec.resources)
         controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))

@@ -63,7 +63,7 @@ def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
     storage = tool.folder / "studies"
     found = tool.json("doctor", "small.yaml", "--storage", storage, "--address", cluster.address)
     assert {finding["state"] for finding in found} == {"ok"}
-    per_node = dict.fromkeys(("versions", "resources", "clock", "data", "storage"), 2)
+    per_node = dict.fromkeys(("versions", "resources", "folder", "clock", "data", "storage"), 2)
     assert Counter(finding["check"] for finding in found) == per_node | dict.fromkeys(
         ("token", "room", "database", "mlflow"), 1
     )
@@ -102,6 +102,19 @@ def test_what_a_cluster_refuses_a_driver_is_one_line(
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert words in lines[0]
+
+
+def test_a_cluster_whose_folder_others_can_write_runs_nothing(cluster, tool) -> None:
+    cluster.folder.chmod(0o755)
+    try:
+        done = tool.run("run", "small.yaml", "--set", "name=refused", "--address", cluster.address)
+        doctor = tool.run("doctor", "--address", cluster.address)
+    finally:
+        cluster.folder.chmod(0o700)
+    assert (done.returncode, doctor.returncode) == (2, 1)
+    for error in (done.stderr, doctor.stderr):
+        (line,) = [line for line in error.splitlines() if line.strip()]
+        assert "can replace what Ray runs from" in line
 
 
 @pytest.mark.slow
