@@ -50,7 +50,8 @@ def session_folder() -> Path:
     """
     from ray._private import worker
 
-    return Path(worker._global_node.get_session_dir_path())
+    node: Any = worker._global_node
+    return Path(node.get_session_dir_path())
 
 
 def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
