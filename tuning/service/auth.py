@@ -56,7 +56,9 @@ class Tokens:
         if (stamp := _stamp(self._path)) != self._stamp:
             self._stamp = stamp
             try:
-                self._known = read_tokens(self._path)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # who started the server was told
+                    self._known = read_tokens(self._path)
             except InputError as error:
                 logging.getLogger("uvicorn.error").error("%s; no token is valid until it is set right", error)
                 self._known = {}

@@ -1,6 +1,8 @@
 """Studies on a real cluster of two nodes on this machine: as jobs, from a node, examined first."""
 
 import json
+import os
+import subprocess
 from collections import Counter
 
 import pytest
@@ -57,6 +59,24 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert [len(manifests) for manifests in found] == [1, 1]
     one, other = (json.loads(manifests[0].read_text())["fingerprint"] for manifests in found)
     assert one == other
+
+
+def test_a_study_that_was_asked_to_stop_is_no_failed_job(cluster, tool, nodes, until) -> None:
+    jobs = Jobs(cluster.dashboard, nodes.TOKEN)
+    storage = tool.folder / "studies"
+    options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
+    where = ("--storage", storage, "--address", cluster.dashboard)
+    with subprocess.Popen(
+        tool.command("submit", "small.yaml", *options, *where, "--follow"),
+        cwd=tool.folder,
+        env=os.environ | tool.environment,
+    ) as following:
+        until(lambda: tool.events("asked", "trial"))
+        assert tool.run("stop", "asked", "--storage", storage, "--now").returncode == 0
+        until(lambda: jobs.status("asked") not in ("PENDING", "RUNNING"))
+        assert jobs.status("asked") == "SUCCEEDED"
+        assert following.wait(300) == 75, "its budget is not met"
+    assert "asked for it); the same command resumes it" in " ".join(jobs.logs("asked").split())
 
 
 def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
