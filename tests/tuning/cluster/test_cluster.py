@@ -74,7 +74,7 @@ def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool, nodes) -> 
     with pytest.raises(InputError, match="refuses the token") as wrong:
         Jobs(cluster.dashboard, "wrong")
     jobs = Jobs(cluster.dashboard, nodes.TOKEN)
-    with pytest.raises(InputError, match="storage: .*studies is relative") as relative:
+    with pytest.raises(InputError, match=r"storage: .*studies is relative") as relative:
         jobs.submit(read_study(str(tool.folder / "small.yaml")))
     with pytest.raises(InputError, match="smal was not submitted") as unknown:
         jobs.stop("smal")
