@@ -185,7 +185,9 @@ def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(
 
 @given(st.binary(max_size=200))
 @settings(max_examples=500)
-def test_no_bytes_get_more_than_a_line_a_key(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_no_bytes_get_more_than_a_line_a_key(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     fuzz(content, tmp_path_factory.getbasetemp())
 
 
