@@ -37,6 +37,7 @@ SUFFIXES = (
     *(f".tar{ending}" for ending in _TAR_ENDINGS),
     *(".tgz", ".taz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst", ".gz", ".zip"),
 )
+_BROWSERS_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
 _NAME_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -61,9 +62,14 @@ def is_archive(path: Path) -> bool:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether it is one of macOS's side files (`._x`, `__MACOSX/`), or a name that no format has."""
+    """Whether it is a side file of macOS (`._x`, `__MACOSX/`) or of a file browser, or a name that no format has."""
     parts = name.split("/")
-    return parts[-1].startswith("._") or parts[0] == "__MACOSX" or not name.isprintable()
+    return (
+        parts[-1].startswith("._")
+        or parts[-1] in _BROWSERS_FILES
+        or parts[0] == "__MACOSX"
+        or not name.isprintable()
+    )
 
 
 def archive_index(archive: Path, records: Path | None = None) -> ArchiveIndex:
