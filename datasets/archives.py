@@ -38,6 +38,7 @@ SUFFIXES = (
     *(".tgz", ".taz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst", ".gz", ".zip"),
 )
 _BROWSERS_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+_SPARSE = "a sparse member, which no data need"
 _NAME_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -186,14 +187,20 @@ def _errors_named(archive: Path) -> Iterator[None]:
 
 
 class _CappedHeader(tarfile.TarInfo):
-    """Refuses a long name header before tarfile reads it into memory."""
+    """Refuses a long name header, and the map of a sparse member, before tarfile reads them into memory."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_CappedHeader":
         header = super().frombuf(buf, encoding, errors)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise _Refused(_SPARSE)
         if header.type in _NAME_HEADERS and header.size > MAX_HEADER_BYTES:
             raise _Refused(f"a name header of {header.size:,} bytes, {MAX_HEADER_BYTES:,} are allowed")
         return header
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Tarfile's reader of the map that stands before a sparse member's content, of any length."""
+        raise _Refused(_SPARSE)
 
 
 class _Hashed:
