@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from proxytune.datasets import DataError
-from proxytune.datasets.held_out import LOG, recorded_openings
+from proxytune.datasets.openings import LOG, recorded_openings
 from proxytune.models.config import ModelConfig
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.export import export as export_module
