@@ -13,6 +13,7 @@ def test_ray_still_has_what_is_private() -> None:
     from ray._private import auto_init_hook, grpc_utils, services
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.job_config import JobConfig
 
     for owner, name in (
         (GlobalState, "get_draining_nodes"),
@@ -20,6 +21,7 @@ def test_ray_still_has_what_is_private() -> None:
         (services, "canonicalize_bootstrap_address_or_die"),
         (grpc_utils, "init_grpc_channel"),
         (auto_init_hook, "enable_auto_connect"),
+        (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),
         (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
     ):

@@ -143,6 +143,14 @@ def test_a_picture_is_its_grey_levels(pixels: list[int], black_is_padding: bool)
     assert image.parse(image.show((ids,)).encode())[0].tolist() == ids.tolist()
 
 
+def test_recall_is_its_queries_and_pairs() -> None:
+    recall = form("recall", {"max_length": 32, "num_keys": 12})
+    line = "3? 3=5 7=2 0=1 3?"
+    assert recall.show(recall.parse(line.encode())) == line
+    with pytest.raises(DataError, match="'hello'"):
+        recall.parse(b"hello 3?")
+
+
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=50))
 def test_ready_made_ids_are_taken_as_they_are(ids: list[int]) -> None:
     packed = form("text", conventions={"tokens": "ids as packed, their meaning unknown"})
