@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commandline import command
+
 REPOSITORY = Path(__file__).parents[1]
 SHORT = [
     "task.max_length=64",
@@ -60,7 +62,7 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
         if verb[0] == "ui":
             extra = ["--print-command"]  # test_run.py serves it
         done = subprocess.run(
-            [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *verb, *extra],
+            command(*verb, *extra),
             cwd=tmp_path,
             env=env,
             input=given,

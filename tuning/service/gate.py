@@ -11,9 +11,8 @@ from proxytune.tuning.service.problems import Problem, response_to
 from proxytune.tuning.service.settings import Settings
 
 OPEN = {"/health", "/ready", *FILES}
-"""What needs no token: a container's probes have none, nor has a browser that asks for a page. None of them says anything
-about a study."""
-_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+"""What needs no token and counts for no limit: a container's probes and the pages' files. None says anything about a study."""
+_LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 class Gate:
@@ -33,17 +32,24 @@ class Gate:
             headers = dict(scope["headers"])
             if self._settings.loopback:
                 _refuse_web_pages(headers)
+            if headers.keys() >= {b"content-length", b"transfer-encoding"}:
+                raise Problem(
+                    400, "a request has one length: Content-Length or chunked", {"Connection": "close"}
+                )
+            if scope["path"] in OPEN:
+                await self._app(scope, receive, send)
+                return
             who = self._who(headers)
             client = f"token {who}" if who else f"address {(scope.get('client') or ['?'])[0]}"
             heavy = scope["method"] not in ("GET", "HEAD") or scope["path"].endswith("/export")
             self._rate.check(client, 10 if heavy else 1)
-            if who is None and scope["path"] not in OPEN:
+            if who is None:
                 raise Problem(401, "no valid token", {"WWW-Authenticate": 'Bearer realm="proxytune"'})
+            scope.setdefault("state", {})["who"] = f"{who}@http"
             receive = await whole_body(scope, receive)
         except Problem as problem:
             await response_to(problem)(scope, receive, send)
             return
-        scope.setdefault("state", {})["who"] = f"{who}@http"
         await self._app(scope, receive, send)
 
     def _who(self, headers: dict[bytes, bytes]) -> str | None:
@@ -63,7 +69,9 @@ def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:
     """
     host = headers.get(b"host", b"").decode("latin-1")
     if not _LOCAL_HOST.fullmatch(host):
-        raise Problem(403, f"this server answers to localhost and 127.0.0.1, not to {host[:100]!r}")
+        raise Problem(
+            403, f"this server answers to localhost and addresses of loopback, not to {host[:100]!r}"
+        )
     own = f"http://{host}".encode("latin-1")
     if headers.get(b"origin", own) != own or headers.get(b"sec-fetch-site", b"none") not in (
         b"none",

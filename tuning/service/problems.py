@@ -76,7 +76,9 @@ class Problem(Exception):
 def response_to(error: Exception) -> Response:
     """The answer that tells this error."""
     status, kind = _status(error)
-    detail = str(error) or type(error).__name__
+    detail = (
+        str(error).encode(errors="replace").decode() or type(error).__name__
+    )  # half a surrogate pair is no text
     if status == 500:
         detail = "the server failed at this request"  # uvicorn logs the rest
     body = ProblemBody(

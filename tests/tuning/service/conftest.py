@@ -101,8 +101,9 @@ class Servers:
 
     def start(self, port: int = 0, **given: Any) -> str:
         """Start one, with settings as keywords; its address."""
-        listener = bind("127.0.0.1", port)
-        server = make_server(replace(self._settings, **given))
+        settings = replace(self._settings, **given)
+        listener = bind(settings.host, port)
+        server = make_server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         self._running.append((server, thread, listener))
@@ -110,7 +111,7 @@ class Servers:
         while not server.started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+        return f"http://{settings.host}:{listener.getsockname()[1]}"
 
     def stop(self) -> None:
         for server, thread, listener in self._running:

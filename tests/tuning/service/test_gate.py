@@ -144,6 +144,7 @@ def test_a_token_of_the_environment(monkeypatch) -> None:
         ({"Sec-Fetch-Site": "none"}, 200),
         ({"Host": "LOCALHOST:8642"}, 200),
         ({"Host": "[::1]:8642"}, 200),
+        ({"Host": "127.0.0.2:8642"}, 200),
         ({}, 200),
     ],
 )
@@ -155,6 +156,12 @@ def test_on_loopback_no_web_page_gets_an_answer(http: httpx.Client, headers, sta
     if status == 403:
         preflight = http.options("/v1/studies", headers=headers | {"Access-Control-Request-Method": "POST"})
         assert preflight.status_code == 403
+
+
+def test_every_address_of_loopback_can_be_listened_on(serve, finished) -> None:
+    with httpx.Client(base_url=serve(host="127.0.0.2"), timeout=60) as http:
+        assert http.get("/v1/studies").status_code == 200
+        assert http.get("/v1/studies", headers={"Origin": "http://127.0.0.2"}).status_code == 403
 
 
 def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
