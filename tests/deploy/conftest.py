@@ -102,11 +102,6 @@ def kueue_kinds() -> ModuleType:
     return load("kueue_kinds")
 
 
-@pytest.fixture(scope="session")
-def containers() -> ModuleType:
-    return load("containers")
-
-
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Slurm of two nodes; the output of its jobs lies in its folder."""

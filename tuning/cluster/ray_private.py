@@ -96,6 +96,21 @@ def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
         channel.close()
 
 
+def without_paths() -> Any:
+    """A job's configuration with which Ray puts none of the driver's folders on its workers' import path.
+
+    In the current folder `datasets` may be ours. Missing: a setting; Ray leaves the folders out only where a runtime
+    environment names a working folder, and for that it starts another agent and each worker a second time.
+    """
+    from ray.job_config import JobConfig
+
+    class WithoutPaths(JobConfig):  # type: ignore[misc, unused-ignore]
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return WithoutPaths()
+
+
 def never_connect_by_itself() -> None:
     """Make a Ray call without a connection an error instead of the start of a local cluster, in this process.
 

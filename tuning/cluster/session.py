@@ -15,7 +15,13 @@ from typing import Any
 
 from proxytune.tuning.cluster.jobs import one_line, user_token
 from proxytune.tuning.cluster.package import package_folders
-from proxytune.tuning.cluster.ray_private import ask_gcs, autoscaler_groups, draining_nodes, gcs_address
+from proxytune.tuning.cluster.ray_private import (
+    ask_gcs,
+    autoscaler_groups,
+    draining_nodes,
+    gcs_address,
+    without_paths,
+)
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
@@ -108,8 +114,9 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     The scratch folder, which this user alone can enter, is removed at exit. A local Ray's folders, which all could write,
     lie in it. Ray guards its ports with the token of ~/.ray/auth_token
     (RAY_AUTH_MODE=disabled would turn that off), which is made here first, readable by this user alone: Ray itself
-    would leave it readable by all. The workers' folder is the scratch folder: Ray puts the driver's on their import
-    path otherwise, where `datasets` would be ours. Nodes of a cluster get this package too.
+    would leave it readable by all. Workers do not get the driver's folders on their import
+    path, where `datasets` may be ours: here by the job's configuration, on a cluster by a working folder of the scratch
+    folder. Nodes of a cluster get this package too.
 
     Raises:
         InputError: there is no cluster at the address, it refuses the token, or its versions are others.
@@ -117,7 +124,6 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
     scratch = _make_scratch()
-    (scratch / "workers").mkdir()
     os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
@@ -129,13 +135,16 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
         import ray
 
         options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
-        environment: dict[str, Any] = {"working_dir": str(scratch / "workers")}
         if address == LOCAL:
-            options |= {"include_dashboard": False, "_temp_dir": str(scratch / "ray")}
-        else:
-            environment["py_modules"] = package_folders(scratch / "package")
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
-            options["runtime_env"] = environment
+            options |= {
+                "include_dashboard": False,
+                "job_config": without_paths(),
+                "_temp_dir": str(scratch / "ray"),
+            }
+        elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
+            (scratch / "workers").mkdir()
+            modules = package_folders(scratch / "package")
+            options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:

@@ -1,19 +1,18 @@
 """A real cluster of two nodes for a file's tests, and `proxytune` as its user runs it."""
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
+from tests.commandline import command, proxytune
+from tests.tuning.cluster.nodes import TOKEN, RayCluster
 
 STUDY = """
 name: small
@@ -29,26 +28,6 @@ search:
 """
 
 
-def _module(path: Path) -> ModuleType:
-    if path.stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[path.stem])
-    return sys.modules[path.stem]
-
-
-@pytest.fixture(scope="session")
-def nodes() -> ModuleType:
-    return _module(Path(__file__).with_name("nodes.py"))
-
-
-@pytest.fixture(scope="session")
-def servers() -> ModuleType:
-    return _module(Path(__file__).parents[1] / "tracking" / "servers.py")
-
-
 class Tool:
     """`proxytune` in a folder, with the environment of one user of one cluster."""
 
@@ -57,26 +36,13 @@ class Tool:
         self.environment = environment
         (folder / "small.yaml").write_text(STUDY)
 
-    def command(self, *arguments: object) -> list[str]:
-        return [sys.executable, "-P", "-m", "proxytune.tuning", *map(str, arguments)]
-
     def run(self, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-            check=False,
-            env=os.environ | self.environment | environment,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        return proxytune(*arguments, cwd=self.folder, timeout=1200, **self.environment | environment)
 
     def start(self, log: Path, *arguments: object, **environment: str) -> "subprocess.Popen[bytes]":
         with log.open("ab") as file:
             return subprocess.Popen(
-                self.command(*arguments),
+                command(*arguments),
                 cwd=self.folder,
                 stdout=file,
                 stderr=file,
@@ -111,10 +77,10 @@ def until() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster(nodes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head and a worker, each with a cache of prepared data of its own."""
     caches = tmp_path_factory.mktemp("caches")
-    running = nodes.RayCluster(environment={"PROXYTUNE_CACHE": str(caches / "head")})
+    running = RayCluster(environment={"PROXYTUNE_CACHE": str(caches / "head")})
     try:
         running.caches = caches
         running.worker = running.add("worker", environment={"PROXYTUNE_CACHE": str(caches / "worker")})
@@ -124,10 +90,10 @@ def cluster(nodes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def tool(nodes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Tool:
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Tool:
     """The user's machine: another cache, the token in a file."""
     folder = tmp_path_factory.mktemp("laptop")
-    (folder / "token").write_text(nodes.TOKEN)
+    (folder / "token").write_text(TOKEN)
     environment = {
         "PROXYTUNE_CACHE": str(folder / "cache"),
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),

@@ -10,6 +10,7 @@ import pytest
 from proxytune.tuning.cluster.jobs import Jobs
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_files import read_study
+from tests.tuning.cluster.nodes import TOKEN
 
 pytestmark = pytest.mark.timeout(
     1500
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.timeout(
 
 
 def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(
-    cluster, tool, nodes, until
+    cluster, tool, until
 ) -> None:
-    jobs = Jobs(cluster.dashboard, nodes.TOKEN)
+    jobs = Jobs(cluster.dashboard, TOKEN)
     storage = tool.folder / "studies"
     # So long that the first trial still trains when the other node's worker is up: else its worker takes the second too.
     options = ("training.steps=2400", "training.eval_every=1200", "search.trials=2")
@@ -61,8 +62,8 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert one == other
 
 
-def test_a_study_that_was_asked_to_stop_is_no_failed_job(cluster, tool, nodes, until) -> None:
-    jobs = Jobs(cluster.dashboard, nodes.TOKEN)
+def test_a_study_that_was_asked_to_stop_is_no_failed_job(cluster, tool, until) -> None:
+    jobs = Jobs(cluster.dashboard, TOKEN)
     storage = tool.folder / "studies"
     options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
     where = ("--storage", storage, "--address", cluster.dashboard)
@@ -90,10 +91,10 @@ def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
     assert list(storage.glob(".doctor-*")) == []
 
 
-def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool, nodes) -> None:
+def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
     with pytest.raises(InputError, match="refuses the token") as wrong:
         Jobs(cluster.dashboard, "wrong")
-    jobs = Jobs(cluster.dashboard, nodes.TOKEN)
+    jobs = Jobs(cluster.dashboard, TOKEN)
     with pytest.raises(InputError, match=r"storage: .*studies is relative") as relative:
         jobs.submit(read_study(str(tool.folder / "small.yaml")))
     with pytest.raises(InputError, match="smal was not submitted") as unknown:

@@ -7,14 +7,17 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxytune.tuning.store.steering import extend
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.trial_run import TrialRun
+from tests.tuning.cluster.nodes import RayCluster
+from tests.tuning.tracking.servers import MlflowServer, PostgresServer
 
 TRIAL_SECONDS = 15.0
 
@@ -53,159 +56,159 @@ def steps_of_a_trial(make_spec) -> int:
     return 4 * max(25, min(2000, int(rate * TRIAL_SECONDS / 4)))
 
 
+class Watched:
+    """The study by its journal, and what happened when."""
+
+    def __init__(self, tool) -> None:
+        self._tool = tool
+        self._began = time.monotonic()
+        self.timeline: list[str] = []
+
+    def note(self, what: str) -> float:
+        self.timeline.append(f"{time.monotonic() - self._began:7.1f} s  {what}")
+        print(self.timeline[-1], flush=True)
+        return time.monotonic()
+
+    def reports(self) -> list:
+        return self._tool.events("small", "report")
+
+    def completions(self) -> list:
+        return [event for event in self._tool.events("small", "end") if event.outcome == "complete"]
+
+    def complete(self) -> set[int]:
+        return {event.trial for event in self.completions()}
+
+    def attempts(self) -> Counter:
+        return Counter(event.trial for event in self._tool.events("small", "trial"))
+
+    def running_on(self, node) -> list[int]:
+        """Trials whose last report came from the node, and that have not ended."""
+        ended = {event.trial for event in self._tool.events("small", "end")}
+        last = {event.trial: event.pid for event in self.reports()}
+        pids = {process.pid for process in node.tree()}
+        return [trial for trial, pid in last.items() if trial not in ended and pid in pids]
+
+    def again(self, trial: int, before: Counter) -> bool:
+        """Whether the trial was handed out again, or has ended."""
+        return self.attempts()[trial] > before[trial] or any(
+            event.trial == trial for event in self._tool.events("small", "end")
+        )
+
+    def left(self, trial: int, before: Counter) -> str:
+        gone = self.attempts()[trial] > before[trial]
+        return "has left it with a checkpoint" if gone else "was complete before it could leave"
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[MlflowServer]:
+    (tmp_path / "mlflow").mkdir()
+    server = MlflowServer(f"sqlite:///{tmp_path}/mlflow/mlflow.db", tmp_path / "mlflow" / "artifacts")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def cluster(postgres: PostgresServer, tmp_path: Path) -> Iterator[RayCluster]:
+    """A head without cores; the drivers on it know the database's password."""
+    environment = {"PGPASSFILE": str(postgres.passfile), "PROXYTUNE_CACHE": str(tmp_path / "head")}
+    running = RayCluster(cpus=0, environment=environment)
+    yield running
+    running.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_restarted(
-    nodes, servers, tool, make_spec, until, tmp_path: Path, monkeypatch, record_property
+    cluster, postgres, mlflow, tool, make_spec, until, tmp_path: Path, record_property
 ) -> None:
-    binaries = servers.postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL here")
     steps = steps_of_a_trial(make_spec)
-    database = servers.PostgresServer(binaries)
-    (tmp_path / "mlflow").mkdir()
-    mlflow = servers.MlflowServer(f"sqlite:///{tmp_path}/mlflow/mlflow.db", tmp_path / "mlflow" / "artifacts")
-    cluster = keeper = None
-    began = time.monotonic()
-    timeline: list[str] = []
+    watched, storage = Watched(tool), tool.folder / "studies"
 
-    def note(what: str) -> float:
-        timeline.append(f"{time.monotonic() - began:7.1f} s  {what}")
-        print(timeline[-1], flush=True)
-        return time.monotonic()
+    def add(name: str):
+        return cluster.add(name, environment={"PROXYTUNE_CACHE": str(tmp_path / name)})
 
+    submit = (
+        *("submit", "small.yaml", "--address", cluster.dashboard, "--storage", storage),
+        *("--set", f"database={postgres.uri}", "--set", f"tracking.uri={mlflow.url}"),
+        *("--set", f"training.steps={steps}", "--set", f"training.eval_every={steps // 4}"),
+        *("--set", "search.trials=6", "--set", "resources.max_failures=1"),
+    )
+    first, second = add("a"), add("b")
+    done = tool.run(*submit)
+    assert done.returncode == 0, done.stderr
+    watched.note(f"submitted: trials of {steps} steps, a head without cores, two workers of one core")
+    until(lambda: watched.running_on(first) and watched.running_on(second))
+    keeper = Keeper(open_study("small", storage, postgres.uri), lambda: len(watched.complete()))
+    keeper.start()
     try:
-        mlflow.start()
-        passwords = {"PGPASSFILE": str(database.passfile)}
-        head_environment = passwords | {"PROXYTUNE_CACHE": str(tmp_path / "head")}
-        cluster = nodes.RayCluster(cpus=0, environment=head_environment)
-
-        def add(name: str):
-            return cluster.add(name, environment={"PROXYTUNE_CACHE": str(tmp_path / name)})
-
-        first, second = add("a"), add("b")
-        tool.environment |= passwords
-        monkeypatch.setenv("PGPASSFILE", passwords["PGPASSFILE"])
-        storage = tool.folder / "studies"
-        submit = (
-            *("submit", "small.yaml", "--address", cluster.dashboard, "--storage", storage),
-            *("--set", f"database={database.uri}", "--set", f"tracking.uri={mlflow.url}"),
-            *("--set", f"training.steps={steps}", "--set", f"training.eval_every={steps // 4}"),
-            *("--set", "search.trials=6", "--set", "resources.max_failures=1"),
-        )
-        done = tool.run(*submit)
-        assert done.returncode == 0, done.stderr
-        note(f"submitted: trials of {steps} steps, a head without cores, two workers of one core")
-
-        def reports() -> list[dict]:
-            return tool.events("small", "report")
-
-        def completions() -> list[dict]:
-            return [event for event in tool.events("small", "end") if event.outcome == "complete"]
-
-        def attempts() -> Counter:
-            return Counter(event.trial for event in tool.events("small", "trial"))
-
-        def pid_of(node) -> set[int]:
-            return {process.pid for process in node.tree()}
-
-        def running_on(node) -> list[int]:
-            """Trials whose last report came from the node, and that have not ended."""
-            ended = {event.trial for event in tool.events("small", "end")}
-            last = {event.trial: event.pid for event in reports()}
-            return [trial for trial, pid in last.items() if trial not in ended and pid in pid_of(node)]
-
-        def again(trial: int, before: Counter) -> bool:
-            return attempts()[trial] > before[trial] or any(
-                event.trial == trial for event in tool.events("small", "end")
-            )
-
-        def left(trial: int, before: Counter) -> str:
-            gone = attempts()[trial] > before[trial]
-            return "has left it with a checkpoint" if gone else "was complete before it could leave"
-
-        until(lambda: running_on(first) and running_on(second))
-        note("both workers have reported")
-
-        keeper = Keeper(
-            open_study("small", storage, database.uri), lambda: len({e["trial"] for e in completions()})
-        )
-        keeper.start()
-        victim, before = until(lambda: running_on(first))[0], attempts()
-        killed = note(f"node a killed with -9; it ran trial {victim}")
-        first.kill()
-        until(lambda: again(victim, before))
-        note(f"its trial is given out again, {time.monotonic() - killed:.1f} s after the kill")
-        third = add("c")
-        note("node c added")
-        until(lambda: running_on(third))
-        note(f"node c has reported, {time.monotonic() - killed:.1f} s after the kill")
-
-        moved, before = until(lambda: running_on(second))[0], attempts()
-        asked = note(f"node b is told that it will be taken away in 60 s; it runs trial {moved}")
-        cluster.drain(second, 60)
-        until(lambda: again(moved, before))
-        note(f"its trial {left(moved, before)}, {time.monotonic() - asked:.1f} s after the notice")
-        second.kill()
-        fourth = add("d")
-        note("node b is gone, node d added")
-        moved, before = until(lambda: running_on(fourth))[0], attempts()
-        asked = note(f"node d gets SIGTERM as a pod does; it runs trial {moved}")
-        fourth.terminate()
-        until(lambda: again(moved, before))
-        note(f"its trial {left(moved, before)}, {time.monotonic() - asked:.1f} s after SIGTERM")
-        fourth.process.wait(300)
-        note(f"node d has ended by itself, {time.monotonic() - asked:.1f} s after SIGTERM")
-
-        completed = {event.trial for event in completions()}
+        third = lose_workers(cluster, watched, until, add, first, second)
+        completed = watched.complete()
         cluster.head.kill()
         third.kill()
-        trials = keeper.stop()
-        lost = note(
-            f"the head is killed with -9, and with it the driver; {len(completed)} trials are complete"
-        )
-        shown = tool.json("show", "small", "--storage", storage, "--database", database.uri)
-        assert shown["outcomes"].get("complete", 0) >= len(completed)
-        cluster.head = cluster.start_head()
-        fifth, _ = add("e"), add("f")
-        note("a new head and two new workers are up")
-        done = tool.run(*submit)
-        assert done.returncode == 0, done.stderr
-        until(lambda: running_on(fifth))
-        note(
-            f"submitted again; the first report is {time.monotonic() - lost:.1f} s after the head was killed"
-        )
-        until(
-            lambda: (
-                tool.json("status", "--address", cluster.dashboard)[0]["status"] not in ("PENDING", "RUNNING")
-            )
-        )
-        note("the job has ended")
-
-        job = tool.json("status", "--address", cluster.dashboard)[0]
-        assert job["status"] == "SUCCEEDED", job["message"]
-        rows = tool.json("trials", "small", "--storage", storage, "--database", database.uri)
-        assert Counter(row["outcome"] for row in rows) == {"complete": trials}
-        told = Counter((event.trial, event.step) for event in reports())
-        points = range(steps // 4, steps + 1, steps // 4)
-        assert told == {(trial, step): 1 for trial in range(trials) for step in points}
-        ends = Counter((e["trial"], e["outcome"]) for e in tool.events("small", "end"))
-        assert all(ends[trial, "complete"] == 1 for trial in range(trials))
-        repeated = sum(attempts().values()) - trials
-        note(
-            f"{trials} trials complete, {len(told)} reports each told once, {repeated} times a trial was given out again"
-        )
-        check_mlflow(mlflow.url, rows, list(points))
-        note("MLflow has one finished run a trial with every report")
     finally:
-        if keeper is not None:
-            keeper.stop()
-        if cluster is not None:
-            cluster.close()
-        mlflow.stop()
-        database.close()
-        for line in timeline:
-            record_property("timeline", line)
+        trials = keeper.stop()
+    lost = watched.note(f"the head and the driver killed with -9; {len(completed)} trials are complete")
+    shown = tool.json("show", "small", "--storage", storage, "--database", postgres.uri)
+    assert shown["outcomes"].get("complete", 0) >= len(completed)
+    cluster.head = cluster.start_head()
+    fifth, _ = add("e"), add("f")
+    done = tool.run(*submit)
+    assert done.returncode == 0, done.stderr
+    until(lambda: watched.running_on(fifth))
+    watched.note(f"submitted again; the first report is {time.monotonic() - lost:.1f} s after the kill")
+    jobs = ("status", "--address", cluster.dashboard)
+    until(lambda: tool.json(*jobs)[0]["status"] not in ("PENDING", "RUNNING"))
+    job = tool.json(*jobs)[0]
+    assert job["status"] == "SUCCEEDED", job["message"]
+    rows = tool.json("trials", "small", "--storage", storage, "--database", postgres.uri)
+    check_nothing_lost_or_twice(watched, rows, trials, steps)
+    check_mlflow(mlflow.url, rows, list(range(steps // 4, steps + 1, steps // 4)))
+    for line in watched.timeline:
+        record_property("timeline", line)
+
+
+def lose_workers(cluster, watched: Watched, until, add: Callable[[str], Any], first, second) -> Any:
+    """Kill a worker, drain one, end one as a pod; the worker that is left."""
+    victim, before = until(lambda: watched.running_on(first))[0], watched.attempts()
+    killed = watched.note(f"node a killed with -9; it ran trial {victim}")
+    first.kill()
+    until(lambda: watched.again(victim, before))
+    watched.note(f"its trial is handed out again, {time.monotonic() - killed:.1f} s after the kill")
+    third = add("c")
+    until(lambda: watched.running_on(third))
+    watched.note(f"node c added and has reported, {time.monotonic() - killed:.1f} s after the kill")
+
+    moved, before = until(lambda: watched.running_on(second))[0], watched.attempts()
+    asked = watched.note(f"node b will be taken away in 60 s; it runs trial {moved}")
+    cluster.drain(second, 60)
+    until(lambda: watched.again(moved, before))
+    watched.note(
+        f"its trial {watched.left(moved, before)}, {time.monotonic() - asked:.1f} s after the notice"
+    )
+    second.kill()
+
+    fourth = add("d")
+    moved, before = until(lambda: watched.running_on(fourth))[0], watched.attempts()
+    asked = watched.note(f"node d gets SIGTERM as a pod does; it runs trial {moved}")
+    fourth.terminate()
+    until(lambda: watched.again(moved, before))
+    watched.note(f"its trial {watched.left(moved, before)}, {time.monotonic() - asked:.1f} s after SIGTERM")
+    fourth.process.wait(300)
+    watched.note(f"node d has ended by itself, {time.monotonic() - asked:.1f} s after SIGTERM")
+    return third
+
+
+def check_nothing_lost_or_twice(watched: Watched, rows: list[dict], trials: int, steps: int) -> None:
+    assert Counter(row["outcome"] for row in rows) == {"complete": trials}
+    told = Counter((event.trial, event.step) for event in watched.reports())
+    points = range(steps // 4, steps + 1, steps // 4)
+    assert told == {(trial, step): 1 for trial in range(trials) for step in points}
+    assert Counter(event.trial for event in watched.completions()) == dict.fromkeys(range(trials), 1)
+    repeated = sum(watched.attempts().values()) - trials
+    watched.note(
+        f"{trials} trials complete, {len(told)} reports each told once, {repeated} times a trial was given out again"
+    )
 
 
 def check_mlflow(url: str, rows: list[dict], points: list[int]) -> None:

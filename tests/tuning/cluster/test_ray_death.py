@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
+from tests.commandline import command, proxytune
 
 STUDY = """
 name: small
@@ -34,10 +34,10 @@ def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
     started = []
 
     def start_driver() -> "subprocess.Popen[bytes]":
-        script = "from proxytune.tuning.cli import main; main()"
         with open(tmp_path / "log", "ab") as log:
-            arguments = [sys.executable, "-P", "-c", script, "run", "small.yaml"]
-            started.append(subprocess.Popen(arguments, cwd=tmp_path, stdout=log, stderr=log))
+            started.append(
+                subprocess.Popen(command("run", "small.yaml"), cwd=tmp_path, stdout=log, stderr=log)
+            )
         return started[-1]
 
     yield start_driver
@@ -103,12 +103,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     assert reports == {(trial, step): 1 for trial in range(2) for step in range(30, 121, 30)}
     after = Counter(event.trial for event in events("trial"))
     assert all(after[trial] == attempts[trial] for trial in finished)
-    stored = json.loads(
-        subprocess.run(
-            [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", "show", "small", "--json"],
-            cwd=tmp_path, capture_output=True, check=True,
-        ).stdout
-    )  # fmt: skip
+    stored = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
     assert stored["outcomes"] == {"complete": 2}
 
 

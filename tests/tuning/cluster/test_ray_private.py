@@ -14,6 +14,7 @@ def test_ray_still_has_what_is_private() -> None:
     from ray._private.node import Node
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.job_config import JobConfig
 
     for owner, name in (
         (GlobalState, "get_draining_nodes"),
@@ -23,6 +24,7 @@ def test_ray_still_has_what_is_private() -> None:
         (worker, "_global_node"),
         (Node, "get_session_dir_path"),
         (auto_init_hook, "enable_auto_connect"),
+        (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),
         (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
     ):

@@ -1,5 +1,6 @@
 """What a cluster has room for, counted node by node, and what of the package goes to its nodes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,19 @@ def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
     """A driver that leaves at once does so under its search, which still runs in another thread."""
     done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused:")
+
+
+PATHS = """
+import json, ray, sys
+from proxytune.tuning.cluster.session import ray_session
+with ray_session():
+    print(json.dumps(ray.get(ray.remote(lambda: sys.path).remote())))
+"""
+
+
+def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(PATHS)
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert str(tmp_path) not in json.loads(done.stdout)

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 
 from proxytune.datasets import DataError
 from proxytune.tuning.cli import cli
-
-PROXYTUNE = [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()"]
+from tests.commandline import command
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +62,7 @@ def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / name))
         options = ["--option", "train_examples=6000", "--json"]
         done = subprocess.run(
-            [*PROXYTUNE, "data", "prepare", "listops-mini", *options, *extra],
+            command("data", "prepare", "listops-mini", *options, *extra),
             capture_output=True,
             text=True,
             check=True,
@@ -151,7 +150,7 @@ def test_a_cache_folder_that_cannot_be_used_names_itself_and_the_variable(
 def test_an_interrupted_preparation_exits_75_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     environment = {**os.environ, "PROXYTUNE_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(
-        [*PROXYTUNE, "data", "prepare", "pathfinder"], env=environment, stderr=subprocess.PIPE, text=True
+        command("data", "prepare", "pathfinder"), env=environment, stderr=subprocess.PIPE, text=True
     )
     cache = tmp_path / "cache"
     while not (cache.exists() and list(cache.glob("*.lock"))):

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import HeldError, InputError, StorageError
@@ -17,6 +16,7 @@ from proxytune.tuning.store.confirmation import Candidate, read_confirmation
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import outcome_of
+from tests.commandline import command
 from tests.tuning.confirm.confirming import searched
 
 
@@ -33,10 +33,6 @@ def test_a_study_that_is_being_run_is_not_confirmed(study: Study) -> None:
 def test_an_unconfirmed_study_has_no_confirmation(study: Study) -> None:
     assert read_confirmation(study) is None
     assert Candidate.__dataclass_params__.frozen
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *map(str, arguments)]
 
 
 @pytest.mark.timeout(600)

@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from proxytune.datasets import DataError
-from proxytune.datasets.held_out import LOG, recorded_openings
+from proxytune.datasets.openings import LOG, recorded_openings
 from proxytune.models.config import ModelConfig
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.export import export as export_module
@@ -28,6 +27,7 @@ from proxytune.tuning.predict.predict import Predictor, predict_stream
 from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.trial_spec import task_fields
 from proxytune.tuning.trial.data import prepare_task
+from tests.commandline import command
 
 QUIET = Console(quiet=True)
 
@@ -108,9 +108,8 @@ def test_a_bad_line_is_an_error_object_in_its_place(predictor, lines) -> None:
 
 
 def test_the_verb_predicts_with_a_pipe(finished, lines) -> None:
-    command = [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", "predict"]
     done = subprocess.run(
-        [*command, str(finished.written.folder)],
+        command("predict", finished.written.folder),
         input=lines[0] + b"\nhello\n",
         capture_output=True,
         check=False,
@@ -141,6 +140,14 @@ def test_a_picture_is_its_grey_levels(pixels: list[int], black_is_padding: bool)
     (ids,) = image.parse(" ".join(map(str, pixels)).encode())
     assert ids.tolist() == [pixel + (not black_is_padding) for pixel in pixels]
     assert image.parse(image.show((ids,)).encode())[0].tolist() == ids.tolist()
+
+
+def test_recall_is_its_queries_and_pairs() -> None:
+    recall = form("recall", {"max_length": 32, "num_keys": 12})
+    line = "3? 3=5 7=2 0=1 3?"
+    assert recall.show(recall.parse(line.encode())) == line
+    with pytest.raises(DataError, match="'hello'"):
+        recall.parse(b"hello 3?")
 
 
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=50))

@@ -4,15 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
+from tests.commandline import command, proxytune
 
 STUDY = """
 name: small
@@ -26,20 +25,6 @@ search:
   stopping: {name: asha, min_steps: 20, reduction_factor: 2}
   trials: 4
 """
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-P", "-c", "from proxytune.tuning.cli import main; main()", *map(str, arguments)]
-
-
-def proxytune(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,9 @@ from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.store.study import open_study
 from proxytune.tuning.store.summary import outcome_of
+from tests.tuning.search import matrix_driver as matrix
 
 SCRIPT = Path(__file__).with_name("matrix_driver.py")
-_spec = spec_from_file_location("matrix_driver", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-matrix = module_from_spec(_spec)
-_spec.loader.exec_module(matrix)
 MEMORY = "train_memory_mib_per_sequence"
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from proxytune.models import load_exported
 from proxytune.tuning import Client
 from proxytune.tuning.errors import OtherSpecError, ProxytuneError
 from proxytune.tuning.service import client as module
+from tests.commandline import command
 from tests.tuning.cluster.nodes import TOKEN as RAY_TOKEN
 from tests.tuning.cluster.nodes import RayCluster, free_port
 
@@ -50,9 +50,8 @@ class Server:
         (folder / "tokens").touch(mode=0o600)
         (folder / "tokens").write_text(f"alice:{TOKEN}\n")
         self._command = [
-            *(sys.executable, "-P", "-m", "proxytune.tuning", "serve", "--port", str(self.port)),
+            *command("serve", "--port", self.port, "--address", cluster.dashboard),
             *("--storage", str(folder / "studies"), "--token-file", str(folder / "tokens")),
-            *("--address", cluster.dashboard),
         ]
         self._environment = {"RAY_AUTH_TOKEN": RAY_TOKEN, "PROXYTUNE_CACHE": str(data_cache)}
         self._log = folder / "server.log"

@@ -1,6 +1,6 @@
 """Checkpoints in a real S3-compatible store: complete or not there, verified, the two newest kept."""
 
-import importlib.util
+import functools
 import json
 import os
 import subprocess
@@ -18,17 +18,14 @@ from proxytune.tuning.store import folder as folder_module
 from proxytune.tuning.store.checkpoints import CorruptCheckpoint
 from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.trial.trial_run import TrialRun
+from tests.commandline import proxytune
 from tests.tuning.conftest import checkpoints_in
+from tests.tuning.store.s3 import S3Server
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("s3", Path(__file__).with_name("s3.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    started = module.S3Server(tmp_path_factory.mktemp("s3"))
+    started = S3Server(tmp_path_factory.mktemp("s3"))
     started.make_bucket("bucket")
     folder_module._filesystem.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
@@ -197,30 +194,24 @@ checkpoints: s3://bucket/whole
 def test_a_whole_study_keeps_its_checkpoints_in_the_store_and_its_winner_goes_there(
     server: Any, tmp_path: Path
 ) -> None:
-    def proxytune(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "proxytune.tuning", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1200,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
+    tool = functools.partial(proxytune, cwd=tmp_path, timeout=1200, OMP_NUM_THREADS="1")
     (tmp_path / "small.yaml").write_text(STUDY)
-    nowhere = proxytune("run", "small.yaml", "--set", "checkpoints=s3://no-such-bucket/x")
+    nowhere = tool("run", "small.yaml", "--set", "checkpoints=s3://no-such-bucket/x")
     assert nowhere.returncode == 5
     assert "s3://no-such-bucket/x cannot be used" in nowhere.stderr
     assert not (tmp_path / "studies").exists()
-    done = proxytune("run", "small.yaml")
+    done = tool("run", "small.yaml")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "studies" / "small" / "trials").exists()
     place = Folder("s3://bucket/whole/small/trials")
     assert {name.split("/")[0] for name in place.names()} == {"0", "1"}
-    exported = proxytune("export", "small", "--no-register", "--out", "s3://bucket/winner")
+    exported = tool("export", "small", "--no-register", "--out", "s3://bucket/winner")
     assert exported.returncode == 0, exported.stderr
     assert "-> s3://bucket/winner" in exported.stdout
     for name in Folder("s3://bucket/winner").names():
         (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fetched" / name).write_bytes((Folder("s3://bucket/winner") / name).read_bytes())
-    verified = proxytune("verify", "fetched")
+    verified = tool("verify", "fetched")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     everything = "".join(
         path.read_text(errors="replace") for path in (tmp_path / "studies").rglob("*") if path.is_file()

