@@ -1,0 +1,46 @@
+"""A cluster of one node: what it takes no job from, and how a job ends that was asked to."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxytune.tuning.cluster.jobs import Jobs
+from tests.tuning.cluster.nodes import TOKEN, RayCluster
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayCluster]:
+    running = RayCluster()
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def test_a_study_that_was_asked_to_stop_is_no_failed_job(head, tool, until) -> None:
+    jobs = Jobs(head.dashboard, TOKEN)
+    storage = tool.folder / "studies"
+    options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
+    where = ("--storage", storage, "--address", head.dashboard)
+    following = tool.start(tool.folder / "log", "submit", "small.yaml", *options, *where, "--follow")
+    until(lambda: tool.events("asked", "trial"))
+    assert tool.run("stop", "asked", "--storage", storage, "--now").returncode == 0
+    until(lambda: jobs.status("asked") not in ("PENDING", "RUNNING"))
+    assert jobs.status("asked") == "SUCCEEDED"
+    assert following.wait(300) == 75, "its budget is not met"
+    assert "asked for it); the same command resumes it" in " ".join(jobs.logs("asked").split())
+
+
+def test_a_cluster_whose_folder_others_can_write_runs_nothing(head, tool) -> None:
+    head.folder.chmod(0o755)
+    try:
+        done = tool.run("run", "small.yaml", "--set", "name=refused", "--address", head.address)
+        doctor = tool.run("doctor", "--address", head.address)
+    finally:
+        head.folder.chmod(0o700)
+    assert (done.returncode, doctor.returncode) == (2, 1)
+    for error in (done.stderr, doctor.stderr):
+        assert error.count("proxytune: ") == 1, error
+        assert "can replace what Ray runs from" in " ".join(error.split()), error
