@@ -16,7 +16,7 @@ from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.service.auth import _digest
+from proxytune.tuning.service.auth import Tokens
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.spec.outcome import StudyStatus
@@ -143,5 +143,13 @@ def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Clien
 
 
 @pytest.fixture
-def tokens() -> dict[str, bytes]:
-    return {"alice": _digest(TOKEN.encode()), "bob": _digest(b"bob-" + b"0" * 40)}
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.touch(mode=0o600)
+    path.write_text(f"alice:{TOKEN}\nbob:bob-{'0' * 40}\n")
+    return path
+
+
+@pytest.fixture
+def tokens(token_file: Path) -> Tokens:
+    return Tokens(token_file)
