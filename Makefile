@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow bench results check audit faults data-page format clean
+.PHONY: demo test test-ci test-slow bench results check audit faults data-page format clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,8 +20,12 @@ demo: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
+# The slow tests that CI runs too: end-to-end studies on a local Ray.
+test-ci: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ci
+
 test-slow: .venv/installed
-	$(BIN)/pytest -m "slow"
+	$(BIN)/pytest -m slow
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
 BENCH ?= data efficiency models overhead race scale tracking turnaround

@@ -46,6 +46,8 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     env = os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
     run = [(command[1:], given) for command, given in map(piped, commands()) if command[0] == "proxytune"]
