@@ -74,6 +74,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.timeout(1800)  # some 15 processes, six of which start Ray or load a model
 def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, environment: dict[str, str]) -> None:
     verbs = run_all("README.md", tmp_path, environment)
