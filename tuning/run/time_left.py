@@ -53,9 +53,9 @@ class TimeLeft:
             return None
         left = self.remaining(ended, live, budget) * (now - began) / (done - before)
         if self._shown is not None:
-            before, shown = self._shown
+            then, shown = self._shown
             if shown < left <= _RISE * shown:
-                left = shown - (now - before) * shown / left
+                left = shown - (now - then) * shown / left
         self._shown = (now, left)
         return left
 

@@ -6,11 +6,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxytune.tuning.service.auth import bearer
 from proxytune.tuning.service.limits import RateLimit, whole_body
+from proxytune.tuning.service.pages import FILES
 from proxytune.tuning.service.problems import Problem, response_to
 from proxytune.tuning.service.settings import Settings
 
-OPEN = {"/health", "/ready"}
-"""What needs no token and counts for no limit: a container's probes. Neither says anything about a study."""
+OPEN = {"/health", "/ready", *FILES}
+"""What needs no token and counts for no limit: a container's probes and the pages' files. None says anything about a study."""
 _LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
@@ -61,7 +62,7 @@ def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:
     """On loopback, where no token may be asked for, a browser must not become a stranger's hands.
 
     A page that has a name rebound to 127.0.0.1 sends its own Host; one that posts across origins sends an Origin.
-    This service has no pages of its own.
+    The service's own pages are of the same origin; another port of this machine is not.
 
     Raises:
         Problem: 403.
@@ -71,5 +72,9 @@ def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:
         raise Problem(
             403, f"this server answers to localhost and addresses of loopback, not to {host[:100]!r}"
         )
-    if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
-        raise Problem(403, "this server answers to no web page")
+    own = f"http://{host}".encode("latin-1")
+    if headers.get(b"origin", own) != own or headers.get(b"sec-fetch-site", b"none") not in (
+        b"none",
+        b"same-origin",
+    ):
+        raise Problem(403, "this server answers to no web page but its own")
