@@ -18,7 +18,7 @@ from proxytune.datasets.listops_values import evaluate
 from proxytune.datasets.packed import MEGA, NPZ, PACKED_FORMS, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, VALIDATION, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, in_blocks, padded_length, whole_label
 
@@ -88,7 +88,7 @@ class ListOps:
     def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 15 tokens; the convention of the tokenizer since 2021-03, parentheses dropped."""
         packed = form in PACKED_FORMS
-        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ) else PACKED_VOCAB_SIZE
+        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ, NAMED_NPZ) else PACKED_VOCAB_SIZE
         validation = "the files' own split"
         if form is None or form.startswith("generated"):
             validation = "drawn with the train split, distinct from it"

@@ -186,7 +186,9 @@ def test_any_file_by_name(form, tmp_path, packing, one_fingerprint):
         names = {"train": "mine.train.pickle", "validation": "mine.dev.pickle", "test": "mine.test.pickle"}
     files = {split: tmp_path / "root" / name for split, name in names.items()}
     prepared = prepare("listops", files=files, cache=tmp_path / "cache")
-    assert prepared.info.conventions["source"] == "files by name"
+    source = {"npz": "npz by name", "pickle": "pickles by name"}.get(form, "files by name")
+    assert prepared.info.conventions["source"] == source
+    assert ("unknown" in prepared.info.conventions["tokens"]) == (source != "files by name")
     assert prepared.fingerprint == one_fingerprint
 
 
