@@ -65,8 +65,24 @@ storage_option = click.option(
     show_default=True,
     help="The folder that holds all studies.",
 )
+
+
+def _without_password(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
+    if url is not None:
+        from proxytune.tuning.spec.locations import holds_password
+
+        if holds_password(url):
+            raise InputError(
+                "--database: a password in the URL would show in the list of processes; use PGPASSFILE or PGPASSWORD"
+            )
+    return url
+
+
 database_option = click.option(
-    "--database", metavar="URL", help="Optuna's storage, if it is not the sqlite file in the study's folder."
+    "--database",
+    callback=_without_password,
+    metavar="URL",
+    help="Optuna's storage, if it is not the sqlite file in the study's folder.",
 )
 address_option = click.option(
     "--address",

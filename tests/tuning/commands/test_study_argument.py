@@ -72,6 +72,16 @@ def test_an_error_is_blamed_on_the_override_or_the_file(make_spec: Callable[...,
         read_spec("my.yaml", ["training.steps"], None)
 
 
+@pytest.mark.parametrize("url", ["postgresql://u:p/w@host/db", "postgresql://host/db?password=secret"])
+def test_no_verb_takes_a_password_in_a_url(url: str) -> None:
+    """It would show in the list of processes and in every message that names the database."""
+    for command in (("show", "small"), ("serve",), ("stop", "small")):
+        with pytest.raises(InputError, match="--database: a password in the URL") as refused:
+            call(*command, "--database", url)
+        assert "p/w" not in str(refused.value)
+        assert "secret" not in str(refused.value)
+
+
 def test_init_writes_a_file_that_check_accepts() -> None:
     done = call("init", "listops")
     assert "proxytune check my-listops.yaml" in done.stderr
