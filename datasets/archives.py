@@ -333,6 +333,8 @@ def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[tuple[str, 
     for member in zipped.infolist():
         # Archives made on Windows may have backslashes; the upper half of the attributes is Unix's mode.
         name = checks.name(member.filename.replace("\\", "/"), member.file_size, is_file=not member.is_dir())
+        if member.flag_bits & 1:
+            raise DataError(f"{archive}: member {name!r} is encrypted; refused, unpack it with its password")
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
         if not member.is_dir() and not is_link and not is_ignored(name):
             yield name, member

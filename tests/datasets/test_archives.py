@@ -114,6 +114,15 @@ def test_hostile_zip_is_refused(name, tmp_path):
         archive_index(write_zip(tmp_path / "hostile.zip", **{name: b"x"}))
 
 
+def test_an_encrypted_zip_is_named(tmp_path):
+    path = write_zip(tmp_path / "secret.zip", a=b"x")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="member 'a' is encrypted"):
+        archive_index(path)
+
+
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_RATIO", 20)
     with pytest.raises(DataError, match="refused"):
