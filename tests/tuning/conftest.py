@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxytune.datasets import PreparedTask
+from proxytune.tuning.cli import main
 from proxytune.tuning.export.export import ExportResult, export_study
 from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
@@ -22,7 +23,7 @@ from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
-from tests.commandline import proxytune
+from tests.commandline import Called, proxytune
 
 STUDY = {
     "name": "small",
@@ -37,6 +38,12 @@ STUDY = {
         "enqueue": [{"model.num_proxies": 4, "model.dropout": 0.1}],
     },
 }
+
+EXPORT_FILES = {
+    *("config.yaml", "metrics.json", "model.json", "provenance.json", "sweep.json", "card.md"),
+    *("weights.safetensors", "model.pt2", "model.onnx", "SHA256SUMS"),
+}
+"""What is in the folder of every export."""
 
 
 def checkpoints_in(folder: Path | str, configuration: str = "c", trial: int = 0) -> Checkpoints:
@@ -112,6 +119,26 @@ def run_cli(tmp_path: Path) -> Callable[..., Any]:
         done = proxytune(*arguments, "--json", cwd=folder)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """Runs `proxytune ARGUMENTS` in this process: what a user sees of it, without the seconds that its imports take."""
+
+    def run(*arguments: object, cwd: Path) -> Called:
+        capfd.readouterr()
+        code = 0
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr("sys.argv", ["proxytune", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as exit:
+                code = int(exit.code or 0)
+        shown = capfd.readouterr()
+        return Called(code, shown.out, shown.err)
 
     return run
 

@@ -111,7 +111,8 @@ def _autoscaled() -> list[dict[str, float]]:
 def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     """Ray on this machine (ended at exit), or the cluster at `address`: auto, or HOST:PORT of its head.
 
-    The scratch folder is removed at exit. Ray guards its ports with the token of ~/.ray/auth_token
+    The scratch folder, which this user alone can enter, is removed at exit. A local Ray's folders, which all could write,
+    lie in it. Ray guards its ports with the token of ~/.ray/auth_token
     (RAY_AUTH_MODE=disabled would turn that off), which is made here first, readable by this user alone: Ray itself
     would leave it readable by all. Workers do not get the driver's folders on their import
     path, where `datasets` may be ours: here by the job's configuration, on a cluster by a working folder of the scratch
@@ -122,7 +123,7 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
         Interrupted: Ray did not start in time; the machine is too busy.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
-    scratch = Path(tempfile.mkdtemp(prefix="proxytune-"))
+    scratch = _make_scratch()
     os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
@@ -135,7 +136,11 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
 
         options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
         if address == LOCAL:
-            options |= {"include_dashboard": False, "job_config": without_paths()}
+            options |= {
+                "include_dashboard": False,
+                "job_config": without_paths(),
+                "_temp_dir": str(scratch / "ray"),
+            }
         elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
             (scratch / "workers").mkdir()
             modules = package_folders(scratch / "package")
@@ -157,6 +162,12 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_scratch() -> Path:
+    """A folder of mode 0700; below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters."""
+    parent = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="proxytune-", dir=parent if len(parent) <= 20 else "/tmp"))
 
 
 def find_cluster(address: str) -> str:

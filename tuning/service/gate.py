@@ -4,7 +4,7 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxytune.tuning.service.auth import bearer
+from proxytune.tuning.service.auth import Token
 from proxytune.tuning.service.limits import RateLimit, whole_body
 from proxytune.tuning.service.pages import FILES
 from proxytune.tuning.service.problems import Problem, response_to
@@ -12,6 +12,9 @@ from proxytune.tuning.service.settings import Settings
 
 OPEN = {"/health", "/ready", *FILES}
 """What needs no token and counts for no limit: a container's probes and the pages' files. None says anything about a study."""
+STEERING = {"stop", "pause", "resume", "extend", "enqueue"}
+"""The last parts of addresses that need a token for steering; what else changes something needs one for submitting."""
+_ANYBODY = Token("local", "submit", b"")
 _LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
@@ -39,12 +42,15 @@ class Gate:
             if scope["path"] in OPEN:
                 await self._app(scope, receive, send)
                 return
-            who = self._who(headers)
+            token = self._token(headers)
+            who = token and token.name
             client = f"token {who}" if who else f"address {(scope.get('client') or ['?'])[0]}"
             heavy = scope["method"] not in ("GET", "HEAD") or scope["path"].endswith("/export")
             self._rate.check(client, 10 if heavy else 1)
-            if who is None:
+            if token is None:
                 raise Problem(401, "no valid token", {"WWW-Authenticate": 'Bearer realm="proxytune"'})
+            if not token.may(needed := _scope(scope["method"], scope["path"])):
+                raise Problem(403, f"token {who} is for {token.scope}, and this needs one for {needed}")
             scope.setdefault("state", {})["who"] = f"{who}@http"
             receive = await whole_body(scope, receive)
         except Problem as problem:
@@ -52,10 +58,17 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _who(self, headers: dict[bytes, bytes]) -> str | None:
-        if not self._settings.tokens and self._settings.loopback:
-            return "local"
-        return bearer(self._settings.tokens, headers.get(b"authorization"))
+    def _token(self, headers: dict[bytes, bytes]) -> Token | None:
+        if self._settings.tokens:
+            return self._settings.tokens.bearer(headers.get(b"authorization"))
+        return _ANYBODY if self._settings.loopback else None
+
+
+def _scope(method: str, path: str) -> str:
+    """What a request needs its token for."""
+    if method in ("GET", "HEAD"):
+        return "metrics" if path == "/metrics" else "read"
+    return "steer" if path.rpartition("/")[2] in STEERING else "submit"
 
 
 def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:

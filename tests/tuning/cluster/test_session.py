@@ -76,6 +76,7 @@ def answer(**changes) -> dict:
         "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
         "cuda": {"build": "12.9", "gpus": ["H100, 80 GiB"]},
         "memory_gib": 64.0,
+        "folder": ("ok", "private"),
         "resources": {"CPU": 8.0, "GPU": 1.0},
         "skew": (0.1, 0.2),
         "data": ("ok", "prepared"),
@@ -95,6 +96,7 @@ def answer(**changes) -> dict:
         ({"cuda": {"build": None, "gpus": []}, "resources": {"CPU": 8.0}}, set(), ""),
         ({"skew": (-9.0, 0.5)}, {"clock"}, "-9.00 s"),
         ({"skew": (-9.0, 8.5)}, set(), ""),  # measured too roughly to say so
+        ({"folder": ("red", "others can")}, {"folder"}, "others can"),
         ({"data": ("red", "text: no root")}, {"data"}, "no root"),
     ],
 )

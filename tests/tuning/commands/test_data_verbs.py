@@ -56,6 +56,8 @@ def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
         run("inspect", "listops-mini", "--option", "train_examples=50", "--examples", "0")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = []
     for name, extra in (("here", []), ("ray", ["--on-ray"])):

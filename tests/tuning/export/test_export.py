@@ -27,19 +27,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task
-
-FILES = [
-    "SHA256SUMS",
-    "card.md",
-    "config.yaml",
-    "metrics.json",
-    "model.json",
-    "model.onnx",
-    "model.pt2",
-    "provenance.json",
-    "sweep.json",
-    "weights.safetensors",
-]
+from tests.tuning.conftest import EXPORT_FILES
 
 
 @pytest.fixture
@@ -54,8 +42,8 @@ def read(folder: Path, name: str) -> dict:
 
 
 def test_the_folder_is_complete_and_sha256sum_accepts_it(exported: Path) -> None:
-    assert sorted(path.name for path in exported.iterdir()) == FILES
-    assert sorted(read_sums(exported)) == sorted(set(FILES) - {"SHA256SUMS"})
+    assert {path.name for path in exported.iterdir()} == EXPORT_FILES
+    assert sorted(read_sums(exported)) == sorted(EXPORT_FILES - {"SHA256SUMS"})
     done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=exported, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in exported.iterdir())

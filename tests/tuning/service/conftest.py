@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from proxytune.tuning.journal.events import StudyEnded, StudyStarted
+from proxytune.tuning.journal.events import Noted, StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.service.auth import _digest
+from proxytune.tuning.service.auth import Tokens
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.spec.outcome import StudyStatus
@@ -61,9 +62,15 @@ class Driver:
         self.study.storage.engine.dispose()
 
     def hears(self) -> None:
-        """Look at once at what others wish, as it does every second."""
-        self.controller._steering._polled = -1e9
-        self.controller.poll()
+        """Read at once what others request, as it does every second."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+            self.controller.poll()
+
+    def noted(self) -> list[str]:
+        """The lines of the event log so far."""
+        events = read_events(self.study.folder / "outbox").events
+        return [event.text for event in events if isinstance(event, Noted)]
 
 
 @pytest.fixture
@@ -143,5 +150,13 @@ def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Clien
 
 
 @pytest.fixture
-def tokens() -> dict[str, bytes]:
-    return {"alice": _digest(TOKEN.encode()), "bob": _digest(b"bob-" + b"0" * 40)}
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.touch(mode=0o600)
+    path.write_text(f"alice:{TOKEN}\nbob:bob-{'0' * 40}\n")
+    return path
+
+
+@pytest.fixture
+def tokens(token_file: Path) -> Tokens:
+    return Tokens(token_file)
