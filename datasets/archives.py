@@ -74,7 +74,7 @@ def is_ignored(name: str) -> bool:
 
 
 def archive_index(archive: Path, records: Path | None = None) -> ArchiveIndex:
-    """The archive's index; read once a process, and once altogether where records is a folder to keep it in."""
+    """The archive's index, read once per process; where records is a folder, it is kept there for all processes."""
     status = archive.stat()
     return _index(archive, status.st_size, status.st_mtime_ns, records)
 
@@ -204,7 +204,7 @@ class _CappedHeader(tarfile.TarInfo):
 
 
 class _Hashed:
-    """Reads through to a file and keeps the sha256 of what went by."""
+    """Reads a file and computes the sha256 of all bytes read."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._digest = raw, hashlib.sha256()

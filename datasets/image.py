@@ -202,7 +202,7 @@ def _picture(image: object, where: str) -> NDArray[np.uint8]:
 
 
 def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
-    """Images in order of class and content, then shuffled once: neither an archive's nor a folder's order tells."""
+    """Images in order of class and content, then shuffled once, so that the order of an archive or a folder does not matter."""
     found: dict[str, list[tuple[int, bytes]]] = {"train": [], "test": [], "validation": []}
     lossy = 0
     for part, name, stream in source.open():

@@ -66,7 +66,7 @@ def _variants() -> Iterator[tuple[Task, dict[str, str]]]:
 def _findings(
     task: Task, options: dict[str, str], root: Path, cache: Path | None, problems: dict[str, str]
 ) -> Iterator[Finding]:
-    seen: set[frozenset[str]] = set()
+    seen: set[frozenset[tuple[str, str]]] = set()
     complete = False
     records = None if cache is None else records_folder(cache)
     for source in found_sources(root, task.formats, records, problems):

@@ -190,7 +190,7 @@ def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None
     Columns are separated by tabs, or else by commas: Source and Target where the header (in any case) has them;
     without a header there are two, in either order. Lines end in CRLF or LF; a byte order mark and blank last
     lines are skipped. Raises DataError with the line's number
-    on anything else, on an expression that does not come to its target, and on one that is in `seen` already (the
+    on anything else, on an expression whose value is not its target, and on one that is in `seen` already (the
     release's 100,000 are distinct, so a second one means a leak or a bad copy).
     """
     return _checked_blocks(_pairs(stream, place), place, {} if seen is None else seen)
@@ -267,7 +267,7 @@ def _check_values(rows: Rows, numbers: Sequence[int], place: str) -> None:
         return
     row = int(wrong[0])
     why = (
-        f"the expression comes to {values.value[row]}, its target is {rows.labels[row]}"
+        f"the expression has the value {values.value[row]}, its target is {rows.labels[row]}"
         if values.well_formed[row]
         else "the expression's brackets do not fit; the row is cut or damaged"
     )

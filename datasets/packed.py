@@ -1,6 +1,6 @@
 """Ready-made token ids: pickles of Skyformer and Nyströmformer, MEGA's text, S4's cache, and npz files.
 
-All tasks are packed alike, so every task's formats use these; whose ids they are is the task's business.
+The packed formats are the same for all tasks; each task says what its ids mean.
 """
 
 import io

@@ -2,7 +2,7 @@
 
 A prepared task is a folder `<cache>/<name>-<address>` with one Arrow file a split and manifest.json. The
 address covers task, options, source digest and reader version. It is written under a file lock to a temporary
-name and renamed when complete, so several processes may ask at once and nobody sees half of it.
+name and renamed when complete, so several processes may ask at once and no reader sees an incomplete one.
 """
 
 import hashlib

@@ -227,7 +227,7 @@ def _shown(folder: str, pattern: str) -> str:
 def trees(
     root: Path, formats: Sequence[Format], records: Path | None, problems: dict[str, str]
 ) -> Iterator[FileTree]:
-    """The root's folder, then the archives in it that bear a format's name; or the root itself, an archive.
+    """The root's folder, then the archives in it whose names are those of a format; or the root itself, if it is an archive.
 
     Why an archive cannot be read is left in problems, by its path.
     """

@@ -3,7 +3,7 @@
 The Long Range Arena validates on the test set. Here 2,500 train reviews (half of each class, a fixed draw) are
 the validation split, so that a search never sees the test set; `validation="test"` is the official way. A copy
 with a validation split of its own keeps it. Reviews are put in order of their content before the draw, so that
-every form of the same reviews comes to the same splits.
+every form of the same reviews gives the same splits.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -156,7 +156,9 @@ def test_mega_lines_of_words_are_evaluated(tmp_path):
         for split in ("train", "valid", "test"):
             suffix = "src" if kind == "input" else "label"
             (tmp_path / f"lra/listops/{kind}/{split}.{suffix}").write_text(text)
-    with pytest.raises(DataError, match=r"train\.src, line 2: the expression comes to 2, its target is 9"):
+    with pytest.raises(
+        DataError, match=r"train\.src, line 2: the expression has the value 2, its target is 9"
+    ):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
 
 
