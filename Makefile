@@ -1,20 +1,28 @@
 # Everything a user or CI runs. `make demo` and `make test` need only Python 3.11, make and pip.
+# One environment, two stamps: .venv/runtime is what the commands of README.md need, .venv/installed has what tests need too.
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-ci test-slow bench results check audit faults data-page format clean
+.PHONY: demo test test-ci test-slow bench results check audit faults data-page docs format clean
+
+# Modules are compiled when they are first imported: compiling all of them takes longer than the demo's search.
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+
+.venv/runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[onnx,serve]'
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	$(INSTALL) '.[dev]'
+	touch .venv/runtime $@
 
-demo: .venv/installed
-	$(BIN)/proxytune run listops-mini --storage build/demo
-	rm -rf build/demo/winner
-	$(BIN)/proxytune export listops-mini --storage build/demo --out build/demo/winner
-	@echo "Browse every trial in MLflow:  $(BIN)/proxytune ui --storage build/demo"
+demo: .venv/runtime
+	$(BIN)/proxytune run recall
+	rm -rf build/winner
+	$(BIN)/proxytune export recall --out build/winner
 
 # Two processes, a file each at a time (fixtures that start Ray or MLflow belong to a file), one torch thread in each.
 test: .venv/installed
@@ -68,6 +76,10 @@ faults: .venv/installed
 # The table of forms in which data are read, from the registry that reads them.
 data-page: .venv/installed
 	$(BIN)/python tests/datasets/forms_page.py > docs/DATA.md
+
+# The site in build/site; a broken link is an error.
+docs: .venv/installed build/types/proxytune
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: .venv/installed
 	$(BIN)/ruff format .

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.held_out import open_test_split
 from proxytune.datasets.inspection import inspect
 from proxytune.datasets.inventory import Finding, find_sources
+from proxytune.datasets.openings import open_test_split
 from proxytune.datasets.prepare import TASKS, PreparedTask, open_prepared, prepare, task_info
 from proxytune.datasets.task import TaskInfo
 

@@ -37,6 +37,8 @@ SUFFIXES = (
     *(f".tar{ending}" for ending in _TAR_ENDINGS),
     *(".tgz", ".taz", ".tbz", ".tbz2", ".tb2", ".txz", ".tlz", ".tzst", ".gz", ".zip"),
 )
+_BROWSERS_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+_SPARSE = "a sparse member, which no data need"
 _NAME_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -61,9 +63,14 @@ def is_archive(path: Path) -> bool:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether it is one of macOS's side files (`._x`, `__MACOSX/`), or a name that no format has."""
+    """Whether it is a side file of macOS (`._x`, `__MACOSX/`) or of a file browser, or a name that no format has."""
     parts = name.split("/")
-    return parts[-1].startswith("._") or parts[0] == "__MACOSX" or not name.isprintable()
+    return (
+        parts[-1].startswith("._")
+        or parts[-1] in _BROWSERS_FILES
+        or parts[0] == "__MACOSX"
+        or not name.isprintable()
+    )
 
 
 def archive_index(archive: Path, records: Path | None = None) -> ArchiveIndex:
@@ -180,14 +187,20 @@ def _errors_named(archive: Path) -> Iterator[None]:
 
 
 class _CappedHeader(tarfile.TarInfo):
-    """Refuses a long name header before tarfile reads it into memory."""
+    """Refuses a long name header, and the map of a sparse member, before tarfile reads them into memory."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_CappedHeader":
         header = super().frombuf(buf, encoding, errors)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise _Refused(_SPARSE)
         if header.type in _NAME_HEADERS and header.size > MAX_HEADER_BYTES:
             raise _Refused(f"a name header of {header.size:,} bytes, {MAX_HEADER_BYTES:,} are allowed")
         return header
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Tarfile's reader of the map that stands before a sparse member's content, of any length."""
+        raise _Refused(_SPARSE)
 
 
 class _Hashed:
@@ -320,6 +333,8 @@ def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[tuple[str, 
     for member in zipped.infolist():
         # Archives made on Windows may have backslashes; the upper half of the attributes is Unix's mode.
         name = checks.name(member.filename.replace("\\", "/"), member.file_size, is_file=not member.is_dir())
+        if member.flag_bits & 1:
+            raise DataError(f"{archive}: member {name!r} is encrypted; refused, unpack it with its password")
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
         if not member.is_dir() and not is_link and not is_ignored(name):
             yield name, member

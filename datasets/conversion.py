@@ -51,7 +51,8 @@ def convert(task: Task, source: Source, folder: Path, progress: Progress | None,
         if source.format is not None:
             source.notes.update(counts.findings(source, info.num_classes))
         if source.gaps:
-            source.notes["partial"] = "; ".join(source.gaps)
+            more = f"; and {len(source.gaps) - 3:,} more" if len(source.gaps) > 3 else ""
+            source.notes["partial"] = "; ".join(source.gaps[:3]) + more
         conventions = {**info.conventions, "source": source.form, **source.notes}
         if task.train_examples is not None:
             conventions["train"] = f"first {task.train_examples} examples"

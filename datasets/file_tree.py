@@ -65,14 +65,15 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _fitting(names: dict[str, None], pattern: str) -> list[str]:
-    if not {"*", "?"} & set(pattern):
-        return [pattern] if pattern in names else []
+    """The name itself, or else what fits in any case."""
+    if pattern in names:
+        return [pattern]
     return list(filter(_regex(pattern).fullmatch, names))
 
 
 @lru_cache
 def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL | re.IGNORECASE)
 
 
 class FolderTree(FileTree):

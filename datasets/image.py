@@ -20,7 +20,7 @@ from proxytune.datasets.packed import PACKED_FORMS, Packing, packed_formats, rea
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.pictures import DamagedPicture, black_convention, decode_picture, grey, shifted
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, whole_label
 
@@ -81,7 +81,7 @@ class Image:
             conventions={
                 "tokens": ("grey levels as packed; " if packed else _GREY)
                 + black_convention(black_is_padding=self.black_is_padding),
-                "validation": "as packed" if packed else validation,
+                "validation": "as packed" if packed and form != NAMED_NPZ else validation,
             },
         )
 
@@ -173,11 +173,15 @@ def _read_pickle(stream: IO[bytes], place: str) -> tuple[Planes, Labels]:
         labels = safe_pickle.as_array(batch[b"labels"])
     except (KeyError, TypeError, DataError) as error:
         raise DataError(f"{place}: no CIFAR-10 batch, data and labels are expected ({error})") from None
-    if planes.dtype != np.uint8 or planes.shape != (len(labels), 3 * SIDE * SIDE):
+    if planes.dtype != np.uint8 or planes.shape != (labels.size, 3 * SIDE * SIDE):
         raise DataError(
-            f"{place}: data of shape {planes.shape} and type {planes.dtype}, {len(labels)} labels"
+            f"{place}: data of shape {planes.shape} and type {planes.dtype}, {labels.size} labels"
         )
-    return planes.reshape(-1, 3, SIDE * SIDE), labels.astype(np.int64)
+    try:
+        classes = np.array([whole_label(label) for label in labels.ravel().tolist()], np.int64)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    return planes.reshape(-1, 3, SIDE * SIDE), classes
 
 
 def _read_binary(source: Source, content: bytes, place: str) -> tuple[Planes, Labels]:
@@ -199,7 +203,7 @@ def _picture(image: object, where: str) -> NDArray[np.uint8]:
 
 def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
     """Images in order of class and content, then shuffled once: neither an archive's nor a folder's order tells."""
-    found: dict[str, list[tuple[int, bytes]]] = {"train": [], "test": []}
+    found: dict[str, list[tuple[int, bytes]]] = {"train": [], "test": [], "validation": []}
     lossy = 0
     for part, name, stream in source.open():
         split, label = part.split()
@@ -214,11 +218,13 @@ def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows
     if lossy:
         source.notes["lossy"] = f"{lossy:,} images are JPEG, whose pixels differ from the original's"
     random = np.random.default_rng(0)
-    train, test = (
-        _joined(task, [images[index] for index in random.permutation(len(images))])
-        for images in (sorted(found["train"]), sorted(found["test"]))
+    train, test, own = (
+        _joined(task, [images[index] for index in random.permutation(len(images))]) if images else None
+        for images in map(sorted, found.values())
     )
-    yield from task.divide(source, train, test)
+    if train is None or test is None:
+        raise DataError(f"{source.path}: no readable image for the {'test' if train else 'train'} split")
+    yield from task.divide(source, train, test, own)
 
 
 def _joined(task: Image, images: list[tuple[int, bytes]]) -> Rows:
@@ -283,14 +289,16 @@ FORMATS = (
         name=CLASS_FOLDERS,
         folders=("cifar10", "CIFAR-10-images*", "cifar-10", "*/cifar10", "cifar*", "."),
         parts={
-            f"{split} {label}": f"{split}/{{{name},{label}}}/*"
-            for split in ("train", "test")
+            f"{split} {label}": f"{folder}/{{{name},{label}}}/*"
+            for split, folder in SPLIT_NAMES.items()
             for label, name in enumerate(CLASSES)
         },
+        optional=tuple(f"validation {label}" for label in range(NUM_CLASSES)),
+        per_class=True,
         archives=("cifar*",),
         read=_read_class_folders,
         tested="made",
-        note="JPEG is lossy, and said to be; validation is a fixed draw.",
+        note="JPEG is lossy, and said to be; validation is a fixed draw, unless there is a `val` folder.",
         **_OFFICIAL,
     ),
     *PACKED,

@@ -1,5 +1,7 @@
 """Which tasks' data lie under a root, in which form, and what is missing."""
 
+import functools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,7 @@ def _findings(
     complete = False
     records = None if cache is None else records_folder(cache)
     for source in found_sources(root, task.formats, records, problems):
-        files = frozenset(source.place(name) for names in source.files.values() for name in names)
+        files = _real_files(source)
         if any(files <= other for other in seen):
             continue
         seen.add(files)
@@ -87,6 +89,16 @@ def _findings(
         )
 
 
+def _real_files(source: Source) -> frozenset[tuple[str, str]]:
+    """The files, each by one name whatever links lead to it."""
+    folder = functools.cache(lambda name: os.path.realpath(source.place(name)))
+    return frozenset(
+        (folder(os.path.dirname(name)), os.path.basename(name))
+        for names in source.files.values()
+        for name in names
+    )
+
+
 def _lacking_files(source: Source) -> tuple[str, ...]:
     assert source.format is not None
     try:
@@ -97,5 +109,5 @@ def _lacking_files(source: Source) -> tuple[str, ...]:
 
 
 def _place(source: Source) -> str:
-    folder = Path(next(names[0] for names in source.files.values() if names)).parent
-    return source.place(str(folder)) if str(folder) != "." else str(source.path)
+    folder = os.path.commonpath([os.path.dirname(names[0]) for names in source.files.values() if names])
+    return source.place(folder) if folder else str(source.path)

@@ -18,9 +18,9 @@ from proxytune.datasets.listops_values import evaluate
 from proxytune.datasets.packed import MEGA, NPZ, PACKED_FORMS, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, VALIDATION, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import read_table
-from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, in_blocks, padded_length
+from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, in_blocks, padded_length, whole_label
 
 VOCAB_SIZE = len(TOKENS) + 1
 NUM_CLASSES = 10
@@ -49,8 +49,7 @@ def encode(source: bytes) -> NDArray[np.uint8]:
     ids = _BYTE_TO_ID[symbols[::2]]
     if not source.isascii() or (symbols[1::2] != ord(" ")).any() or (ids == _UNKNOWN).any():
         known = {*TOKENS, "X", "(", ")"}
-        tokens = source.decode("utf-8", "replace").split(" ")
-        unknown = next((token for token in tokens if token not in known), "")
+        unknown = next((one for one in source.decode("utf-8", "replace").split(" ") if one not in known), "")
         raise DataError(f"ListOps has no token {unknown[:20]!r}; it knows {' '.join(TOKENS)} ( )")
     ids = ids[ids != PADDING_ID]
     if not len(ids):
@@ -68,7 +67,6 @@ def decode(ids: NDArray[np.integer]) -> str:
 COLUMNS = (("Source",), ("Target",))
 # Ready-made ids come from vocabularies of unknown order; these are the sizes that models embed.
 PACKED_VOCAB_SIZE, MEGA_VOCAB_SIZE = 32, 512
-# The official release: rows, and the classes of all 100,000 together, as published.
 OFFICIAL_ROWS = {"train": 96_000, "validation": 2_000, "test": 2_000}
 OFFICIAL_CLASSES = {"all": (17042, 9047, 7591, 8507, 8988, 8435, 7743, 7285, 8628, 16734)}
 
@@ -90,7 +88,7 @@ class ListOps:
     def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 15 tokens; the convention of the tokenizer since 2021-03, parentheses dropped."""
         packed = form in PACKED_FORMS
-        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ) else PACKED_VOCAB_SIZE
+        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ, NAMED_NPZ) else PACKED_VOCAB_SIZE
         validation = "the files' own split"
         if form is None or form.startswith("generated"):
             validation = "drawn with the train split, distinct from it"
@@ -189,8 +187,9 @@ class ListOpsMini(ListOps):
 def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None) -> Iterator[Rows]:
     """Rows of one ListOps file in blocks; `place` names it in errors.
 
-    Columns are Source and Target in either order, as the header (in any case) says, or else the first row. Lines
-    end in CRLF or LF; a byte order mark and blank last lines are skipped. Raises DataError with the line's number
+    Columns are separated by tabs, or else by commas: Source and Target where the header (in any case) has them;
+    without a header there are two, in either order. Lines end in CRLF or LF; a byte order mark and blank last
+    lines are skipped. Raises DataError with the line's number
     on anything else, on an expression that does not come to its target, and on one that is in `seen` already (the
     release's 100,000 are distinct, so a second one means a leak or a bad copy).
     """
@@ -199,26 +198,28 @@ def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None
 
 def _pairs(stream: IO[bytes], place: str) -> Iterator[tuple[int, bytes, bytes]]:
     """(line number, source, target) of every row."""
-    label_first: bool | None = None
-    blank = 0
+    separator, columns, width, blank = b"\t", (0, 1), 2, 0
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-        fields = line.rstrip(b"\r\n").split(b"\t")
+            separator = b"\t" if b"\t" in line else b","
+        fields = [field.strip(b'"') for field in line.rstrip(b"\r\n").split(separator)]
         if fields == [b""]:
             blank = blank or number
             continue
-        if blank or len(fields) != 2:
+        if number == 1:
+            names = [name.strip().lower() for name in fields]
+            if b"source" in names and b"target" in names:
+                columns, width = (names.index(b"source"), names.index(b"target")), len(names)
+                continue
+            columns = (0, 1) if b"[" in fields[0] else (1, 0)
+        if blank or len(fields) != width:
+            cut = "; it was cut" if len(fields) < width and not blank else ""
             raise DataError(
-                f"{place}, line {blank or number}: {0 if blank else len(fields)} columns, a ListOps row has Source and Target"
+                f"{place}, line {blank or number}: {0 if blank else len(fields)} columns, "
+                f"a ListOps row has Source and Target{cut}"
             )
-        names = [name.strip().lower() for name in fields]
-        if number == 1 and sorted(names) == [b"source", b"target"]:
-            label_first = names[0] == b"target"
-            continue
-        if label_first is None:
-            label_first = b"[" not in fields[0]
-        yield (number, fields[1], fields[0]) if label_first else (number, fields[0], fields[1])
+        yield number, fields[columns[0]], fields[columns[1]]
 
 
 def _read_table(stream: IO[bytes], place: str, seen: dict[bytes, str]) -> Iterator[Rows]:
@@ -245,19 +246,20 @@ def _example(
 ) -> tuple[tuple[NDArray[np.uint8], ...], int]:
     number, source, label = pair
     where = f"{place}, line {number}"
-    if len(label) != 1 or not label.isdigit():
-        raise DataError(f"{where}: target {label[:20]!r} is no digit 0 to 9")
     try:
+        target = whole_label(label.decode("utf-8", "replace"))
+        if target >= NUM_CLASSES:
+            raise DataError(f"label {target} is no digit 0 to 9")
         tokens = encode(source)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     earlier = seen.setdefault(blake2b(tokens.tobytes(), digest_size=16).digest(), where)
     if earlier is not where:
         raise DataError(f"{where}: the same expression as {earlier}; remove the duplicate")
-    return (tokens,), int(label)
+    return (tokens,), target
 
 
-def _check_values(rows: Rows, numbers: list[int], place: str) -> None:
+def _check_values(rows: Rows, numbers: Sequence[int], place: str) -> None:
     """Raise DataError with the line of the first row that is cut or has another row's label."""
     values = evaluate(rows.values[0], rows.lengths[0])
     wrong = np.flatnonzero(~values.well_formed | (values.value != rows.labels))
@@ -269,7 +271,7 @@ def _check_values(rows: Rows, numbers: list[int], place: str) -> None:
         if values.well_formed[row]
         else "the expression's brackets do not fit; the row is cut or damaged"
     )
-    more = f" (and {len(wrong) - 1:,} more of {len(numbers):,} rows)" if len(wrong) > 1 else ""
+    more = f" (and {len(wrong) - 1:,} more of {len(rows):,} rows)" if len(wrong) > 1 else ""
     raise DataError(f"{place}, line {numbers[row]}: {why}{more}")
 
 
@@ -280,14 +282,14 @@ def _read_files(task: ListOps, source: Source) -> Iterator[tuple[str, Rows]]:
         place = source.place(name)
         if name.lower().endswith((".pickle", ".pkl", ".npz")):
             rows = in_blocks(read_ids(stream, place, PACKING), _ROWS_PER_BLOCK)
-        elif name.lower().endswith((".parquet", ".arrow", ".csv")):
+        elif name.lower().endswith((".parquet", ".arrow")):
             rows = _read_table(stream, place, seen)
         else:
             rows = read_tsv(stream, place, seen)
         yield from ((split, block) for block in rows)
 
 
-PACKING = Packing(words=encode)
+PACKING = Packing(words=encode, check=_check_values)
 _FOLDERS = (
     "lra_release/listops-1000",
     "lra_release/lra_release/listops-1000",
@@ -334,7 +336,7 @@ FORMATS = (
         pickle_name="listops",
         folder_names=("listops",),
         rows=OFFICIAL_ROWS,
-        s4_columns=(("input_ids",), ("Target", "label")),
+        s4_columns=(("input_ids",), ("Target",)),
         adapt=lambda task, source, rows: rows,
     ),
     Format(

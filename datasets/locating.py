@@ -1,13 +1,16 @@
 """Finds a task's data under a root, and says in a few lines what to do where they are not there."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
 
 from proxytune.datasets.archives import is_archive
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.file_tree import FolderTree
+from proxytune.datasets.file_tree import FileTree, FolderTree
 from proxytune.datasets.sources import Format, Source, named_files, trees
 from proxytune.datasets.task import Task
 
@@ -40,7 +43,7 @@ def find_source(
     elif not task.formats:
         raise DataError(f"{task.name} is generated and reads no files; leave root out (it is {root})")
     else:
-        source = _locate(task.name, root, task.formats, records)
+        source = _locate(task, root, records, partial)
     source.partial = partial
     source.records = records
     if source.format is not None:
@@ -68,71 +71,95 @@ def found_sources(
             return  # before the archives beside it are opened
 
 
-def _locate(task: str, root: Path, formats: Sequence[Format], records: Path | None) -> Source:
+def _locate(task: Task, root: Path, records: Path | None, partial: bool) -> Source:
     if not root.exists():
-        raise DataError(f"root {root} does not exist; give the folder or archive that holds the {task} data")
+        raise DataError(
+            f"root {root} does not exist; give the folder or archive that holds the {task.name} data"
+        )
     incomplete: list[Source] = []
     problems: dict[str, str] = {}
-    for source in found_sources(root, formats, records, problems):
+    for source in found_sources(root, task.formats, records, problems):
         if not source.missing:
             return source
         incomplete.append(source)
+    nearest = min(incomplete, key=lambda source: len(source.missing), default=None)
+    if nearest is not None and partial and nearest.lacks_classes_only:
+        nearest.gaps.append(f"{nearest.path}: no {', '.join(nearest.missing)}")
+        return nearest
     if root.is_file() and not is_archive(root):
         raise DataError(f"{root} is a file, root is a folder or an archive; name each file in task.files")
-    raise _refusal(task, root, formats, incomplete, list(problems.values()))
-
-
-def _refusal(
-    task: str, root: Path, formats: Sequence[Format], incomplete: list[Source], problems: list[str]
-) -> DataError:
     tried = dict.fromkeys(
         os.path.normpath(f"{folder}/{pattern}")
-        for one in formats
+        for one in task.formats
         for folder in one.folders
         for pattern in list(one.parts.values())[:1]
     )
-    details = f"tried below {root}: {', '.join(tried)}"
-    if incomplete:
-        nearest = min(incomplete, key=lambda source: len(source.missing))
-        have = sum(map(len, nearest.files.values()))
-        shown = ", ".join(nearest.missing[:4]) + (" ..." if len(nearest.missing) > 4 else "")
-        return DataError(
-            f"no complete {task} data under {root}: {have:,} files of the form {nearest.form!r} are there",
-            f"missing: {shown}",
-            *problems[:1],
-            "Put them beside the others, or name each file in task.files.",
-            details=details,
-        )
-    elsewhere = _elsewhere(root, formats)
-    first = formats[0]
-    wanted = ", ".join(first.wanted()[:4])
-    if elsewhere is not None:
-        advice = f"{elsewhere} looks like it: give that as root."
-    else:
-        others = f"{first.name}; {len(formats) - 2} other forms are in docs/DATA.md"
-        advice = f"Wanted: {wanted} ({others}). Or name each file in task.files."
-    return DataError(f"no {task} data under {root}{_contents(root)}", *problems[:2], advice, details=details)
+    lines = (
+        _none_found(task, root, records, list(problems.values()))
+        if nearest is None
+        else _incomplete(task, root, nearest, list(problems.values()))
+    )
+    raise DataError(*lines, details=f"tried below {root}: {', '.join(tried)}")
 
 
-def _contents(root: Path) -> str:
-    if not root.is_dir():
-        return ""
-    names = sorted(os.listdir(root))
-    if not names:
-        return ", which is empty"
-    return f", which holds {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) -> list[str]:
+    assert nearest.format is not None
+    first = f"no complete {task.name} data under {root}: {sum(map(len, nearest.files.values())):,} files of the form {nearest.form!r} are there"
+    if nearest.format.unreadable:
+        return [first, f"They cannot be read: {nearest.format.unreadable}.", _wanted(task)]
+    advice = "Put them beside the others, or name each file in task.files."
+    if nearest.lacks_classes_only:
+        advice = "Put them beside the others; set task.partial: true if incomplete data are meant."
+    missing = f"missing: {_first(nearest.missing)}"
+    return [first, f"{missing}. {advice}", problems[0]] if problems else [first, missing, advice]
 
 
-def _elsewhere(root: Path, formats: Sequence[Format]) -> Path | None:
-    """A folder deeper down in which a format is complete."""
-    if not root.is_dir():
-        return None
-    for folder, folders, _ in islice(os.walk(root), _MAX_FOLDERS_SEARCHED):
-        folders.sort()
-        path = Path(folder)
-        tree = FolderTree(path, None)
-        for one in formats:
-            base = path if "." in one.folders else path.parent if path.name in one.folders else None
-            if base is not None and any(not source.missing for source in one.found_in(tree, ".")):
-                return base
-    return None
+def _none_found(task: Task, root: Path, records: Path | None, problems: list[str]) -> list[str]:
+    found = _other_difficulty(task, root, records) or _elsewhere(root, task.formats, records)
+    names = [name for tree in trees(root, (), records, {}) for names in tree.listing(".") for name in names]
+    holds = f", which holds {_first(sorted(names))}" if names else ", which is empty" if root.is_dir() else ""
+    return [f"no {task.name} data under {root}{holds}", *problems[:1], found or _wanted(task)]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _wanted(task: Task) -> str:
+    first = task.formats[0]
+    others = f"{first.name}; {len(task.formats) - 2} other forms are in docs/DATA.md"
+    return f"Wanted: {', '.join(first.wanted()[:4])} ({others}). Or name each file in task.files."
+
+
+def _other_difficulty(task: Task, root: Path, records: Path | None) -> str:
+    """Where the data are those of another difficulty, that one."""
+    for difficulty in get_args(get_type_hints(type(task)).get("difficulty")):
+        other = replace(cast("Any", task), difficulty=difficulty)
+        if any(not source.missing for source in found_sources(root, other.formats, records, {})):
+            return f"The data of difficulty={difficulty} are there: set that option, or give the other root."
+    return ""
+
+
+def _elsewhere(root: Path, formats: Sequence[Format], records: Path | None) -> str:
+    """A folder deeper down, on disk or in the archive, in which a format is complete."""
+    for tree in trees(root, (), records, {}):
+        for folder in islice(_all_folders(tree), _MAX_FOLDERS_SEARCHED):
+            path = Path(os.path.normpath(root / folder)) if isinstance(tree, FolderTree) else Path(folder)
+            for one in formats:
+                base = path if "." in one.folders else path.parent if path.name in one.folders else None
+                if base is not None and any(not source.missing for source in one.found_in(tree, folder)):
+                    if isinstance(tree, FolderTree):
+                        return f"{base} looks like it: give that as root."
+                    return (
+                        f"Its folder {base} looks like it: unpack the archive and give that folder as root."
+                    )
+    return ""
+
+
+def _all_folders(tree: FileTree) -> Iterator[str]:
+    """The folders of a tree, those above first."""
+    waiting = deque(["."])
+    while waiting:
+        folder = waiting.popleft()
+        yield folder
+        waiting.extend(name if folder == "." else f"{folder}/{name}" for name in tree.listing(folder)[0])

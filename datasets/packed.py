@@ -3,11 +3,12 @@
 All tasks are packed alike, so every task's formats use these; whose ids they are is the task's business.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,14 @@ from proxytune.datasets import safe_pickle
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.npz import read_npz
 from proxytune.datasets.shared_formats import SPLIT_NAMES
-from proxytune.datasets.sources import Format, Source
-from proxytune.datasets.tables import read_id_lists
+from proxytune.datasets.sources import NAMED_NPZ, NAMED_PICKLES, Format, Source
+from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import PADDING_ID, Rows, in_blocks, whole_label
 
 SKYFORMER, NYSTROMFORMER, MEGA = "Skyformer pickles", "Nystromformer pickles", "MEGA packed text"
 S4_CACHE, NPZ = "S4 cache", "npz"
 PICKLES = (SKYFORMER, NYSTROMFORMER)
-PACKED_FORMS = (*PICKLES, MEGA, S4_CACHE, NPZ)
+PACKED_FORMS = (*PICKLES, MEGA, S4_CACHE, NPZ, NAMED_PICKLES, NAMED_NPZ)
 ROWS_PER_BLOCK = 1024
 _PICKLE_FOLDERS = (
     "data/lra_processed", "lra_processed", "data/lra-processed", "lra-processed", ".", "pickles", "data", "datasets",
@@ -37,12 +38,14 @@ Example = tuple[tuple[NDArray[np.integer], ...], int]
 class Packing:
     """How a task's ids are packed: documents an example has; whether zeros at its end are padding, not black pixels.
 
-    words, where it is given, makes ids of a line of MEGA's text that holds words instead of numbers.
+    words, where it is given, makes ids of a line of MEGA's text that holds words instead of numbers; check raises
+    DataError for rows of such ids, of these lines of a place, that are not what they should be.
     """
 
     num_documents: int = 1
     zeros_are_padding: bool = True
     words: Callable[[bytes], NDArray[np.integer]] | None = None
+    check: Callable[[Rows, Sequence[int], str], None] | None = None
 
     def document(self, value: object) -> NDArray[np.integer]:
         """One document's ids, without padding; raises DataError when they are no row of integers."""
@@ -191,8 +194,8 @@ def _read_s4(
     for split, name, stream in source.open():
         place = source.place(name)
         examples = (
-            _example(f"{place}, row {number}", packing, documents, label)
-            for number, documents, label in read_id_lists(stream, place, columns)
+            _example(f"{place}, row {number}", packing, tuple(documents), label)
+            for number, (*documents, label) in read_table(stream, place, columns)
         )
         yield from ((split, rows) for rows in in_blocks(examples, ROWS_PER_BLOCK))
 
@@ -204,14 +207,22 @@ def _read_mega(source: Source, packing: Packing) -> Iterator[tuple[str, Rows]]:
         for part, name, stream in source.open([part for part in source.files if part.endswith("label")])
     }
     for part, name, stream in source.open([part for part in source.files if part.endswith("input")]):
-        split = part.split()[0]
-        examples = _mega_examples(stream, source.place(name), labels[split], packing)
-        yield from ((split, rows) for rows in in_blocks(examples, ROWS_PER_BLOCK))
+        split, place = part.split()[0], source.place(name)
+        has_words = packing.words is not None and b"[" in cast("io.BufferedReader", stream).peek(1)
+        examples = _mega_examples(stream, place, labels[split], packing)
+        for index, rows in enumerate(in_blocks(examples, ROWS_PER_BLOCK)):
+            if has_words and packing.check is not None:
+                packing.check(
+                    rows, range(index * ROWS_PER_BLOCK + 1, (index + 1) * ROWS_PER_BLOCK + 1), place
+                )
+            yield split, rows
 
 
 def _mega_examples(stream: IO[bytes], place: str, labels: list[int], packing: Packing) -> Iterator[Example]:
     for number, (line, label) in enumerate(zip_longest(stream, labels), 1):
         where = f"{place}, line {number}"
+        if label is None and not line.strip():
+            continue  # a blank last line
         if line is None or label is None:
             raise DataError(f"{where}: {len(labels)} labels, another number of inputs")
         try:
@@ -228,9 +239,9 @@ def _mega_examples(stream: IO[bytes], place: str, labels: list[int], packing: Pa
 
 def _mega_labels(stream: IO[bytes], place: str) -> list[int]:
     labels = []
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(stream.read().decode("utf-8", "replace").rstrip().splitlines(), 1):
         try:
-            labels.append(whole_label(line.decode("utf-8", "replace").strip()))
+            labels.append(whole_label(line.strip()))
         except DataError as error:
             raise DataError(f"{place}, line {number}: {error}") from None
     return labels

@@ -6,11 +6,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Protocol, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypeVar
 
 from proxytune.datasets.errors import DataError
 
@@ -25,45 +25,87 @@ class Mapper(Protocol):
 
 
 def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """Map over one process a core; results come in order, a few items are worked on ahead.
+    """Map over one process per core; results come in order, and a worker has at most two items at a time.
 
-    Workers are spawned, not forked: the caller may hold threads (torch, gRPC) that a fork would break. They finish the
-    item they work on when the caller leaves the loop, and end at once when it dies. Raises DataError when a worker is
-    killed.
+    Workers are spawned, not forked: the caller may hold threads (torch, gRPC) that a fork would break. They are
+    killed when the caller leaves the loop, and exit when it dies. An item must fit into a pipe's buffer (64 KiB).
+    Raises DataError when a worker is killed, and any exception of the function.
     """
     num_workers = len(os.sched_getaffinity(0))
     if num_workers == 1:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")
-    watched, lifeline = context.Pipe(duplex=False)
     remaining = iter(items)
-    with ProcessPoolExecutor(num_workers, context, _end_with_parent, (watched,)) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in islice(remaining, 2 * num_workers):
-                pending.append(pool.submit(function, item))
-            while pending:
-                yield pending.popleft().result()
-                for item in islice(remaining, 1):
-                    pending.append(pool.submit(function, item))
-        except BrokenProcessPool:
-            raise DataError(
-                "a process that generates data was killed (out of memory?); nothing was kept"
-            ) from None
-        finally:
-            # First the pool, then the pipe: a worker that ends while it writes a result leaves the pool waiting for the rest.
-            pool.shutdown(wait=True, cancel_futures=True)
-            lifeline.close()
-            watched.close()
+    workers: list[BaseProcess] = []
+    pipes: list[Connection] = []
+    pending: deque[Connection] = deque()  # where the results come from, in the order of their items
+    try:
+        for item in islice(remaining, num_workers):
+            worker, pipe = _started_worker(function)
+            workers.append(worker)
+            pipes.append(pipe)
+            _send(item, pipe, pending)
+        for pipe, item in zip(pipes, remaining, strict=False):
+            _send(item, pipe, pending)
+        while pending:
+            pipe = pending.popleft()
+            with _death_named():
+                error, result = pipe.recv()
+            if error is not None:
+                raise error
+            for item in islice(remaining, 1):
+                _send(item, pipe, pending)
+            yield result
+    finally:
+        for worker, pipe in zip(workers, pipes, strict=True):
+            worker.kill()
+            worker.join()
+            pipe.close()
 
 
-def _end_with_parent(watched: Connection) -> None:
-    """End this worker when the other end of the pipe is closed: by its parent, or by the kernel when that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+def _started_worker(function: Callable[[Any], object]) -> tuple[BaseProcess, Connection]:
+    # A pipe of its own: in a queue that workers share, one that is killed while it writes leaves the reader waiting
+    # for the rest, because the others hold the queue open.
+    context = multiprocessing.get_context("spawn")
+    pipe, of_worker = context.Pipe()
+    worker = context.Process(target=_work, args=(function, of_worker), daemon=True)
+    worker.start()
+    of_worker.close()
+    return worker, pipe
 
-    def watch() -> None:
-        watched.poll(None)  # nothing is ever sent
-        os._exit(0)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _send(item: object, pipe: Connection, pending: deque[Connection]) -> None:
+    with _death_named():
+        pipe.send(item)
+    pending.append(pipe)
+
+
+@contextmanager
+def _death_named() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError):
+        raise DataError(
+            "a process that generates data was killed (out of memory?); nothing was kept"
+        ) from None
+
+
+def _work(function: Callable[[Any], object], pipe: Connection) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent handles them
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            item = pipe.recv()
+            try:
+                answer: tuple[Exception | None, object] = (None, function(item))
+            except Exception as error:
+                answer = (error, None)
+            pipe.send(answer)
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)

@@ -104,9 +104,9 @@ def _read_folders(task: "Pathfinder", source: Source) -> Iterator[tuple[str, Row
         source.lacks(
             f"{source.place(absent[0])} is missing, its metadata are there ({len(absent)} such images)"
         )
-    unlabelled = len(source.files["images"]) - len(images)
+    unlabelled = [name for name in source.files["images"] if name not in labels]
     if unlabelled:
-        source.notes["unlabelled"] = f"{unlabelled} images without metadata left out"
+        source.lacks(f"{source.place(unlabelled[0])} has no metadata ({len(unlabelled)} such images)")
     empty: list[str] = []
     names, pixels = _read_images(task.side, source, sorted(images), empty)
     if empty:

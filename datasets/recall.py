@@ -130,6 +130,21 @@ class Recall:
         """`7?` queries key 7, `7=3` binds it to value 3; padding is left out."""
         return " ".join(self._token(index - 1) for index in ids.tolist() if index != PADDING_ID)
 
+    def encode(self, text: bytes) -> NDArray[np.uint16]:
+        """The token ids of such a text.
+
+        Raises:
+            DataError: a word is neither `KEY?` nor `KEY=VALUE`, or names a key or value that the task does not have.
+        """
+        ids = {self._token(index): 1 + index for index in range(self.info().vocab_size - 1)}
+        words = text.decode(errors="replace").split()
+        if unknown := [word for word in words if word not in ids]:
+            raise DataError(
+                f"{unknown[0]!r}: queries such as 7? and pairs such as 7=3 are expected, keys 0 to {self.num_keys - 1}, "
+                f"values 0 to {NUM_VALUES - 1}"
+            )
+        return np.array([ids[word] for word in words], np.uint16)
+
     def _token(self, index: int) -> str:
         if index < self.num_keys:
             return f"{index}?"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from proxytune.datasets import text
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.packed import NPZ, PICKLES, S4_CACHE, Packing, packed_formats, read_ids
+from proxytune.datasets.packed import NPZ, PACKED_FORMS, S4_CACHE, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length, whole_label
 
 _ROWS_PER_BLOCK = 256
@@ -54,8 +54,8 @@ class Retrieval:
 
     def info(self, form: str | None = None) -> TaskInfo:
         """Two documents, two classes, over bytes."""
-        packed = form in (*PICKLES, S4_CACHE, NPZ)
-        unknown = form in (S4_CACHE, NPZ)
+        packed = form in PACKED_FORMS
+        unknown = form in (S4_CACHE, NPZ, NAMED_NPZ)
         kind: str = "as packed" if packed else self.documents
         if form == IDS_ONLY:
             kind = "the files' own bytes"
@@ -98,8 +98,12 @@ def _read_files(task: Retrieval, source: Source) -> Iterator[tuple[str, Rows]]:
 
 def _pairs(task: Retrieval, source: Source, stream: IO[bytes], place: str) -> Iterator[_Pair]:
     for where, fields in _lines(stream, place, b"\t"):
+        if fields[0].strip().lower() == b"label" and where.endswith("line 1"):
+            continue  # a header; the release has none
         if len(fields) != _NUM_COLUMNS or any(map(_is_cut, fields[3:])):
-            what = f"{where}: {len(fields)} columns, an AAN row has {_NUM_COLUMNS}"
+            what = (
+                f"{where}: {len(fields)} columns, an AAN row has {_NUM_COLUMNS} (label, two ids, two texts)"
+            )
             if len(fields) == _NUM_COLUMNS:
                 what = f"{where}: a text that begins as a bytes literal and does not end as one; it was cut"
             if len(fields) > _NUM_COLUMNS:
@@ -169,22 +173,22 @@ def _read_ids_only(task: Retrieval, source: Source) -> Iterator[tuple[str, Rows]
         for _, name, stream in source.open(["texts"])
     }
     for part, name, stream in source.open(SPLIT_NAMES):
-        pairs = _pairs_of_ids(stream, source.place(name), texts)
+        pairs = _pairs_of_ids(source, stream, source.place(name), texts)
         yield from ((part, block) for block in in_blocks(pairs, _ROWS_PER_BLOCK))
 
 
-def _pairs_of_ids(stream: IO[bytes], place: str, texts: dict[str, NDArray[np.uint16]]) -> Iterator[_Pair]:
+def _pairs_of_ids(
+    source: Source, stream: IO[bytes], place: str, texts: dict[str, NDArray[np.uint16]]
+) -> Iterator[_Pair]:
     for where, fields in _lines(stream, place, None):
         if len(fields) != 3:
             raise DataError(f"{where}: {len(fields)} columns, an AAN row of ids has 3")
         ids = [field.decode("utf-8", "replace") for field in fields[1:]]
-        absent = [one for one in ids if one not in texts]
+        absent = [one for one in ids if not len(texts.get(one, ()))]
         if absent:
-            raise DataError(f"{where}: no text for paper {absent[0]!r}")
-        documents = tuple(texts[one] for one in ids)
-        if not all(map(len, documents)):
-            raise DataError(f"{where}: an empty document")
-        yield documents, _label(fields[0], where)
+            source.lacks(f"{where}: no text for paper {absent[0]!r}")
+            continue
+        yield tuple(texts[one] for one in ids), _label(fields[0], where)
 
 
 PACKING = Packing(num_documents=2)
@@ -255,7 +259,7 @@ FORMATS = (
         archives=("lra*",),
         read=_read_files,
         tested="made",
-        unreadable="a mark between the two documents of a pair, which stand in one line",
+        unreadable="both documents of a pair stand in one line, with no mark between them",
         note="Named and refused: both documents of a pair stand in one line.",
         **_OFFICIAL,
     ),

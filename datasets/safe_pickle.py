@@ -116,7 +116,7 @@ def load(stream: IO[bytes], place: str) -> Any:
         raise DataError(f"{place}: {error}") from None
     except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
         raise DataError(
-            f"{place}: damaged pickle ({type(error).__name__}: {error})".splitlines()[0]
+            f"{place}: damaged pickle ({str(error) or type(error).__name__})".splitlines()[0]
         ) from None
 
 
@@ -127,6 +127,9 @@ def as_array(value: Any) -> NDArray[Any]:
     if isinstance(value, np.ndarray):
         return value
     try:
-        return np.asarray(value, np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{type(value).__name__} where numbers are expected") from None
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{type(value).__name__} where numbers are expected")
+    return array if array.size else array.astype(np.int64)

@@ -8,7 +8,7 @@ from proxytune.datasets.sources import Format
 NAMED = "files by name"
 PARQUET, SAVED, ARROW = "Hugging Face Parquet", "Hugging Face save_to_disk", "Hugging Face cache"
 # The names that copies give the validation split.
-VALIDATION = "{validation,valid,val,dev,eval}"
+VALIDATION = "{val,validation,valid,dev,eval}"
 SPLIT_NAMES = {"train": "train", "validation": VALIDATION, "test": "test"}
 
 

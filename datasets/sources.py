@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 # Digest the content of up to this many files; of more (image folders), their names, sizes and times.
 _MAX_HASHED_FILES = 64
+NAMED_PICKLES, NAMED_NPZ = (
+    "pickles by name",
+    "npz by name",
+)  # the form of such files, whose ids are ready-made
 _SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 
 
@@ -54,6 +58,14 @@ class Source:
     def is_archive(self) -> bool:
         """Whether the files are members of an archive."""
         return self.path is not None and self.path.is_file()
+
+    @property
+    def lacks_classes_only(self) -> bool:
+        """Whether each split has files, and what is missing are some of its classes."""
+        assert self.format is not None
+        there = {part.split()[0] for part, names in self.files.items() if names}
+        wanted = {part.split()[0] for part in self.format.parts if part not in self.format.optional}
+        return self.format.per_class and wanted <= there
 
     def place(self, name: str) -> str:
         """How an error names one of the files."""
@@ -133,7 +145,8 @@ class Format:
     stands for anything but a slash, `?` for one character, `{a,b}` for the first of several that is there. Every part but the optional
     ones must be there. archives are name patterns (lower case) of archives with the same folders inside. columns
     are those that Parquet and Arrow files must have, each by its possible names: file names alone do not tell
-    whose they are. num_files is how many files make up a part. rows are the rows of each split in the original
+    whose they are. num_files is how many files make up a part. per_class says that a part (`train 3`) is one class of a
+    split, which may be missing where partial data are allowed. rows are the rows of each split in the original
     data, classes their number by class; where they are not known nothing is compared. tested says on which files
     the reader was tried; unreadable why such files are found, named and refused. A format without folders reads files that are named one by one.
     """
@@ -147,6 +160,7 @@ class Format:
     archives: Sequence[str] = ()
     columns: Sequence[tuple[str, ...]] = ()
     num_files: Mapping[str, int] = field(default_factory=dict)
+    per_class: bool = False
     rows: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     note: str = ""
@@ -186,7 +200,7 @@ class Format:
         return bool(
             self.columns
             and isinstance(tree, FolderTree)
-            and name.endswith((".parquet", ".arrow"))
+            and name.lower().endswith((".parquet", ".arrow"))
             and not has_columns(tree.path / name, self.columns)
         )
 
@@ -255,4 +269,6 @@ def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format])
             raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
     absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
     parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
-    return Source(chosen.name, Path("/"), parts, format=chosen)
+    suffixes = {path.suffix.lower() for path in files.values()}
+    form = NAMED_PICKLES if suffixes & {".pickle", ".pkl"} else chosen.name
+    return Source(NAMED_NPZ if ".npz" in suffixes else form, Path("/"), parts, format=chosen)

@@ -2,14 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from numpy.typing import NDArray
 
 from proxytune.datasets.archives import seekable
 from proxytune.datasets.errors import DataError
@@ -21,16 +20,16 @@ csv.field_size_limit(1 << 28)
 
 
 def read_table(
-    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
+    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]], labels: Collection[str] = ()
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """(row number from 1, values) of the columns, each given by its possible names, whatever their case.
 
-    place names the file in errors; its suffix says the kind. Raises DataError when a column is missing, or the
-    file is damaged.
+    place names the file in errors; its suffix says the kind. A CSV or TSV file of two columns, the second of
+    columns one of labels, may have no header. Raises DataError when a column is missing, or the file is damaged.
     """
     delimiter = _DELIMITERS.get(place[-4:].lower())
     if delimiter is not None:
-        yield from _read_delimited(stream, place, columns, delimiter)
+        yield from _read_delimited(stream, place, columns, labels, delimiter)
         return
     number = 0
     try:
@@ -48,19 +47,8 @@ def read_table(
         raise DataError(f"{place}: damaged ({str(error).splitlines()[0]})") from None
 
 
-def read_id_lists(
-    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]]
-) -> Iterator[tuple[int, tuple[NDArray[np.int64], ...], Any]]:
-    """(row number from 1, ids of each document, label) of a table whose last column is the label."""
-    for number, (*documents, label) in read_table(stream, place, columns):
-        try:
-            yield number, tuple(np.array(ids, np.int64) for ids in documents), label
-        except (ValueError, TypeError, OverflowError):
-            raise DataError(f"{place}, row {number}: ids are lists of integers") from None
-
-
 def _record_batches(stream: IO[bytes], place: str) -> Iterator[pa.RecordBatch]:
-    if place.endswith(".parquet"):
+    if place.lower().endswith(".parquet"):
         yield from pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024)
         return
     magic = stream.read(6)
@@ -73,15 +61,24 @@ def _record_batches(stream: IO[bytes], place: str) -> Iterator[pa.RecordBatch]:
 
 
 def _read_delimited(
-    stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]], delimiter: str
+    stream: IO[bytes],
+    place: str,
+    columns: Sequence[tuple[str, ...]],
+    labels: Collection[str],
+    delimiter: str,
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     reader = csv.reader(text, strict=True, delimiter=delimiter)
     try:
         header = next(reader, [])
-        chosen = [header.index(_column(place, header, names)) for names in columns]
+        rows: Iterable[list[str]] = reader
+        chosen = _without_header(header, labels)
+        if chosen:
+            rows = chain([header], reader)
+        else:
+            chosen = [header.index(_column(place, header, names)) for names in columns]
         blank = 0
-        for number, row in enumerate(reader, 1):
+        for number, row in enumerate(rows, 1):
             if not row:
                 blank = blank or reader.line_num
                 continue
@@ -97,10 +94,16 @@ def _read_delimited(
         text.detach()  # the stream is its opener's to close
 
 
+def _without_header(row: list[str], labels: Collection[str]) -> list[int]:
+    """Where a first row that is no header has its text and its label; empty where it may be a header."""
+    found = [index for index, cell in enumerate(row) if cell.strip().lower() in labels]
+    return [1 - found[0], found[0]] if len(row) == 2 and len(found) == 1 else []
+
+
 def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:
     """Whether a Parquet or Arrow file has all of them; a damaged file is left to its reader to name."""
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             present = pyarrow.parquet.read_schema(path).names
         else:
             with open(path, "rb") as stream:

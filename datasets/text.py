@@ -17,7 +17,7 @@ from proxytune.datasets.errors import DataError
 from proxytune.datasets.packed import MEGA, NPZ, S4_CACHE, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, VALIDATION, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import TABLE_SUFFIXES, read_table
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length
 
@@ -27,7 +27,7 @@ _LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1, "0.
 
 ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
 _ROWS_PER_BLOCK = 1024
-_UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ)
+_UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ, NAMED_NPZ)
 COLUMNS = (("text", "review"), ("label", "sentiment"))
 _PARTS = ("train", "validation", "test")
 
@@ -148,7 +148,8 @@ def _read_folder(source: Source) -> _Splits:
         split, label = part.split()
         ids = encode(stream.read())
         if not len(ids):
-            raise DataError(f"{source.place(name)}: empty review")
+            source.lacks(f"{source.place(name)}: empty review")
+            continue
         splits.setdefault(split, []).append((ids, _LABELS[label]))
     return splits
 
@@ -167,7 +168,7 @@ def _examples(stream: IO[bytes], place: str) -> Iterator[_Example]:
                 raise DataError(f"{place}, example {number}: label {label}, 0 and 1 are expected")
             yield ids, label
         return
-    for number, (text, label) in read_table(stream, place, COLUMNS):
+    for number, (text, label) in read_table(stream, place, COLUMNS, _LABELS):
         if str(label).lower() not in _LABELS:
             raise DataError(f"{place}, row {number}: label {label!r} is none of {', '.join(_LABELS)}")
         ids = encode(str(text).encode())
@@ -208,6 +209,7 @@ FORMATS = (
             for label in ("neg", "pos")
         },
         optional=("validation neg", "validation pos"),
+        per_class=True,
         archives=("aclimdb*", "imdb*"),
         read=_of_splits(_read_folder),
         tested="real",

@@ -22,7 +22,7 @@ done
 cd "$temporary"
 echo '*' >.gitignore
 random >ray-token/auth_token
-printf 'admin:%s\nprometheus:%s\n' "$(random)" "$(random)" >service-token/token
+printf 'admin:%s\nprometheus:metrics:%s\n' "$(random)" "$(random)" >service-token/token
 random >postgres/password
 # libpq's service files: unlike a .pgpass they may be mounted with any mode. PGSERVICE names the section.
 printf '[proxytune]\npassword=%s\n' "$(random)" >postgres-proxytune/pg_service.conf

@@ -36,6 +36,28 @@ def make_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.Ada
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
+@torch.no_grad()
+def update_sizes(optimizer: torch.optim.AdamW) -> dict[str, float]:
+    """How far Adam's last step moved the weights of each group, in units of the group's learning rate.
+
+    weight_update of all weights but the proxies, proxy_update of the proxies: the root mean square of m / (sqrt(v) + eps)
+    with the bias-corrected moments m and v, without weight decay. About 1 where gradients keep their sign, 0.1 to 0.3 where
+    they are noise, near 0 where eps is far above them. {} before the first step.
+    """
+    sizes = {}
+    for name, group in zip(("weight_update", "proxy_update"), optimizer.param_groups, strict=False):
+        beta1, beta2 = group["betas"]
+        states = [optimizer.state[weight] for weight in group["params"] if weight in optimizer.state]
+        updates = [
+            (state["exp_avg"] / (1 - beta1 ** state["step"]))
+            / ((state["exp_avg_sq"] / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
+            for state in states
+        ]
+        if updates:
+            sizes[name] = torch.cat([update.flatten() for update in updates]).square().mean().sqrt().item()
+    return sizes
+
+
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig
 ) -> torch.optim.lr_scheduler.OneCycleLR:

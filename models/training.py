@@ -17,7 +17,7 @@ from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
 from proxytune.models.diagnosis import FewExamples, diagnose
 from proxytune.models.errors import ConfigError
-from proxytune.models.optimizer import make_optimizer, make_schedule, named_proxies
+from proxytune.models.optimizer import make_optimizer, make_schedule, named_proxies, update_sizes
 from proxytune.models.passes import CPU_TOKENS_PER_PASS, Batch, split_into_passes
 from proxytune.models.training_config import TrainingConfig, check_together
 
@@ -146,8 +146,8 @@ class Trainer:
         """Means over all examples of `batches`, without dropout.
 
         Returns:
-            val_accuracy, val_loss; and what diagnosis.py finds on a few of the examples, spread over `batches`: means
-            over layers, and each layer's own under the name with _layer1, _layer2, ...
+            val_accuracy, val_loss; what diagnosis.py finds on a few of the examples, spread over `batches`: means over
+            layers, and each layer's own under the name with _layer1, _layer2, ...; and update_sizes of the last step.
 
         Raises:
             Diverged: the loss is NaN or infinite.
@@ -173,7 +173,12 @@ class Trainer:
             raise Diverged(self.step, loss_mean)
         with self._autocast():
             diagnostics = diagnose(self.model, few.examples(self.device), self._first_proxies)
-        return {"val_accuracy": accuracy, "val_loss": loss_mean, **diagnostics}
+        return {
+            "val_accuracy": accuracy,
+            "val_loss": loss_mean,
+            **diagnostics,
+            **update_sizes(self.optimizer),
+        }
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:

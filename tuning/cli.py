@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.options import err
-from proxytune.tuning.errors import Interrupted, ProxytuneError, StorageError
+from proxytune.tuning.errors import Interrupted, ProxytuneError, Stopped, StorageError
 
 VERBS = {
     "init": ("init", "Write a commented study file for TASK."),
@@ -125,7 +125,8 @@ def main() -> None:
             error, Interrupted
         ):  # everything is closed; Ray's own exit hook hangs where Ray has died
             sys.stdout.flush()
-            os._exit(error.exit_code)
+            in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # Ray calls a job failed that ends by a code
+            os._exit(0 if in_job and isinstance(error, Stopped) else error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(75)

@@ -33,3 +33,11 @@ class Interrupted(ProxytuneError):
     """The study stopped before its budget was met and goes on with the same command."""
 
     exit_code = 75
+
+
+RESUMED = "the same command resumes it"
+"""Ends the line of a study that was stopped."""
+
+
+class Stopped(Interrupted):
+    """The study was stopped because somebody requested it of its driver."""

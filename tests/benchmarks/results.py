@@ -23,6 +23,8 @@ SHOWN = {
     "landmark_cosine": "landmark cosine",
     "proxy_moved": "proxies moved",
     "contrastive_gradient_ratio": "contrast / classification gradient",
+    "weight_update": "step of the weights / rate",
+    "proxy_update": "step of the proxies / rate",
 }
 TO_FIRST = {"val_accuracy": "val. accuracy less the first's", "map_error": "map error less the first's"}
 MOVED = ("val_accuracy", "map_error", "middle_diagonal", "landmark_cosine")

@@ -18,11 +18,14 @@ shows what is there. This page is made by `make data-page` from the registry tha
 - A pattern stands below the root, or below one of the folders that the form's users have. `*` stands for anything,
   `{a,b}` for the first of several that is there.
 - A folder is looked at before archives. Archives are zip, tar, tar.gz (tgz, gz), tar.bz2, tar.xz and tar.zst, whatever the
-  case of their name; `._*` and `__MACOSX` are ignored, and links, which are never followed.
+  case of their name; `._*`, `__MACOSX`, `.DS_Store` and links in an archive are ignored. Other names are those of
+  the pattern in any case.
 - Any file by name: `--option train=FILE --option validation=FILE --option test=FILE`, in a study `task.files`.
 - Data in which something is missing are refused: a file of a set, a record that was cut, a split with one class. With
   `--allow-partial` (`task.partial: true`) they are used, and what is missing is recorded. Fewer rows than the original
   has are said and recorded, not refused.
+- CSV and TSV files may have a byte order mark, blank last lines, and a header in any case, or none where the columns
+  can be told apart.
 - A fingerprint is of the content: the same rows in the same order have the same one in any form. The form is recorded
   beside it, in the manifest, with every trial and in the export.
 - Every row of ListOps is evaluated: its brackets must fit, and it must come to its label. Ids of an unknown order

@@ -114,6 +114,15 @@ def test_hostile_zip_is_refused(name, tmp_path):
         archive_index(write_zip(tmp_path / "hostile.zip", **{name: b"x"}))
 
 
+def test_an_encrypted_zip_is_named(tmp_path):
+    path = write_zip(tmp_path / "secret.zip", a=b"x")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="member 'a' is encrypted"):
+        archive_index(path)
+
+
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_RATIO", 20)
     with pytest.raises(DataError, match="refused"):
@@ -179,7 +188,24 @@ def gzipped_zeros(path: Path, start: bytes, mebibytes: int, end: bytes = b"") ->
         stream.write(end)
 
 
+def sparse_header() -> bytes:
+    """Of a member whose map of holes, before its content, claims ten thousand million entries."""
+    member = tarfile.TarInfo("holes")
+    member.size = 200 << 20
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "holes"}
+    return member.tobuf(tarfile.PAX_FORMAT) + b"9999999999\n"
+
+
+def write_sparse_map(path: Path) -> None:
+    with gzip.open(path, "wb", compresslevel=9) as stream:
+        stream.write(sparse_header())
+        for _ in range(200):
+            stream.write(b"0\n" * (1 << 19))
+
+
 BOMBS = {
+    "sparse map": write_sparse_map,
+    "old sparse map": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_SPARSE, 1), 20),
     "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 100 << 20), 100),
     "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 100 << 20), 100),
     "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 100 << 20), 100),

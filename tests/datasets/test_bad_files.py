@@ -216,6 +216,8 @@ def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
         ({"input_ids_0": np.array([3]), "label": -1}, r"example 0: label -1 is negative"),
         ({"input_ids_0": np.array([3]), "label": "cat"}, r"example 0: label 'cat' is no number"),
         ({"input_ids_0": np.array([0.25]), "label": 1}, r"example 0: ids of shape \(1,\) and type float64"),
+        ({"input_ids_0": [1.5, 2], "label": 1}, r"example 0: ids of shape \(2,\) and type float64"),
+        ({"input_ids_0": ["a"], "label": 1}, r"example 0: list where numbers are expected"),
     ],
 )
 def test_ids_and_labels_are_reported_as_what_they_are(example, message, tmp_path):
@@ -224,6 +226,25 @@ def test_ids_and_labels_are_reported_as_what_they_are(example, message, tmp_path
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
     assert "listops.train.pickle" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_fractional_ids_of_a_table_are_reported(tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / "cache/l_max-2048" / split).mkdir(parents=True)
+        table = pa.table({"input_ids": [[1.5, 2.0]], "Target": [1]})
+        path = tmp_path / "cache/l_max-2048" / split / "data-00000-of-00001.arrow"
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=r"arrow, row 1: ids of shape \(2,\) and type float64"):
+        prepare("listops", root=tmp_path, cache=tmp_path / "c")
+
+
+def test_blank_last_lines_of_mega_are_skipped(tmp_path):
+    text_mega(tmp_path)
+    for path in tmp_path.rglob("*.[sl]*[cl]"):
+        path.write_text(path.read_text() + "\n\n")
+    prepared = prepare("text", root=tmp_path, cache=tmp_path / "cache")
+    assert prepared.records["test"].rows == len(REVIEWS)
 
 
 def test_whole_numbers_written_as_floats_are_labels(tmp_path):

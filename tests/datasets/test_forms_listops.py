@@ -124,14 +124,9 @@ def test_names_of_the_validation_split(validation, tmp_path):
     assert prepared.info.conventions["validation"] == "the files' own split"
 
 
-def test_csv_with_its_columns_swapped(tmp_path, one_fingerprint):
+def test_csv_under_the_name_of_a_tsv(tmp_path, one_fingerprint):
     write_csv(tmp_path / "listops")
-    (tmp_path / "listops/test.csv").rename(
-        tmp_path / "listops/test.tsv"
-    )  # a stray mix is told, not read wrongly
-    with pytest.raises(DataError, match=r"test\.tsv, line 1"):
-        prepare("listops", root=tmp_path, cache=tmp_path / "cache")
-    (tmp_path / "listops/test.tsv").rename(tmp_path / "listops/test.csv")
+    (tmp_path / "listops/test.csv").rename(tmp_path / "listops/test.tsv")
     prepared = prepare("listops", root=tmp_path, cache=tmp_path / "cache")
     assert prepared.fingerprint == one_fingerprint
 
@@ -153,6 +148,16 @@ def test_mega_lines_of_words(tmp_path, packing, one_fingerprint):
         (tmp_path / f"lra/listops/input/{name}.src").write_text("".join(f"{text}\n" for text, _ in rows))
     prepared = prepare("listops", root=tmp_path, cache=tmp_path / "cache")
     assert prepared.fingerprint == one_fingerprint
+
+
+def test_mega_lines_of_words_are_evaluated(tmp_path):
+    for kind, text in (("input", "[MAX 2 9 ]\n[MIN 2 9 ]\n"), ("label", "9\n9\n")):
+        (tmp_path / "lra/listops" / kind).mkdir(parents=True)
+        for split in ("train", "valid", "test"):
+            suffix = "src" if kind == "input" else "label"
+            (tmp_path / f"lra/listops/{kind}/{split}.{suffix}").write_text(text)
+    with pytest.raises(DataError, match=r"train\.src, line 2: the expression comes to 2, its target is 9"):
+        prepare("listops", root=tmp_path, cache=tmp_path / "cache")
 
 
 def test_mega_ids_beyond_the_protocols_vocabulary(tmp_path, packing):
@@ -181,7 +186,9 @@ def test_any_file_by_name(form, tmp_path, packing, one_fingerprint):
         names = {"train": "mine.train.pickle", "validation": "mine.dev.pickle", "test": "mine.test.pickle"}
     files = {split: tmp_path / "root" / name for split, name in names.items()}
     prepared = prepare("listops", files=files, cache=tmp_path / "cache")
-    assert prepared.info.conventions["source"] == "files by name"
+    source = {"npz": "npz by name", "pickle": "pickles by name"}.get(form, "files by name")
+    assert prepared.info.conventions["source"] == source
+    assert ("unknown" in prepared.info.conventions["tokens"]) == (source != "files by name")
     assert prepared.fingerprint == one_fingerprint
 
 

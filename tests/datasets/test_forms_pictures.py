@@ -167,6 +167,26 @@ def test_a_class_folder_that_is_missing_is_named(tmp_path):
         prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
 
 
+def test_a_class_that_is_missing_is_left_out_where_that_is_meant(tmp_path):
+    write_class_folders(tmp_path / "root")
+    shutil.rmtree(tmp_path / "root/cifar10/train/frog")
+    with pytest.raises(DataError, match=r"missing: .*train/frog/\*\n.*set task\.partial: true"):
+        prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+    partial = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert partial.info.conventions["partial"].endswith("no cifar10/train/frog/*")
+    assert "train has 9 of 10 classes" in partial.info.conventions["classes"]
+
+
+def test_a_validation_folder_of_images_is_used_and_side_files_are_ignored(tmp_path):
+    write_class_folders(tmp_path / "root")
+    shutil.copytree(tmp_path / "root/cifar10/test", tmp_path / "root/cifar10/val")
+    for name in (".DS_Store", "Thumbs.db", "._0.png"):
+        (tmp_path / f"root/cifar10/train/frog/{name}").write_bytes(b"no picture")
+    prepared = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.info.conventions["validation"].startswith("the copy's own split")
+    assert len(prepared.validation) == prepared.records["test"].rows
+
+
 def test_image_files_by_name(tmp_path, packing, reference):
     data = np.concatenate([BATCHES[name][0] for name in SPLIT_BATCHES["train"]])
     labels = np.concatenate([BATCHES[name][1] for name in SPLIT_BATCHES["train"]])
@@ -264,6 +284,25 @@ def test_an_archive_in_another_order_has_the_folders_fingerprint(tmp_path):
     roots = ("folder", "LRA_release.GZ")
     fingerprints = {prepare("pathfinder", root=tmp_path / r, cache=tmp_path / "c").fingerprint for r in roots}
     assert len(fingerprints) == 1
+
+
+def test_another_difficulty_that_is_there_is_pointed_at(tmp_path):
+    write_release(tmp_path / "root")
+    with pytest.raises(DataError, match="difficulty=hard are there") as error:
+        prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache", difficulty="easy")
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("cut", ["file", "lines"])
+def test_images_without_metadata_are_refused_unless_meant(cut, tmp_path):
+    path = write_release(tmp_path / "root") / "metadata/3.npy"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:5])) if cut == "lines" else path.unlink()
+    missing = 15 if cut == "file" else 10
+    with pytest.raises(DataError, match=rf"has no metadata \({missing} such images\)"):
+        prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache")
+    prepared = prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert prepared.info.conventions["rows"] == f"{60 - missing} of 200,000 rows"
 
 
 def test_images_that_are_missing_are_refused_unless_meant(tmp_path):

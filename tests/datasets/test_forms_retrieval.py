@@ -115,7 +115,28 @@ def test_ids_without_their_texts_are_named(tmp_path):
 
 def test_megas_pairs_in_one_line_are_named_and_refused(tmp_path, packing):
     packing.mega(tmp_path / "root/lra/aan", EXAMPLES)
-    with pytest.raises(DataError, match="missing: a mark between the two documents of a pair"):
+    with pytest.raises(DataError, match=r"cannot be read: both documents of a pair.*\nWanted: new_aan_pairs"):
         prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache")
     (finding,) = [one for one in find_sources(tmp_path / "root") if one.task == "retrieval"]
     assert (finding.form, finding.status) == ("MEGA packed text", "incomplete")
+
+
+def test_a_header_is_skipped(tmp_path):
+    write_tsv(tmp_path / "reference", "new_aan_pairs.{}.tsv")
+    write_tsv(tmp_path / "root", "new_aan_pairs.{}.tsv")
+    for path in (tmp_path / "root").iterdir():
+        path.write_text("Label\tid1\tid2\ttext1\ttext2\n" + path.read_text())
+    one, other = (
+        prepare("retrieval", root=tmp_path / name, cache=tmp_path / "c") for name in ("reference", "root")
+    )
+    assert one.fingerprint == other.fingerprint
+
+
+def test_pairs_without_a_text_are_left_out_where_that_is_meant(tmp_path):
+    write_ids(tmp_path / "root/aan")
+    next((tmp_path / "root/aan/papers_text").iterdir()).write_text("")
+    with pytest.raises(DataError, match="no text for paper"):
+        prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache")
+    prepared = prepare("retrieval", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert len(prepared.train) < len(PAIRS["train"])
+    assert "no text for paper" in prepared.info.conventions["partial"]

@@ -1,6 +1,7 @@
 """Text: every form of the registry comes to the same reviews; which of them are whole comes to the same fingerprint."""
 
 import csv
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -171,3 +172,42 @@ def test_an_archive_whose_file_is_a_link_is_refused_by_name(tmp_path):
             tar.addfile(member)
     with pytest.raises(DataError, match=r"member 'imdb/train\.csv' is a link; refused"):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
+
+
+def test_csv_files_without_a_header_and_in_any_case(tmp_path):
+    write_csvs(tmp_path / "reference", None)
+    one = prepare("text", root=tmp_path / "reference", cache=tmp_path / "cache")
+    (tmp_path / "root").mkdir()
+    for split in ("train", "test"):
+        _, rows = (tmp_path / f"reference/imdb/{split}.csv").read_text().split("\n", 1)
+        (tmp_path / f"root/{split.title()}.CSV").write_text(rows)
+    assert prepare("text", root=tmp_path / "root", cache=tmp_path / "cache").fingerprint == one.fingerprint
+
+
+def test_one_class_of_a_split_may_be_missing_where_that_is_meant(tmp_path):
+    write_acl(tmp_path / "root", None)
+    shutil.rmtree(next((tmp_path / "root").rglob("train/neg")))
+    with pytest.raises(DataError, match=r"missing: .*train/neg.*\n.*set task\.partial: true"):
+        prepare("text", root=tmp_path / "root", cache=tmp_path / "cache")
+    partial = prepare("text", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert "the train split has one class only" in partial.info.conventions["partial"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_data_deeper_down_are_pointed_at(archived, tmp_path):
+    write_csvs(tmp_path / "root/a/b", None)
+    root = tmp_path / "root"
+    if archived:
+        root = Path(shutil.make_archive(str(tmp_path / "copy"), "zip", tmp_path / "root"))
+    with pytest.raises(DataError, match=r"which holds a\n.*a/b.* looks like it") as error:
+        prepare("text", root=root, cache=tmp_path / "cache")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_an_incomplete_folder_and_a_bad_archive_are_both_named(tmp_path):
+    write_csvs(tmp_path, None)
+    (tmp_path / "imdb/test.csv").unlink()
+    (tmp_path / "imdb.zip").write_bytes(b"x" * 99)
+    with pytest.raises(DataError, match=r"missing: imdb/test\.csv.*\n.*imdb\.zip: truncated") as error:
+        prepare("text", root=tmp_path, cache=tmp_path / "cache")
+    assert len(str(error.value).splitlines()) == 3

@@ -141,6 +141,9 @@ def test_bad_binary_files_are_named(name, bad, message, tmp_path):
         ({b"data": np.zeros((2, 3072), np.uint8)}, "no CIFAR-10 batch"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, r"data of shape \(2, 100\)"),
         ([1], "no CIFAR-10 batch"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 0.5]}, "label 0.5 is no whole number"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]}, "label -1 is negative"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 1}, "2, 3072.*1 labels"),
     ],
 )
 def test_bad_pickles_are_named(bad, message, tmp_path):

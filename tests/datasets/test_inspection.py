@@ -51,11 +51,20 @@ def test_incomplete_and_damaged_sources_are_listed(tmp_path):
     (tmp_path / "aclImdb_v1.tar.gz").write_bytes(b"\x1f\x8b" + os.urandom(100))
     listops, damaged = find_sources(tmp_path)
     assert (listops.task, listops.status) == ("listops", "incomplete")
-    assert listops.missing == ("listops-1000/basic_validation.tsv", "listops-1000/basic_test.tsv")
+    assert listops.missing == ("listops-1000/basic_val.tsv", "listops-1000/basic_test.tsv")
     assert (damaged.status, damaged.place) == ("unreadable", str(tmp_path / "aclImdb_v1.tar.gz"))
     assert "truncated, damaged" in damaged.missing[0]
     with pytest.raises(DataError, match="does not exist"):
         find_sources(tmp_path / "nowhere")
+
+
+def test_a_folder_is_listed_once_whatever_links_lead_to_it(tmp_path):
+    (tmp_path / "lra_release/listops-1000").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (tmp_path / f"lra_release/listops-1000/basic_{split}.tsv").write_text("")
+    (tmp_path / "alias").symlink_to(tmp_path / "lra_release")
+    (finding,) = find_sources(tmp_path)
+    assert finding.place == f"{tmp_path}/lra_release/listops-1000"
 
 
 @pytest.mark.realdata

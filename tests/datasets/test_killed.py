@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed_is_an_error_not_a_wait(running):
 
 
 def test_leaving_the_loop_ends_the_workers(monkeypatch):
-    """Items of ten minutes: nobody waits for them."""
+    """Items of ten minutes are not waited for."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     results = process_map(time.sleep, [0, 600, 600])
     next(results)

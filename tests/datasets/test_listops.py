@@ -234,7 +234,15 @@ ROW = "( ( ( [MAX 2 ) 9 ) ] )"
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
 @pytest.mark.parametrize(
-    "lines", [("Source\tTarget", ROW + "\t9"), ("Target\tSource", "9\t" + ROW), ("9\t" + ROW,)]
+    "lines",
+    [
+        ("Source\tTarget", ROW + "\t9"),
+        ("Target\tSource", "9\t" + ROW),
+        ("9\t" + ROW,),
+        (f"{ROW},9",),
+        ('"Source","Target"', f'"{ROW}","9"'),
+        (",Target,SOURCE", f"0,9.0,{ROW}"),  # an index column
+    ],
 )
 def test_every_column_order_and_line_end(lines, end):
     (rows,) = read_tsv(tsv(*lines, end=end), "f.tsv")
@@ -244,10 +252,12 @@ def test_every_column_order_and_line_end(lines, end):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("( ( ( [MAX 2 ) 9 ) ] )", "1 columns"),
         (ROW + "\t9\t1", "3 columns"),
-        (ROW + "\tnan", "target b'nan' is no digit"),
-        (ROW + "\t10", "target b'10' is no digit"),
+        ("( ( ( [MAX 2 ) 9 ) ] )", "1 columns, a ListOps row has Source and Target; it was cut"),
+        (ROW + "\tnan", "label nan is no whole number"),
+        (ROW + "\t-3", "label -3 is negative"),
+        (ROW + "\t0.5", "label 0.5 is no whole number"),
+        (ROW + "\t10", "label 10 is no digit"),
         ("( ( [FIRST 2 ) ] )\t2", "no token '[FIRST'"),
         ("( ( [MAX 12 ) ] )\t2", "no token '12'"),
         ("( ( [MAX2 ) ] )\t2", "no token '[MAX2'"),

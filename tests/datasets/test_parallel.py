@@ -1,7 +1,8 @@
 """The ordered map over processes: the same results as map, in order, also of endless items."""
 
+import os
 from functools import partial
-from itertools import count, islice
+from itertools import count, islice, repeat
 
 import numpy as np
 import pytest
@@ -32,3 +33,17 @@ def test_workers_draw_the_same_rows_as_one_process():
     assert one == many
     assert sum(len(labels) for _, labels in one) == 3000
     assert np.concatenate([labels for _, labels in one]).max() == 9
+
+
+def test_an_operating_system_error_of_the_function_is_its_own(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(FileNotFoundError):
+        list(process_map(os.stat, ["/nowhere"]))
+
+
+def test_leaving_while_a_large_result_is_written(monkeypatch):
+    """A worker is in the middle of writing far more than a pipe holds."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    results = process_map(bytes, repeat(50_000_000))
+    assert len(next(results)) == 50_000_000
+    results.close()

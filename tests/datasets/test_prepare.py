@@ -191,7 +191,7 @@ def test_missing_data_say_what_was_tried(tmp_path):
         prepare("listops", root=tmp_path / "root", cache=tmp_path / "cache")
     assert str(error.value).splitlines() == [
         f"no complete listops data under {tmp_path}/root: 1 files of the form 'official TSV' are there",
-        "missing: listops-1000/basic_validation.tsv, listops-1000/basic_test.tsv",
+        "missing: listops-1000/basic_val.tsv, listops-1000/basic_test.tsv",
         "Put them beside the others, or name each file in task.files.",
     ]
     assert "lra_release/listops-1000/basic_train.tsv" in error.value.details

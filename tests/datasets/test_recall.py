@@ -40,6 +40,7 @@ def test_the_label_is_the_value_of_every_queried_key(data):
         assert len(tokens) == task.max_length
         assert 1 <= tokens.min() <= tokens.max() < task.info().vocab_size
         text = task.decode(tokens)
+        assert task.encode(text.encode()).tolist() == tokens.tolist()
         assert text.count("=") == task.max_length // 2
         bindings, queried = parse(text)
         assert len(bindings) == bound
@@ -96,3 +97,9 @@ def test_impossible_sizes_are_refused(options, message):
     with pytest.raises(DataError, match=message):
         make_task("recall", **options)
     assert task_info("recall", num_keys=8, max_length=16).vocab_size == 73
+
+
+@pytest.mark.parametrize("word", ["12?", "0=8", "3", "?", "3=", "=3", "3=3=3", "é?"])
+def test_a_word_that_is_no_token_is_named(word: str) -> None:
+    with pytest.raises(DataError, match="queries such as 7"):
+        Recall(num_keys=12, max_length=32).encode(f"3? {word} 3=1".encode())

@@ -77,8 +77,9 @@ def options(command):
     return [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
 
 programs = {"mlflow": mlflow.cli.cli, "ray": ray.scripts.scripts.cli, "proxytune": proxytune.tuning.cli.cli}
-print(json.dumps({f"{name} {verb}": options(command) for name, program in programs.items()
-                  for verb, command in program.commands.items()}))
+print(json.dumps({f"{name} {verb}": options(program.get_command(context, verb))
+                  for name, program in programs.items() for context in [click.Context(program)]
+                  for verb in program.list_commands(context)}))
 """
 
 

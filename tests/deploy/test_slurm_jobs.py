@@ -16,7 +16,7 @@ case "$*" in
 *ray.scripts*)
     [ "$DRIVER" != "no ray" ] || exit 9
     for word; do case $word in --temp-dir=*) folder=${word#*=} ;; esac; done
-    echo 127.0.0.1:1 >"$folder/ray_current_cluster"
+    mkdir -p "$folder" && echo 127.0.0.1:1 >"$folder/ray_current_cluster"
     exec sleep 1000
     ;;
 *) exec sh -c "$DRIVER" ;;

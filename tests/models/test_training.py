@@ -15,6 +15,7 @@ from proxytune.models import training
 from proxytune.models.attention import Trace
 from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError
+from proxytune.models.optimizer import update_sizes
 from proxytune.models.passes import split_into_passes
 from proxytune.models.training import Diverged, Trainer, TrainingConfig
 
@@ -192,6 +193,29 @@ def test_eps_does_not_swallow_the_step_of_the_proxies() -> None:
     trainer.optimizer.step()
     for old, new in zip(before, proxies["params"], strict=True):
         assert (old - new).abs().mean().item() == pytest.approx(rate, rel=0.05)
+
+
+def test_update_sizes_are_what_a_step_moves() -> None:
+    """Against the weights themselves: without weight decay a step moves each group by its rate times the size."""
+    trainer = Trainer(MODEL, replace(TRAINING, weight_decay=0.0), seed=1)
+    assert update_sizes(trainer.optimizer) == {}
+    for seed in range(5):
+        before = [
+            [weight.detach().clone() for weight in group["params"]]
+            for group in trainer.optimizer.param_groups
+        ]
+        rates = [group["lr"] for group in trainer.optimizer.param_groups]
+        betas = [group["betas"] for group in trainer.optimizer.param_groups]
+        trainer.train_step(make_batch(seed))
+        for group, of_the_step in zip(trainer.optimizer.param_groups, betas, strict=True):
+            group["betas"] = of_the_step  # the schedule has set those of the next step
+        moved = [
+            torch.cat([(old - new).flatten() for old, new in zip(olds, group["params"], strict=True)])
+            for olds, group in zip(before, trainer.optimizer.param_groups, strict=True)
+        ]
+        sizes = update_sizes(trainer.optimizer)
+        for name, rate, distances in zip(("weight_update", "proxy_update"), rates, moved, strict=True):
+            assert sizes[name] == pytest.approx(distances.square().mean().sqrt().item() / rate, rel=2e-2)
 
 
 def gradient_of_a_step(config: TrainingConfig) -> torch.Tensor:

@@ -24,7 +24,8 @@ import sqlalchemy as sa
 from proxytune.datasets import DataError, open_prepared
 from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
-from proxytune.tuning.cluster.ray_private import ask_gcs
+from proxytune.tuning.cluster.private import check_private
+from proxytune.tuning.cluster.ray_private import ask_gcs, session_folder
 from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import check_uri, default_uri
@@ -102,6 +103,7 @@ class NodeProbe:
         return {
             "versions": versions(),
             "cuda": _cuda(),
+            "folder": _look_at_folder(),
             "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
             "storage": None if marker is None else _leave_marker(Path(marker)),
             "checkpoints": None if spec is None or spec.checkpoints is None else _try_store(spec.checkpoints),
@@ -168,6 +170,7 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
         text += "; torch there is a build without CUDA: install the CUDA one"
     yield Finding(name, "resources", RED if blind else OK, text)
 
+    yield Finding(name, "folder", *answer["folder"])
     ahead, margin = answer["skew"]
     off = max(0.0, abs(ahead) - margin)
     state = RED if off > RENEWAL_SECONDS else WARNING if off > 1 else OK
@@ -177,6 +180,15 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
     yield Finding(name, "clock", state, text)
     if answer["data"] is not None:
         yield Finding(name, "data", *answer["data"])
+
+
+def _look_at_folder() -> tuple[str, str]:
+    folder = session_folder()
+    try:
+        check_private(folder)
+    except InputError as error:
+        return RED, str(error)
+    return OK, f"{folder} is this user's alone"
 
 
 def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:

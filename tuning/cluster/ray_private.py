@@ -3,6 +3,7 @@
 `tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
 """
 
+from pathlib import Path
 from typing import Any
 
 
@@ -42,6 +43,38 @@ def gcs_address(address: str) -> str:
     return str(canonicalize_bootstrap_address_or_die(address))
 
 
+def forget_trials(scheduled: Any, keep: int) -> None:
+    """Drop what Tune keeps of trials that have ended, but of the newest `keep`, once there are twice as many.
+
+    Missing: Tune keeps every trial for as long as it runs, 30 KiB each, and looks at all of them in every round.
+
+    Args:
+        scheduled: what a scheduler's methods get as `tune_controller`.
+    """
+    tune = scheduled._tune_controller
+    if len(tune._stopped_trials) + len(tune._failed_trials) < 2 * keep:
+        return
+    ended = (tune._stopped_trials | tune._failed_trials) - tune._live_trials - tune._trial_to_actor.keys()
+    old = set([trial for trial in tune._trials if trial in ended][:-keep])
+    for trials in (tune._stopped_trials, tune._failed_trials, tune._trials_to_cache):
+        trials -= old
+    for ordered in (tune._trials, tune._pending_trials_list):
+        ordered[:] = [trial for trial in ordered if trial not in old]
+    for trial in old:
+        tune._trial_metadata.pop(trial.trial_id, None)
+
+
+def session_folder() -> Path:
+    """Where Ray keeps sockets, logs and packages on this node, in a process that is connected.
+
+    Missing: the runtime context does not name it.
+    """
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return Path(node.get_session_dir_path())
+
+
 def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
     """Ask the GCS for its cluster id, by this user's token or by none.
 
@@ -61,6 +94,21 @@ def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
         gcs.GetClusterId(request, timeout=timeout_seconds)
     finally:
         channel.close()
+
+
+def without_paths() -> Any:
+    """A job's configuration with which Ray puts none of the driver's folders on its workers' import path.
+
+    In the current folder `datasets` may be ours. Missing: a setting; Ray leaves the folders out only where a runtime
+    environment names a working folder, and for that it starts another agent and each worker a second time.
+    """
+    from ray.job_config import JobConfig
+
+    class WithoutPaths(JobConfig):  # type: ignore[misc, unused-ignore]
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return WithoutPaths()
 
 
 def never_connect_by_itself() -> None:

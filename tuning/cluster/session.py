@@ -15,7 +15,13 @@ from typing import Any
 
 from proxytune.tuning.cluster.jobs import one_line, user_token
 from proxytune.tuning.cluster.package import package_folders
-from proxytune.tuning.cluster.ray_private import ask_gcs, autoscaler_groups, draining_nodes, gcs_address
+from proxytune.tuning.cluster.ray_private import (
+    ask_gcs,
+    autoscaler_groups,
+    draining_nodes,
+    gcs_address,
+    without_paths,
+)
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
@@ -105,18 +111,19 @@ def _autoscaled() -> list[dict[str, float]]:
 def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     """Ray on this machine (ended at exit), or the cluster at `address`: auto, or HOST:PORT of its head.
 
-    The scratch folder is removed at exit. Ray guards its ports with the token of ~/.ray/auth_token
+    The scratch folder, which this user alone can enter, is removed at exit. A local Ray's folders, which all could write,
+    lie in it. Ray guards its ports with the token of ~/.ray/auth_token
     (RAY_AUTH_MODE=disabled would turn that off), which is made here first, readable by this user alone: Ray itself
-    would leave it readable by all. The workers' folder is the scratch folder: Ray puts the driver's on their import
-    path otherwise, where `datasets` would be ours. Nodes of a cluster get this package too.
+    would leave it readable by all. Workers do not get the driver's folders on their import
+    path, where `datasets` may be ours: here by the job's configuration, on a cluster by a working folder of the scratch
+    folder. Nodes of a cluster get this package too.
 
     Raises:
         InputError: there is no cluster at the address, it refuses the token, or its versions are others.
         Interrupted: Ray did not start in time; the machine is too busy.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
-    scratch = Path(tempfile.mkdtemp(prefix="proxytune-"))
-    (scratch / "workers").mkdir()
+    scratch = _make_scratch()
     os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
@@ -128,13 +135,16 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
         import ray
 
         options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
-        environment: dict[str, Any] = {"working_dir": str(scratch / "workers")}
         if address == LOCAL:
-            options["include_dashboard"] = False
-        else:
-            environment["py_modules"] = package_folders(scratch / "package")
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
-            options["runtime_env"] = environment
+            options |= {
+                "include_dashboard": False,
+                "job_config": without_paths(),
+                "_temp_dir": str(scratch / "ray"),
+            }
+        elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
+            (scratch / "workers").mkdir()
+            modules = package_folders(scratch / "package")
+            options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
@@ -152,6 +162,12 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
         os.environ.clear()
         os.environ.update(before)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_scratch() -> Path:
+    """A folder of mode 0700; below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters."""
+    parent = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="proxytune-", dir=parent if len(parent) <= 20 else "/tmp"))
 
 
 def find_cluster(address: str) -> str:

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json, with_study_file
-from proxytune.tuning.errors import Interrupted, ProxytuneError
+from proxytune.tuning.errors import RESUMED, Interrupted, ProxytuneError
 
 if TYPE_CHECKING:
     from proxytune.tuning.spec.study_spec import StudySpec
@@ -46,9 +46,11 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
     click.echo(jobs.submit(spec))
     if not follow:
         return
+    printed = ""
     try:
         for text in jobs.follow(spec.name):
             click.echo(text, nl=False)
+            printed = (printed + text)[-1000:]
     except KeyboardInterrupt:
         err.print(f"{spec.name} goes on; `proxytune logs {spec.name} -f` follows it again", highlight=False)
         return
@@ -57,7 +59,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
         time.sleep(0.2)
         end = jobs.newest(spec.name)
     status = end.status if end is not None else "forgotten by the cluster"
-    if status == "STOPPED":
+    if status == "STOPPED" or " ".join(printed.split()).endswith(RESUMED):
         raise Interrupted(f"study {spec.name} was stopped; the same command goes on where it was")
     if status != "SUCCEEDED":
         raise ProxytuneError(f"the job of study {spec.name} ended as {status}")

@@ -14,7 +14,7 @@ from proxytune.tuning.errors import ProxytuneError
 def predict(folder: Path) -> None:
     """Classify each line of standard input with the exported model in FOLDER; prints one JSON object per line, in order.
 
-    A line is one example in the format of the task: a text; a ListOps expression; two texts separated by a tab; the
+    A line is one example in the format of the task: a text; a ListOps expression; queries and pairs of recall; two texts separated by a tab; the
     grey levels of a picture, 0 to 255 row by row, separated by blanks. For a line in another format the object has
     `error` instead of `label`, and the exit code is 1 after the last line.
 

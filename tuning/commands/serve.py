@@ -2,11 +2,15 @@
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from proxytune.tuning.commands.options import database_option, err, out, print_json, storage_option
 from proxytune.tuning.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from proxytune.tuning.service.auth import Tokens
 
 
 @click.command()
@@ -36,7 +40,10 @@ from proxytune.tuning.errors import InputError, StorageError
     help="A folder or archive that a study's task.root may name, or lie under. May be repeated.",
 )
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), help="Lines name:token; $PROXYTUNE_TOKEN adds one more."
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="Lines name:token or name:SCOPE:token (metrics, read, steer, submit); read again when it changes. "
+    "$PROXYTUNE_TOKEN adds one more.",
 )
 @click.option(
     "--requests-per-minute",
@@ -105,13 +112,13 @@ def serve(
     run(settings, listener)
 
 
-def _tokens(path: Path | None) -> dict[str, bytes]:
-    """The tokens' digests by bearer; what is doubtful about their file is told."""
-    from proxytune.tuning.service.auth import read_tokens
+def _tokens(path: Path | None) -> "Tokens":
+    """The tokens; what is doubtful about their file is told."""
+    from proxytune.tuning.service.auth import Tokens
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tokens = read_tokens(path)
+        tokens = Tokens(path)
     for warning in caught:
         err.print(str(warning.message), style="yellow", highlight=False, markup=False)
     return tokens

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.models.classifier import Classifier
 from proxytune.models.exported import MODEL, WEIGHTS, model_file
 from proxytune.tuning.errors import InputError, StorageError

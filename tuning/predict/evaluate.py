@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 
 from proxytune.datasets import evaluation_batches, open_test_split
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.models.exported import WEIGHTS, read_sums
 from proxytune.models.training import Trainer
 from proxytune.tuning.errors import InputError

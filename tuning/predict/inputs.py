@@ -3,6 +3,7 @@
 text           the text itself
 retrieval      the two texts with a tab between them
 listops        an expression such as [MAX 2 9 [MIN 4 7 ] 0 ]
+recall         queries and pairs, such as 3? 3=5 7=2 3?
 pictures       the grey levels 0 to 255, row by row, with blanks between them
 ready-made ids (a model that was trained on such) the ids, with blanks between them; two documents: a tab
 """
@@ -17,6 +18,7 @@ from proxytune.datasets import DataError, listops, text
 from proxytune.datasets.listops_values import evaluate
 from proxytune.datasets.pictures import shifted
 from proxytune.datasets.prepare import make_task
+from proxytune.datasets.recall import Recall
 from proxytune.datasets.task import PADDING_ID
 from proxytune.models.config import ModelConfig
 from proxytune.tuning.spec.task import Task as TaskSpec
@@ -74,6 +76,8 @@ class InputFormat:
             return shifted(pixels, black_is_padding=self._black_is_padding)
         if self.task.name.startswith("listops"):
             return _expression(part)
+        if self.task.name == "recall":
+            return Recall(**self.task.options).encode(part)
         return text.encode(repr(part).encode() if self._literal else part)
 
     @property
@@ -99,6 +103,8 @@ class InputFormat:
             return " ".join(map(str, (ids.astype(np.int64) - lift).tolist()))
         if self.task.name.startswith("listops"):
             return listops.decode(ids)
+        if self.task.name == "recall":
+            return Recall(**self.task.options).decode(ids)
         shown = text.decode(ids)
         if self._literal:  # of a literal that was cut, the part that is there
             shown = shown.removeprefix("b").strip("'\"")

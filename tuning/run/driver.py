@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from proxytune.datasets import PreparedTask
-from proxytune.tuning.errors import HeldError, Interrupted, ProxytuneError
+from proxytune.tuning.errors import RESUMED, HeldError, Interrupted, ProxytuneError, Stopped
 from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.recovery import open_journal, recover
@@ -27,6 +27,7 @@ from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.steering import is_stopping
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.shipper import Shipper
@@ -135,9 +136,8 @@ def _end(study: Study, lease: Lease, controller: StudyController, outbox: Outbox
     status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
     outbox.append(StudyEnded(status=status, summary=summary(study)))
     if controller.stopping:
-        raise Interrupted(
-            f"study {study.spec.name} stopped ({controller.stopping}); the same command resumes it"
-        )
+        kind = Stopped if is_stopping(study) else Interrupted
+        raise kind(f"study {study.spec.name} stopped ({controller.stopping}); {RESUMED}")
 
 
 def _require_a_complete_trial(study: Study) -> None:
@@ -166,12 +166,17 @@ def _search(
 ) -> None:
     """Run the trials on Ray until the controller has no further one, or is stopped."""
     from proxytune.tuning.cluster.bridge import RayBridge
+    from proxytune.tuning.cluster.jobs import one_line
+    from proxytune.tuning.cluster.private import check_private
+    from proxytune.tuning.cluster.ray_private import session_folder
     from proxytune.tuning.cluster.session import ray_session
     from proxytune.tuning.cluster.trainable import TrialTrainable
     from proxytune.tuning.cluster.watch import watch_ray
 
     spec = study.spec
     with ray_session(address) as session, ExitStack() as stack:
+        if address != "local":
+            check_private(session_folder())
         resources = session.trial_resources(spec.resources)
         controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
@@ -203,7 +208,8 @@ def _search(
         finally:
             bridge.close()
         if failures and controller.stopping is None:
-            raise failures[0]
+            told = f"{type(failures[0]).__name__}: {one_line(failures[0])}"
+            raise Interrupted(f"Ray failed under study {spec.name} ({told}); {RESUMED}") from failures[0]
         if bridge.error is not None:
             with storage_errors():
                 raise bridge.error

@@ -39,8 +39,12 @@ class _State:
 
     def text(self) -> str:
         left = "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
-        parts = [f"{self.ended} of {self.budget} trials ended", self.outcomes, self.best, self.activity, left]
-        return " | ".join(filter(None, parts))
+        return " | ".join(filter(None, (*self.parts(), left)))
+
+    def parts(self) -> tuple[str, ...]:
+        """What is new when it changes, so without the time left."""
+        trials = f"{self.ended} of {self.budget} trials ended"
+        return (trials, self.outcomes, self.best, self.activity, f"{self.share:.0%} of the steps")
 
 
 class Watch:
@@ -73,7 +77,7 @@ class Watch:
                 live.update(self.view(), refresh=True)
 
     def _lines(self) -> None:
-        last, changed = float("-inf"), None
+        last, printed = float("-inf"), tuple[str, ...]()
         trouble: str | None = None
         over = False
         while not over:
@@ -85,9 +89,8 @@ class Watch:
             if time.monotonic() - last < PLAIN_SECONDS:
                 continue
             state = self._state()
-            reports = [sorted(trial.metrics.items()) for trial in self._controller.live.copy().values()]
-            if (state.ended, state.outcomes, state.activity, reports) != changed:
-                last, changed = time.monotonic(), (state.ended, state.outcomes, state.activity, reports)
+            if state.parts() != printed:
+                last, printed = time.monotonic(), state.parts()
                 self._console.print(state.text(), highlight=False, markup=False)
 
     def _print_ended(self, console: Console) -> None:

@@ -9,7 +9,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 _PRIOR_TRIALS = 4.0
 """How many ended trials the expectation by the rungs alone counts as."""
 _RISE = 1.5
-"""An estimate that rises by less than this factor is not shown: it is noise of the speed."""
+"""An estimate above the one shown by less than this factor is noise: what is shown still falls, slower than the clock."""
 
 
 def remaining_steps(spec: StudySpec, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
@@ -36,7 +36,7 @@ class TimeLeft:
     def __init__(self, spec: StudySpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._spec, self._clock = spec, clock
         self._first: tuple[float, int] | None = None  # when, and the steps done by then
-        self._shown: float | None = None
+        self._shown: tuple[float, float] | None = None  # when, and the seconds left then
 
     def remaining(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
         """`remaining_steps` of this study."""
@@ -52,9 +52,12 @@ class TimeLeft:
             self._first = (now, done)  # the speed is that of training, not of starting
             return None
         left = self.remaining(ended, live, budget) * (now - began) / (done - before)
-        if self._shown is None or left < self._shown or left > _RISE * self._shown:
-            self._shown = left
-        return self._shown
+        if self._shown is not None:
+            then, shown = self._shown
+            if shown < left <= _RISE * shown:
+                left = shown - (now - then) * shown / left
+        self._shown = (now, left)
+        return left
 
 
 def duration(seconds: float) -> str:

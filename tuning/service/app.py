@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
-from proxytune.tuning.service import actions, live, openapi, problems, routes, submission, winners
+from proxytune.tuning.service import actions, live, openapi, pages, problems, routes, submission, winners
 from proxytune.tuning.service.gate import Gate
 from proxytune.tuning.service.metrics import Measured
 from proxytune.tuning.service.settings import Settings
@@ -36,8 +36,9 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.state.proxytune = state
     problems.install(app)
-    for part in (routes, submission, actions, winners, live):
+    for part in (routes, submission, actions, winners, live, pages):
         app.include_router(part.router)
+    app.include_router(pages.data)
     app.openapi = functools.cache(lambda: openapi.document(app))  # type: ignore[method-assign]
     return app
 

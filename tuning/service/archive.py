@@ -32,7 +32,7 @@ def tar(folder: Path, name: str) -> Iterator[bytes]:
 def unpack(archive: Path, folder: Path) -> Path:
     """The top folder of an archive as a new `folder`, after the sums that it carries have been checked.
 
-    Only regular files below one top folder are taken, and no more bytes than the archive has.
+    Only regular files without holes below one top folder are taken, and no more bytes than the archive has.
 
     Raises:
         StorageError: anything else is in it, it is cut short, or its sums are wrong.
@@ -49,6 +49,8 @@ def unpack(archive: Path, folder: Path) -> Path:
                 inner = path.parts[1:]
                 if (
                     not entry.isreg()
+                    or entry.issparse()  # its holes are not in the archive, and would be on disk
+                    or "\0" in entry.name
                     or path.is_absolute()
                     or not inner
                     or ".." in path.parts
@@ -62,7 +64,14 @@ def unpack(archive: Path, folder: Path) -> Path:
                 with target.open("xb") as file:
                     shutil.copyfileobj(source, file, PIECE)
         problems = changed_files(folder)
-    except (tarfile.TarError, ExportError, FileExistsError, NotADirectoryError, EOFError) as error:
+    except (
+        tarfile.TarError,
+        ExportError,
+        FileExistsError,
+        NotADirectoryError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise StorageError(f"what the server sent is no export: {error}") from None
     if problems:
         raise StorageError(f"what the server sent is damaged: {problems[0]}")

@@ -1,33 +1,91 @@
 """Bearer tokens: read from a file or the environment, kept as digests, compared in constant time."""
 
 import hashlib
+import logging
 import os
 import re
 import secrets
 import stat
 import warnings
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxytune.tuning.errors import InputError
 
 ENVIRONMENT = "PROXYTUNE_TOKEN"
 MIN_LENGTH = 32
-_LINE = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}):)?([A-Za-z0-9._~+/=-]+)")
+SCOPES = ("metrics", "read", "steer", "submit")
+"""What a token may be used for; each includes those before it."""
+_LINE = re.compile(
+    rf"(?:([A-Za-z0-9][A-Za-z0-9._-]{{0,63}}):)?(?:({'|'.join(SCOPES)}):)?([A-Za-z0-9._~+/=-]+)"
+)
 
 
-def read_tokens(path: Path | None) -> dict[str, bytes]:
-    """The digests of the tokens, by their bearers' names: of the file's `name:token` lines and of $PROXYTUNE_TOKEN.
+@dataclass(frozen=True)
+class Token:
+    """One token: whose it is and what it may be used for."""
 
-    A line may be a token alone (its bearer is "token" then). Warns of a file that everybody can read.
+    name: str
+    scope: str
+    digest: bytes = field(repr=False)
+
+    def may(self, scope: str) -> bool:
+        """Whether its scope includes this one."""
+        return SCOPES.index(scope) <= SCOPES.index(self.scope)
+
+
+class Tokens:
+    """The tokens of $PROXYTUNE_TOKEN and of a file, which is read again when it has changed.
+
+    So a token that is taken out of the file is refused from then on. While the file cannot be read, all of its are.
 
     Raises:
-        InputError: the file cannot be read, or a line is no `name:token`.
+        InputError: as `read_tokens`.
     """
-    tokens: dict[str, bytes] = {}
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stamp = _stamp(path)
+        self._known = read_tokens(path)
+
+    def __bool__(self) -> bool:
+        return self._path is not None or bool(self._known)
+
+    def bearer(self, authorization: bytes | None) -> Token | None:
+        """The token that the Authorization header carries; none: no valid one."""
+        if (stamp := _stamp(self._path)) != self._stamp:
+            self._stamp = stamp
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # who started the server was told
+                    self._known = read_tokens(self._path)
+            except InputError as error:
+                logging.getLogger("uvicorn.error").error("%s; no token is valid until it is set right", error)
+                self._known = {}
+        return bearer(self._known, authorization)
+
+
+def _stamp(path: Path | None) -> object:
+    """What differs when the file does; None: there is none."""
+    try:
+        found = path and path.stat()
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def read_tokens(path: Path | None) -> dict[str, Token]:
+    """The tokens by their bearers' names: of the file's lines `name:token` or `name:SCOPE:token`, and of $PROXYTUNE_TOKEN.
+
+    Without a scope it is submit. A line may be a token alone (its bearer is "token" then). Warns of a file that everybody can read.
+
+    Raises:
+        InputError: the file cannot be read, or a line is none of these.
+    """
+    tokens: dict[str, Token] = {}
     if token := os.environ.get(ENVIRONMENT, "").strip():
         _check(token, f"${ENVIRONMENT}")
-        tokens["environment"] = _digest(token.encode())
+        tokens["environment"] = Token("environment", SCOPES[-1], _digest(token.encode()))
     if path is None:
         return tokens
     try:
@@ -46,14 +104,14 @@ def read_tokens(path: Path | None) -> dict[str, bytes]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:  # without its text, which may be a secret
-            raise InputError(f"token file {path}, line {number}: write it as name:token")
-        name, token = match[1] or "token", match[2]
+            raise InputError(f"token file {path}, line {number}: write it as name:token or name:SCOPE:token")
+        name, scope, token = match[1] or "token", match[2] or SCOPES[-1], match[3]
         _check(token, f"token file {path}, line {number}")
         if name in tokens:
             raise InputError(
                 f"token file {path}, line {number}: a second token of {name}; give each a name: name:token"
             )
-        tokens[name] = _digest(token.encode())
+        tokens[name] = Token(name, scope, _digest(token.encode()))
     if not tokens:
         raise InputError(f"token file {path}: holds no token; write a line name:token")
     return tokens
@@ -71,13 +129,13 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def bearer(tokens: Mapping[str, bytes], authorization: bytes | None) -> str | None:
-    """Whose token the Authorization header carries; none: nobody's. Looks at all of them, whichever matches."""
+def bearer(tokens: dict[str, Token], authorization: bytes | None) -> Token | None:
+    """Which token the Authorization header carries; none: none of these. Looks at all of them, whichever matches."""
     scheme, _, token = (authorization or b"").strip().partition(b" ")
     if scheme.lower() != b"bearer":
         return None
     presented, found = _digest(token.strip()), None
-    for name, known in tokens.items():
-        if secrets.compare_digest(presented, known):
-            found = name
+    for known in tokens.values():
+        if secrets.compare_digest(presented, known.digest):
+            found = known
     return found

@@ -133,6 +133,8 @@ class Client:
                 if ended or not follow:
                     return
                 reason = "the stream ended"
+            except httpx.InvalidURL as error:
+                raise ProxytuneError(f"{self.url}: {_reason(error)}") from None
             except (httpx.TransportError, StorageError) as error:
                 reason = _reason(error)
             wait = next(tries, None)
@@ -199,6 +201,7 @@ class Client:
             StorageError: what arrived is damaged, or cannot be written; nothing is left behind.
         """
         path = Path(path)
+        _check_path(path)
         if path.exists() or path.is_symlink():
             raise InputError(f"{path} exists; name a folder that does not, or remove it first")
         request = export_request(
@@ -222,7 +225,7 @@ class Client:
                 with file.open("wb") as archive:
                     for piece in answer.iter_bytes():
                         archive.write(piece)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ProxytuneError(f"{self.url}: the archive broke off: {_reason(error)}") from None
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -252,7 +255,13 @@ class Client:
                 return found
 
 
+def _check_path(path: Path) -> None:
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} is no path: no name has a NUL")
+
+
 def _token_in(path: Path) -> str:
+    _check_path(path)
     try:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -269,6 +278,7 @@ def _study_file(study: str | Path) -> bytes:
     if isinstance(study, str) and "\n" in study:
         return study.encode()
     path = Path(study)
+    _check_path(path)
     try:
         if not path.exists():
             path = shipped_studies().get(str(study), path)

@@ -4,14 +4,18 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxytune.tuning.service.auth import bearer
+from proxytune.tuning.service.auth import Token
 from proxytune.tuning.service.limits import RateLimit, whole_body
+from proxytune.tuning.service.pages import FILES
 from proxytune.tuning.service.problems import Problem, response_to
 from proxytune.tuning.service.settings import Settings
 
-OPEN = {"/health", "/ready"}
-"""What needs no token: a container's probes have none. Neither says anything about a study."""
-_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+OPEN = {"/health", "/ready", *FILES}
+"""What needs no token and counts for no limit: a container's probes and the pages' files. None says anything about a study."""
+STEERING = {"stop", "pause", "resume", "extend", "enqueue"}
+"""The last parts of addresses that need a token for steering; what else changes something needs one for submitting."""
+_ANYBODY = Token("local", "submit", b"")
+_LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 class Gate:
@@ -31,36 +35,59 @@ class Gate:
             headers = dict(scope["headers"])
             if self._settings.loopback:
                 _refuse_web_pages(headers)
-            who = self._who(headers)
+            if headers.keys() >= {b"content-length", b"transfer-encoding"}:
+                raise Problem(
+                    400, "a request has one length: Content-Length or chunked", {"Connection": "close"}
+                )
+            if scope["path"] in OPEN:
+                await self._app(scope, receive, send)
+                return
+            token = self._token(headers)
+            who = token and token.name
             client = f"token {who}" if who else f"address {(scope.get('client') or ['?'])[0]}"
             heavy = scope["method"] not in ("GET", "HEAD") or scope["path"].endswith("/export")
             self._rate.check(client, 10 if heavy else 1)
-            if who is None and scope["path"] not in OPEN:
+            if token is None:
                 raise Problem(401, "no valid token", {"WWW-Authenticate": 'Bearer realm="proxytune"'})
+            if not token.may(needed := _scope(scope["method"], scope["path"])):
+                raise Problem(403, f"token {who} is for {token.scope}, and this needs one for {needed}")
+            scope.setdefault("state", {})["who"] = f"{who}@http"
             receive = await whole_body(scope, receive)
         except Problem as problem:
             await response_to(problem)(scope, receive, send)
             return
-        scope.setdefault("state", {})["who"] = f"{who}@http"
         await self._app(scope, receive, send)
 
-    def _who(self, headers: dict[bytes, bytes]) -> str | None:
-        if not self._settings.tokens and self._settings.loopback:
-            return "local"
-        return bearer(self._settings.tokens, headers.get(b"authorization"))
+    def _token(self, headers: dict[bytes, bytes]) -> Token | None:
+        if self._settings.tokens:
+            return self._settings.tokens.bearer(headers.get(b"authorization"))
+        return _ANYBODY if self._settings.loopback else None
+
+
+def _scope(method: str, path: str) -> str:
+    """What a request needs its token for."""
+    if method in ("GET", "HEAD"):
+        return "metrics" if path == "/metrics" else "read"
+    return "steer" if path.rpartition("/")[2] in STEERING else "submit"
 
 
 def _refuse_web_pages(headers: dict[bytes, bytes]) -> None:
     """On loopback, where no token may be asked for, a browser must not become a stranger's hands.
 
     A page that has a name rebound to 127.0.0.1 sends its own Host; one that posts across origins sends an Origin.
-    This service has no pages of its own.
+    The service's own pages are of the same origin; another port of this machine is not.
 
     Raises:
         Problem: 403.
     """
     host = headers.get(b"host", b"").decode("latin-1")
     if not _LOCAL_HOST.fullmatch(host):
-        raise Problem(403, f"this server answers to localhost and 127.0.0.1, not to {host[:100]!r}")
-    if b"origin" in headers or headers.get(b"sec-fetch-site", b"none") != b"none":
-        raise Problem(403, "this server answers to no web page")
+        raise Problem(
+            403, f"this server answers to localhost and addresses of loopback, not to {host[:100]!r}"
+        )
+    own = f"http://{host}".encode("latin-1")
+    if headers.get(b"origin", own) != own or headers.get(b"sec-fetch-site", b"none") not in (
+        b"none",
+        b"same-origin",
+    ):
+        raise Problem(403, "this server answers to no web page but its own")

@@ -23,15 +23,17 @@ class Health(BaseModel):
 
 
 @router.get("/health", tags=["server"], summary="Whether the process answers")
-def health() -> Health:
-    """For liveness probes. Asks for no token and looks at nothing."""
+async def health() -> Health:
+    """For liveness probes. Asks for no token, looks at nothing and waits for nobody."""
     return Health()
 
 
 @router.get("/ready", tags=["server"], summary="Whether the storage answers")
-def ready(state: StateOf) -> Health:
-    """For readiness probes: 503 while the studies' storage does not answer. Asks for no token."""
-    state.studies.names()
+async def ready(state: StateOf) -> Health:
+    """For readiness probes: 503 while the studies' storage does not answer. Asks for no token, and the storage at most
+    once a second.
+    """
+    await state.readiness.check()
     return Health()
 
 

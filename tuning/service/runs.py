@@ -9,6 +9,7 @@ from proxytune.tuning.confirm.retraining import SUFFIX
 from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
 from proxytune.tuning.service.problems import ClusterError, NoCluster
 from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.steering import announce_start, is_stopping
 from proxytune.tuning.store.study import Study
@@ -39,7 +40,7 @@ class Runs:
 
         Raises:
             HeldError: a driver that is none of this cluster's jobs has it, or the one that has it is stopping.
-            InputError: it is a confirmation's.
+            InputError: it is a confirmation's, or its budget of trials is met.
             NoCluster, ClusterError
         """
         if study.name.endswith(SUFFIX):
@@ -47,6 +48,10 @@ class Runs:
                 f"study {study.name} goes on with its confirmation: confirm {study.name.removesuffix(SUFFIX)}"
             )
         driver = driver_of(study.storage, study.name)
+        if driver is None and sum(END in trial.user_attrs for trial in study.trials()) >= study.budget:
+            raise InputError(
+                f"study {study.name} has met its budget of {study.budget} trials; extend it, then resume it"
+            )
         if driver is not None and is_stopping(study):
             raise HeldError(f"study {study.name} is stopping; try again when {driver} has ended")
         if driver is not None and self._ask(lambda jobs: jobs.status(study.name)) not in ALIVE:

@@ -1,19 +1,20 @@
 """Running the application with uvicorn until SIGINT or SIGTERM: what is being answered is answered, streams are closed."""
 
+import math
 import socket
 from types import FrameType
 
 import uvicorn
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.service import connections
 from proxytune.tuning.service.app import make_app
+from proxytune.tuning.service.connections import Connection
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.state import State
 
 GRACE_SECONDS = 20
 """How long a request may take to end when the server is told to go; an export of a large model is what takes longest."""
-CONNECTIONS = 200
-"""At once; more are answered with 503."""
 
 
 class _Server(uvicorn.Server):
@@ -37,10 +38,10 @@ def make_server(settings: Settings) -> _Server:
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Connection,
         proxy_headers=False,  # anybody could claim to be another address
-        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_keep_alive=15,
+        timeout_keep_alive=math.ceil(connections.IDLE_SECONDS),
         ws="none",
     )
     return _Server(config, app.state.proxytune)
@@ -60,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(CONNECTIONS)
+            listener.listen(connections.TOTAL)
         except OSError:
             listener.close()
             raise

@@ -1,10 +1,10 @@
 """What a server is told when it starts; requests change none of it."""
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from proxytune.tuning.service.auth import Tokens
 from proxytune.tuning.spec.locations import check_uri, default_uri
 
 REQUESTS_PER_MINUTE = 600
@@ -25,9 +25,7 @@ class Settings:
     checkpoints: str | None = None  # s3://... or gs://...; none: in the studies' folders
     address: str | None = None  # the cluster's dashboard; none: this server starts nothing
     roots: tuple[Path, ...] = ()  # absolute; what a study's task.root may lie under
-    tokens: Mapping[str, bytes] = field(
-        default_factory=dict, repr=False
-    )  # sha256 of each, by its bearer's name
+    tokens: Tokens | None = None  # none: asked of nobody, which only loopback allows
     host: str = "127.0.0.1"
     requests_per_minute: int = REQUESTS_PER_MINUTE
 

@@ -23,17 +23,20 @@ def read_body(body: bytes, content_type: str) -> dict[str, Any]:
     """The mapping in a request's body.
 
     Raises:
-        Problem: 415, neither YAML nor JSON; 400, it cannot be read.
+        Problem: 415, neither YAML nor JSON; 400, it cannot be read; 422, a text in it is none.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind != JSON and kind not in YAML:
         raise Problem(415, f"a study is YAML or JSON, not {kind[:100] or 'without a Content-Type'}")
     try:
         text = body.decode("utf-8")
-        value = _read_json(text) if kind == JSON else parse_yaml(text, where="study")
-        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")  # half a surrogate pair is no text
     except UnicodeError:
         raise Problem(400, "study: not UTF-8 text") from None
+    try:
+        value = _read_json(text) if kind == JSON else parse_yaml(text, where="study")
+        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeError:
+        raise Problem(422, "study: holds half a surrogate pair, which is no text") from None
     except TypeError:  # YAML has lists and dates as keys
         raise Problem(400, "study: a key is no text") from None
     except InputError as error:

@@ -53,6 +53,13 @@ METRICS: dict[str, Metric] = {
         unit="",
         meaning="norm of the weighted contrastive gradient on the proxies over the classification loss's",
     ),
+    "weight_update": Metric(
+        unit="",
+        meaning="root mean square of Adam's last step over its learning rate, of all weights but the proxies",
+    ),
+    "proxy_update": Metric(
+        unit="", meaning="weight_update of the proxies; near 0 where Adam's eps swallows it"
+    ),
     "proxy_rank": Metric(unit="", meaning="effective rank of the proxies", better="maximize"),
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
     "seconds": Metric(unit="s", meaning="training and evaluation time of the trial so far"),

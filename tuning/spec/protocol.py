@@ -1,6 +1,6 @@
 """What each task is trained with where a study file does not say: the protocol of Nyströmformer's LRA code.
 
-The model's defaults are ModelConfig's own. Tasks outside LRA have the values of their shipped study.
+The model's defaults are ModelConfig's own. Tasks outside LRA have values for a CPU.
 Source: mlpen/Nystromformer, LRA/code/lra_config.py, but for eval_every: it evaluates 40 to 200 times a training, here it
 is 20 times.
 """

@@ -29,13 +29,13 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
         with storage_errors():
             known = opened.get_all_studies()
         names = sorted(study.study_name for study in known if SPEC in study.user_attrs)
-        return [_row(study_in(opened, name, storage, database)) for name in names]
+        return [study_row(study_in(opened, name, storage, database)) for name in names]
     rows = []
     for path in sorted(storage.glob("*/study.db")):
         name = path.parent.name
         if NAME.fullmatch(name):
             try:
-                rows.append(_row(open_study(name, storage)))
+                rows.append(study_row(open_study(name, storage)))
             except InputError as error:  # one study that cannot be read hides no other
                 unknown = {
                     "task": "-",
@@ -48,7 +48,8 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(study: Study) -> dict[str, Any]:
+def study_row(study: Study) -> dict[str, Any]:
+    """A study's row; see `list_studies`."""
     facts = summary(study)
     ended = sum(count for outcome, count in facts["outcomes"].items() if outcome not in _UNENDED)
     values = [next(iter(one["values"].values())) for one in facts["best"]]

@@ -5,6 +5,7 @@ ended and holds back the next ones, of this and of other studies of the same use
 drivers, Ray, the shippers, and whatever else runs on the machine. Two files and flock: a killed process lets go.
 """
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -41,9 +42,17 @@ def exclusive_slot() -> Iterator[None]:
 def _locked(name: str, mode: int) -> Iterator[None]:
     folder = Path(tempfile.gettempdir()) / f"proxytune-slot-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    _require_private(folder, folder.lstat())
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        _require_private(folder / name, os.fstat(descriptor))
         fcntl.flock(descriptor, mode)
         yield
     finally:
         os.close(descriptor)
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Another user who could open the file could hold up every trial."""
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "not this user's alone", str(path))

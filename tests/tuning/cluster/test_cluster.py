@@ -1,6 +1,8 @@
 """Studies on a real cluster of two nodes on this machine: as jobs, from a node, examined first."""
 
 import json
+import os
+import subprocess
 from collections import Counter
 
 import pytest
@@ -60,11 +62,29 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert one == other
 
 
+def test_a_study_that_was_asked_to_stop_is_no_failed_job(cluster, tool, until) -> None:
+    jobs = Jobs(cluster.dashboard, TOKEN)
+    storage = tool.folder / "studies"
+    options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
+    where = ("--storage", storage, "--address", cluster.dashboard)
+    with subprocess.Popen(
+        tool.command("submit", "small.yaml", *options, *where, "--follow"),
+        cwd=tool.folder,
+        env=os.environ | tool.environment,
+    ) as following:
+        until(lambda: tool.events("asked", "trial"))
+        assert tool.run("stop", "asked", "--storage", storage, "--now").returncode == 0
+        until(lambda: jobs.status("asked") not in ("PENDING", "RUNNING"))
+        assert jobs.status("asked") == "SUCCEEDED"
+        assert following.wait(300) == 75, "its budget is not met"
+    assert "asked for it); the same command resumes it" in " ".join(jobs.logs("asked").split())
+
+
 def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
     storage = tool.folder / "studies"
     found = tool.json("doctor", "small.yaml", "--storage", storage, "--address", cluster.address)
     assert {finding["state"] for finding in found} == {"ok"}
-    per_node = dict.fromkeys(("versions", "resources", "clock", "data", "storage"), 2)
+    per_node = dict.fromkeys(("versions", "resources", "folder", "clock", "data", "storage"), 2)
     assert Counter(finding["check"] for finding in found) == per_node | dict.fromkeys(
         ("token", "room", "database", "mlflow"), 1
     )
@@ -103,6 +123,19 @@ def test_what_a_cluster_refuses_a_driver_is_one_line(
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert words in lines[0]
+
+
+def test_a_cluster_whose_folder_others_can_write_runs_nothing(cluster, tool) -> None:
+    cluster.folder.chmod(0o755)
+    try:
+        done = tool.run("run", "small.yaml", "--set", "name=refused", "--address", cluster.address)
+        doctor = tool.run("doctor", "--address", cluster.address)
+    finally:
+        cluster.folder.chmod(0o700)
+    assert (done.returncode, doctor.returncode) == (2, 1)
+    for error in (done.stderr, doctor.stderr):
+        (line,) = [line for line in error.splitlines() if line.strip()]
+        assert "can replace what Ray runs from" in line
 
 
 @pytest.mark.slow

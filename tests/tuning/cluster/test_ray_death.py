@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -104,3 +105,25 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     assert all(after[trial] == attempts[trial] for trial in finished)
     stored = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
     assert stored["outcomes"] == {"complete": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rays_folder_deleted_under_a_driver_ends_it_in_one_line(
+    tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"]
+) -> None:
+    (tmp_path / "small.yaml").write_text(STUDY.replace("steps: 120", "steps: 1200"))
+    outbox = tmp_path / "studies" / "small" / "outbox"
+    driver = start()
+    deadline = time.monotonic() + 900
+    while not any(event.kind == "report" for event in read_events(outbox).events):
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    (session,) = Path("/tmp").glob(f"proxytune-*/ray/session_*_{driver.pid}")
+    shutil.rmtree(session.parents[1], ignore_errors=True)
+    code = driver.wait(900)
+    log = (tmp_path / "log").read_text()
+    assert code in (0, 75), log
+    assert "Traceback" not in log
+    assert len([line for line in log.splitlines() if line.startswith("proxytune:")]) == (code == 75), log

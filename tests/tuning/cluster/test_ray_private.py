@@ -10,16 +10,21 @@ from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
 
 
 def test_ray_still_has_what_is_private() -> None:
-    from ray._private import auto_init_hook, grpc_utils, services
+    from ray._private import auto_init_hook, grpc_utils, services, worker
+    from ray._private.node import Node
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.job_config import JobConfig
 
     for owner, name in (
         (GlobalState, "get_draining_nodes"),
         (GlobalState, "get_cluster_config"),
         (services, "canonicalize_bootstrap_address_or_die"),
         (grpc_utils, "init_grpc_channel"),
+        (worker, "_global_node"),
+        (Node, "get_session_dir_path"),
         (auto_init_hook, "enable_auto_connect"),
+        (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),
         (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
     ):

@@ -1,5 +1,6 @@
 """What a cluster has room for, counted node by node, and what of the package goes to its nodes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def answer(**changes) -> dict:
         "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
         "cuda": {"build": "12.9", "gpus": ["H100, 80 GiB"]},
         "memory_gib": 64.0,
+        "folder": ("ok", "private"),
         "resources": {"CPU": 8.0, "GPU": 1.0},
         "skew": (0.1, 0.2),
         "data": ("ok", "prepared"),
@@ -94,6 +96,7 @@ def answer(**changes) -> dict:
         ({"cuda": {"build": None, "gpus": []}, "resources": {"CPU": 8.0}}, set(), ""),
         ({"skew": (-9.0, 0.5)}, {"clock"}, "-9.00 s"),
         ({"skew": (-9.0, 8.5)}, set(), ""),  # measured too roughly to say so
+        ({"folder": ("red", "others can")}, {"folder"}, "others can"),
         ({"data": ("red", "text: no root")}, {"data"}, "no root"),
     ],
 )
@@ -119,3 +122,19 @@ def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
     """A driver that leaves at once does so under its search, which still runs in another thread."""
     done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused:")
+
+
+PATHS = """
+import json, ray, sys
+from proxytune.tuning.cluster.session import ray_session
+with ray_session():
+    print(json.dumps(ray.get(ray.remote(lambda: sys.path).remote())))
+"""
+
+
+def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(PATHS)
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert str(tmp_path) not in json.loads(done.stdout)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.compare.compare import compare
 from proxytune.tuning.compare.fixed_list import evaluate_on_test
 from proxytune.tuning.errors import InputError

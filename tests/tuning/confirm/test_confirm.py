@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import HeldError, InputError, StorageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.confirm.confirm import confirm_study, result_on_test
 from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import InputError, StorageError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from proxytune.datasets import DataError
-from proxytune.datasets.held_out import LOG, recorded_openings
+from proxytune.datasets.openings import LOG, recorded_openings
 from proxytune.models.config import ModelConfig
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.export import export as export_module
@@ -140,6 +140,14 @@ def test_a_picture_is_its_grey_levels(pixels: list[int], black_is_padding: bool)
     (ids,) = image.parse(" ".join(map(str, pixels)).encode())
     assert ids.tolist() == [pixel + (not black_is_padding) for pixel in pixels]
     assert image.parse(image.show((ids,)).encode())[0].tolist() == ids.tolist()
+
+
+def test_recall_is_its_queries_and_pairs() -> None:
+    recall = form("recall", {"max_length": 32, "num_keys": 12})
+    line = "3? 3=5 7=2 0=1 3?"
+    assert recall.show(recall.parse(line.encode())) == line
+    with pytest.raises(DataError, match="'hello'"):
+        recall.parse(b"hello 3?")
 
 
 @given(st.lists(st.integers(1, 256), min_size=1, max_size=50))

@@ -30,7 +30,7 @@ print(json.dumps({
     "probabilities": answers["probabilities"].tolist(), "inputs": info.signature.inputs.input_names(),
     "outputs": info.signature.outputs.input_names(), "example": info.saved_input_example_info is not None,
     "description": best.description, "model_description": client.get_registered_model("small").description,
-    "metrics": {metric.key: metric.value for metric in client.get_logged_model(best.model_id).metrics or []},
+    "metrics": {metric.key: metric.value for metric in client.get_logged_model(best.source.removeprefix("models:/")).metrics or []},
     "files": files, "run_trial": client.get_run(best.run_id).data.tags.get("exported_trial"),
 }))
 """

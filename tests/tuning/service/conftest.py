@@ -17,7 +17,7 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.service.auth import read_tokens
+from proxytune.tuning.service.auth import Tokens
 from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.spec.outcome import StudyStatus
@@ -108,8 +108,9 @@ class Servers:
 
     def start(self, port: int = 0, **given: Any) -> str:
         """Start one, with settings as keywords; its address."""
-        listener = bind("127.0.0.1", port)
-        server = make_server(replace(self._settings, **given))
+        settings = replace(self._settings, **given)
+        listener = bind(settings.host, port)
+        server = make_server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         self._running.append((server, thread, listener))
@@ -117,7 +118,7 @@ class Servers:
         while not server.started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+        return f"http://{settings.host}:{listener.getsockname()[1]}"
 
     def stop(self) -> None:
         for server, thread, listener in self._running:
@@ -149,8 +150,13 @@ def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Clien
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> dict[str, bytes]:
-    path = tmp_path / "service-tokens"
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
     path.touch(mode=0o600)
     path.write_text(f"alice:{TOKEN}\nbob:bob-{'0' * 40}\n")
-    return read_tokens(path)
+    return path
+
+
+@pytest.fixture
+def tokens(token_file: Path) -> Tokens:
+    return Tokens(token_file)

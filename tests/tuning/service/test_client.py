@@ -48,8 +48,8 @@ def test_errors_are_the_command_lines(serve, finished, tokens, tmp_path, monkeyp
     with Client(serve()) as client:
         with pytest.raises(InputError, match="no study 'nothing'"):
             client.study("nothing")
-        with pytest.raises(InputError, match="it may take 4 already"):
-            client.extend("small", 4)
+        with pytest.raises(InputError, match="3 is below the 4 that study small has started"):
+            client.extend("small", 3)
         values = finished.model_dump(mode="json")
         with pytest.raises(ProxytuneError, match="has no cluster"):
             client.submit(values)

@@ -16,7 +16,7 @@ from proxytune.tuning.commands.serve import serve as serve_command
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.service import limits
 from proxytune.tuning.service.app import make_app
-from proxytune.tuning.service.auth import bearer, read_tokens
+from proxytune.tuning.service.auth import Tokens, bearer, read_tokens
 from proxytune.tuning.service.gate import OPEN
 from proxytune.tuning.service.settings import Settings, is_loopback
 
@@ -88,7 +88,7 @@ def test_a_token_opens_as_its_bearer_and_nothing_else_does(tmp_path_factory, tok
     known = read_tokens(path)
     assert set(known) == set(tokens)
     for token in tokens.values():
-        assert tokens[bearer(known, f"Bearer {token}".encode())] == token
+        assert tokens[bearer(known, f"Bearer {token}".encode()).name] == token
         assert token not in repr(known)
     other = data.draw(
         st.binary(max_size=100).filter(lambda text: text.strip() not in {t.encode() for t in tokens.values()})
@@ -124,9 +124,48 @@ def test_a_token_file_that_all_can_read_is_warned_of(tmp_path) -> None:
         assert list(read_tokens(path)) == ["token"]
 
 
+SCOPES = {"metrics": 1, "read": 2, "steer": 3, "submit": 4}
+NEEDS = {
+    ("GET", "/metrics"): 1,
+    ("GET", "/openapi.json"): 2,
+    ("POST", "/v1/studies"): 4,
+    ("POST", "/v1/studies/{name}/confirm"): 4,
+}
+
+
+def test_a_token_does_what_its_scope_says_on_every_route(serve, finished, token_file) -> None:
+    """Prometheus' token reads no study, a reader's steers none, and who steers starts none."""
+    token_file.write_text("".join(f"{scope}:{scope}:{scope * 8}{'0' * 40}\n" for scope in SCOPES))
+    with httpx.Client(base_url=serve(tokens=Tokens(token_file)), timeout=60) as http:
+        for method, path in set(_routes()) - {("GET", path) for path in OPEN}:
+            needs = NEEDS.get((method, path), 2 if method == "GET" else 3)
+            for scope, level in SCOPES.items():
+                headers = {"Authorization": f"Bearer {scope * 8}{'0' * 40}"}
+                answer = http.request(method, path.replace("{name}", "none"), headers=headers)
+                assert (answer.status_code == 403) == (level < needs), (method, path, scope)
+                if level < needs:
+                    assert f"token {scope} is for {scope}, and this needs" in answer.json()["detail"]
+
+
+def test_tokens_are_revoked_and_added_without_a_restart(serve, finished, tokens, token_file) -> None:
+    with httpx.Client(base_url=serve(tokens=tokens), headers=GOOD, timeout=60) as http:
+        assert http.get("/v1/studies").status_code == 200
+        kept = token_file.read_text()
+        token_file.write_text(kept.partition("\n")[2])
+        assert http.get("/v1/studies").status_code == 401
+        bob = {"Authorization": "Bearer bob-" + "0" * 40}
+        assert http.get("/v1/studies", headers=bob).status_code == 200
+        token_file.write_text("no line of a token file")
+        assert http.get("/v1/studies", headers=bob).status_code == 401
+        token_file.unlink()
+        assert http.get("/v1/studies", headers=bob).status_code == 401
+        token_file.write_text(kept)
+        assert http.get("/v1/studies").status_code == 200
+
+
 def test_a_token_of_the_environment(monkeypatch) -> None:
     monkeypatch.setenv("PROXYTUNE_TOKEN", TOKEN)
-    assert bearer(read_tokens(None), f"bearer  {TOKEN}".encode()) == "environment"
+    assert bearer(read_tokens(None), f"bearer  {TOKEN}".encode()).name == "environment"
 
 
 @pytest.mark.parametrize(
@@ -144,6 +183,7 @@ def test_a_token_of_the_environment(monkeypatch) -> None:
         ({"Sec-Fetch-Site": "none"}, 200),
         ({"Host": "LOCALHOST:8642"}, 200),
         ({"Host": "[::1]:8642"}, 200),
+        ({"Host": "127.0.0.2:8642"}, 200),
         ({}, 200),
     ],
 )
@@ -155,6 +195,12 @@ def test_on_loopback_no_web_page_gets_an_answer(http: httpx.Client, headers, sta
     if status == 403:
         preflight = http.options("/v1/studies", headers=headers | {"Access-Control-Request-Method": "POST"})
         assert preflight.status_code == 403
+
+
+def test_every_address_of_loopback_can_be_listened_on(serve, finished) -> None:
+    with httpx.Client(base_url=serve(host="127.0.0.2"), timeout=60) as http:
+        assert http.get("/v1/studies").status_code == 200
+        assert http.get("/v1/studies", headers={"Origin": "http://127.0.0.2"}).status_code == 403
 
 
 def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:

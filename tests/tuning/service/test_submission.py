@@ -58,9 +58,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         ("[" * 20_000, JSON, 400, "study: "),
         ("[" * 40 + "]" * 40, YAML, 400, "nested deeper than 32"),
         ('{"name": NaN}', JSON, 400, "NaN is not JSON"),
-        ('{"name": "\\ud800"}', JSON, 400, "not UTF-8 text"),
+        ('{"name": "\\ud800"}', JSON, 422, "half a surrogate pair"),
         (b"\xff\xfe", YAML, 400, "not UTF-8 text"),
-        ('"\\ud800"', YAML, 400, "not UTF-8 text"),
+        ('"\\ud800"', YAML, 422, "half a surrogate pair"),
         ("{", JSON, 400, "study: "),
         ("[]", JSON, 400, "holds list"),
         ("1: x", YAML, 400, "holds dict"),
@@ -103,11 +103,19 @@ def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
     assert "training.steps was 30, now 60" in other.json()["detail"]
 
 
+def test_a_study_whose_budget_is_met_gets_no_idle_job(serve, finished) -> None:
+    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=60) as http:
+        answer = http.post("/v1/studies/small/resume")
+    assert answer.status_code == 422
+    assert "study small has met its budget of 4 trials; extend it" in answer.json()["detail"]
+
+
 def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_begun(serve, finished, tmp_path) -> None:
     with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=60) as http:
         answer = http.post("/v1/studies", json=EXAMPLE)
         assert (answer.status_code, answer.json()["error"]) == (503, "ProxytuneError")
         assert "nothing answers at http://127.0.0.1:9" in answer.json()["detail"]
+        assert http.post("/v1/studies/small/extend", json={"trials": 5}).status_code == 202
         assert http.post("/v1/studies/small/resume").status_code == 503
         assert http.post("/v1/studies/small/confirm").status_code == 503
         assert http.get("/v1/studies").json()["total"] == 1

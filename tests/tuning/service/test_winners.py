@@ -2,6 +2,7 @@
 
 import io
 import random
+import subprocess
 import tarfile
 import threading
 import time
@@ -14,7 +15,7 @@ import torch
 
 from proxytune.models import load_exported
 from proxytune.models.exported import file_sha256
-from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.errors import InputError, ProxytuneError, StorageError
 from proxytune.tuning.service import limits, winners
 from proxytune.tuning.service.archive import PIECE, tar, unpack
 from proxytune.tuning.service.client import Client
@@ -206,3 +207,44 @@ def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, entries) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.tar", "in"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["folder"]
     assert not Path("/tmp/escaped-by-archive").exists()
+
+
+def test_an_archive_becomes_no_larger_than_it_came(tmp_path: Path) -> None:
+    """A few kilobytes of the format for files with holes can stand for as much as the disk holds."""
+    sparse = tmp_path / "model.safetensors"
+    with sparse.open("wb") as file:
+        file.truncate(1 << 30)
+    packed = tmp_path / "archive.tar"
+    command = ["tar", "--sparse", "--format=gnu", "--transform=s,^,winner/,", "-cf", packed, sparse.name]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert packed.stat().st_size < 1 << 20
+    with pytest.raises(
+        StorageError, match=r"the archive holds 'winner/model\.safetensors', which no export has"
+    ):
+        unpack(packed, tmp_path / "folder")
+    command[2] = "--format=pax"
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with pytest.raises(StorageError, match="which no export has"):
+        unpack(packed, tmp_path / "other")
+
+
+def test_nul_in_a_name_is_refused_in_one_line(archive: Path, tmp_path: Path) -> None:
+    entry = _member("x")
+    entry.pax_headers = {"path": "winner/a\0b"}
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as writer:
+        writer.addfile(entry, io.BytesIO(b"evil"))
+    with pytest.raises(StorageError, match="which no export has"):
+        unpack(archive, tmp_path / "folder")
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(InputError, match="no path"):
+            client.export("small", tmp_path / "a\0b")
+        with pytest.raises(ProxytuneError):
+            client.study("a\0b")
+        with pytest.raises(InputError, match="no path"):
+            client.submit("a\0b.yaml")
+        with pytest.raises(ProxytuneError):
+            next(client.events("a\0b"))
+        with pytest.raises(ProxytuneError):
+            client.export("a\0b", tmp_path / "c")
+    with pytest.raises(InputError, match="no path"):
+        Client(token_file=tmp_path / "a\0b")

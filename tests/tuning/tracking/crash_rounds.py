@@ -59,7 +59,7 @@ def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
             started.add(number)
             attempts[number] += 1
             steps[number] = max(0, steps.get(number, 0) - 1)
-            params = {"model.num_proxies": number}
+            params = {"model.num_proxies": 16 << number % 5}
             outbox.append(
                 TrialStarted(trial=number, params=params, config={"model": params}, attempt=attempts[number])
             )

@@ -1,4 +1,4 @@
-"""The one door to a test split: it writes down who opened it, when and why."""
+"""Opens a test split, and records who opened it, when and why."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder:
     """
     for name, value in (("by", by), ("reason", reason)):
         if not value.strip():
-            raise DataError(f"{name} is empty; opening the test split is recorded, say who and why")
+            raise DataError(f"{name} is empty; opening the test split is recorded, give both")
     opening = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": by,
@@ -36,7 +36,7 @@ def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; the test split stays shut") from None
+        raise DataError(f"{path}: {error.strerror}; the test split was not opened") from None
     record = prepared.records["test"]
     split = Split(prepared.folder / record.file, prepared.info, record)
     split.verify()

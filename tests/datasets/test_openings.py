@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proxytune.datasets import DataError, open_prepared, open_test_split, prepare
-from proxytune.datasets.held_out import recorded_openings
+from proxytune.datasets.openings import recorded_openings
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_nobody_opens_it_without_a_name_and_a_reason(empty, folder, tmp_path):
 
 
 def test_where_nothing_can_be_recorded_nothing_opens(folder, tmp_path):
-    with pytest.raises(DataError, match="stays shut"):
+    with pytest.raises(DataError, match="was not opened"):
         open_test_split(open_prepared(folder), by="a", reason="b", log_folder=tmp_path / "missing")
 
 

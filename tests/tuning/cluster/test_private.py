@@ -1,0 +1,107 @@
+"""What Ray keeps on disk is out of other users' reach, and gone with the run."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.cluster.private import check_private
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.trial import slot
+
+STRANGER = 65534
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+
+LOCAL = """
+import json, sys
+from proxytune.tuning.cluster.ray_private import session_folder
+from proxytune.tuning.cluster.session import ray_session
+with ray_session() as session:
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    print(json.dumps([str(session.scratch), str(session_folder())]), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="open-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@as_root
+@pytest.mark.parametrize("length", [0, 60])
+def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: Path, length: int) -> None:
+    """Also where the temporary folder's path leaves Ray's sockets no room."""
+    temporary = open_folder / ("x" * length) if length else open_folder
+    temporary.mkdir(exist_ok=True)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", LOCAL],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    ) as process:
+        assert process.stdout is not None
+        scratch, session = map(Path, json.loads(process.stdout.readline()))
+        assert session.is_relative_to(scratch)
+        assert scratch.parent == (Path("/tmp") if length else temporary)
+        check_private(session)
+        asked = subprocess.run(["ls", session], user=STRANGER, capture_output=True, text=True, check=False)
+        assert "Permission denied" in asked.stderr
+        process.communicate("\n")
+    assert process.returncode == 0
+    assert not scratch.exists()
+
+
+def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    session = tmp_path / "ray" / "session"
+    session.mkdir(parents=True)
+    session.chmod(0o777)
+    check_private(session)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, 0o701])
+def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path, mode: int) -> None:
+    open_folder.chmod(mode)
+    with pytest.raises(InputError, match=rf"can replace what Ray runs from {open_folder}") as refused:
+        check_private(open_folder)
+    assert "\n" not in str(refused.value)
+
+
+@as_root
+def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
+    open_folder.chmod(0o700)
+    os.chown(open_folder, STRANGER, STRANGER)
+    with pytest.raises(InputError, match="other users"):
+        check_private(open_folder)
+
+
+@as_root
+@pytest.mark.parametrize("trick", ["owner", "mode", "link", "file's owner"])
+def test_the_slot_uses_no_file_of_another_user(tmp_path: Path, monkeypatch, trick: str) -> None:
+    """Another user could hold up every trial, by a lock on a file that both can open."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with slot.shared_slot():
+        pass
+    (folder,) = tmp_path.iterdir()
+    if trick == "owner":
+        os.chown(folder, STRANGER, STRANGER)
+    elif trick == "mode":
+        folder.chmod(0o777)
+    elif trick == "link":
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(tmp_path / "moved")
+    else:
+        os.chown(folder / "gate", STRANGER, STRANGER)
+    with pytest.raises(PermissionError, match="not this user's alone"), slot.shared_slot():
+        pass
