@@ -28,9 +28,9 @@ demo: .venv/runtime
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# The slow tests that CI runs too: end-to-end studies on a local Ray.
+# The slow tests that CI runs too: end-to-end studies on Ray, a browser, the HTTP interface's schema.
 test-ci: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m ci
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ci --numprocesses 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

@@ -206,11 +206,11 @@ def write_sparse_map(path: Path) -> None:
 BOMBS = {
     "sparse map": write_sparse_map,
     "old sparse map": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_SPARSE, 1), 20),
-    "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 200 << 20), 200),
-    "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 200 << 20), 200),
-    "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 200 << 20), 200),
-    "pax global header": lambda path: gzipped_zeros(path, header(tarfile.XGLTYPE, 200 << 20), 200),
-    "bytes after the end": lambda path: gzipped_zeros(path, tar_bytes(regular("a")), 200),
+    "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 100 << 20), 100),
+    "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 100 << 20), 100),
+    "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 100 << 20), 100),
+    "pax global header": lambda path: gzipped_zeros(path, header(tarfile.XGLTYPE, 100 << 20), 100),
+    "bytes after the end": lambda path: gzipped_zeros(path, tar_bytes(regular("a")), 100),
     "many headers": lambda path: path.write_bytes(
         gzip.compress(
             b"".join(header(tarfile.XHDTYPE, 512) + b"9 a=bbbb\n" + bytes(503) for _ in range(5000))

@@ -11,6 +11,7 @@ import pytest
 
 from proxytune.datasets import PreparedTask
 from proxytune.tuning.cli import main
+from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.export import ExportResult, export_study
 from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
@@ -44,6 +45,7 @@ EXPORT_FILES = {
     *("weights.safetensors", "model.pt2", "model.onnx", "SHA256SUMS"),
 }
 """What is in the folder of every export."""
+NO_PROGRAMS = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
 
 
 def checkpoints_in(folder: Path | str, configuration: str = "c", trial: int = 0) -> Checkpoints:
@@ -162,11 +164,19 @@ def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
     return append
 
 
+@pytest.fixture
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports leave out model.pt2 and model.onnx, which take ten seconds a folder; test_export.py has them."""
+    monkeypatch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Iterator[Finished]:
+    """The export has no programs."""
     folder = tmp_path_factory.mktemp("winner")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
+        patch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
         study = finish(parse_study(override(STUDY, [f"storage={folder}/studies"]), "test"))
         (written,) = export_study(study, folder / "export")
         yield Finished(study, written, prepare_task(study.spec.task))

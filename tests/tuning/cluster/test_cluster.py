@@ -10,11 +10,10 @@ import pytest
 from proxytune.tuning.cluster.jobs import Jobs
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_files import read_study
+from tests.commandline import command
 from tests.tuning.cluster.nodes import TOKEN
 
-pytestmark = pytest.mark.timeout(
-    1500
-)  # a cluster takes half a minute of a quiet machine, and this one may not be
+pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1500)]
 
 
 def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(
@@ -35,7 +34,7 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     jobs.stop("small")
     until(lambda: jobs.status("small") == "STOPPED")
     (end,) = tool.events("small", "study_end")  # our handler had its time
-    assert end["status"] == "interrupted"
+    assert end.status == "interrupted"
     before = tool.events("small", "end")
     assert {event.outcome for event in before} <= {"interrupted", "complete"}
     unended = [event for event in before if event.outcome == "interrupted"]
@@ -68,7 +67,7 @@ def test_a_study_that_was_asked_to_stop_is_no_failed_job(cluster, tool, until) -
     options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
     where = ("--storage", storage, "--address", cluster.dashboard)
     with subprocess.Popen(
-        tool.command("submit", "small.yaml", *options, *where, "--follow"),
+        command("submit", "small.yaml", *options, *where, "--follow"),
         cwd=tool.folder,
         env=os.environ | tool.environment,
     ) as following:
@@ -138,7 +137,6 @@ def test_a_cluster_whose_folder_others_can_write_runs_nothing(cluster, tool) -> 
         assert "can replace what Ray runs from" in line
 
 
-@pytest.mark.slow
 def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster, tool) -> None:
     sick = cluster.caches / "sick"
     (sick / "torch-9.9.9.dist-info").mkdir(parents=True)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("rounds", [25, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [pytest.param(25, marks=pytest.mark.ci), 500])
 @pytest.mark.timeout(1200)
 def test_kills_lose_and_double_nothing(storage: Path, store: Any, rounds: int, record_property: Any) -> None:
     script = Path(__file__).with_name("crash_rounds.py")
