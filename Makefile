@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow bench results check audit faults data-page format clean
+.PHONY: demo test test-ci test-slow bench results check audit faults data-page docs format clean
 
 # Modules are compiled when they are first imported: compiling all of them takes longer than the demo's search.
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -28,8 +28,12 @@ demo: .venv/runtime
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
+# The slow tests that CI runs too: end-to-end studies on Ray, a browser, the HTTP interface's schema.
+test-ci: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ci --numprocesses 2 --dist loadfile
+
 test-slow: .venv/installed
-	$(BIN)/pytest -m "slow"
+	$(BIN)/pytest -m slow
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
 BENCH ?= data efficiency models overhead race scale tracking turnaround
@@ -72,6 +76,10 @@ faults: .venv/installed
 # The table of forms in which data are read, from the registry that reads them.
 data-page: .venv/installed
 	$(BIN)/python tests/datasets/forms_page.py > docs/DATA.md
+
+# The site in build/site; a broken link is an error.
+docs: .venv/installed build/types/proxytune
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: .venv/installed
 	$(BIN)/ruff format .

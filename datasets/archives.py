@@ -74,7 +74,7 @@ def is_ignored(name: str) -> bool:
 
 
 def archive_index(archive: Path, records: Path | None = None) -> ArchiveIndex:
-    """The archive's index; read once a process, and once altogether where records is a folder to keep it in."""
+    """The archive's index, read once per process; where records is a folder, it is kept there for all processes."""
     status = archive.stat()
     return _index(archive, status.st_size, status.st_mtime_ns, records)
 
@@ -204,7 +204,7 @@ class _CappedHeader(tarfile.TarInfo):
 
 
 class _Hashed:
-    """Reads through to a file and keeps the sha256 of what went by."""
+    """Reads a file and computes the sha256 of all bytes read."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._digest = raw, hashlib.sha256()
@@ -333,6 +333,8 @@ def _zip_members(archive: Path, zipped: zipfile.ZipFile) -> Iterator[tuple[str, 
     for member in zipped.infolist():
         # Archives made on Windows may have backslashes; the upper half of the attributes is Unix's mode.
         name = checks.name(member.filename.replace("\\", "/"), member.file_size, is_file=not member.is_dir())
+        if member.flag_bits & 1:
+            raise DataError(f"{archive}: member {name!r} is encrypted; refused, unpack it with its password")
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
         if not member.is_dir() and not is_link and not is_ignored(name):
             yield name, member

@@ -8,6 +8,8 @@ from proxytune.datasets.sources import Source
 from proxytune.datasets.task import SPLITS, Rows
 
 _MODULUS = 1 << 128
+# The conventions that compare the rows with the original's.
+COMPARISONS = ("rows", "classes", "known", "partial", "lossy", "skipped")
 # By task, the name and the digests (see RowCounts) of data whose source is fixed.
 KNOWN = {
     "text": (

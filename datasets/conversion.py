@@ -1,7 +1,7 @@
 """Writes a task's rows into its folder of the cache, and into the manifest what they are.
 
-The files have no name until all of them are complete, and the folder is renamed last: nobody sees half of it, and a
-process that is killed leaves nothing.
+The files have no name until all of them are complete, and the folder is renamed last: no reader sees an incomplete
+folder, and a killed process leaves nothing.
 """
 
 import hashlib

@@ -46,7 +46,7 @@ def _stamp(path: Path, num_lines: int) -> str:
 
 
 def known_sha256(path: Path, folder: Path | None) -> str:
-    """The sha256 of a file's bytes, read anew only when its size or time has changed."""
+    """The sha256 of a file's bytes, read again only when its size or time has changed."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns, folder)
 

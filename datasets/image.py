@@ -20,7 +20,7 @@ from proxytune.datasets.packed import PACKED_FORMS, Packing, packed_formats, rea
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.pictures import DamagedPicture, black_convention, decode_picture, grey, shifted
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, whole_label
 
@@ -81,7 +81,7 @@ class Image:
             conventions={
                 "tokens": ("grey levels as packed; " if packed else _GREY)
                 + black_convention(black_is_padding=self.black_is_padding),
-                "validation": "as packed" if packed else validation,
+                "validation": "as packed" if packed and form != NAMED_NPZ else validation,
             },
         )
 
@@ -202,7 +202,7 @@ def _picture(image: object, where: str) -> NDArray[np.uint8]:
 
 
 def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
-    """Images in order of class and content, then shuffled once: neither an archive's nor a folder's order tells."""
+    """Images in order of class and content, then shuffled once, so that the order of an archive or a folder does not matter."""
     found: dict[str, list[tuple[int, bytes]]] = {"train": [], "test": [], "validation": []}
     lossy = 0
     for part, name, stream in source.open():

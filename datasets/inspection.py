@@ -35,7 +35,7 @@ class Inspection:
 def inspect(prepared: PreparedTask, folder: Path, *, num_examples: int = 6) -> Inspection:
     """Decode the first examples of train, count, and write the PNG files into the folder (made if missing).
 
-    The test split is not opened; only its number of rows is told.
+    The test split is not opened; only its number of rows is reported.
     """
     if not 1 <= num_examples <= 100:
         raise DataError(f"num_examples is {num_examples}, it must be 1 to 100")

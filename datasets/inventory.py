@@ -1,5 +1,6 @@
 """Which tasks' data lie under a root, in which form, and what is missing."""
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,11 +66,11 @@ def _variants() -> Iterator[tuple[Task, dict[str, str]]]:
 def _findings(
     task: Task, options: dict[str, str], root: Path, cache: Path | None, problems: dict[str, str]
 ) -> Iterator[Finding]:
-    seen: set[frozenset[str]] = set()
+    seen: set[frozenset[tuple[str, str]]] = set()
     complete = False
     records = None if cache is None else records_folder(cache)
     for source in found_sources(root, task.formats, records, problems):
-        files = frozenset(source.place(name) for names in source.files.values() for name in names)
+        files = _real_files(source)
         if any(files <= other for other in seen):
             continue
         seen.add(files)
@@ -86,6 +87,16 @@ def _findings(
             ", ".join(f"{key}={value}" for key, value in options.items()),
             "incomplete" if missing else "ready" if prepared else "found",
         )
+
+
+def _real_files(source: Source) -> frozenset[tuple[str, str]]:
+    """The files, each by one name whatever links lead to it."""
+    folder = functools.cache(lambda name: os.path.realpath(source.place(name)))
+    return frozenset(
+        (folder(os.path.dirname(name)), os.path.basename(name))
+        for names in source.files.values()
+        for name in names
+    )
 
 
 def _lacking_files(source: Source) -> tuple[str, ...]:

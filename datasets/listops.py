@@ -18,7 +18,7 @@ from proxytune.datasets.listops_values import evaluate
 from proxytune.datasets.packed import MEGA, NPZ, PACKED_FORMS, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, VALIDATION, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import PADDING_ID, Rows, TaskInfo, in_blocks, padded_length, whole_label
 
@@ -88,7 +88,7 @@ class ListOps:
     def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 15 tokens; the convention of the tokenizer since 2021-03, parentheses dropped."""
         packed = form in PACKED_FORMS
-        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ) else PACKED_VOCAB_SIZE
+        vocab_size = MEGA_VOCAB_SIZE if form in (MEGA, NPZ, NAMED_NPZ) else PACKED_VOCAB_SIZE
         validation = "the files' own split"
         if form is None or form.startswith("generated"):
             validation = "drawn with the train split, distinct from it"
@@ -190,7 +190,7 @@ def read_tsv(stream: IO[bytes], place: str, seen: dict[bytes, str] | None = None
     Columns are separated by tabs, or else by commas: Source and Target where the header (in any case) has them;
     without a header there are two, in either order. Lines end in CRLF or LF; a byte order mark and blank last
     lines are skipped. Raises DataError with the line's number
-    on anything else, on an expression that does not come to its target, and on one that is in `seen` already (the
+    on anything else, on an expression whose value is not its target, and on one that is in `seen` already (the
     release's 100,000 are distinct, so a second one means a leak or a bad copy).
     """
     return _checked_blocks(_pairs(stream, place), place, {} if seen is None else seen)
@@ -267,7 +267,7 @@ def _check_values(rows: Rows, numbers: Sequence[int], place: str) -> None:
         return
     row = int(wrong[0])
     why = (
-        f"the expression comes to {values.value[row]}, its target is {rows.labels[row]}"
+        f"the expression has the value {values.value[row]}, its target is {rows.labels[row]}"
         if values.well_formed[row]
         else "the expression's brackets do not fit; the row is cut or damaged"
     )

@@ -1,4 +1,4 @@
-"""What ListOps expressions come to, for whole blocks of rows at once: every row that is read is checked by it."""
+"""Evaluates ListOps expressions, a block of rows at a time; every row that is read is checked with it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _MAX, _MED, _MIN, _SUM = (OPERATORS.index(f"[{name}") for name in ("MAX", "MED",
 
 @dataclass(frozen=True)
 class Values:
-    """value (rows,) is what each expression comes to; well_formed (rows,) whether its brackets fit and none is empty.
+    """value (rows,) is the value of each expression; well_formed (rows,) whether its brackets fit and none is empty.
 
     Where well_formed is False, value means nothing.
     """

@@ -97,12 +97,12 @@ def _locate(task: Task, root: Path, records: Path | None, partial: bool) -> Sour
     lines = (
         _none_found(task, root, records, list(problems.values()))
         if nearest is None
-        else _incomplete(task, root, nearest)
+        else _incomplete(task, root, nearest, list(problems.values()))
     )
     raise DataError(*lines, details=f"tried below {root}: {', '.join(tried)}")
 
 
-def _incomplete(task: Task, root: Path, nearest: Source) -> list[str]:
+def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) -> list[str]:
     assert nearest.format is not None
     first = f"no complete {task.name} data under {root}: {sum(map(len, nearest.files.values())):,} files of the form {nearest.form!r} are there"
     if nearest.format.unreadable:
@@ -110,7 +110,8 @@ def _incomplete(task: Task, root: Path, nearest: Source) -> list[str]:
     advice = "Put them beside the others, or name each file in task.files."
     if nearest.lacks_classes_only:
         advice = "Put them beside the others; set task.partial: true if incomplete data are meant."
-    return [first, f"missing: {_first(nearest.missing)}", advice]
+    missing = f"missing: {_first(nearest.missing)}"
+    return [first, f"{missing}. {advice}", problems[0]] if problems else [first, missing, advice]
 
 
 def _none_found(task: Task, root: Path, records: Path | None, problems: list[str]) -> list[str]:

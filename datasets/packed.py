@@ -1,6 +1,6 @@
 """Ready-made token ids: pickles of Skyformer and Nyströmformer, MEGA's text, S4's cache, and npz files.
 
-All tasks are packed alike, so every task's formats use these; whose ids they are is the task's business.
+The packed formats are the same for all tasks; each task says what its ids mean.
 """
 
 import io
@@ -17,14 +17,14 @@ from proxytune.datasets import safe_pickle
 from proxytune.datasets.errors import DataError
 from proxytune.datasets.npz import read_npz
 from proxytune.datasets.shared_formats import SPLIT_NAMES
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, NAMED_PICKLES, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import PADDING_ID, Rows, in_blocks, whole_label
 
 SKYFORMER, NYSTROMFORMER, MEGA = "Skyformer pickles", "Nystromformer pickles", "MEGA packed text"
 S4_CACHE, NPZ = "S4 cache", "npz"
 PICKLES = (SKYFORMER, NYSTROMFORMER)
-PACKED_FORMS = (*PICKLES, MEGA, S4_CACHE, NPZ)
+PACKED_FORMS = (*PICKLES, MEGA, S4_CACHE, NPZ, NAMED_PICKLES, NAMED_NPZ)
 ROWS_PER_BLOCK = 1024
 _PICKLE_FOLDERS = (
     "data/lra_processed", "lra_processed", "data/lra-processed", "lra-processed", ".", "pickles", "data", "datasets",

@@ -20,7 +20,7 @@ from proxytune.datasets.pathfinder_formats import FOLDERS, UNNAMED, pathfinder_f
 from proxytune.datasets.pathfinder_generator import draw_chunk
 from proxytune.datasets.pictures import black_convention, shifted
 from proxytune.datasets.shared_formats import NAMED
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, NAMED_PICKLES, Format, Source
 from proxytune.datasets.task import Rows, TaskInfo
 
 CONTOUR_LENGTHS = {"easy": 6, "medium": 9, "hard": 14}
@@ -69,7 +69,7 @@ class Pathfinder:
         difficulty = f"{self.difficulty} ({FOLDERS[self.difficulty]}, {contour} dashes)"
         if form in (*PACKED_FORMS, UNNAMED, NAMED):
             validation = "as packed"
-        if form in (UNNAMED, NAMED):
+        if form in (UNNAMED, NAMED, NAMED_PICKLES, NAMED_NPZ):
             difficulty = "not named by the files"
         elif form is not None and form.startswith("generated"):
             validation = "drawn anew, an eighth of the train images"

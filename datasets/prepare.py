@@ -2,7 +2,7 @@
 
 A prepared task is a folder `<cache>/<name>-<address>` with one Arrow file a split and manifest.json. The
 address covers task, options, source digest and reader version. It is written under a file lock to a temporary
-name and renamed when complete, so several processes may ask at once and nobody sees half of it.
+name and renamed when complete, so several processes may ask at once and no reader sees an incomplete one.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from filelock import FileLock
 
 from proxytune.datasets.arrow_store import Split, SplitRecord
+from proxytune.datasets.completeness import COMPARISONS
 from proxytune.datasets.conversion import (
     MANIFEST,
     Progress,
@@ -63,6 +64,12 @@ class PreparedTask:
     validation: Split
     records: Mapping[str, SplitRecord]
     options: Mapping[str, Any]
+
+    @property
+    def compared(self) -> str:
+        """In one line, how the data compare with the original; empty for generated data."""
+        conventions = self.info.conventions
+        return "; ".join(conventions[key] for key in COMPARISONS if key in conventions)
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read all of train and validation; raises DataError that names a damaged file and both sha256."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from proxytune.datasets import text
 from proxytune.datasets.errors import DataError
-from proxytune.datasets.packed import NPZ, PICKLES, S4_CACHE, Packing, packed_formats, read_ids
+from proxytune.datasets.packed import NPZ, PACKED_FORMS, S4_CACHE, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length, whole_label
 
 _ROWS_PER_BLOCK = 256
@@ -54,8 +54,8 @@ class Retrieval:
 
     def info(self, form: str | None = None) -> TaskInfo:
         """Two documents, two classes, over bytes."""
-        packed = form in (*PICKLES, S4_CACHE, NPZ)
-        unknown = form in (S4_CACHE, NPZ)
+        packed = form in PACKED_FORMS
+        unknown = form in (S4_CACHE, NPZ, NAMED_NPZ)
         kind: str = "as packed" if packed else self.documents
         if form == IDS_ONLY:
             kind = "the files' own bytes"

@@ -1,4 +1,4 @@
-"""Reads the pickles in which CIFAR-10 and LRA copies are handed round, and executes nothing.
+"""Reads the pickles in which CIFAR-10 and copies of LRA are distributed, and executes nothing.
 
 Only arrays, dtypes and scalars of numpy are known, and they are rebuilt here from their bytes: no function of
 numpy, and none of anything else, is called on the pickle's demand. Everything else raises DataError.

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 # Digest the content of up to this many files; of more (image folders), their names, sizes and times.
 _MAX_HASHED_FILES = 64
+NAMED_PICKLES, NAMED_NPZ = (
+    "pickles by name",
+    "npz by name",
+)  # the form of such files, whose ids are ready-made
 _SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 
 
@@ -223,7 +227,7 @@ def _shown(folder: str, pattern: str) -> str:
 def trees(
     root: Path, formats: Sequence[Format], records: Path | None, problems: dict[str, str]
 ) -> Iterator[FileTree]:
-    """The root's folder, then the archives in it that bear a format's name; or the root itself, an archive.
+    """The root's folder, then the archives in it whose names are those of a format; or the root itself, if it is an archive.
 
     Why an archive cannot be read is left in problems, by its path.
     """
@@ -265,4 +269,6 @@ def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format])
             raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
     absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
     parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
-    return Source(chosen.name, Path("/"), parts, format=chosen)
+    suffixes = {path.suffix.lower() for path in files.values()}
+    form = NAMED_PICKLES if suffixes & {".pickle", ".pkl"} else chosen.name
+    return Source(NAMED_NPZ if ".npz" in suffixes else form, Path("/"), parts, format=chosen)

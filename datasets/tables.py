@@ -91,7 +91,7 @@ def _read_delimited(
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{place}, line {reader.line_num}: {error}") from None
     finally:
-        text.detach()  # the stream is its opener's to close
+        text.detach()  # the caller closes the stream
 
 
 def _without_header(row: list[str], labels: Collection[str]) -> list[int]:

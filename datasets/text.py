@@ -3,7 +3,7 @@
 The Long Range Arena validates on the test set. Here 2,500 train reviews (half of each class, a fixed draw) are
 the validation split, so that a search never sees the test set; `validation="test"` is the official way. A copy
 with a validation split of its own keeps it. Reviews are put in order of their content before the draw, so that
-every form of the same reviews comes to the same splits.
+every form of the same reviews gives the same splits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from proxytune.datasets.errors import DataError
 from proxytune.datasets.packed import MEGA, NPZ, S4_CACHE, Packing, packed_formats, read_ids
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.shared_formats import NAMED, VALIDATION, hugging_face_formats
-from proxytune.datasets.sources import Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, Format, Source
 from proxytune.datasets.tables import TABLE_SUFFIXES, read_table
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, padded_length
 
@@ -27,7 +27,7 @@ _LABELS = {"neg": 0, "pos": 1, "negative": 0, "positive": 1, "0": 0, "1": 1, "0.
 
 ACL_IMDB, KAGGLE = "aclImdb", "Kaggle CSV"
 _ROWS_PER_BLOCK = 1024
-_UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ)
+_UNKNOWN_IDS = (MEGA, S4_CACHE, NPZ, NAMED_NPZ)
 COLUMNS = (("text", "review"), ("label", "sentiment"))
 _PARTS = ("train", "validation", "test")
 

@@ -3,7 +3,17 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a command that ran in the test's own process printed, and its exit code."""
+
+    code: int
+    stdout: str
+    stderr: str
 
 
 def command(*arguments: object) -> list[str]:

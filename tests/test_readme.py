@@ -1,4 +1,4 @@
-"""Every command of the README runs, in its order (searches are shortened; `make` is what CI runs around this test)."""
+"""Every command of README and tutorial runs, in its order (searches are shortened; `make` is what CI runs around this test)."""
 
 import os
 import re
@@ -24,14 +24,10 @@ SHORT = [
 ]
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def commands(page: str) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     return [shlex.split(line, comments=True) for line in lines]
-
-
-def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 
 
 def piped(command: list[str]) -> tuple[list[str], str | None]:
@@ -43,18 +39,15 @@ def piped(command: list[str]) -> tuple[list[str], str | None]:
 
 def test_make_targets_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = [command[1] for command in commands() if command[0] == "make"]
+    targets = [command[1] for command in commands("README.md") if command[0] == "make"]
     assert targets == ["demo", "test"]
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.timeout(1800)  # some 15 processes, six of which start Ray or load a model
-def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    env = os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    run = [(command[1:], given) for command, given in map(piped, commands()) if command[0] == "proxytune"]
-    wanted = {"check", "run", "show", "trials", "ui", "export", "verify", "evaluate", "predict", "train"}
-    assert wanted <= {verb[0] for verb, _ in run}
+def run_all(page: str, folder: Path, env: dict[str, str]) -> set[str]:
+    """Run every proxytune command of the page in the folder; the verbs."""
+    run = [(words[1:], given) for words, given in map(piped, commands(page)) if words[0] == "proxytune"]
     for verb, given in run:
         extra: list[str] = []
         if verb[0] in ("check", "run"):
@@ -63,7 +56,7 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
             extra = ["--print-command"]  # test_run.py serves it
         done = subprocess.run(
             command(*verb, *extra),
-            cwd=tmp_path,
+            cwd=folder,
             env=env,
             input=given,
             capture_output=True,
@@ -73,15 +66,64 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, tmp_path_factory: py
         )
         assert done.returncode == 0, f"{shlex.join(verb)}: {done.stderr}"
         assert done.stdout.strip(), shlex.join(verb)
-    assert python_blocks()
-    for block in python_blocks():
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", block],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "parameters" in done.stdout
+    return {verb[0] for verb, _ in run}
+
+
+@pytest.fixture
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(1800)  # some 15 processes, six of which start Ray or load a model
+def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, environment: dict[str, str]) -> None:
+    verbs = run_all("README.md", tmp_path, environment)
+    assert {
+        "check",
+        "run",
+        "show",
+        "trials",
+        "ui",
+        "export",
+        "verify",
+        "evaluate",
+        "predict",
+        "train",
+    } <= verbs
+    (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", block],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_tutorial_ends_with_a_model(tmp_path: Path, environment: dict[str, str]) -> None:
+    (study,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/tutorial.md").read_text(), re.DOTALL)
+    (tmp_path / "study.yaml").write_text(study)
+    assert "export" in run_all("docs/tutorial.md", tmp_path, environment)
+    assert (tmp_path / "winner" / "model.pt2").exists()
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link() -> None:
+    """The command of `make docs`, whose --strict makes a warning an error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"],
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (REPOSITORY / "build/site/reference/study-file.html").read_text()
+    assert "steps between" in reference or "optimizer steps" in reference

@@ -27,7 +27,7 @@ from proxytune.tuning.trial.trial_run import TrialUpdate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1800)]
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 TOKEN = "alice-0123456789abcdef0123456789abcdef"
 
@@ -67,7 +67,7 @@ def serve(study: Study) -> Iterator[Callable[..., str]]:
         command = [sys.executable, "-P", "-m", "proxytune.tuning", "serve", "--port", str(port)]
         command += ["--storage", str(study.spec.storage)]
         servers.append(subprocess.Popen(["env", *(f"{k}={v}" for k, v in environment.items()), *command]))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 500
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).close()

@@ -28,7 +28,7 @@ shows what is there. This page is made by `make data-page` from the registry tha
   can be told apart.
 - A fingerprint is of the content: the same rows in the same order have the same one in any form. The form is recorded
   beside it, in the manifest, with every trial and in the export.
-- Every row of ListOps is evaluated: its brackets must fit, and it must come to its label. Ids of an unknown order
+- Every row of ListOps is evaluated: its brackets must fit, and its value must be its label. Ids of an unknown order
   (pickles, MEGA, S4, npz) cannot be.
 
 "Tested on": *real* files of the original source (for Retrieval real papers in pairs built again, for ListOps rows of

@@ -114,6 +114,15 @@ def test_hostile_zip_is_refused(name, tmp_path):
         archive_index(write_zip(tmp_path / "hostile.zip", **{name: b"x"}))
 
 
+def test_an_encrypted_zip_is_named(tmp_path):
+    path = write_zip(tmp_path / "secret.zip", a=b"x")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="member 'a' is encrypted"):
+        archive_index(path)
+
+
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_RATIO", 20)
     with pytest.raises(DataError, match="refused"):
@@ -197,11 +206,11 @@ def write_sparse_map(path: Path) -> None:
 BOMBS = {
     "sparse map": write_sparse_map,
     "old sparse map": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_SPARSE, 1), 20),
-    "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 200 << 20), 200),
-    "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 200 << 20), 200),
-    "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 200 << 20), 200),
-    "pax global header": lambda path: gzipped_zeros(path, header(tarfile.XGLTYPE, 200 << 20), 200),
-    "bytes after the end": lambda path: gzipped_zeros(path, tar_bytes(regular("a")), 200),
+    "GNU name header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGNAME, 100 << 20), 100),
+    "GNU link header": lambda path: gzipped_zeros(path, header(tarfile.GNUTYPE_LONGLINK, 100 << 20), 100),
+    "pax header": lambda path: gzipped_zeros(path, header(tarfile.XHDTYPE, 100 << 20), 100),
+    "pax global header": lambda path: gzipped_zeros(path, header(tarfile.XGLTYPE, 100 << 20), 100),
+    "bytes after the end": lambda path: gzipped_zeros(path, tar_bytes(regular("a")), 100),
     "many headers": lambda path: path.write_bytes(
         gzip.compress(
             b"".join(header(tarfile.XHDTYPE, 512) + b"9 a=bbbb\n" + bytes(503) for _ in range(5000))

@@ -74,6 +74,14 @@ def test_rows_that_are_missing_are_said_and_recorded(tmp_path):
     assert "official" not in conventions["validation"]
 
 
+def test_what_differs_is_one_line(tmp_path):
+    write_cifar(tmp_path / "root", sizes=(8, 8, 8))
+    prepared = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
+    assert prepared.compared.startswith("24 of 50,000 train rows")
+    assert prepared.compared.endswith("3 of 5 files data_batch_? are there")
+    assert prepare("listops-mini", cache=tmp_path / "cache", train_examples=10).compared == ""
+
+
 def test_three_of_five_batches_are_refused(tmp_path):
     write_cifar(tmp_path / "root", sizes=(8, 8, 8))
     (finding,) = find_sources(tmp_path / "root")

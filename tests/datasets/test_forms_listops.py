@@ -156,7 +156,9 @@ def test_mega_lines_of_words_are_evaluated(tmp_path):
         for split in ("train", "valid", "test"):
             suffix = "src" if kind == "input" else "label"
             (tmp_path / f"lra/listops/{kind}/{split}.{suffix}").write_text(text)
-    with pytest.raises(DataError, match=r"train\.src, line 2: the expression comes to 2, its target is 9"):
+    with pytest.raises(
+        DataError, match=r"train\.src, line 2: the expression has the value 2, its target is 9"
+    ):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
 
 
@@ -186,7 +188,9 @@ def test_any_file_by_name(form, tmp_path, packing, one_fingerprint):
         names = {"train": "mine.train.pickle", "validation": "mine.dev.pickle", "test": "mine.test.pickle"}
     files = {split: tmp_path / "root" / name for split, name in names.items()}
     prepared = prepare("listops", files=files, cache=tmp_path / "cache")
-    assert prepared.info.conventions["source"] == "files by name"
+    source = {"npz": "npz by name", "pickle": "pickles by name"}.get(form, "files by name")
+    assert prepared.info.conventions["source"] == source
+    assert ("unknown" in prepared.info.conventions["tokens"]) == (source != "files by name")
     assert prepared.fingerprint == one_fingerprint
 
 

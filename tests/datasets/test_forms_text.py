@@ -202,3 +202,12 @@ def test_data_deeper_down_are_pointed_at(archived, tmp_path):
     with pytest.raises(DataError, match=r"which holds a\n.*a/b.* looks like it") as error:
         prepare("text", root=root, cache=tmp_path / "cache")
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_an_incomplete_folder_and_a_bad_archive_are_both_named(tmp_path):
+    write_csvs(tmp_path, None)
+    (tmp_path / "imdb/test.csv").unlink()
+    (tmp_path / "imdb.zip").write_bytes(b"x" * 99)
+    with pytest.raises(DataError, match=r"missing: imdb/test\.csv.*\n.*imdb\.zip: truncated") as error:
+        prepare("text", root=tmp_path, cache=tmp_path / "cache")
+    assert len(str(error.value).splitlines()) == 3

@@ -58,6 +58,15 @@ def test_incomplete_and_damaged_sources_are_listed(tmp_path):
         find_sources(tmp_path / "nowhere")
 
 
+def test_a_folder_is_listed_once_whatever_links_lead_to_it(tmp_path):
+    (tmp_path / "lra_release/listops-1000").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (tmp_path / f"lra_release/listops-1000/basic_{split}.tsv").write_text("")
+    (tmp_path / "alias").symlink_to(tmp_path / "lra_release")
+    (finding,) = find_sources(tmp_path)
+    assert finding.place == f"{tmp_path}/lra_release/listops-1000"
+
+
 @pytest.mark.realdata
 def test_real_root(data_root):
     complete = {(finding.task, finding.form) for finding in find_sources(data_root) if not finding.missing}

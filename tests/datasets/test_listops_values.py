@@ -77,7 +77,7 @@ def tsv(targets: list[int], expressions: list[str] = EXPRESSIONS) -> io.BytesIO:
 
 def test_a_shifted_label_column_is_refused_with_its_line():
     with pytest.raises(
-        DataError, match=r"f\.tsv, line 2: the expression comes to 0, its target is 8 \(and 99 more"
+        DataError, match=r"f\.tsv, line 2: the expression has the value 0, its target is 8 \(and 99 more"
     ):
         list(read_tsv(tsv([TARGETS[-1], *TARGETS[:-1]]), "f.tsv"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,6 @@ from proxytune.models.attention import MECHANISMS
 from proxytune.models.config import ModelConfig
 from proxytune.models.footprint import MIB, footprint
 from proxytune.models.training import Trainer, TrainingConfig
-from proxytune.tuning.compare.mechanisms import one_thread, step_seconds
 
 NAMES = sorted(MECHANISMS)
 LINEAR = ["bigbird", "linformer", "nystromformer", "performer", "proxyformer"]
@@ -142,19 +140,6 @@ def test_linear_mechanisms_grow_linearly(name: str) -> None:
     for size, flops in steps:
         assert size == pytest.approx(steps[0][0], rel=0.05)
         assert flops == pytest.approx(steps[0][1], rel=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LINEAR)
-def test_time_grows_linearly(name: str) -> None:
-    """CPU seconds of a step's process, so that a busy machine hardly counts; quadratic growth would be 256-fold."""
-    with one_thread():
-        seconds = [
-            step_seconds(replace(config(name, n, num_layers=1), vocab_size=512), 1, 3, "cpu")
-            for n in (1024, 16384)
-        ]
-    print(f"{name}: {seconds[1] / seconds[0]:.1f} times the CPU seconds at 16 times the length")
-    assert seconds[1] < 40 * seconds[0]
 
 
 def test_reformer_grows_almost_linearly() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from proxytune.datasets import PreparedTask
+from proxytune.tuning.cli import main
+from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.export import ExportResult, export_study
 from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
@@ -22,7 +24,7 @@ from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
-from tests.commandline import proxytune
+from tests.commandline import Called, proxytune
 
 STUDY = {
     "name": "small",
@@ -37,6 +39,13 @@ STUDY = {
         "enqueue": [{"model.num_proxies": 4, "model.dropout": 0.1}],
     },
 }
+
+EXPORT_FILES = {
+    *("config.yaml", "metrics.json", "model.json", "provenance.json", "sweep.json", "card.md"),
+    *("weights.safetensors", "model.pt2", "model.onnx", "SHA256SUMS"),
+}
+"""What is in the folder of every export."""
+NO_PROGRAMS = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
 
 
 def checkpoints_in(folder: Path | str, configuration: str = "c", trial: int = 0) -> Checkpoints:
@@ -117,6 +126,26 @@ def run_cli(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """Runs `proxytune ARGUMENTS` in this process: what a user sees of it, without the seconds that its imports take."""
+
+    def run(*arguments: object, cwd: Path) -> Called:
+        capfd.readouterr()
+        code = 0
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr("sys.argv", ["proxytune", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as exit:
+                code = int(exit.code or 0)
+        shown = capfd.readouterr()
+        return Called(code, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
 def outbox_folder(tmp_path: Path) -> Path:
     """Of a study whose events a test makes up."""
     return tmp_path / "studies" / "study" / "outbox"
@@ -135,11 +164,19 @@ def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
     return append
 
 
+@pytest.fixture
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports leave out model.pt2 and model.onnx, which take ten seconds a folder; test_export.py has them."""
+    monkeypatch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Iterator[Finished]:
+    """The export has no programs."""
     folder = tmp_path_factory.mktemp("winner")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
+        patch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
         study = finish(parse_study(override(STUDY, [f"storage={folder}/studies"]), "test"))
         (written,) = export_study(study, folder / "export")
         yield Finished(study, written, prepare_task(study.spec.task))

@@ -59,7 +59,9 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
 
         find_cluster(address)  # a wrong one is reported before the data are prepared
     with data_progress(err, spec.task.name) as report:
-        prepare_task(spec.task, report)
+        prepared = prepare_task(spec.task, report)
+    if prepared.compared:
+        err.print(f"data: {prepared.compared}", highlight=False, markup=False)
     study = run_study(
         spec,
         address=address,

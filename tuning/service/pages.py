@@ -13,7 +13,6 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 
 from proxytune.tuning.errors import ProxytuneError
-from proxytune.tuning.report.page import write_report
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.spec.metrics import MEMORY
@@ -120,6 +119,8 @@ def _value(value: dict[str, Any]) -> str:
 @data.get("/studies/{name}/report")
 def report_for_page(study: StudyOf) -> Response:
     """The page that `proxytune report` writes."""
+    from proxytune.tuning.report.page import write_report  # plotly takes a second
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.html"
         write_report(study.folder / "outbox", path)

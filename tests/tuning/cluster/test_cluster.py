@@ -10,9 +10,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_files import read_study
 from tests.tuning.cluster.nodes import TOKEN
 
-pytestmark = pytest.mark.timeout(
-    1500
-)  # a cluster takes half a minute of a quiet machine, and this one may not be
+pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1500)]
 
 
 def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(
@@ -33,7 +31,7 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     jobs.stop("small")
     until(lambda: jobs.status("small") == "STOPPED")
     (end,) = tool.events("small", "study_end")  # our handler had its time
-    assert end["status"] == "interrupted"
+    assert end.status == "interrupted"
     before = tool.events("small", "end")
     assert {event.outcome for event in before} <= {"interrupted", "complete"}
     unended = [event for event in before if event.outcome == "interrupted"]
@@ -105,7 +103,6 @@ def test_what_a_cluster_refuses_a_driver_is_one_line(
     assert words in lines[0]
 
 
-@pytest.mark.slow
 def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster, tool) -> None:
     sick = cluster.caches / "sick"
     (sick / "torch-9.9.9.dist-info").mkdir(parents=True)

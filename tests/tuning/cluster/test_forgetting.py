@@ -7,6 +7,8 @@ from proxytune.tuning.run.driver import run_study
 from tests.benchmarks.turnaround import NoWorkTrainable, no_work_study
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.timeout(1200)
 def test_tune_forgets_trials_that_have_ended_and_runs_them_all(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bridge, "KEPT_TRIALS", 5)

@@ -37,6 +37,8 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @as_root
 @pytest.mark.parametrize("length", [0, 60])
 def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: Path, length: int) -> None:

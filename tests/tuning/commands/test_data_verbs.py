@@ -56,6 +56,8 @@ def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
         run("inspect", "listops-mini", "--option", "train_examples=50", "--examples", "0")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = []
     for name, extra in (("here", []), ("ray", ["--on-ray"])):
@@ -92,7 +94,7 @@ def test_found_is_ready_only_once_it_is_prepared(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("\t2\n", "\t3\n"))
     assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["found"]
     with pytest.raises(
-        DataError, match=r"basic_test\.tsv, line 2: the expression comes to 2, its target is 3"
+        DataError, match=r"basic_test\.tsv, line 2: the expression has the value 2, its target is 3"
     ):
         run("prepare", "listops", "--root", str(tmp_path / "root"))
 

@@ -17,7 +17,6 @@ from proxytune.tuning.confirm.confirm import record
 from proxytune.tuning.confirm.outcome import conclude
 from proxytune.tuning.confirm.retraining import Plan, Race, retraining_spec, retrainings
 from proxytune.tuning.confirm.test_split import accuracies_on_test
-from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.verify import verify_export
 from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
@@ -111,11 +110,9 @@ def test_every_reader_names_the_confirmed_winner_and_its_rule(
     study: Study,
     address: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    without_programs: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    facts = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
-    monkeypatch.setattr(export_module, "write_programs", lambda *_: facts)
     before = winner(study)
     assert before is not None
     assert (before.trial, before.rule) == (1, "best search value")

@@ -18,7 +18,6 @@ from proxytune.models.exported import read_sums
 from proxytune.tuning import best, export_study, load_study, pareto_front
 from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.errors import InputError, StorageError
-from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.verify import verify_export
 from proxytune.tuning.predict.exported import load_export
@@ -27,42 +26,31 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.data import prepare_task
-
-FILES = [
-    "SHA256SUMS",
-    "card.md",
-    "config.yaml",
-    "metrics.json",
-    "model.json",
-    "model.onnx",
-    "model.pt2",
-    "provenance.json",
-    "sweep.json",
-    "weights.safetensors",
-]
+from tests.tuning.conftest import EXPORT_FILES, Finished
 
 
-@pytest.fixture
-def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what takes ten seconds a folder and is tested on the shared one."""
-    facts = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
-    monkeypatch.setattr(export_module, "write_programs", lambda *_: facts)
+@pytest.fixture(scope="module")
+def complete(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export with its programs."""
+    (folder,) = export_study(finished.study, tmp_path_factory.mktemp("complete") / "export")
+    return folder
 
 
 def read(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def test_the_folder_is_complete_and_sha256sum_accepts_it(exported: Path) -> None:
-    assert sorted(path.name for path in exported.iterdir()) == FILES
-    assert sorted(read_sums(exported)) == sorted(set(FILES) - {"SHA256SUMS"})
-    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=exported, capture_output=True)
+def test_the_folder_is_complete_and_sha256sum_accepts_it(complete: Path) -> None:
+    assert {path.name for path in complete.iterdir()} == EXPORT_FILES
+    assert sorted(read_sums(complete)) == sorted(EXPORT_FILES - {"SHA256SUMS"})
+    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=complete, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_mode & 0o044 == 0o044 for path in exported.iterdir())
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in complete.iterdir())
+    assert verify_export(complete) == []
 
 
-def test_both_programs_ran_in_a_fresh_process_and_agree(exported: Path) -> None:
-    programs = read(exported, "provenance.json")["programs"]
+def test_both_programs_ran_in_a_fresh_process_and_agree(complete: Path) -> None:
+    programs = read(complete, "provenance.json")["programs"]
     for name in ("model.pt2", "model.onnx"):
         assert programs[name]["length"] == "1 to 128"
         assert programs[name]["max_logit_difference"] < 1e-4
@@ -88,8 +76,8 @@ def test_the_sweep_card_holds_the_whole_search(exported: Path, study: Study) -> 
     assert not {"storage", "database", "tracking"} & sweep["spec"].keys()
 
 
-def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: Path) -> None:
-    text = (exported / "card.md").read_text()
+def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(complete: Path) -> None:
+    text = (complete / "card.md").read_text()
     for words in (
         "one seed, unconfirmed",
         "among 5 trials",

@@ -82,7 +82,7 @@ def test_any_changed_value_of_any_file_names_the_file(exported: Path, data: st.D
 
 
 @pytest.mark.parametrize(
-    "name", ["card.md", "model.onnx", "model.pt2", "weights.safetensors", "SHA256SUMS", "config.yaml"]
+    "name", ["card.md", "model.json", "weights.safetensors", "SHA256SUMS", "config.yaml"]
 )
 def test_any_changed_byte_is_found_in_its_file(exported: Path, name: str) -> None:
     content = (exported / name).read_bytes()
@@ -96,13 +96,13 @@ def test_any_changed_byte_is_found_in_its_file(exported: Path, name: str) -> Non
 
 
 def test_files_that_are_gone_new_or_links_are_named(exported: Path) -> None:
-    (exported / "model.onnx").unlink()
+    (exported / "card.md").unlink()
     (exported / "notes.txt").write_text("mine")
-    os.replace(exported / "model.pt2", exported.parent / "elsewhere.pt2")
-    (exported / "model.pt2").symlink_to(exported.parent / "elsewhere.pt2")
+    os.replace(exported / "model.json", exported.parent / "elsewhere.json")
+    (exported / "model.json").symlink_to(exported.parent / "elsewhere.json")
     problems = verify_export(exported)
-    assert "model.onnx is missing" in problems
-    assert "model.pt2 is missing" in problems
+    assert "card.md is missing" in problems
+    assert "model.json is missing" in problems
     assert "notes.txt is not in SHA256SUMS" in problems
 
 

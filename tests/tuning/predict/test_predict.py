@@ -213,12 +213,11 @@ def test_other_data_is_told(exported: Path) -> None:
 
 
 def test_a_trained_model_becomes_a_folder_of_the_same_kind(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, without_programs: None
 ) -> None:
     from proxytune.tuning.export.verify import verify_export
     from proxytune.tuning.predict.train import over_seeds, train_once, train_seeds
 
-    monkeypatch.setattr(export_module, "write_programs", lambda *_: {})
     original = load_export(exported)
     trained = train_once(original.spec, QUIET)
     timing = {"seconds", "tokens_per_second"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.run.test_run import proxytune
+from tests.commandline import proxytune
 
 SHORT = [
     "training.steps=20",

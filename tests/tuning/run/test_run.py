@@ -6,12 +6,14 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
-from tests.commandline import command, proxytune
+from tests.commandline import Called, command, proxytune
+from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
 STUDY = """
 name: small
@@ -29,14 +31,17 @@ search:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Path:
-    """A folder in which a small study has been run."""
+    """A folder in which a small study has been run, extended by a trial, and run again."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.yaml").write_text(STUDY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
-        done = proxytune("run", "small.yaml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["trials"] == 4
+        for trials, extra in ((3, ["--set", "search.trials=3"]), (4, [])):
+            done = proxytune("run", "small.yaml", "--json", *extra, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["trials"] == trials
+            if trials == 3:
+                assert proxytune("extend", "small", "--trials", "4", cwd=folder).returncode == 0
     return folder
 
 
@@ -49,32 +54,43 @@ def mlflow_runs(storage: Path) -> list:
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
-def test_show_and_trials_tell_the_same(finished: Path) -> None:
-    shown = json.loads(proxytune("show", "small", "--json", cwd=finished).stdout)
-    rows = json.loads(proxytune("trials", "small", "--json", cwd=finished).stdout)
+def test_show_and_trials_tell_the_same(finished: Path, call: Callable[..., Called]) -> None:
+    shown = json.loads(call("show", "small", "--json", cwd=finished).stdout)
+    rows = json.loads(call("trials", "small", "--json", cwd=finished).stdout)
     assert shown["outcomes"] == Counter(row["outcome"] for row in rows)
     assert set(shown["outcomes"]) <= {"complete", "pruned"}
     assert shown["events_waiting"] == 0
     complete = [row["metrics"]["val_accuracy"] for row in rows if row["outcome"] == "complete"]
     assert shown["best"][0]["values"]["val_accuracy"] == max(complete)
-    assert "winner" in proxytune("show", "small", cwd=finished).stdout
-    assert "num_proxies" in proxytune("trials", "small", cwd=finished).stdout
+    assert "winner" in call("show", "small", cwd=finished).stdout
+    assert "num_proxies" in call("trials", "small", cwd=finished).stdout
 
 
-def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path) -> None:
+def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path, call: Callable[..., Called]) -> None:
     runs = mlflow_runs(finished / "studies")
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(parents) == 1
     assert sorted(run.data.tags["trial_key"] for run in children) == [f"small/{n}" for n in range(4)]
-    rows = {
-        row["trial"]: row for row in json.loads(proxytune("trials", "small", "--json", cwd=finished).stdout)
-    }
+    trials = json.loads(call("trials", "small", "--json", cwd=finished).stdout)
+    rows = {row["trial"]: row for row in trials}
     for run in children:
         row = rows[int(run.data.tags["trial_key"].partition("/")[2])]
         assert run.data.tags["outcome"] == row["outcome"]
         assert run.info.status == "FINISHED", "a pruned trial is no error"
         assert run.data.metrics["val_accuracy"] == row["metrics"]["val_accuracy"]
+
+
+def test_extending_trains_the_rest(finished: Path) -> None:
+    events = read_events(finished / "studies" / "small" / "outbox").events
+    first_end = next(index for index, event in enumerate(events) if event.kind == "study_end")
+    before, after = (
+        [event.trial for event in part if event.kind == "trial"]
+        for part in (events[:first_end], events[first_end:])
+    )
+    assert sorted(before) == [0, 1, 2]
+    assert after == [3]
+    assert {event.trial for event in events[first_end:] if event.kind in ("report", "end")} == {3}
 
 
 def test_running_again_trains_nothing(finished: Path) -> None:
@@ -84,30 +100,19 @@ def test_running_again_trains_nothing(finished: Path) -> None:
     assert "trial" not in kinds
 
 
-def test_the_export_is_whole_and_trains_to_the_same_accuracy(finished: Path) -> None:
-    done = proxytune("export", "small", "--no-register", "--out", "winner", cwd=finished)
-    assert done.returncode == 0, done.stderr
+def test_the_export_is_whole_and_trains_to_the_same_accuracy(
+    finished: Path, call: Callable[..., Called], without_programs: None
+) -> None:
+    done = call("export", "small", "--no-register", "--out", "winner", cwd=finished)
+    assert done.code == 0, done.stderr
     assert str(finished / "winner") in done.stdout
     folder = finished / "winner"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "SHA256SUMS",
-        "card.md",
-        "config.yaml",
-        "metrics.json",
-        "model.json",
-        "model.onnx",
-        "model.pt2",
-        "provenance.json",
-        "sweep.json",
-        "weights.safetensors",
-    ]
+    assert {path.name for path in folder.iterdir()} == EXPORT_FILES - NO_PROGRAMS.keys()
     metrics = json.loads((folder / "metrics.json").read_text())
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["study"] == "small"
     assert len(provenance["data"]["fingerprint"]) >= 32
-    trained = json.loads(
-        proxytune("train", "winner/config.yaml", "--json", "--out", "again", cwd=finished).stdout
-    )
+    trained = json.loads(call("train", "winner/config.yaml", "--json", "--out", "again", cwd=finished).stdout)
     assert trained["metrics"]["val_accuracy"] == metrics["val_accuracy"]
     assert trained["metrics"]["val_loss"] == metrics["val_loss"]
     assert (finished / "again" / "weights.safetensors").read_bytes() == (
@@ -115,8 +120,8 @@ def test_the_export_is_whole_and_trains_to_the_same_accuracy(finished: Path) -> 
     ).read_bytes()
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    refused = proxytune("export", "small", "--out", "winner", cwd=finished)
-    assert refused.returncode == 2
+    refused = call("export", "small", "--out", "winner", cwd=finished)
+    assert refused.code == 2
     assert "winner exists" in refused.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -172,38 +177,38 @@ def test_ui_serves_the_experiment_on_loopback(finished: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    finished: Path, arguments: list[str], words: list[str]
+    finished: Path, call: Callable[..., Called], arguments: list[str], words: list[str]
 ) -> None:
-    done = proxytune(*arguments, cwd=finished)
-    assert done.returncode == 2
-    progress = "starting Ray for study gpu"  # only a started Ray knows how many GPUs there are
-    lines = [line for line in done.stderr.splitlines() if line.strip() and line != progress]
-    assert len(lines) == 1, done.stderr
+    done = call(*arguments, cwd=finished)
+    assert done.code == 2
+    (line,) = done.stderr.splitlines()
     for word in words:
-        assert word in lines[0]
+        assert word in line
     assert not (finished / "elsewhere").exists()
     assert not (finished / "x").exists()
 
 
-def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path) -> None:
+def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path, call: Callable[..., Called]) -> None:
     trial = STUDY.partition("search:")[0]
     (finished / "trial.yaml").write_text(trial)
-    done = proxytune("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
-    assert done.returncode == 2
+    done = call("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
+    assert done.code == 2
     assert "fp16" in done.stderr
     assert "cpu" in done.stderr
 
 
-def test_check_prints_a_study_file_that_means_the_same(finished: Path) -> None:
+def test_check_prints_a_study_file_that_means_the_same(finished: Path, call: Callable[..., Called]) -> None:
     more = ("--set", "search.trials=9")  # the budget of the finished study is spent, which check refuses
-    (finished / "resolved.yaml").write_text(proxytune("check", "small.yaml", *more, cwd=finished).stdout)
+    (finished / "resolved.yaml").write_text(call("check", "small.yaml", *more, cwd=finished).stdout)
     first, second = (
-        proxytune("check", name, *more, "--json", cwd=finished).stdout
-        for name in ("small.yaml", "resolved.yaml")
+        call("check", name, *more, "--json", cwd=finished).stdout for name in ("small.yaml", "resolved.yaml")
     )
     assert json.loads(first) == json.loads(second)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(1800)
 def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
     long = [

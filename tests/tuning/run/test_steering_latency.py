@@ -1,8 +1,7 @@
-"""How long a wish from another terminal takes: from its command's start to the driver's word in the event log."""
+"""Requests from another terminal take effect in the middle of a training, not only at its next evaluation."""
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from proxytune.tuning.journal.events import Event, Noted, Reported, TrialEnded, TrialStarted
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.study import open_study
+from tests.commandline import command
 
 STUDY = """
 name: small
 task: {name: listops-mini, train_examples: 512}
 model: {num_layers: 1, embedding_dim: 16, feedforward_dim: 16, num_proxies: 4}
-training: {steps: 1000000, warmup_steps: 6, batch_size: 8, learning_rate: 1e-3, eval_every: 1000000}
+training: {steps: 1000000, warmup_steps: 6, batch_size: 8, learning_rate: 1e-3, eval_every: 3000}
 search:
   space: {model.num_proxies: {choice: [2, 4, 8]}}
   stopping: {name: none}
@@ -29,71 +30,88 @@ search:
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     (tmp_path / "small.yaml").write_text(STUDY)
-    script = "from proxytune.tuning.cli import main; main()"
     with open(tmp_path / "log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", script, "run", "small.yaml"], cwd=tmp_path, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command("run", "small.yaml"), cwd=tmp_path, stdout=log, stderr=log)
     yield process
     process.kill()
     process.wait()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_every_wish_is_heard_within_seconds(tmp_path: Path, driver: "subprocess.Popen[bytes]") -> None:
-    """One trial without an evaluation in sight, a second slot free: nothing but the driver's own attention counts."""
-    outbox = tmp_path / "studies" / "small" / "outbox"
+class Watched:
+    """The running study by its journal, and how long each request took."""
 
-    def events() -> list[dict[str, Any]]:
+    def __init__(self, folder: Path, driver: "subprocess.Popen[bytes]") -> None:
+        self._folder, self._driver = folder, driver
+        self.seconds: dict[str, float] = {}
+
+    def events(self) -> list[Event]:
+        outbox = self._folder / "studies" / "small" / "outbox"
         return read_events(outbox).events if outbox.exists() else []
 
-    def count(**wanted: Any) -> int:
-        return sum(all(event.get(key) == value for key, value in wanted.items()) for event in events())
-
-    def wait(condition: Callable[[], bool], seconds: float = 600) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+    def wait(self, condition: Callable[[Event], bool], known: int = 0) -> list[Event]:
+        """The events after the first `known`, once one of them meets the condition."""
+        deadline = time.monotonic() + 600
+        while not any(condition(event) for event in self.events()[known:]):
+            log = (self._folder / "log").read_text()
+            assert self._driver.poll() is None, log
+            assert time.monotonic() < deadline, log
             time.sleep(0.02)
+        return self.events()[known:]
 
-    wait(lambda: count(kind="trial") == 1)
-    study = open_study("small", tmp_path / "studies")
-    taken: dict[str, float] = {}
+    def trains(self, trial: int) -> None:
+        """Wait for the trial's first evaluation: its worker has started and trains."""
+        self.wait(lambda event: isinstance(event, Reported) and event.trial == trial)
 
-    def measure(wish: str, act: Callable[[], Any], **effect: Any) -> None:
-        before = count(**effect)
-        began = time.time()
+    def measure(self, request: str, act: Callable[[], Any], effect: Callable[[Event], bool]) -> None:
+        """Make the request; at most one evaluation of a trial may be reported before it takes effect."""
+        known, began = len(self.events()), time.time()
         act()
-        wait(lambda: count(**effect) > before)
-        seen = [event for event in events() if all(event.get(key) == value for key, value in effect.items())]
-        taken[wish] = seen[-1]["time_ms"] / 1000 - began
+        since = self.wait(effect, known)
+        index, seen = next((index, event) for index, event in enumerate(since) if effect(event))
+        self.seconds[request] = seen.time_ms / 1000 - began
+        reported = [event.trial for event in since[:index] if isinstance(event, Reported)]
+        assert len(reported) == len(set(reported)), f"{request}: after {self.seconds[request]:.1f} s"
 
-    measure("enqueue and extend: it starts", lambda: (enqueue(study, {"model.num_proxies": 8}), extend(study, 2)), kind="trial", trial=1)  # fmt: skip
-    measure(
-        "stop --trial while its worker starts: it has ended",
-        lambda: cancel_trial(study, 1),
-        kind="end",
-        trial=1,
+
+def starts(trial: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, TrialStarted) and event.trial == trial
+
+
+def ends(trial: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, TrialEnded) and event.trial == trial
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_request_takes_effect_before_the_second_next_evaluation(
+    tmp_path: Path, driver: "subprocess.Popen[bytes]", record_property: Callable[[str, object], None]
+) -> None:
+    """Counted in evaluations, thousands of steps apart, since a busy machine delays both alike."""
+    watched = Watched(tmp_path, driver)
+    watched.trains(0)
+    study = open_study("small", tmp_path / "studies")
+    enqueue(study, {"model.num_proxies": 8})
+    watched.measure("extend: a trial starts", lambda: extend(study, 2), starts(1))
+    watched.measure(
+        "stop --trial while its worker starts: it has ended", lambda: cancel_trial(study, 1), ends(1)
     )
     enqueue(study, {"model.num_proxies": 2})
     extend(study, 3)
-    wait(lambda: count(kind="trial", trial=2) == 1)
-    time.sleep(20)  # no event tells that it trains
-    measure(
-        "stop --trial of one that trains: it has ended", lambda: cancel_trial(study, 2), kind="end", trial=2
+    watched.trains(2)
+    watched.measure(
+        "stop --trial of a trial that trains: it has ended", lambda: cancel_trial(study, 2), ends(2)
     )
-    measure("pause: the trial is handed back", lambda: pause(study, on=True), kind="end", trial=0)
-    measure("resume: the trial goes on", lambda: pause(study, on=False), kind="trial", trial=0)
-    measure("stop: it is heard", lambda: request_stop(study, now=False), kind="log", text="stop")
-    measure(
-        "stop --now: the trial is handed back", lambda: request_stop(study, now=True), kind="end", trial=0
+    watched.measure("pause: the trial is handed back", lambda: pause(study, on=True), ends(0))
+    watched.measure("resume: the trial starts", lambda: pause(study, on=False), starts(0))
+    watched.measure(
+        "stop: it is noted",
+        lambda: request_stop(study, now=False),
+        lambda event: isinstance(event, Noted) and event.text == "stop",
     )
+    watched.measure("stop --now: the trial is handed back", lambda: request_stop(study, now=True), ends(0))
     assert driver.wait(300) == 75
-    for wish, seconds in taken.items():
-        print(f"{wish} after {seconds:.2f} s (load average {os.getloadavg()[0]:.1f})")
-    assert len(taken) == 7
-    who = {event.text: event.who for event in events() if event.kind == "log"}
-    assert {"pause", "resume", "stop", "stop now"} <= who.keys()
+    for request, seconds in watched.seconds.items():
+        record_property(request, f"{seconds:.2f} s at load {os.getloadavg()[0]:.1f}")
+    who = {event.text: event.who for event in watched.events() if isinstance(event, Noted)}
+    assert {"stop", "stop now"} <= who.keys()
     assert all("@" in name for name in who.values())

@@ -2,26 +2,58 @@
 
 import math
 
-from hypothesis import given
+import optuna
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.pruners import SuccessiveHalvingPruner
 
 from proxytune.tuning.search.rungs import MEDIAN_STARTUP, Entry, Rungs, best_share, better_half, rank
 
 values = st.floats(min_value=-100, max_value=100)
 
 
-def goes_on_reference(history: list[float], factor: int) -> bool:
-    """The last of `history` (minimised) is among the best 1/factor of all, rounded down, or next to them."""
-    keep = math.floor(len(history) / factor) + 1
-    return sum(value < history[-1] for value in history) < keep
+def optuna_goes_on(others: list[float], value: float, factor: int) -> bool:
+    """What Optuna's successive halving decides about a trial (minimised) that reaches a rung after others."""
+    study = optuna.create_study(
+        pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor, min_early_stopping_rate=0)
+    )
+    for reached in [*others, value]:
+        trial = study.ask()
+        trial.report(reached, 1)
+        goes_on = not trial.should_prune()
+    return goes_on
 
 
-@given(st.lists(values, min_size=1, max_size=40), st.integers(2, 5))
-def test_one_objective_agrees_with_the_plain_rule(history: list[float], factor: int) -> None:
+@settings(max_examples=50)
+@given(st.lists(values, min_size=1, max_size=15), st.integers(2, 5))
+def test_one_objective_agrees_with_optuna(history: list[float], factor: int) -> None:
+    """Optuna keeps the best 1/factor, rounded down. One more of n go on here: as in Optuna's rung of n that is filled up.
+
+    The trials that fill it up to the next multiple of factor are worse than all others.
+    """
     rungs = Rungs([10], best_share(factor))
     for trial, value in enumerate(history):
         rungs.enter(trial, 10, Entry(values=(value,)))
-        assert rungs.goes_on(trial, 10) == goes_on_reference(history[: trial + 1], factor)
+    missing = factor - len(history) % factor
+    expected = optuna_goes_on([*history[:-1], *([1e9] * missing)], history[-1], factor)
+    assert rungs.goes_on(len(history) - 1, 10) == expected
+
+
+@pytest.mark.parametrize(
+    ("factor", "arrivals"),
+    [
+        (2, [(5.0, True), (6.0, True), (7.0, False), (4.0, True), (5.5, True), (6.5, False)]),
+        (3, [(5.0, True), (6.0, False), (5.5, True), (4.0, True), (4.5, True), (5.2, False)]),
+        (3, [(1.0, True), (1.0, True), (1.0, True), (2.0, False)]),  # equals go on together
+    ],
+)
+def test_the_rule_by_hand(factor: int, arrivals: list[tuple[float, bool]]) -> None:
+    """Of n arrivals so far, a new one goes on if fewer than n // factor + 1 are better."""
+    rungs = Rungs([10], best_share(factor))
+    for trial, (value, on) in enumerate(arrivals):
+        rungs.enter(trial, 10, Entry(values=(value,)))
+        assert rungs.goes_on(trial, 10) == on, trial
 
 
 def test_only_the_first_crossing_counts() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from proxytune.tuning.journal.events import StudyEnded, StudyStarted
+from proxytune.tuning.journal.events import Noted, StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.service.auth import Tokens
@@ -61,9 +62,15 @@ class Driver:
         self.study.storage.engine.dispose()
 
     def hears(self) -> None:
-        """Look at once at what others wish, as it does every second."""
-        self.controller._steering._polled = -1e9
-        self.controller.poll()
+        """Read at once what others request, as it does every second."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+            self.controller.poll()
+
+    def noted(self) -> list[str]:
+        """The lines of the event log so far."""
+        events = read_events(self.study.folder / "outbox").events
+        return [event.text for event in events if isinstance(event, Noted)]
 
 
 @pytest.fixture

@@ -74,6 +74,9 @@ def guarded(serve: Callable[..., str], make_spec, tokens) -> str:
     return serve(tokens=tokens, requests_per_minute=10**7)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(900)
 def test_a_few_requests_of_each_kind_get_what_the_document_says(guarded, tmp_path, record_property) -> None:
     counts = fuzz(
         guarded,

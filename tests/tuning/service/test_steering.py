@@ -53,10 +53,11 @@ def test_pause_and_resume(http, driver) -> None:
 def test_stop_now_and_later(http, driver) -> None:
     assert act(http, "stop").status_code == 202
     driver.hears()
-    assert (driver.controller.stopping, driver.controller._steering.now) == ("alice@http asked for it", False)
+    assert driver.controller.stopping == "alice@http asked for it"
+    assert driver.noted() == ["stop"]
     assert act(http, "stop", {"now": True}).status_code == 202
     driver.hears()
-    assert driver.controller._steering.now
+    assert driver.noted() == ["stop", "stop now"]
 
 
 def test_one_trial_is_ended(http, driver) -> None:
@@ -75,10 +76,10 @@ def test_one_trial_is_ended(http, driver) -> None:
 def test_extend_and_enqueue(http, driver) -> None:
     assert act(http, "extend", {"trials": 9}).status_code == 202
     driver.hears()
-    assert driver.controller._limits.budget == 9
+    assert driver.study.budget == 9
     assert act(http, "extend", {"trials": 2}).status_code == 202
     driver.hears()
-    assert driver.controller._limits.budget == 2
+    assert driver.study.budget == 2
     driver.controller.next_trial()  # the study file's own
     less = act(http, "extend", {"trials": 0})
     assert less.status_code == 422
@@ -111,11 +112,7 @@ def test_a_wrong_wish_is_told_and_changes_nothing(http, driver, action, body, st
     assert detail in answer.json()["detail"]
     assert answer.json()["hint"]
     driver.hears()
-    assert (driver.controller.paused_by, driver.controller.stopping, driver.controller._limits.budget) == (
-        None,
-        None,
-        4,
-    )
+    assert (driver.controller.paused_by, driver.controller.stopping, driver.study.budget) == (None, None, 4)
     assert len(driver.study.trials()) == 1  # what the study file enqueues
 
 

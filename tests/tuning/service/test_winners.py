@@ -114,7 +114,7 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
             time.sleep(0.05)
 
 
-def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path) -> None:
+def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path, without_programs) -> None:
     driver = Driver(make_spec("search.stopping.name=none", "search.trials=1"))
     assert driver.train() == 0
     driver.end()

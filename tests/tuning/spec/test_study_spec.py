@@ -38,7 +38,8 @@ def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) 
     if "model.contrastive_temperature" not in spec.search.space or not spec.search.enqueue:
         return  # a comparison of mechanisms, each in its own paper's setting, or a task that the paper has not
     first = spec.search.enqueue[0]
-    assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (128, 0.07)
+    proxies = 64 if name == "recall" else 128  # its sequences are short
+    assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (proxies, 0.07)
     assert first["model.dropout"] == 0.1
 
 
@@ -245,6 +246,8 @@ def test_a_task_brings_its_protocol_and_the_file_overrides_it() -> None:
     assert training(steps=5)["warmup_steps"] == 0  # OneCycleLR cannot rise within one step
     for name, path in shipped_studies().items():  # what ships says so itself, and says the same
         task, written = read_yaml(path)["task"]["name"], read_yaml(path)["training"]
+        if name == "recall":
+            continue  # the demo, shortened to two minutes
         same = {key: value for key, value in with_protocol(task, {}).items() if key != "eval_every"}
         assert {key: written[key] for key in same} == same, name
 

@@ -104,9 +104,7 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
     assert "its folder must exist and be writable" in shipper.error
     assert "\n" not in shipper.error
     wait_for(lambda: last_error(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune") == shipper.error)
-    before = time.monotonic()
-    assert shipper.close(0.5) > 0
-    assert time.monotonic() - before < 30
+    assert shipper.close(0.5) > 0, "it does not wait until MLflow can be opened"
     outbox.close()
 
 
