@@ -176,9 +176,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Iter
     folder = tmp_path_factory.mktemp("winner")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
-        patch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
         study = finish(parse_study(override(STUDY, [f"storage={folder}/studies"]), "test"))
-        (written,) = export_study(study, folder / "export")
+        with patch.context() as export_patch:
+            export_patch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
+            (written,) = export_study(study, folder / "export")
         yield Finished(study, written, prepare_task(study.spec.task))
 
 

@@ -13,7 +13,7 @@ from proxytune.tuning.store.study import Study
 
 
 def is_fixed_list(study: Study) -> bool:
-    """Whether the study trains a list of configurations, of which nothing is selected: a grid, or all enqueued."""
+    """Whether the study trains a fixed list of configurations without selection: a grid, or all enqueued."""
     search = study.spec.search
     return search.sampler.name == "grid" or len(search.enqueue) >= study.budget
 

@@ -40,7 +40,7 @@ def candidates(study: Study, top: int) -> list[FrozenTrial]:
 
 
 def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    """Why there is no candidate: the complete trial that is nearest to the constraints."""
+    """The reason why there is no candidate, with the complete trial that is nearest to the constraints."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         return f"study {study.name} has no trial of the full budget yet; run it further"

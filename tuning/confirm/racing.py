@@ -53,7 +53,7 @@ def clearly_worse(table: Floats) -> NDArray[np.bool_]:
 
 
 def race(values: Mapping[int, Sequence[Sequence[float] | None]]) -> dict[int, int]:
-    """Who is eliminated after how many seeds, by what is known so far.
+    """The eliminated candidates and after how many seeds, from the values so far.
 
     Waves are judged one after the other, each as soon as every candidate that is still in has its value, so the
     outcome does not depend on the order in which values came.

@@ -136,7 +136,7 @@ class Race(StudyController):
         self._judge()
 
     def _judge(self) -> None:
-        """See who is eliminated by now, and empty the queue of them and of what an earlier plan left there."""
+        """Update the eliminations, and remove the eliminated candidates and points of an earlier plan from the queue."""
         trials = self._study.get_trials(deepcopy=False)
         values = measured(self._plan, retrainings(trials), self._spec.search.objectives)
         before, self._out = self._out, race(values)

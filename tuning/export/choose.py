@@ -1,4 +1,4 @@
-"""Which trial an export holds, by a rule that a reader can apply again to the trials of sweep.json (verify does).
+"""The choice of the exported trial, by a rule that can be applied again to the trials in sweep.json (verify does).
 
 Every rule works on the eligible trials: trained to the full budget, within every constraint.
 """

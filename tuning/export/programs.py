@@ -83,7 +83,7 @@ def _checked(path: Path, model: "Classifier", prepared: "PreparedTask", *, fixed
 
 
 def _child(*arguments: str, seconds: float) -> dict[str, Any]:
-    """What a process of this module prints last, or {"missing": why it printed nothing}."""
+    """The last line that a process of this module prints, or {"missing": reason}."""
     command = [sys.executable, "-P", "-m", __name__, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -109,7 +109,7 @@ def _write(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         program, length = export_program(build_classifier(folder))
         torch.export.save(program, folder / PT2)
-    except Exception as error:  # whatever the exporter meets in this model: said, and the export goes on
+    except Exception as error:  # any failure of the exporter is recorded; the export continues
         return {name: {"missing": _reason(error)} for name in (PT2, ONNX)}
     facts: dict[str, dict[str, Any]] = {PT2: {"length": length}, ONNX: {"length": length}}
     for package in ("onnxscript", "onnxruntime"):
@@ -186,7 +186,7 @@ def _run_onnx(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of what an exporter says in many."""
+    """An exporter's message as one line."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)

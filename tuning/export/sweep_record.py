@@ -12,7 +12,7 @@ from proxytune.tuning.store.records import TrialRecord, strict_json
 from proxytune.tuning.store.study import Study
 
 OF_THE_MACHINE = {"storage", "database", "tracking"}
-"""Sections of a study file that say where things lie on the machine that searched; a card leaves them out."""
+"""Sections of a study file with paths and addresses of the searching machine; the record omits them."""
 
 
 def sweep_card(

@@ -1,4 +1,4 @@
-"""Whether an export folder is as it was written, and whether its winner is the one that its own rule chooses.
+"""Check that an export folder is unchanged, and that its winner follows from its own rule.
 
 SHA256SUMS finds every changed file. The contents are also compared with each other, so that a folder whose sums were
 rewritten after a change is found too: every trial's record, the choice, the configuration, the metrics, the model, and

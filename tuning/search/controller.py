@@ -2,7 +2,7 @@
 
 One driver owns it. Ray's adapters (cluster/bridge.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
 A trial that was interrupted is WAITING in Optuna, with its number and parameters, so that `ask` hands it out again
-before anything new; its rungs and reports are in the storage, and a step that was reported once is not told twice.
+before any new trial; its rungs and reports are in the storage, and a step is reported once.
 """
 
 from collections.abc import Mapping
@@ -105,18 +105,18 @@ class StudyController:
         self._limits.resume(float(attributes.get(SECONDS, 0.0)))
 
     def stop(self, reason: str, *, now: bool = True) -> None:
-        """Start nothing more and interrupt what runs at its next update, or (not `now`) let it run to its end.
+        """Start no more trials; interrupt running trials at their next update or, without `now`, let them finish.
 
         Safe to call from a signal handler.
         """
         self._steering.stop(reason, now)
 
     def hold(self, resources: Mapping[str, float]) -> None:
-        """What each trial holds on the cluster (`cpu`, `gpu`); a packed trial holds its share of a GPU instead."""
+        """Resources of each trial on the cluster (`cpu`, `gpu`); a packed trial has a share of a GPU instead."""
         self._resources = Resources(**resources)
 
     def pack(self, gpu_mib: float, most: int) -> None:
-        """Give trials shares of GPUs from now on; what earlier drivers learnt of their memory counts."""
+        """Give trials shares of GPUs from now on, with the memory use that earlier drivers measured."""
         self._packing = Packing(gpu_mib, most, float(self._study.user_attrs.get(GPU_WORST, 0.0)))
 
     @property
@@ -140,7 +140,7 @@ class StudyController:
         return self._steering.paused_by
 
     def requeue_live(self) -> None:
-        """Hand back what is still out with a worker when the driver leaves."""
+        """Hand back the trials that still run when the driver ends."""
         for number in list(self.live):
             self._interrupt(number, self.stopping or "the driver stopped")
 
@@ -155,7 +155,7 @@ class StudyController:
         return None
 
     def _ask(self) -> Assignment | None:
-        """One trial from Optuna; None if its prediction breaks a constraint, which is then told without a run."""
+        """A trial from Optuna; None if its prediction breaks a constraint. It then ends without being run."""
         self._study.sampler = make_sampler(self._spec, self._next_number, self._earlier)
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
@@ -215,7 +215,7 @@ class StudyController:
         return self._study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
-        """Note what a trial says; True: it is to stop now.
+        """Record a trial's update; True: the trial must stop now.
 
         Raises:
             StorageError: there is no room for the trial's checkpoint; it is handed back.
@@ -264,12 +264,12 @@ class StudyController:
             self._end(number, Outcome.FAILED, reason)
 
     def hand_back(self, number: int, reason: str) -> None:
-        """The trial goes on later, from its newest checkpoint, before anything new."""
+        """Requeue the trial: it resumes from its newest checkpoint, before any new trial."""
         if number in self.live:
             self._interrupt(number, reason)
 
     def again(self, number: int) -> None:
-        """The trial's worker was lost and another one goes on from the newest checkpoint."""
+        """The trial's worker was lost; another worker resumes it from the newest checkpoint."""
         if (live := self.live.get(number)) is not None:
             live.attempt += 1
             live.trial.set_user_attr(ATTEMPT, live.attempt)
@@ -315,7 +315,7 @@ class StudyController:
         self._end_event(number, end)
 
     def _tell(self, trial: optuna.Trial, end: Mapping[str, Any]) -> None:
-        """Tell Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
+        """Report to Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
         for metric, excess in self._judgement.excesses(end).items():
             trial.set_constraint(metric, excess)
         state = TrialState[Outcome(end["outcome"]).optuna_state]

@@ -39,7 +39,7 @@ class Judgement:
             self.bracket(trial.number).enter(trial.number, rung, Entry.from_json(entry))
 
     def verdict(self, update: TrialUpdate, left_behind: bool) -> tuple[Outcome, str] | None:
-        """How a trial ends by what it says, and why; None: it goes on. `left_behind`: a rung stops it."""
+        """The outcome of an update and its reason; None: the trial continues. `left_behind`: a rung stops it."""
         if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             return update.outcome, update.reason
         values = [] if update.metrics is None else self.values(update.metrics)
@@ -63,7 +63,7 @@ class Judgement:
         return Entry(values=tuple(values), violation=violation(self._constraints, metrics))
 
     def broken(self, profile: Mapping[str, float]) -> str:
-        """Which constraints break, with the values; empty if none does."""
+        """The violated constraints with their values; empty if all hold."""
         return ", ".join(
             f"{constraint.metric} {profile[constraint.metric]:.4g}"
             for constraint in self._constraints

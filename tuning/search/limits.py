@@ -11,7 +11,7 @@ from proxytune.tuning.store.attributes import END, reported_steps
 
 
 class Limits:
-    """What a study may spend, and what it has spent.
+    """The budget of a study and what it has spent.
 
     Attributes:
         budget: trials in all; 0 until the controller has read the stored one.

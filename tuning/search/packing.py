@@ -1,9 +1,9 @@
-"""`gpu: auto`: how many trials share a GPU, from what each is predicted to take and what trials like it did take.
+"""`gpu: auto`: how many trials share a GPU, from predicted memory and the measured memory of similar trials.
 
 A trial's need is its predicted peak times a margin, and the context that CUDA keeps for each process. It gets 1/n of a
 GPU, where n such trials fit. The margin begins at START_MARGIN and is then what was measured: the worst ratio of taken
 to predicted bytes so far and a tenth more. A worker cannot take more than its share (torch's limit for the process), so
-one that was given too little spoils no other: it is handed back and goes on with a whole GPU.
+a trial that was given too little does not affect others: it is requeued with a whole GPU.
 """
 
 import math
@@ -47,7 +47,7 @@ def packed_slots(
 
 @dataclass
 class Packing:
-    """The GPUs of a cluster and what is known of the trials' memory on them.
+    """The GPUs of a cluster and the measured memory of trials on them.
 
     gpu_mib: of the smallest GPU. most: trials that the cores of a node allow on each of its GPUs. worst: the highest
     ratio of taken to predicted memory so far; 0: none is known.

@@ -1,7 +1,7 @@
-"""Rungs: where trials are compared, and which of them go on, over any number of objectives.
+"""Rungs: the steps at which trials are compared, and which trials continue, for any number of objectives.
 
 Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934, the stopping form) keeps the best 1/reduction_factor of
-all that have reached a rung so far, and one more in place of the fraction; so the first one always goes on. Hyperband (Li et al. 2018) runs
+all that have reached a rung so far, and one more in place of the fraction; the first trial always continues. Hyperband (Li et al. 2018) runs
 several such brackets that begin later and later; the median rule (Golovin et al. 2017) compares at every evaluation and
 keeps the better half once enough trials are there. Best means: feasible before infeasible, then the non-dominated
 front it lies on, then the wider space around it on that front (Deb et al. 2002, NSGA-II); with one objective this is
@@ -35,10 +35,10 @@ class Entry:
 
 
 class Rungs:
-    """Who has crossed which rung with what. Holds no state of its own beyond what `enter` was told."""
+    """The trials that crossed each rung, with their values. Its only state is what `enter` recorded."""
 
     def __init__(self, steps: Sequence[int], keep: Callable[[int], int]) -> None:
-        """`keep` says how many of the n trials that have reached a rung go on from it."""
+        """`keep` maps the number of trials that have reached a rung to the number that continue."""
         self.steps = tuple(steps)
         self._keep = keep
         self._entries: dict[int, dict[int, Entry]] = {step: {} for step in self.steps}
@@ -48,11 +48,11 @@ class Rungs:
         return max((rung for rung in self.steps if before < rung <= step), default=None)
 
     def enter(self, trial: int, rung: int, entry: Entry) -> None:
-        """Note a crossing; only the first one of a trial counts."""
+        """Record a crossing; only the first crossing of a trial counts."""
         self._entries[rung].setdefault(trial, entry)
 
     def goes_on(self, trial: int, rung: int) -> bool:
-        """Whether a trial that has entered the rung is among those to be trained on, by what is known now."""
+        """Whether a trial that has entered the rung continues, given the trials that have entered it so far."""
         entries = self._entries[rung]
         keep = self._keep(len(entries))
         own = entries[trial]

@@ -1,4 +1,4 @@
-"""A trial on its way: what its worker is given, and what the controller remembers of it while it runs."""
+"""A running trial: what its worker receives, and the state that the controller keeps while it runs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

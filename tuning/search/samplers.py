@@ -1,4 +1,4 @@
-"""The samplers, Optuna's and our own, by the names of the study file, seeded so that a resumed study proposes what an unbroken one does."""
+"""The samplers by their names in the study file, seeded so that a resumed study proposes the same trials."""
 
 import warnings
 from collections.abc import Callable, Sequence

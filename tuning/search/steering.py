@@ -1,4 +1,4 @@
-"""What other terminals request of the driver: stop, pause, resume, extend, cancel (store/steering.py posts it)."""
+"""Requests of other terminals to the driver: stop, pause, resume, extend, cancel (store/steering.py posts it)."""
 
 import math
 import time
@@ -59,7 +59,7 @@ class Steering:
         self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
 
     def _obey(self, request: Request) -> bool:
-        """Do what another terminal requested; False: it stays pending."""
+        """Handle one request; False: it stays pending."""
         who = request.who
         if request.kind is Kind.STOP:
             now = bool(request.value["now"])

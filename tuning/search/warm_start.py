@@ -1,4 +1,4 @@
-"""Warm start: what an earlier study gives to a new one, frozen when the new one is created.
+"""Warm start: trials of an earlier study for a new one, frozen when the new study is created.
 
 Two things, each as far as the two studies agree:
 
@@ -169,7 +169,7 @@ def _difference(spec: StudySpec, new: Mapping[str, Any], config: Mapping[str, An
 def _told(
     spec: StudySpec, source: StudySpec, trial: FrozenTrial, metrics: Mapping[str, float]
 ) -> dict[str, Any] | None:
-    """What a sampler of the new study may learn of a trial's success; None: nothing."""
+    """What the new study's sampler sees of a trial's result; None: nothing."""
     if trial.state == TrialState.COMPLETE:
         values = [metrics.get(name) for name in spec.search.objectives]
         return {"state": "COMPLETE", "values": values, "steps": {}} if None not in values else None

@@ -1,4 +1,4 @@
-"""What contradicts itself in a study whose sections are each valid."""
+"""Contradictions between sections of a study that are valid by themselves."""
 
 from __future__ import annotations
 

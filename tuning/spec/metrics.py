@@ -1,4 +1,4 @@
-"""The metrics of a trial: their names, units and meanings, said once."""
+"""The metrics of a trial: names, units and meanings, defined once."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric: its unit ("" = a share or a pure number), what it means, and how it comes to be known.
+    """One metric: its unit ("" = a share or a pure number), its meaning, and how it is obtained.
 
     report: from training, in each report. predicted: once for each model configuration, before anything runs.
     measured: once for each distinct model configuration, before its training, where the study asks for it.

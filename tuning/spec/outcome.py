@@ -1,4 +1,4 @@
-"""How a trial stands or ended, and how a driver left a study, with what Optuna and MLflow call it."""
+"""The outcomes of trials and the final states of drivers, with their Optuna states and MLflow statuses."""
 
 from enum import StrEnum
 

@@ -13,7 +13,7 @@ from proxytune.tuning.spec.metrics import MEMORY
 Objectives = Mapping[str, str]
 Points = Mapping[int, Mapping[str, float]]
 BEST_SEARCH_VALUE = "best search value"
-"""The rule by which `best` chooses, in words."""
+"""The rule of `best`, in words."""
 
 
 def sign(direction: str) -> float:

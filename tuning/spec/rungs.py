@@ -8,7 +8,7 @@ MAX_RUNGS = 100_000
 
 
 def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:
-    """The steps at which trials of `steps` steps are compared, lowest first; the full budget is none of them.
+    """The steps at which trials of `steps` steps are compared, lowest first, without the full budget.
 
     Raises:
         ValueError: there is no rung below the budget, or there are more than MAX_RUNGS.

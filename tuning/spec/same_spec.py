@@ -1,4 +1,4 @@
-"""Whether a stored study may go on under a spec: the same but for its budget and what no result depends on."""
+"""Whether a stored study may resume with a spec: it may differ in the budget and in keys that no result depends on."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def check_same(known: StudySpec, wanted: StudySpec) -> None:
     """
     stored, new = (json.loads(spec.model_dump_json()) for spec in (known, wanted))
     for spec in (stored, new):
-        # Data may move; their fingerprint tells whether they changed.
+        # Data may move; their fingerprint shows whether they changed.
         spec["task"] = {
             key: value for key, value in spec["task"].items() if key not in ("root", "files", "partial")
         }

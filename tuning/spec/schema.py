@@ -1,4 +1,4 @@
-"""The study file as a JSON schema, by which editors complete keys and mark mistakes."""
+"""The JSON schema of the study file, for completion and validation in editors."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping

@@ -25,7 +25,7 @@ class Sampler(Section):
 class Stopping(Section):
     """Which trials end early.
 
-    asha: rungs at min_steps * reduction_factor^k, one in reduction_factor goes on. hyperband: trials take turns on
+    asha: rungs at min_steps * reduction_factor^k, one in reduction_factor continues. hyperband: trials take turns on
     brackets that begin one rung later each, the last one without any rung. median: at every evaluation from min_steps on.
     """
 
@@ -49,7 +49,7 @@ class WarmStartSource(Section):
 
 
 class Search(Section):
-    """The space, what is optimised under which constraints, by whom, and for how long."""
+    """The search space, objectives, constraints, sampler, stopping rule and budget."""
 
     space: dict[str, Domain] = Field(min_length=1)
     objectives: dict[str, Direction] = Field(default={"val_accuracy": "maximize"}, min_length=1)

@@ -106,7 +106,7 @@ class StudySpec(TrialSpec):
         return validated(TrialSpec, values, where=None)
 
     def rung_steps(self) -> tuple[int, ...]:
-        """The steps at which trials are compared, lowest first; the full budget is none of them."""
+        """The steps at which trials are compared, lowest first, without the full budget."""
         return rung_steps(self.search.stopping, int(self.training["steps"]), int(self.training["eval_every"]))
 
 

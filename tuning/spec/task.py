@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # imported where a task is looked up: the names of keys need 
 
 
 class Task(BaseModel):
-    """Which data: the task, where it lies, and the task's own options (max_length, train_examples, ...)."""
+    """The data: the task, its location, and the task's own options (max_length, train_examples, ...)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

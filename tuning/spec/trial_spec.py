@@ -1,4 +1,4 @@
-"""TrialSpec: one training, complete; an export's `config.yaml`, and what every trial of a study gets."""
+"""TrialSpec: the complete configuration of one training; `config.yaml` of an export holds one."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class TrialSpec(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of all that a training depends on: not the study's name, the resources, or where the data lies."""
+        """sha256 of all that a training depends on: without the study's name, the resources and the location of the data."""
         values = self.model_dump(mode="json", include={"task", "model", "training"})
         values["task"].pop("root", None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

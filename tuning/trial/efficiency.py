@@ -1,4 +1,4 @@
-"""How fast a configuration trains and answers, and what it takes: measured on the task's real batches."""
+"""Training and inference speed and memory of a configuration, measured on real batches of the task."""
 
 import hashlib
 import json
@@ -118,7 +118,7 @@ def sequences_per_second(
 
 
 def _clock(device: str) -> Callable[[], float]:
-    """Seconds, once the device has done what it was told."""
+    """Seconds, after the device has finished its queued work."""
 
     def now() -> float:
         if device == "cuda":
@@ -178,7 +178,7 @@ def _key_facts(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The CPU's model, as Linux says it."""
+    """The CPU's model name from /proc/cpuinfo."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""What a trial's process may take of its GPU, what it took, and how much there is."""
+"""GPU memory of a trial's process: its limit, its peak, and the total."""
 
 import torch
 
@@ -10,7 +10,7 @@ _MIB = 2**20
 
 
 def begin_on_gpu(spec: TrialSpec, share: float) -> None:
-    """Forget what the process's last trial left on the GPU, and hold this one to its share; nothing on a CPU."""
+    """Release the memory of the process's last trial and limit this one to its share; no effect on a CPU."""
     if trial_device(spec) == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What this machine refuses to train, told before anything starts instead of by every trial."""
+"""Checks of this machine before anything starts, instead of a failure in every trial."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ ANYWHERE = {"auto", "fp32"}
 
 
 def check_device(spec: StudySpec) -> None:
-    """Hold the study's precisions and GPUs to what this machine has; for a study whose trials run here.
+    """Check the study's precisions and GPUs against this machine, for a study whose trials run here.
 
     Raises:
         InputError: the key, its value and what is there.
@@ -41,7 +41,7 @@ def check_device(spec: StudySpec) -> None:
 
 
 def find_data(spec: StudySpec) -> str:
-    """Where the study's data are, in words; nothing is prepared.
+    """A description of where the study's data are; nothing is prepared.
 
     Raises:
         DataError: they are not there, incomplete, or cannot be generated.

@@ -1,4 +1,4 @@
-"""One training as a sequence of short updates: it can be stopped after any of them and goes on from its checkpoint."""
+"""A training as a sequence of short updates: it can be stopped after each and resumed from its checkpoint."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ EVALUATION_BATCH_SIZE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class TrialUpdate:
-    """What a trial reports when it has advanced: where it is, a report if an evaluation was due, and how it stands.
+    """The result of one `advance`: the step, metrics if an evaluation was due, and the outcome.
 
     outcome is running, complete, diverged, out_of_memory or failed; reason says why it failed.
     """
@@ -56,7 +56,7 @@ def is_out_of_room(error: OSError) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or a device had no memory left; torch's allocator for CPUs says so in words only."""
+    """Whether the machine or a device had no memory left; torch's CPU allocator only states it in the message."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -2,11 +2,13 @@
 
 import inspect
 
+from ray.tune import Trainable
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+from proxytune.tuning.cluster.trainable import TrialTrainable
 
 
 def test_ray_still_has_what_is_private() -> None:
@@ -31,18 +33,19 @@ def test_ray_still_has_what_is_private() -> None:
         assert hasattr(owner, name), f"this Ray has no {owner.__name__}.{name}: change cluster/ray_private.py"
 
 
-def test_tune_still_calls_the_hooks_that_the_bridge_overrides() -> None:
-    for ours, theirs in ((StudyScheduler, FIFOScheduler), (StudySearcher, Searcher)):
+def test_tune_still_calls_the_hooks_that_are_overridden() -> None:
+    pairs = ((StudyScheduler, FIFOScheduler), (StudySearcher, Searcher), (TrialTrainable, Trainable))
+    for ours, theirs in pairs:
         for name, hook in vars(ours).items():
             if name.startswith("_") or not inspect.isfunction(hook):
                 continue
             assert hasattr(theirs, name), (
-                f"this Ray has no {theirs.__name__}.{name}: change cluster/bridge.py"
+                f"this Ray has no {theirs.__name__}.{name}: change {ours.__module__}"
             )
             known = list(inspect.signature(getattr(theirs, name)).parameters)
             own = list(inspect.signature(hook).parameters)
             assert known[: len(own)] == own, (
-                f"this Ray calls {theirs.__name__}.{name} with {known}: change cluster/bridge.py"
+                f"this Ray calls {theirs.__name__}.{name} with {known}: change {ours.__module__}"
             )
 
 

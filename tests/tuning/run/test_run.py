@@ -15,6 +15,7 @@ from proxytune.tuning.journal.reading import read_events
 from tests.commandline import Called, command, proxytune
 from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
+pytestmark = pytest.mark.timeout(1500)  # the fixture starts Ray twice, which a busy machine takes minutes for
 STUDY = """
 name: small
 task: {name: listops-mini, train_examples: 512}

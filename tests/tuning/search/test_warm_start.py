@@ -1,14 +1,17 @@
 """Warm start: an earlier study's best go first and its trials inform the sampler, and nothing else of it is there."""
 
+import inspect
 import json
 import shutil
 
 import pytest
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study, check_study, read_warm_start
-from proxytune.tuning.search.warm_start import WarmStart
+from proxytune.tuning.search.curve_sampler import CurveSampler
+from proxytune.tuning.search.warm_start import WarmStart, WarmStartSampler
 from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.tuning.search.driving import Driver
@@ -174,3 +177,13 @@ def test_a_started_study_keeps_what_it_took(make_spec, old) -> None:
     assert begin_study(spec).budget == 30
     with pytest.raises(InputError, match=r"search\.warm_start\.top was 3, now 5"):
         begin_study(new_spec(make_spec, top=5))
+
+
+@pytest.mark.parametrize("sampler", [WarmStartSampler, CurveSampler])
+def test_optuna_still_calls_the_hooks_that_are_overridden(sampler: type[BaseSampler]) -> None:
+    for name, hook in vars(sampler).items():
+        if name.startswith("_") or not inspect.isfunction(hook):
+            continue
+        known = list(inspect.signature(getattr(BaseSampler, name)).parameters)
+        own = list(inspect.signature(hook).parameters)
+        assert known == own, f"this Optuna calls {name} with {known}: change {sampler.__module__}"
