@@ -14,12 +14,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from proxytune.tuning.cluster.ray_private import forget_trials
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.trial_run import TrialUpdate
-
-KEPT_TRIALS = 100
-"""Ended trials that Tune may still know; it asks for none of them."""
 
 
 class RayBridge:
@@ -128,7 +124,6 @@ class StudyScheduler(FIFOScheduler):
                     bridge.controller.poll()
             except Exception as error:
                 bridge.fail(error)
-        forget_trials(tune_controller, KEPT_TRIALS)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

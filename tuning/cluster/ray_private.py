@@ -43,27 +43,6 @@ def gcs_address(address: str) -> str:
     return str(canonicalize_bootstrap_address_or_die(address))
 
 
-def forget_trials(scheduled: Any, keep: int) -> None:
-    """Drop what Tune keeps of trials that have ended, but of the newest `keep`, once there are twice as many.
-
-    Missing: Tune keeps every trial for as long as it runs, 30 KiB each, and looks at all of them in every round.
-
-    Args:
-        scheduled: what a scheduler's methods get as `tune_controller`.
-    """
-    tune = scheduled._tune_controller
-    if len(tune._stopped_trials) + len(tune._failed_trials) < 2 * keep:
-        return
-    ended = (tune._stopped_trials | tune._failed_trials) - tune._live_trials - tune._trial_to_actor.keys()
-    old = set([trial for trial in tune._trials if trial in ended][:-keep])
-    for trials in (tune._stopped_trials, tune._failed_trials, tune._trials_to_cache):
-        trials -= old
-    for ordered in (tune._trials, tune._pending_trials_list):
-        ordered[:] = [trial for trial in ordered if trial not in old]
-    for trial in old:
-        tune._trial_metadata.pop(trial.trial_id, None)
-
-
 def session_folder() -> Path:
     """Where Ray keeps sockets, logs and packages on this node, in a process that is connected.
 
