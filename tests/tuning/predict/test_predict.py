@@ -35,7 +35,9 @@ QUIET = Console(quiet=True)
 def form(name: str, options: dict | None = None, conventions: dict[str, str] | None = None) -> InputFormat:
     task = Task.model_validate({"name": name} | (options or {}))
     info = task.info()
-    return InputFormat(task, ModelConfig(num_proxies=8, **task_fields(info)), dict(info.conventions) | (conventions or {}))
+    return InputFormat(
+        task, ModelConfig(num_proxies=8, **task_fields(info)), dict(info.conventions) | (conventions or {})
+    )
 
 
 @pytest.fixture(scope="module")
