@@ -158,7 +158,10 @@ def test_an_interrupted_preparation_exits_75_and_leaves_nothing(number: int, tmp
     while not (cache.exists() and list(cache.glob("*.lock"))):
         assert process.poll() is None
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 75
     assert "Traceback" not in errors
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
