@@ -78,7 +78,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, record_property: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1500, "height": 950})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)  # the first page after a cold start of the server
     page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
     page.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
     page.kept = []

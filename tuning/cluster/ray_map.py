@@ -14,20 +14,18 @@ Result = TypeVar("Result")
 def ray_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
     """Map over tasks on the connected cluster; results come in order, two a core are worked on ahead.
 
-    The form of `proxytune.datasets.parallel.Mapper`; `items` may be endless.
+    The form of `proxytune.datasets.parallel.Mapper`; `items` may be endless. Those worked on ahead when the caller leaves end
+    with it: `ray.cancel` of a task that is just completing ends the process (2.60, task_manager.cc, "Tried to complete task
+    that was not pending").
     """
     ahead = 2 * int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
     task: Any = ray.remote(_apply)  # Ray takes no partial as a task
     shared = ray.put(function)
     remaining = iter(items)
     pending: deque[Any] = deque(task.remote(shared, item) for item in islice(remaining, ahead))
-    try:
-        while pending:
-            yield ray.get(pending.popleft())
-            pending.extend(task.remote(shared, item) for item in islice(remaining, 1))
-    finally:
-        for reference in pending:
-            ray.cancel(reference)
+    while pending:
+        yield ray.get(pending.popleft())
+        pending.extend(task.remote(shared, item) for item in islice(remaining, 1))
 
 
 def _apply(function: Callable[[Item], Result], item: Item) -> Result:

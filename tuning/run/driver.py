@@ -90,7 +90,8 @@ def run_study(
         stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: controller.stop("another driver took the study over")
         if not controller.finished:
-            say(f"starting Ray for study {spec.name}")
+            if address == "local":
+                say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
                 _search(study, controller, address, trainable, watching)
