@@ -52,7 +52,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
             click.echo(text, nl=False)
             printed = (printed + text)[-1000:]
     except KeyboardInterrupt:
-        err.print(f"{spec.name} goes on; `proxytune logs {spec.name} -f` follows it again", highlight=False)
+        err.print(f"{spec.name} continues; `proxytune logs {spec.name} -f` follows it again", highlight=False)
         return
     end = jobs.newest(spec.name)
     while end is not None and end.alive:  # the log ends a moment before the job does
@@ -60,7 +60,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
         end = jobs.newest(spec.name)
     status = end.status if end is not None else "forgotten by the cluster"
     if status == "STOPPED" or " ".join(printed.split()).endswith(RESUMED):
-        raise Interrupted(f"study {spec.name} was stopped; the same command goes on where it was")
+        raise Interrupted(f"study {spec.name} was stopped; the same command resumes it")
     if status != "SUCCEEDED":
         raise ProxytuneError(f"the job of study {spec.name} ended as {status}")
 

@@ -89,7 +89,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
     assert "Traceback" not in log
     (line,) = [line for line in log.splitlines() if line.startswith("proxytune:")]
     assert "has died" in line
-    assert "the same command goes on" in line
+    assert "the same command resumes it" in line
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in processes.values())
 
     finished = {event.trial for event in events("end") if event.outcome == "complete"}
