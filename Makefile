@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-ci test-slow bench results check audit faults data-page docs format clean
+.PHONY: demo test test-e2e test-slow bench results check audit faults data-page docs format clean
 
 # Modules are compiled when they are first imported: compiling all of them takes longer than the demo's search.
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -28,9 +28,9 @@ demo: .venv/runtime
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# The slow tests that CI runs too: end-to-end studies on Ray, a browser, the HTTP interface's schema.
-test-ci: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m ci --numprocesses 2 --dist loadfile
+# End to end: a cluster of two nodes, kills, the state table, every README command, the browser. A quarter of an hour.
+test-e2e: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m e2e --numprocesses 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

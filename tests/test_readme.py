@@ -74,7 +74,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 @pytest.mark.timeout(1800)  # some 15 processes, six of which start Ray or load a model
 def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, environment: dict[str, str]) -> None:
     verbs = run_all("README.md", tmp_path, environment)

@@ -25,7 +25,7 @@ from tests.tuning.tracking.servers import MlflowServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ci]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.e2e]
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 NUM_TRIALS = 30

@@ -27,7 +27,7 @@ from proxytune.tuning.trial.trial_run import TrialUpdate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 TOKEN = "alice-0123456789abcdef0123456789abcdef"
 

@@ -10,7 +10,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_files import read_study
 from tests.tuning.cluster.nodes import TOKEN
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(

@@ -7,7 +7,7 @@ import pytest
 from proxytune.tuning.cluster.jobs import Jobs
 from tests.tuning.cluster.nodes import TOKEN, RayCluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

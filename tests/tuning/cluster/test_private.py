@@ -38,7 +38,7 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 @as_root
 @pytest.mark.parametrize("length", [0, 60])
 def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: Path, length: int) -> None:

@@ -119,7 +119,7 @@ except ray.exceptions.RaySystemError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
     """A driver that leaves at once does so under its search, which still runs in another thread."""
     done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
@@ -135,7 +135,7 @@ with ray_session():
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(PATHS)
     done = subprocess.run(

@@ -57,7 +57,7 @@ def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprints = []
     for name, extra in (("here", []), ("ray", ["--on-ray"])):

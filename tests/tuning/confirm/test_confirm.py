@@ -37,7 +37,7 @@ def test_an_unconfirmed_study_has_no_confirmation(study: Study) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_confirm_on_ray_from_the_command_line(make, capsys: pytest.CaptureFixture[str]) -> None:
     study = searched(make(trials=2), [0.30, 0.31])
     storage = study.spec.storage

@@ -208,7 +208,7 @@ def test_check_prints_a_study_file_that_means_the_same(finished: Path, call: Cal
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 @pytest.mark.timeout(1800)
 def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)

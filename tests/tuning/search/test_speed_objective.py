@@ -27,7 +27,7 @@ SPEEDS = ("train_sequences_per_second", "inference_sequences_per_second")
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_path: Path, run_cli) -> None:
     (tmp_path / "fast.yaml").write_text(STUDY)
     front = run_cli("run", "fast.yaml")["best"]

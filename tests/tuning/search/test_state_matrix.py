@@ -22,7 +22,7 @@ from proxytune.tuning.store.study import open_study
 from proxytune.tuning.store.summary import outcome_of
 from tests.tuning.search import matrix_driver as matrix
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 SCRIPT = Path(__file__).with_name("matrix_driver.py")
 MEMORY = "train_memory_mib_per_sequence"
 

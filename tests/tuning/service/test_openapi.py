@@ -75,7 +75,7 @@ def guarded(serve: Callable[..., str], make_spec, tokens) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_a_few_requests_of_each_kind_get_what_the_document_says(guarded, tmp_path, record_property) -> None:
     counts = fuzz(

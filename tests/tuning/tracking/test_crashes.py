@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounds", [pytest.param(25, marks=pytest.mark.ci), 500])
+@pytest.mark.parametrize("rounds", [pytest.param(25, marks=pytest.mark.e2e), 500])
 @pytest.mark.timeout(1200)
 def test_kills_lose_and_double_nothing(storage: Path, store: Any, rounds: int, record_property: Any) -> None:
     script = Path(__file__).with_name("crash_rounds.py")

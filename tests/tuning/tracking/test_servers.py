@@ -276,7 +276,7 @@ def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.ci
+@pytest.mark.e2e
 def test_postgresql_holds_a_study_exactly_through_a_crash(
     postgres: Any, outbox_folder: Path, make_store: Any
 ) -> None:
