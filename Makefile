@@ -79,7 +79,7 @@ data-page: .venv/installed
 
 # The site in build/site; a broken link is an error.
 docs: .venv/installed build/types/proxytune
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/reference/mkdocs.yml
 
 format: .venv/installed
 	$(BIN)/ruff format .

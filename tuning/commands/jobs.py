@@ -60,7 +60,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
         end = jobs.newest(spec.name)
     status = end.status if end is not None else "forgotten by the cluster"
     if status == "STOPPED" or " ".join(printed.split()).endswith(RESUMED):
-        raise Interrupted(f"study {spec.name} was stopped; the same command resumes it")
+        raise Interrupted(f"study {spec.name} was stopped; {RESUMED}")
     if status != "SUCCEEDED":
         raise ProxytuneError(f"the job of study {spec.name} ended as {status}")
 
