@@ -3,11 +3,9 @@
 Each node is asked by an actor of its own that takes none of its cores; the driver asks what only it will use.
 """
 
-import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -21,22 +19,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from proxytune.datasets import DataError, open_prepared
-from proxytune.datasets.prepare import prepared_folder
 from proxytune.tuning.cluster.jobs import one_line
-from proxytune.tuning.cluster.private import check_private
-from proxytune.tuning.cluster.ray_private import ask_gcs, session_folder
+from proxytune.tuning.cluster.node_probe import OK, RED, WARNING, NodeProbe, versions
+from proxytune.tuning.cluster.ray_private import ask_gcs
 from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
-from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import check_uri, default_uri
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.database import database_url
-from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.store.lease import RENEWAL_SECONDS
-from proxytune.tuning.trial.data import cache_folder
 
-OK, WARNING, RED = "ok", "warning", "red"
-PACKAGES = ("ray", "torch", "proxytune", "pyarrow", "numpy")
 NODE_SECONDS = 120.0
 """How long a node may take to answer: its first worker process has to start."""
 
@@ -83,31 +75,6 @@ def examine(spec: StudySpec | None, address: str) -> list[Finding]:
         if spec is not None:
             findings += [_room(session, spec), _database(spec), _mlflow(spec)]
     return findings
-
-
-def versions() -> dict[str, str]:
-    """What this process runs with."""
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in PACKAGES
-    }
-
-
-class NodeProbe:
-    """Runs on a node, as the trials will: with their environment, user and packages."""
-
-    def clock(self) -> float:
-        return time.time()
-
-    def look(self, spec_json: str | None, marker: str | None) -> dict[str, Any]:
-        spec = None if spec_json is None else StudySpec.model_validate_json(spec_json)
-        return {
-            "versions": versions(),
-            "cuda": _cuda(),
-            "folder": _look_at_folder(),
-            "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
-            "storage": None if marker is None else _leave_marker(Path(marker)),
-            "checkpoints": None if spec is None or spec.checkpoints is None else _try_store(spec.checkpoints),
-        } | ({"data": None, "fingerprint": None} if spec is None else _look_for_data(spec))
 
 
 def _ask_nodes(
@@ -182,15 +149,6 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
         yield Finding(name, "data", *answer["data"])
 
 
-def _look_at_folder() -> tuple[str, str]:
-    folder = session_folder()
-    try:
-        check_private(folder)
-    except InputError as error:
-        return RED, str(error)
-    return OK, f"{folder} is this user's alone"
-
-
 def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:
     storage = marker.parent
     if answer["storage"][0] == OK and not (marker / answer["storage"][1]).exists():
@@ -199,57 +157,6 @@ def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:
         )
     state, text = answer["storage"]
     return Finding(name, "storage", state, f"{storage} is shared and writable" if state == OK else text)
-
-
-def _leave_marker(marker: Path) -> tuple[str, str]:
-    """(OK, the name of a file that was written beside the driver's) or (RED, why not)."""
-    if not (marker / "driver").exists():
-        return RED, f"{marker.parent} is not the driver's folder there: mount the shared one on every node"
-    try:
-        name = uuid.uuid4().hex
-        (marker / name).write_text(platform.node())
-        return OK, name
-    except OSError as error:
-        return RED, f"{marker.parent} cannot be written there: {error.strerror} (as user {os.getuid()})"
-
-
-def _try_store(url: str) -> tuple[str, str]:
-    try:
-        try_folder(Folder(url))
-    except StorageError as error:
-        return RED, str(error)
-    return OK, f"{url} is writable"
-
-
-def _look_for_data(spec: StudySpec) -> dict[str, Any]:
-    task, cache = spec.task, cache_folder()
-    try:
-        folder = prepared_folder(task.name, **task.source, cache=cache, **task.options)
-        if folder.exists():
-            return {"data": (OK, f"prepared in {folder}"), "fingerprint": open_prepared(folder).fingerprint}
-        cache.mkdir(parents=True, exist_ok=True)
-        marker = cache / f".doctor-{uuid.uuid4().hex}"
-        marker.write_text("")
-        marker.unlink()
-    except DataError as error:
-        return {"data": (RED, one_line(error)), "fingerprint": None}
-    except OSError as error:
-        text = f"{cache} cannot be written: {error.strerror}; set PROXYTUNE_CACHE to a folder that can"
-        return {"data": (RED, text), "fingerprint": None}
-    text = f"not prepared yet; will be, {task.described_source()}, before the first trial there"
-    return {"data": (OK, text), "fingerprint": None}
-
-
-def _cuda() -> dict[str, Any]:
-    """What torch there was built for, and the GPUs that the driver program lists."""
-    import torch
-
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    gpus: list[str] = []
-    if shutil.which(query[0]):
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-        gpus = done.stdout.splitlines() if done.returncode == 0 else []
-    return {"build": torch.version.cuda, "gpus": gpus}
 
 
 @contextmanager
