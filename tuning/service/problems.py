@@ -24,7 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 HINTS = {
     400: "send the body that /openapi.json describes for this address",
     401: "send the header Authorization: Bearer TOKEN with a token that the server knows",
-    403: "use a token of that scope; without tokens, talk to the server from this machine by the name localhost or 127.0.0.1, and not from a web page",
+    403: "use a token of that scope; without tokens, talk to the server from this machine by the name localhost or 127.0.0.1, and from no web page but its own",
     404: "GET /v1/studies lists the studies, /openapi.json the addresses",
     405: "the header Allow names the methods of this address",
     408: "send the whole request at once",
