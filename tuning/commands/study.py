@@ -154,11 +154,11 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
     """
     from proxytune.tuning.commands.confirm import show_confirmation
     from proxytune.tuning.store.confirmation import read_confirmation
-    from proxytune.tuning.store.study import open_study
     from proxytune.tuning.store.summary import summary
+    from proxytune.tuning.store.table_study import read_study
     from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     if plot is not None:
         if plot.exists() or plot.suffix != ".html":
             raise InputError(f"--plot {plot}: name a new file that ends in .html")
@@ -233,10 +233,10 @@ def trials(study: str, storage: Path, database: str | None, as_json: bool) -> No
     proxytune trials listops-mini
     proxytune trials listops-mini --json | jq '.[] | select(.outcome == "pruned")'
     """
-    from proxytune.tuning.store.study import open_study
     from proxytune.tuning.store.summary import trial_row
+    from proxytune.tuning.store.table_study import read_study
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     objectives = list(opened.spec.search.objectives)
     rows = [trial_row(trial, objectives[0]) for trial in opened.trials()]
     if as_json:

@@ -18,11 +18,12 @@ from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, DATA, END, ENQUEUED_BY, SECONDS, STUDY_ID, WARM_START
 from proxytune.tuning.store.binding import bind_folder, check_binding, make_folder
-from proxytune.tuning.store.database import database_url, holds_studies, open_storage
+from proxytune.tuning.store.database import holds_studies, open_storage
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.requests import Kind
-from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
+from proxytune.tuning.store.request import Kind
+from proxytune.tuning.store.stored_study import SPEC, database_url
+from proxytune.tuning.store.study import Study, open_study, study_in
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def check_study(spec: StudySpec) -> list[str]:
     trials, budget = study.trials(), wanted_budget(study.spec, spec, study.budget)
     ended = [trial for trial in trials if END in trial.user_attrs]
     steps = sum(trial.user_attrs[END]["step"] for trial in ended)
-    seconds = float(study.optuna.user_attrs.get(SECONDS, 0.0))
+    seconds = float(study.attributes.get(SECONDS, 0.0))
     for key, spent, limit in (
         ("trials", len(ended), budget),
         ("max_steps", steps, spec.search.max_steps),
@@ -230,7 +231,7 @@ def check_study(spec: StudySpec) -> list[str]:
                 f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to go on, "
                 "or give the study another name"
             )
-    stored = study.optuna.user_attrs.get(WARM_START)
+    stored = study.attributes.get(WARM_START)
     lines = _warm_start_lines(WarmStart.from_json(stored) if stored else None)
     lines += without_effect(study.spec, spec, budget)
     return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
