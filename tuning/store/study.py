@@ -17,7 +17,14 @@ from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.requests import Requests
-from proxytune.tuning.store.stored_study import SPEC, StoredStudy, no_study, stored_spec, study_url
+from proxytune.tuning.store.stored_study import (
+    SPEC,
+    StoredStudy,
+    database_url,
+    no_study,
+    stored_spec,
+    study_url,
+)
 
 
 class Study(StoredStudy):
@@ -77,6 +84,22 @@ def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str
             raise no_study(name, storage_folder, database) from None
         attributes = study.user_attrs
     return Study(stored_spec(attributes, name, storage_folder, database), storage, study)
+
+
+def find_study(name: str, storage_folder: Path, database: str | None) -> Study | None:
+    """The study of that name; None: there is none.
+
+    Raises:
+        InputError: proxytune did not make it.
+        StorageError: the storage does not answer.
+    """
+    url = database_url(storage_folder.absolute() / name, database)
+    if not holds_studies(url):
+        return None
+    storage = open_storage(url, create=False)
+    with storage_errors():
+        known = optuna.get_all_study_names(storage)
+    return study_in(storage, name, storage_folder, database) if name in known else None
 
 
 def all_studies(storage_folder: Path, database: str) -> list[Study]:

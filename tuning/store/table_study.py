@@ -21,7 +21,14 @@ from typing import Any
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.holder import LeaseRow, driver
 from proxytune.tuning.store.request import Kind, Request, RequestLog
-from proxytune.tuning.store.stored_study import SPEC, StoredStudy, no_study, stored_spec, study_url
+from proxytune.tuning.store.stored_study import (
+    SPEC,
+    StoredStudy,
+    database_url,
+    no_study,
+    stored_spec,
+    study_url,
+)
 
 SCHEMA_VERSION = 12  # Optuna's own, in version_info
 _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
@@ -95,19 +102,34 @@ class TableStudy(StoredStudy):
 
 
 def read_study(name: str, storage_folder: Path, database: str | None = None) -> StoredStudy:
-    """An existing study, to show; by Optuna where the tables cannot be read without it.
+    """An existing study, to show.
 
     Raises:
-        InputError: there is none of that name, and which there are.
+        InputError: there is none of that name, and which there are; or proxytune did not make it.
         StorageError: the storage does not answer.
     """
-    found = read_tables(study_url(name, storage_folder, database), name)
-    if found is None:
-        from proxytune.tuning.store.study import open_study
-
-        return open_study(name, storage_folder, database)
-    if name not in found:
+    study_url(name, storage_folder, database)
+    study = find_study(name, storage_folder, database)
+    if study is None:
         raise no_study(name, storage_folder, database)
+    return study
+
+
+def find_study(name: str, storage_folder: Path, database: str | None = None) -> StoredStudy | None:
+    """The study of that name, to read; None: there is none. By Optuna where the tables cannot be read without it.
+
+    Raises:
+        InputError: proxytune did not make it.
+        StorageError: the storage does not answer.
+    """
+    url = database_url(storage_folder.absolute() / name, database)
+    found = read_tables(url, name)
+    if found is None:
+        from proxytune.tuning.store import study
+
+        return study.find_study(name, storage_folder, database)
+    if name not in found:
+        return None
     return TableStudy(stored_spec(found[name].attributes, name, storage_folder, database), found[name])
 
 

@@ -13,7 +13,8 @@ import optuna
 import pytest
 
 from proxytune.tuning.errors import HeldError, InputError
-from proxytune.tuning.run.begin import begin_study, check_study, hold_study
+from proxytune.tuning.run.begin import begin_study, hold_study
+from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.request import Kind
