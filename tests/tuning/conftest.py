@@ -19,6 +19,7 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.yaml_file import override
+from proxytune.tuning.store import database
 from proxytune.tuning.store.checkpoints import Checkpoints, Owner
 from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
@@ -80,6 +81,27 @@ class Finished:
 def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(data_cache))
     return
+
+
+@pytest.fixture(scope="session")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optuna takes half a second to lay out a database: once for all tests."""
+    path = tmp_path_factory.mktemp("laid-out") / "study.db"
+    database.open_storage(f"sqlite:///{path}", create=True).engine.dispose()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _database(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new study's database begins as a copy of that one; tests of the layout itself replace this fixture."""
+    ensure_schema = database._ensure_schema
+
+    def ensure(url: str, file: Path | None, options: dict[str, Any]) -> None:
+        if file is not None and not file.exists():
+            shutil.copyfile(laid_out, file)
+        ensure_schema(url, file, options)
+
+    monkeypatch.setattr(database, "_ensure_schema", ensure)
 
 
 @pytest.fixture
