@@ -1,5 +1,6 @@
 """A small study, a finished one with its export, and a cache of prepared data that all tests share."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from proxytune.tuning.store import database
 from proxytune.tuning.store.checkpoints import Checkpoints, Owner
 from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
+from proxytune.tuning.trial import efficiency
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
 from tests.commandline import Called, proxytune
@@ -190,6 +192,14 @@ def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports leave out model.pt2 and model.onnx, which take ten seconds a folder; test_export.py has them."""
     monkeypatch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
+
+
+@pytest.fixture
+def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration's speed is one pass in each direction, not passes for two seconds."""
+    monkeypatch.setattr(
+        efficiency, "measure_efficiency", functools.partial(efficiency.measure_efficiency, seconds=0.0)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from proxytune.tuning.predict.predict import Predictor, predict_stream
 from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.trial_spec import task_fields
 from proxytune.tuning.trial.data import prepare_task
-from tests.commandline import command
 
 QUIET = Console(quiet=True)
 
@@ -109,17 +107,13 @@ def test_a_bad_line_is_an_error_object_in_its_place(predictor, lines) -> None:
     assert "no token 'hello'" in answers[1]["error"]
 
 
-def test_the_verb_predicts_with_a_pipe(finished, lines) -> None:
-    done = subprocess.run(
-        command("predict", finished.written.folder),
-        input=lines[0] + b"\nhello\n",
-        capture_output=True,
-        check=False,
-    )
+def test_the_verb_predicts_what_it_reads(finished, lines, call, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines[0] + b"\nhello\n")))
+    done = call("predict", finished.written.folder, cwd=tmp_path)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["line"] for answer in answers] == [1, 2]
-    assert done.returncode == 1
-    assert b"1 of 2 lines could not be read; line 2: ListOps has no token" in done.stderr
+    assert done.code == 1
+    assert "1 of 2 lines could not be read; line 2: ListOps has no token" in done.stderr
 
 
 @given(st.binary(min_size=1).filter(lambda text: b"\t" not in text))
