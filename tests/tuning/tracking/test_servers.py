@@ -158,7 +158,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> I
             "Authorization": "Basic " + base64.b64encode(":".join(ADMIN).encode()).decode(),
         },
     )
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=300).close()
     yield server
     server.stop()
 
@@ -270,7 +270,7 @@ def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
             request.data = b'{"max_results": 1}'
             request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -281,7 +281,7 @@ def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
     assert status(search, "POST", Host="192.168.0.9") == 403
     assert status(search, "POST", Origin="http://evil.example") == 403
     assert status("/ajax-api/3.0/jobs/", "POST") not in (200, 201)
-    with urllib.request.urlopen(server.url, timeout=30) as answer:
+    with urllib.request.urlopen(server.url, timeout=300) as answer:
         assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
 
 

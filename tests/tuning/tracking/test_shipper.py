@@ -59,7 +59,7 @@ def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
         outbox.append(event)
     assert shipper.waiting == num_waiting(outbox_folder, uri, "proxytune") > 0
     wait_for(lambda: children(os.getpid()) and children(os.getpid())[0].pid != child.pid)
-    assert shipper.close(120) == 0
+    assert shipper.close(600) == 0
     assert shipper.error is None
     assert num_waiting(outbox_folder, uri, "proxytune") == 0
     assert children(os.getpid()) == []
