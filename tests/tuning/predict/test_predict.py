@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -178,26 +179,30 @@ def test_lines_that_are_not_in_the_tasks_form(name: str, line: bytes, words: str
         form(name).parse(line)
 
 
+@pytest.fixture
+def own_cache(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study's prepared data, whose record of test openings is the test's own; its folder."""
+    folder = prepare_task(study.spec.task).folder
+    monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(folder, tmp_path / "cache" / folder.name))
+
+
 def test_evaluate_gives_the_recorded_accuracy_and_guards_the_test_split(
-    finished, exported: Path, study
+    exported: Path, study, own_cache: Path
 ) -> None:
     evaluated = evaluate_export(load_export(exported), "val", who="a@b", again=False, console=QUIET)
     assert evaluated["accuracy"] == evaluated["recorded_accuracy"]
     assert evaluated["same_data"]
-    log = prepare_task(study.spec.task).folder / LOG
-    assert not log.exists()
-    try:
-        tested = evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
-        assert (tested["openings"], tested["num_examples"]) == (1, 2000)
-        with pytest.raises(InputError, match="opened for small before"):
-            evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
-        again = evaluate_export(load_export(exported), "test", who="a@b", again=True, console=QUIET)
-        assert (again["openings"], again["accuracy"]) == (2, tested["accuracy"])
-        assert [one["by"] for one in recorded_openings(log.parent)] == ["a@b", "a@b"]
-        openings = export_module._openings(study, study.spec)  # what the next export says
-        assert [one["what"].partition(",")[0] for one in openings] == ["evaluate small: trial 0"] * 2
-    finally:
-        log.unlink(missing_ok=True)
+    assert not (own_cache / LOG).exists()
+    tested = evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
+    assert (tested["openings"], tested["num_examples"]) == (1, 2000)
+    with pytest.raises(InputError, match="opened for small before"):
+        evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
+    again = evaluate_export(load_export(exported), "test", who="a@b", again=True, console=QUIET)
+    assert (again["openings"], again["accuracy"]) == (2, tested["accuracy"])
+    assert [one["by"] for one in recorded_openings(own_cache)] == ["a@b", "a@b"]
+    openings = export_module._openings(study, study.spec)  # what the next export says
+    assert [one["what"].partition(",")[0] for one in openings] == ["evaluate small: trial 0"] * 2
 
 
 def test_other_data_is_told(exported: Path) -> None:
