@@ -167,11 +167,13 @@ def read(content: bytes, folder: Path) -> bool:
         return False
 
 
-EDITS = st.lists(
-    st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES) | st.text(max_size=8)),
-    min_size=1,
-    max_size=4,
+WILD = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES) | st.text(max_size=8))
+ANOTHER_DIGIT = st.tuples(
+    st.sampled_from([place for place, character in enumerate(GOOD) if character in "123456789"]),
+    st.just(1),
+    st.sampled_from("123456789"),
 )
+EDITS = st.lists(WILD | ANOTHER_DIGIT, min_size=1, max_size=4)
 
 
 def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(tmp_path: Path) -> None:

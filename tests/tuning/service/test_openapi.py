@@ -35,9 +35,11 @@ positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
 NEVER_HERE = {
     *("POST /v1/studies", "POST /v1/studies/{name}/resume", "POST /v1/studies/{name}/confirm"),
-    "GET /v1/studies/{name}/confirmation",
+    *("GET /v1/studies/{name}/confirmation", "POST /v1/studies/{name}/enqueue", "GET /openapi.json"),
 }
-"""Operations that need a cluster, and the confirmation of a study that was not confirmed."""
+"""What needs a cluster; the confirmation of a study that was not confirmed; a configuration, which must fit the study's
+space; and the document, which schemathesis has read before.
+"""
 
 
 def fuzz(url: str, folder: Path, examples: int, *options: str, name: str | None = None) -> Counter[str]:
