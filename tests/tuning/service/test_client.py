@@ -120,7 +120,7 @@ def test_a_stream_goes_on_when_its_server_comes_back(servers, spec, monkeypatch)
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert first.wait(60)
+    assert first.wait(300)
     driver.trial(30, "complete", val_accuracy=0.5)
     servers.stop()
     driver.trial(30, "complete", val_accuracy=0.6)
