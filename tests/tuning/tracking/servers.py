@@ -40,7 +40,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, start_new_session=True, env=self._environment
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
