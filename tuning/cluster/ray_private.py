@@ -43,6 +43,25 @@ def gcs_address(address: str) -> str:
     return str(canonicalize_bootstrap_address_or_die(address))
 
 
+def forget_ended_trials(scheduled: Any, most: int) -> None:
+    """Once Tune knows `most` trials, drop those that have ended, but for the newest.
+
+    Missing: Tune keeps each trial for as long as it runs, 36 KiB of memory each, and looks at all of them in every round.
+
+    Args:
+        scheduled: what Tune passes to a scheduler's methods as `tune_controller`.
+    """
+    known = scheduled.get_trials()
+    if len(known) < most:
+        return
+    tune = scheduled._tune_controller
+    ended = tune._stopped_trials | tune._failed_trials
+    ended -= {known[-1]} | tune._live_trials | tune._trial_to_actor.keys()
+    for trials in (tune._stopped_trials, tune._failed_trials, tune._trials_to_cache):
+        trials -= ended
+    known[:] = [trial for trial in known if trial not in ended]
+
+
 def session_folder() -> Path:
     """Where Ray keeps sockets, logs and packages on this node, in a process that is connected.
 

@@ -3,6 +3,7 @@
 import inspect
 
 from ray.tune import Trainable
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -53,3 +54,15 @@ def test_a_tune_trial_still_counts_its_failures() -> None:
     trial = Trial("canary", stub=True)
     for name in ("num_failures", "max_failures", "trial_id", "config"):
         assert hasattr(trial, name), f"this Ray's Trial has no {name}: change cluster/bridge.py"
+
+
+def test_tune_still_keeps_its_trials_where_they_are_forgotten() -> None:
+    known = TuneController.__init__.__code__.co_names
+    for name in (
+        "_live_trials",
+        "_stopped_trials",
+        "_failed_trials",
+        "_trials_to_cache",
+        "_trial_to_actor",
+    ):
+        assert name in known, f"this Ray has no TuneController.{name}: change cluster/ray_private.py"
