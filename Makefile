@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONSAFEPATH := 1
+# Some containers set it. Nothing is compiled at installation, so each of the tests' processes would compile Ray and MLflow.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-e2e test-slow bench results check audit faults soak data-page docs format clean
 

@@ -1,6 +1,7 @@
 """Settings, a cache of prepared data and a PostgreSQL server that all tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ settings.load_profile("proxytune")
 
 # Ray starts its workers at nice 15: a test's trials would get no time beside another test's processes.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# A shell ignores Ctrl-C in what it starts in the background, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

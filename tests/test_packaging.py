@@ -9,8 +9,6 @@ import tomllib
 import venv
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
@@ -30,29 +28,32 @@ def test_the_changelog_begins_with_this_version() -> None:
     assert versions[0] == PROJECT["project"]["version"]
 
 
-def loaded_by(module: str) -> set[str]:
-    script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+def loaded_by(*modules: str) -> list[set[str]]:
+    """What one process has loaded after it imported each of the modules, one after another."""
+    script = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *modules], capture_output=True, text=True, check=True
+    )
+    return [{name.partition(".")[0] for name in line.split()} for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("module", "heavy"),
-    [
-        ("proxytune.models", {"ray", "mlflow", "optuna"}),
-        ("proxytune.models.exported", {"ray", "mlflow", "optuna"}),
-        ("proxytune.datasets", {"ray", "mlflow", "optuna"}),
-        ("proxytune.tuning", {"ray", "mlflow", "optuna", "torch"}),
-        ("proxytune.tuning.cluster.trainable", {"mlflow", "optuna"}),
-        ("proxytune.tuning.cli", {"ray", "mlflow"}),
-    ],
-)
-def test_importing_stays_light(module: str, heavy: set[str]) -> None:
-    assert not loaded_by(module) & heavy
+def test_importing_stays_light() -> None:
+    """In an order in which no module loads what a later one must not."""
+    must_not_load = {
+        "proxytune.tuning": {"ray", "mlflow", "optuna", "torch"},
+        "proxytune.datasets": {"ray", "mlflow", "optuna"},
+        "proxytune.models": {"ray", "mlflow", "optuna"},
+        "proxytune.models.exported": {"ray", "mlflow", "optuna"},
+        "proxytune.tuning.cli": {"ray", "mlflow"},
+    }
+    for (module, heavy), loaded in zip(must_not_load.items(), loaded_by(*must_not_load), strict=True):
+        assert not loaded & heavy, module
 
 
-def test_the_probe_sees_what_is_loaded() -> None:
-    assert {"ray", "optuna"} <= loaded_by("proxytune.tuning.cluster.bridge")
+def test_a_trial_s_process_stays_light_and_the_probe_sees_what_is_loaded() -> None:
+    light, heavy = loaded_by("proxytune.tuning.cluster.trainable", "proxytune.tuning.cluster.bridge")
+    assert not light & {"mlflow", "optuna"}
+    assert {"ray", "optuna"} <= heavy
 
 
 def test_a_wheel_in_an_empty_environment_checks_a_shipped_study(tmp_path: Path) -> None:
@@ -91,5 +92,5 @@ def test_a_wheel_in_an_empty_environment_checks_a_shipped_study(tmp_path: Path) 
         env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"PYTHON={python}\n" in job.stdout
-    for name in PROJECT["tool"]["setuptools"]["packages"]:
-        subprocess.run([python, "-P", "-c", f"import {name}"], env=env, cwd=tmp_path, check=True)
+    everything = f"import {', '.join(PROJECT['tool']['setuptools']['packages'])}"
+    subprocess.run([python, "-P", "-c", everything], env=env, cwd=tmp_path, check=True)

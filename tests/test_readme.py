@@ -55,7 +55,7 @@ def run_all(page: str, folder: Path, env: dict[str, str]) -> set[str]:
             short = [one for one in SHORT if not (without_rungs and "stopping" in one)]
             extra = [argument for assignment in short for argument in ("--set", assignment)]
         if verb[0] == "ui":
-            extra = ["--print-command"]  # test_run.py serves it
+            extra = ["--print-command"]  # test_track_verbs.py serves it
         done = subprocess.run(
             command(*verb, *extra), cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=600, check=False
         )  # fmt: skip

@@ -44,7 +44,7 @@ def outbox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         outbox.close()
         shipper = Shipper(folder, default_uri(storage), "proxytune")
         shipper.start()
-        assert shipper.close(240) == 0, shipper.error
+        assert shipper.close(600) == 0, shipper.error
     return folder
 
 

@@ -79,7 +79,7 @@ def serve(study: Study) -> Iterator[Callable[..., str]]:
     yield start
     for server in servers:
         server.terminate()
-        server.wait(60)
+        server.wait(300)
 
 
 @pytest.fixture

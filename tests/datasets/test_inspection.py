@@ -78,16 +78,11 @@ def test_real_root(data_root):
     }
 
 
-def probe(statement: str) -> str:
-    program = f"import sys; {statement}; print([name for name in {HEAVY} if name in sys.modules])"
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 HEAVY = ["matplotlib", "torch", "ray", "optuna", "mlflow", "pandas", "proxytune.models", "proxytune.tuning"]
 
 
 def test_importing_stays_light_and_the_probe_can_fail():
-    assert probe("import proxytune.datasets") == "[]"
-    assert probe("from proxytune.datasets import TrainBatches") == "['torch']"
+    probe = f"print([name for name in {HEAVY} if name in sys.modules])"
+    program = f"import sys, proxytune.datasets\n{probe}\nfrom proxytune.datasets import TrainBatches\n{probe}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "['torch']"]

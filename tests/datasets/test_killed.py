@@ -41,7 +41,7 @@ def running(tmp_path):
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=300)
     return all(one.status() == psutil.STATUS_ZOMBIE for one in alive)
 
 
@@ -49,7 +49,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 def test_a_killed_preparation_leaves_no_process_and_no_file(number, running):
     process, workers, cache = running
     process.send_signal(number)
-    process.wait(60)
+    process.wait(300)
     assert gone(workers)
     left = [path.name for path in cache.iterdir() if path.suffix != ".lock"]
     assert left == []
@@ -59,7 +59,7 @@ def test_a_worker_that_is_killed_is_an_error_not_a_wait(running):
     process, workers, cache = running
     (worker,) = [one for one in workers if "--multiprocessing-fork" in one.cmdline()][:1]
     worker.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert "a process that generates data was killed" in errors
     assert gone(workers)
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []

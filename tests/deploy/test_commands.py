@@ -178,7 +178,7 @@ def test_a_leaving_node_lets_trials_and_drivers_write_and_no_other(
 ) -> None:
     (tmp_path / "proxytune").write_text(DRIVER)
     process = namespace("bash", "-c", NODE, "node", tmp_path, deploy / "leave-node", PATH=without_ray)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.split() == ["checkpoint", "saved"]
     assert "did not take the drain request" in err
@@ -191,7 +191,7 @@ def test_a_trial_that_does_not_leave_is_waited_for_and_named(
 ) -> None:
     script = 'bash -c \'exec -a "ray::TrialTrainable" sh -c "trap : TERM; touch $1/up; while :; do sleep 0.05; done"\' x "$1" & while [ ! -e "$1/up" ]; do sleep 0.05; done; "$2" 1'
     process = namespace("bash", "-c", script, "node", tmp_path, deploy / "leave-node", PATH=without_ray)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "still there after 1 s" in err
 
@@ -207,12 +207,12 @@ def test_ray_node_lets_the_node_leave_before_ray_ends(deploy: Path, tmp_path: Pa
         [deploy / "ray-node", "--head", "--num-cpus=0"], env={"PATH": f"{folder}:{os.environ['PATH']}"}
     )
     log = tmp_path / "log"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not log.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
     assert log.read_text().splitlines() == [
         "ray start --head --num-cpus=0 --disable-usage-stats --block",
         "leave 120",
@@ -257,7 +257,7 @@ def test_a_spot_notice_makes_the_node_leave(deploy: Path, tmp_path: Path) -> Non
                     "INTERVAL": "0.1",
                 },
                 check=True,
-                timeout=60,
+                timeout=300,
             )
         finally:
             server.shutdown()

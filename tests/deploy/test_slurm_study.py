@@ -4,15 +4,14 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from proxytune.tuning.journal.reading import read_events
 from tests.commandline import command
+from tests.watched import Watched
 
 STEPS, EVERY = 600, 150
 AHEAD = 20  # trials: more than two slots of an idle machine train while Slurm notices a time limit
@@ -29,27 +28,6 @@ search:
   trials: 1000
 """
 LEAD_SECONDS = 120  # Slurm looks at the time limits every 30 s
-
-
-class Watched:
-    """The study in its storage, and what happened when, in seconds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.outbox = folder / "studies" / "study" / "outbox"
-        self.began = time.monotonic()
-        self.timeline: list[str] = []
-
-    def events(self, kind: str) -> list[Any]:
-        return [event for event in read_events(self.outbox).events if event.kind == kind]
-
-    def complete(self) -> int:
-        return sum(event.outcome == "complete" for event in self.events("end"))
-
-    def note(self, what: str) -> None:
-        reports, seconds = len(self.events("report")), time.monotonic() - self.began
-        self.timeline.append(
-            f"{seconds:.0f} s: {what} ({reports} reports, {self.complete()} trials complete)"
-        )
 
 
 def proxytune(slurm: Any, *arguments: object) -> str:
@@ -72,7 +50,7 @@ def proxytune(slurm: Any, *arguments: object) -> str:
 
 def keep_ahead(slurm: Any, watched: Watched, uri: str, trials: int) -> int:
     """Extend the study from so many trials, so that no machine meets its budget too early; its budget then."""
-    wanted = watched.complete() + AHEAD
+    wanted = len(watched.completions()) + AHEAD
     if wanted <= trials:
         return trials
     where = ["--storage", slurm.folder / "studies", "--database", uri]
@@ -95,7 +73,7 @@ def test_a_study_through_time_limits_and_a_scancel_loses_nothing_and_does_nothin
 ) -> None:
     study = STUDY.replace("trials: 1000", f"trials: {AHEAD}") + f"database: {postgres.uri}\n"
     (slurm.folder / "study.yaml").write_text(study)
-    watched = Watched(slurm.folder)
+    watched = Watched(slurm.folder / "studies" / "study" / "outbox")
 
     def until_more_reports(job: str) -> None:
         before = len(watched.events("report"))

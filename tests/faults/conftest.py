@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.reading import read_events
+from tests.watched import Watched
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "build" / "faults"
@@ -44,7 +44,7 @@ time.time_ns = lambda: real_ns() + int(shift() * 1e9)
 MAIN = "from proxytune.tuning.cli import main; main()"
 
 
-class Study:
+class Study(Watched):
     """One study in a folder: started, watched by its journal, gone on with."""
 
     def __init__(self, folder: Path, text: str = STUDY) -> None:
@@ -52,7 +52,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "small.yaml").write_text(text)
         self.storage = folder / "studies"
-        self.outbox = self.storage / "small" / "outbox"
+        super().__init__(self.storage / "small" / "outbox")
         self.log = folder / "log"
         self.drivers: list[subprocess.Popen[bytes]] = []
 
@@ -73,7 +73,7 @@ class Study:
         self.drivers.append(driver)
         return driver
 
-    def finish(self, *arguments: object, seconds: float = 240, **environment: str) -> float:
+    def finish(self, *arguments: object, seconds: float = 900, **environment: str) -> float:
         """Go on until the study is done; the seconds that took."""
         began = time.monotonic()
         assert self.start(*arguments, **environment).wait(seconds) == 0, self.said()
@@ -82,14 +82,11 @@ class Study:
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in read_events(self.outbox).events if event.kind == kind]
-
     def wait(
         self,
         condition: Callable[[], Any],
         driver: "subprocess.Popen[bytes] | None" = None,
-        seconds: float = 180,
+        seconds: float = 600,
     ) -> float:
         """Until the condition holds; the driver must live meanwhile."""
         began = time.monotonic()
@@ -101,7 +98,7 @@ class Study:
 
     def lost_and_doubled(self) -> dict[str, int]:
         """Against what an unbroken study holds: ends and reports that lack, and those that are there twice."""
-        ends = Counter(event.trial for event in self.events("end") if event.outcome == "complete")
+        ends = Counter(event.trial for event in self.completions())
         reports = Counter((event.trial, event.step) for event in self.events("report"))
         expected = {(trial, step) for trial in range(TRIALS) for step in range(EVERY, STEPS + 1, EVERY)}
         return {

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,44 +152,53 @@ PIECES = (
 )  # fmt: skip
 
 
-def fuzz(content: bytes, folder: Path) -> None:
-    """A study file of any bytes is read, or refused in one line a mistake that a terminal only shows."""
+def read(content: bytes, folder: Path) -> bool:
+    """Whether a study file of these bytes is read; it is refused in one line a mistake that a terminal only shows."""
     path = folder / "study.yaml"
     path.write_bytes(content)
     try:
         read_study(str(path))
+        return True
     except InputError as error:
         lines = str(error).split("\n")
         assert len(lines) <= 10, "one a key"
         assert all(line.startswith(str(path)) for line in lines)
         assert not any(ord(character) < 32 for line in lines for character in line), lines
+        return False
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES) | st.text(max_size=8)
-        ),
-        min_size=1,
-        max_size=4,
-    )
+WILD = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES) | st.text(max_size=8))
+ANOTHER_DIGIT = st.tuples(
+    st.sampled_from([place for place, character in enumerate(GOOD) if character in "123456789"]),
+    st.just(1),
+    st.sampled_from("123456789"),
 )
-@settings(max_examples=1000)
-def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(
-    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int, str]]
-) -> None:
-    text = GOOD
-    for start, removed, put in edits:
-        text = text[:start] + put + text[start + removed :]
-    fuzz(text.encode("utf-8", "surrogatepass"), tmp_path_factory.getbasetemp())
+EDITS = st.lists(WILD | ANOTHER_DIGIT, min_size=1, max_size=4)
 
 
-@given(st.binary(max_size=200))
-@settings(max_examples=500)
-def test_no_bytes_get_more_than_a_line_a_key(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    fuzz(content, tmp_path_factory.getbasetemp())
+def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(tmp_path: Path) -> None:
+    outcomes: Counter[bool] = Counter()
+
+    @settings(max_examples=1000)
+    @given(EDITS)
+    def edit(edits: list[tuple[int, int, str]]) -> None:
+        text = GOOD
+        for start, removed, put in edits:
+            text = text[:start] + put + text[start + removed :]
+        outcomes[read(text.encode("utf-8", "surrogatepass"), tmp_path)] += 1
+
+    edit()
+    assert outcomes[True] > 10, "a reader that refuses everything is no reader"
+    assert outcomes[False] > 10
+
+
+def test_no_bytes_get_more_than_a_line_a_key(tmp_path: Path) -> None:
+    @settings(max_examples=500)
+    @given(st.binary(max_size=200))
+    def refused(content: bytes) -> None:
+        assert not read(content, tmp_path)
+
+    refused()
 
 
 def link_to_a_folder(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A small study, a finished one with its export, and a cache of prepared data that all tests share."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +20,11 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.yaml_file import override
+from proxytune.tuning.store import database
 from proxytune.tuning.store.checkpoints import Checkpoints, Owner
 from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.study import Study, open_study
+from proxytune.tuning.trial import efficiency
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
 from tests.commandline import Called, proxytune
@@ -80,6 +83,27 @@ class Finished:
 def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(data_cache))
     return
+
+
+@pytest.fixture(scope="session")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Optuna takes half a second to lay out a database: once for all tests."""
+    path = tmp_path_factory.mktemp("laid-out") / "study.db"
+    database.open_storage(f"sqlite:///{path}", create=True).engine.dispose()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _database(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new study's database begins as a copy of that one; tests of the layout itself replace this fixture."""
+    ensure_schema = database._ensure_schema
+
+    def ensure(url: str, file: Path | None, options: dict[str, Any]) -> None:
+        if file is not None and not file.exists():
+            shutil.copyfile(laid_out, file)
+        ensure_schema(url, file, options)
+
+    monkeypatch.setattr(database, "_ensure_schema", ensure)
 
 
 @pytest.fixture
@@ -168,6 +192,14 @@ def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports leave out model.pt2 and model.onnx, which take ten seconds a folder; test_export.py has them."""
     monkeypatch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
+
+
+@pytest.fixture
+def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration's speed is one pass in each direction, not passes for two seconds."""
+    monkeypatch.setattr(
+        efficiency, "measure_efficiency", functools.partial(efficiency.measure_efficiency, seconds=0.0)
+    )
 
 
 @pytest.fixture(scope="session")

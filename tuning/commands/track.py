@@ -13,6 +13,7 @@ from proxytune.tuning.commands.options import (
     json_option,
     out,
     print_json,
+    quiet_optuna,
     storage_option,
 )
 from proxytune.tuning.errors import HeldError, InputError, StorageError
@@ -99,6 +100,7 @@ def report(study: str, storage: Path, path: Path | None) -> None:
     """
     from proxytune.tuning.report.page import write_report
 
+    quiet_optuna()
     folder = storage.absolute() / study
     if not (folder / "outbox").is_dir():
         raise InputError(f"no study {study} in {storage.absolute()}; name its folder with --storage")

@@ -66,7 +66,7 @@ def open_once(
     reason = f"study {study.name}: {what}, opening {len(openings)}"
     for num_examples, accuracy in evaluate(by=opening["by"], reason=reason):
         values.append(accuracy)
-        say(f"tested {len(values)} models on {num_examples:,} examples")
+        say(f"tested {len(values)} model{'s' if len(values) > 1 else ''} on {num_examples:,} examples")
     opening["result"] = {
         "values": values,
         "num_examples": num_examples,

@@ -7,7 +7,7 @@ from typing import Any
 def short(value: Any) -> str:
     """Two significant digits of a fraction, anything else as it is."""
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}"
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}".rstrip(".")
     return str(value)
 
 

@@ -1,6 +1,7 @@
 """Tables of a page as HTML: plain ones, and one that a click on a head sorts."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ h1 { font-size: 1.6em; line-height: 1.2; margin: 0.5em 0; overflow-wrap: anywher
 h2 { font-size: 1.2em; margin: 2.2em 0 0.4em; border-top: 1px solid #e5e7eb; padding-top: 1.2em }
 table { border-collapse: collapse; margin: 0.6em 0 1.2em; font-size: 0.93em }
 td, th { border-bottom: 1px solid #e5e7eb; padding: 0.3em 0.7em; text-align: left; vertical-align: top }
-th { background: #f3f4f6; font-weight: 600; white-space: nowrap }
+th { background: #f3f4f6; font-weight: 600; vertical-align: bottom }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tr.winner td { background: #fff7ed; font-weight: 600 }
 .wide { overflow-x: auto; max-width: 100% }
@@ -20,7 +21,7 @@ tr.winner td { background: #fff7ed; font-weight: 600 }
 .tall th { position: sticky; top: 0 }
 table.sortable td:last-child { min-width: 18em }
 table.facts td { overflow-wrap: anywhere }
-table.facts td:first-child { color: #4b5563; min-width: 9em }
+table.facts td:first-child { color: #4b5563; min-width: 19em; overflow-wrap: normal }
 th button { all: unset; cursor: pointer; display: block }
 th button:focus-visible { outline: 2px solid #0072b2 }
 th[aria-sort=ascending] button::after { content: " \\25B2" }
@@ -31,6 +32,7 @@ p.winner { font-size: 1.1em }
   body { padding: 1em 0.75em 3em; font-size: 14px }
   h1 { font-size: 1.3em }
   td, th { padding: 0.3em 0.45em }
+  table.facts td:first-child { min-width: 9em }
 }
 """
 SORT_SCRIPT = """
@@ -57,7 +59,7 @@ Cell = str | tuple[str, float]
 
 def facts_table(rows: Iterable[tuple[str, str]]) -> str:
     """Names and values, without a head."""
-    lines = (f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    lines = (f"<tr><td>{_breakable(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
     return f"<div class=wide><table class=facts>{''.join(lines)}</table></div>"
 
 
@@ -66,8 +68,7 @@ def table(
 ) -> str:
     """A table with a head; `marked` is the position of a row that stands out."""
     names = (
-        f"<button type=button>{html.escape(name)}</button>" if sortable else html.escape(name)
-        for name in head
+        f"<button type=button>{_breakable(name)}</button>" if sortable else _breakable(name) for name in head
     )
     lines = [
         f"<tr{' class=winner' if position == marked else ''}>{''.join(map(_cell, row))}</tr>"
@@ -78,6 +79,11 @@ def table(
         f"<table{kind}><thead><tr>{''.join(f'<th scope=col>{name}</th>' for name in names)}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A name of a key that may continue on the next line after a dot or an underscore."""
+    return re.sub("([._])", r"\1<wbr>", html.escape(name))
 
 
 def _cell(cell: Cell) -> str:

@@ -48,7 +48,7 @@ def timeline(history: History) -> Iterator[Picture]:
             )
     figure.update_layout(
         barmode="overlay",
-        xaxis_title=f"{unit} since the first trial started",
+        xaxis_title=f"{unit} since the first start",
         yaxis={"autorange": "reversed", "automargin": True, "title": ""}
         | {"categoryorder": "array", "categoryarray": list(row.values())},
         height=max(300, 140 + 34 * len(workers)),

@@ -227,7 +227,7 @@ def check_study(spec: StudySpec) -> list[str]:
     ):
         if limit is not None and spent >= limit:
             raise InputError(
-                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to go on, "
+                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to resume, "
                 "or give the study another name"
             )
     stored = study.optuna.user_attrs.get(WARM_START)

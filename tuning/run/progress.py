@@ -121,7 +121,7 @@ class Watch:
             for one in facts["best"][:1]
         )
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
-        activity = self._activity(started=left is not None)
+        activity = self._activity(started=left is not None or any(live))
         return _State(
             len(ended), facts["budget"], outcomes, best, activity, left, done / max(1, done + remaining)
         )

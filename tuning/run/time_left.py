@@ -31,11 +31,18 @@ def remaining_steps(spec: StudySpec, ended: Sequence[int], live: Sequence[int], 
 
 
 class TimeLeft:
-    """The time left at the speed since the first step that this driver saw."""
+    """The time left at the speed since the first change in steps that this driver saw.
+
+    That change itself does not count: it holds the start of Ray and of a worker, or the steps that a resumed trial had
+    done before.
+    """
 
     def __init__(self, spec: StudySpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._spec, self._clock = spec, clock
-        self._first: tuple[float, int] | None = None  # when, and the steps done by then
+        self._before: int | None = None  # the steps done at the first look
+        self._first: tuple[float, int] | None = (
+            None  # when steps were first added, and the steps done by then
+        )
         self._shown: tuple[float, float] | None = None  # when, and the seconds left then
 
     def remaining(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
@@ -45,11 +52,13 @@ class TimeLeft:
     def seconds(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float | None:
         """Seconds left; None until there is a speed. The arguments are those of `remaining_steps`."""
         done, now = sum(ended) + sum(live), self._clock()
+        if self._before is None:
+            self._before = done
         if self._first is None or done < self._first[1]:
-            self._first = (now, done)
+            self._first = (now, done) if done != self._before else None
+            return None
         began, before = self._first
         if done == before:
-            self._first = (now, done)  # the speed is that of training, not of starting
             return None
         left = self.remaining(ended, live, budget) * (now - began) / (done - before)
         if self._shown is not None:

@@ -45,7 +45,7 @@ class Runs:
         """
         if study.name.endswith(SUFFIX):
             raise InputError(
-                f"study {study.name} goes on with its confirmation: confirm {study.name.removesuffix(SUFFIX)}"
+                f"study {study.name} is a confirmation; resume it with `proxytune confirm {study.name.removesuffix(SUFFIX)}`"
             )
         driver = driver_of(study.storage, study.name)
         if driver is None and sum(END in trial.user_attrs for trial in study.trials()) >= study.budget:

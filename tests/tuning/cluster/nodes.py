@@ -53,7 +53,7 @@ class Node:
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait(30)
+        self.process.wait(300)
 
     def terminate(self) -> None:
         """As a pod's end: SIGTERM to the container's first process alone."""
@@ -119,7 +119,7 @@ class RayCluster:
         request = urllib.request.Request(
             f"{self.dashboard}/api/v0/{what}?limit=1000", headers={"Authorization": f"Bearer {TOKEN}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return list(json.load(answer)["data"]["result"]["result"])
 
     def drain(self, node: Node, seconds: int) -> None:

@@ -4,12 +4,15 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from proxytune.tuning.cluster.jobs import Jobs, user_token
 from proxytune.tuning.cluster.session import find_cluster
 from proxytune.tuning.errors import InputError
+from tests.commandline import Called
+from tests.tuning.cluster.conftest import STUDY
 
 
 @contextmanager
@@ -81,11 +84,15 @@ def test_a_cluster_that_takes_anybody_gets_no_job_and_never_sees_the_token(
     assert Open.asked == ["/api/authentication_mode None"]
 
 
-def test_run_at_a_wrong_address_writes_nothing(tool) -> None:
-    done = tool.run("run", "small.yaml", "--address", "127.0.0.1:9")
-    assert done.returncode == 2
+def test_run_at_a_wrong_address_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Called], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
+    (tmp_path / "small.yaml").write_text(STUDY)
+    done = call("run", "small.yaml", "--address", "127.0.0.1:9", cwd=tmp_path)
+    assert done.code == 2
     assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
-    assert sorted(path.name for path in tool.folder.iterdir()) == ["small.yaml", "token"]
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
 def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:

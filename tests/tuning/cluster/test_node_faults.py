@@ -18,6 +18,7 @@ from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.trial_run import TrialRun
 from tests.tuning.cluster.nodes import RayCluster
 from tests.tuning.tracking.servers import MlflowServer, PostgresServer
+from tests.watched import Watched
 
 TRIAL_SECONDS = 15.0
 
@@ -56,42 +57,26 @@ def steps_of_a_trial(make_spec) -> int:
     return 4 * max(25, min(2000, int(rate * TRIAL_SECONDS / 4)))
 
 
-class Watched:
-    """The study by its journal, and what happened when."""
-
-    def __init__(self, tool) -> None:
-        self._tool = tool
-        self._began = time.monotonic()
-        self.timeline: list[str] = []
-
-    def note(self, what: str) -> float:
-        self.timeline.append(f"{time.monotonic() - self._began:7.1f} s  {what}")
-        print(self.timeline[-1], flush=True)
-        return time.monotonic()
-
-    def reports(self) -> list:
-        return self._tool.events("small", "report")
-
-    def completions(self) -> list:
-        return [event for event in self._tool.events("small", "end") if event.outcome == "complete"]
+class OnNodes(Watched):
+    """Also which trials the nodes hold."""
 
     def complete(self) -> set[int]:
         return {event.trial for event in self.completions()}
 
     def attempts(self) -> Counter:
-        return Counter(event.trial for event in self._tool.events("small", "trial"))
+        return Counter(event.trial for event in self.events("trial"))
 
     def running_on(self, node) -> list[int]:
         """Trials whose last report came from the node, and that have not ended."""
-        ended = {event.trial for event in self._tool.events("small", "end")}
-        last = {event.trial: event.pid for event in self.reports()}
+        ended = {event.trial for event in self.events("end")}
+        last = {event.trial: event.pid for event in self.events("report")}
         pids = {process.pid for process in node.tree()}
         return [trial for trial, pid in last.items() if trial not in ended and pid in pids]
 
     def again(self, trial: int, before: Counter) -> bool:
         """Whether the trial was handed out again, or has ended."""
         return self.attempts()[trial] > before[trial] or any(
-            event.trial == trial for event in self._tool.events("small", "end")
+            event.trial == trial for event in self.events("end")
         )
 
     def left(self, trial: int, before: Counter) -> str:
@@ -123,7 +108,8 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
     cluster, postgres, mlflow, tool, make_spec, until, tmp_path: Path, record_property
 ) -> None:
     steps = steps_of_a_trial(make_spec)
-    watched, storage = Watched(tool), tool.folder / "studies"
+    storage = tool.folder / "studies"
+    watched = OnNodes(storage / "small" / "outbox")
 
     def add(name: str):
         return cluster.add(name, environment={"PROXYTUNE_CACHE": str(tmp_path / name)})
@@ -168,7 +154,7 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
         record_property("timeline", line)
 
 
-def lose_workers(cluster, watched: Watched, until, add: Callable[[str], Any], first, second) -> Any:
+def lose_workers(cluster, watched: OnNodes, until, add: Callable[[str], Any], first, second) -> Any:
     """Kill a worker, drain one, end one as a pod; the worker that is left."""
     victim, before = until(lambda: watched.running_on(first))[0], watched.attempts()
     killed = watched.note(f"node a killed with -9; it ran trial {victim}")
@@ -199,9 +185,9 @@ def lose_workers(cluster, watched: Watched, until, add: Callable[[str], Any], fi
     return third
 
 
-def check_nothing_lost_or_twice(watched: Watched, rows: list[dict], trials: int, steps: int) -> None:
+def check_nothing_lost_or_twice(watched: OnNodes, rows: list[dict], trials: int, steps: int) -> None:
     assert Counter(row["outcome"] for row in rows) == {"complete": trials}
-    told = Counter((event.trial, event.step) for event in watched.reports())
+    told = Counter((event.trial, event.step) for event in watched.events("report"))
     points = range(steps // 4, steps + 1, steps // 4)
     assert told == {(trial, step): 1 for trial in range(trials) for step in points}
     assert Counter(event.trial for event in watched.completions()) == dict.fromkeys(range(trials), 1)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -157,9 +158,10 @@ def test_an_interrupted_preparation_exits_75_and_leaves_nothing(number: int, tmp
     cache = tmp_path / "cache"
     while not (cache.exists() and list(cache.glob("*.lock"))):
         assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(number)
     try:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 75

@@ -314,6 +314,7 @@ def test_there_is_a_study_for_each_task_of_the_comparison() -> None:
     assert [name.removeprefix("paper-") for name in PAPER] == sorted(TASKS)
 
 
+@pytest.mark.usefixtures("quick_measurements")
 def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

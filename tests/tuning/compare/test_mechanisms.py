@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,14 @@ def test_every_mechanism_of_the_registry_is_compared() -> None:
     assert compared == set(REGISTRY)
 
 
-def test_a_quick_run_saves_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_a_quick_run_saves_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_full_size = mechanisms.model_config
+    monkeypatch.setattr(
+        mechanisms, "model_config", lambda name, length: replace(of_full_size(name, length), num_layers=1)
+    )
+    predicted = functools.cache(footprint)  # a second for each mechanism
+    monkeypatch.setattr(mechanisms, "footprint", predicted)
+    monkeypatch.setattr(mechanisms, "TOKENS_PER_STEP", 8 * 256)  # a batch of two
     arguments = [
         "bench",
         "--lengths",
@@ -53,7 +62,7 @@ def test_a_quick_run_saves_a_table_and_a_picture(tmp_path: Path) -> None:
         )
         speeds = row["sequences_per_second"] / anchor["sequences_per_second"]
         assert row["throughput_ratio"] == pytest.approx(speeds)
-        costs = footprint(mechanisms.model_config(row["mechanism"], row["length"]), 4)
+        costs = predicted(mechanisms.model_config(row["mechanism"], row["length"]), 4, device="cpu")
         assert row["training_mib_per_sequence"] == pytest.approx(costs.training_mib_per_sequence)
         assert row["parameters"] == costs.parameters
     assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -105,7 +104,53 @@ def in_mlflow(uri: str) -> dict[str, str]:
     return tags | {"registered": registered.tags["trial_key"], "description": registered.description or ""}
 
 
-@pytest.mark.timeout(900)
+RULE = "confirmed mean over 2 fresh seeds, the cheapest of 2 tied"
+
+
+def export_names_it(opened: Study, place: Path) -> None:
+    assert best(opened).trial == 0
+    (folder,) = export_study(opened, place, register=True)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert (provenance["trial"], provenance["selected_by"]) == (0, RULE)
+    assert f"Chosen by: {RULE}." in (folder / "card.md").read_text()
+    assert verify_export(folder) == []
+
+
+def show_names_it(shown: Callable[..., str]) -> None:
+    facts = json.loads(shown("show", "small", "--json"))
+    assert facts["winner"] == {"trial": 0, "rule": RULE}
+    assert facts["confirmation"]["winner"] == 0
+    text = shown("show", "small")
+    assert f"winner: trial 0 ({RULE})" in text
+    assert "small: val_accuracy on fresh seeds" in text
+
+
+def report_and_compare_name_it(opened: Study) -> None:
+    history = read_history(opened.folder / "outbox")
+    assert history.winner == {"trial": 0, "rule": RULE}
+    page = report_page(history)
+    assert f"Trial 0, by {RULE}." in page
+    assert "<h2>Confirmation</h2>" in page
+    assert "Test accuracy of the winner" in page
+    (row,) = compare([opened]).rows
+    assert (row.trial, row.basis) == (0, RULE)
+
+
+def service_names_it(address: str) -> None:
+    with Client(address) as client:
+        answer = client.best("small")
+        assert (answer["best"]["trial"], answer["rule"]) == (0, RULE)
+        assert client.study("small")["winner"] == {"trial": 0, "rule": RULE}
+
+
+def mlflow_names_it(uri: str) -> None:
+    told = in_mlflow(uri)
+    assert told["winner_trial"] == "0"
+    assert told["winner_rule"] == RULE
+    assert told["registered"] == "small/0"
+    assert RULE in told["description"]
+
+
 def test_every_reader_names_the_confirmed_winner_and_its_rule(
     study: Study,
     address: str,
@@ -124,44 +169,14 @@ def test_every_reader_names_the_confirmed_winner_and_its_rule(
     found = winner(opened)
     assert found is not None
     assert found.trial == 0, "the two are tied on fresh seeds, and trial 0 is cheaper"
-    rule = "confirmed mean over 2 fresh seeds, the cheapest of 2 tied"
-    assert found.rule == rule
+    assert found.rule == RULE
 
-    assert best(opened).trial == 0
-    (folder,) = export_study(opened, tmp_path / "winner", register=True)
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert (provenance["trial"], provenance["selected_by"]) == (0, rule)
-    assert f"Chosen by: {rule}." in (folder / "card.md").read_text()
-    assert verify_export(folder) == []
-
-    def shown(*arguments: str) -> Any:
+    def shown(*arguments: str) -> str:
         cli.main([*arguments, "--storage", str(study.spec.storage)], standalone_mode=False)
         return capsys.readouterr().out
 
-    facts = json.loads(shown("show", "small", "--json"))
-    assert facts["winner"] == {"trial": 0, "rule": rule}
-    assert facts["confirmation"]["winner"] == 0
-    text = shown("show", "small")
-    assert f"winner: trial 0 ({rule})" in text
-    assert "small: val_accuracy on fresh seeds" in text
-
-    history = read_history(study.folder / "outbox")
-    assert history.winner == {"trial": 0, "rule": rule}
-    page = report_page(history)
-    assert f"Trial 0, by {rule}." in page
-    assert "<h2>Confirmation</h2>" in page
-    assert "Test accuracy of the winner" in page
-
-    (row,) = compare([opened]).rows
-    assert (row.trial, row.basis) == (0, rule)
-
-    with Client(address) as client:
-        answer = client.best("small")
-        assert (answer["best"]["trial"], answer["rule"]) == (0, rule)
-        assert client.study("small")["winner"] == {"trial": 0, "rule": rule}
-
-    told = in_mlflow(opened.tracking_uri)
-    assert told["winner_trial"] == "0"
-    assert told["winner_rule"] == rule
-    assert told["registered"] == "small/0"
-    assert rule in told["description"]
+    export_names_it(opened, tmp_path / "winner")
+    show_names_it(shown)
+    report_and_compare_name_it(opened)
+    service_names_it(address)
+    mlflow_names_it(opened.tracking_uri)

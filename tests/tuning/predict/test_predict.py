@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-import subprocess
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from proxytune.tuning.predict.predict import Predictor, predict_stream
 from proxytune.tuning.spec.task import Task
 from proxytune.tuning.spec.trial_spec import task_fields
 from proxytune.tuning.trial.data import prepare_task
-from tests.commandline import command
 
 QUIET = Console(quiet=True)
 
@@ -109,17 +108,13 @@ def test_a_bad_line_is_an_error_object_in_its_place(predictor, lines) -> None:
     assert "no token 'hello'" in answers[1]["error"]
 
 
-def test_the_verb_predicts_with_a_pipe(finished, lines) -> None:
-    done = subprocess.run(
-        command("predict", finished.written.folder),
-        input=lines[0] + b"\nhello\n",
-        capture_output=True,
-        check=False,
-    )
+def test_the_verb_predicts_what_it_reads(finished, lines, call, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines[0] + b"\nhello\n")))
+    done = call("predict", finished.written.folder, cwd=tmp_path)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["line"] for answer in answers] == [1, 2]
-    assert done.returncode == 1
-    assert b"1 of 2 lines could not be read; line 2: ListOps has no token" in done.stderr
+    assert done.code == 1
+    assert "1 of 2 lines could not be read; line 2: ListOps has no token" in done.stderr
 
 
 @given(st.binary(min_size=1).filter(lambda text: b"\t" not in text))
@@ -184,26 +179,30 @@ def test_lines_that_are_not_in_the_tasks_form(name: str, line: bytes, words: str
         form(name).parse(line)
 
 
+@pytest.fixture
+def own_cache(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study's prepared data, whose record of test openings is the test's own; its folder."""
+    folder = prepare_task(study.spec.task).folder
+    monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(folder, tmp_path / "cache" / folder.name))
+
+
 def test_evaluate_gives_the_recorded_accuracy_and_guards_the_test_split(
-    finished, exported: Path, study
+    exported: Path, study, own_cache: Path
 ) -> None:
     evaluated = evaluate_export(load_export(exported), "val", who="a@b", again=False, console=QUIET)
     assert evaluated["accuracy"] == evaluated["recorded_accuracy"]
     assert evaluated["same_data"]
-    log = prepare_task(study.spec.task).folder / LOG
-    assert not log.exists()
-    try:
-        tested = evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
-        assert (tested["openings"], tested["num_examples"]) == (1, 2000)
-        with pytest.raises(InputError, match="opened for small before"):
-            evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
-        again = evaluate_export(load_export(exported), "test", who="a@b", again=True, console=QUIET)
-        assert (again["openings"], again["accuracy"]) == (2, tested["accuracy"])
-        assert [one["by"] for one in recorded_openings(log.parent)] == ["a@b", "a@b"]
-        openings = export_module._openings(study, study.spec)  # what the next export says
-        assert [one["what"].partition(",")[0] for one in openings] == ["evaluate small: trial 0"] * 2
-    finally:
-        log.unlink(missing_ok=True)
+    assert not (own_cache / LOG).exists()
+    tested = evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
+    assert (tested["openings"], tested["num_examples"]) == (1, 2000)
+    with pytest.raises(InputError, match="opened for small before"):
+        evaluate_export(load_export(exported), "test", who="a@b", again=False, console=QUIET)
+    again = evaluate_export(load_export(exported), "test", who="a@b", again=True, console=QUIET)
+    assert (again["openings"], again["accuracy"]) == (2, tested["accuracy"])
+    assert [one["by"] for one in recorded_openings(own_cache)] == ["a@b", "a@b"]
+    openings = export_module._openings(study, study.spec)  # what the next export says
+    assert [one["what"].partition(",")[0] for one in openings] == ["evaluate small: trial 0"] * 2
 
 
 def test_other_data_is_told(exported: Path) -> None:

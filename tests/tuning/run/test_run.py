@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ from proxytune.tuning.journal.reading import read_events
 from tests.commandline import Called, command, proxytune
 from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
-pytestmark = pytest.mark.timeout(1500)  # the fixture starts Ray twice, which a busy machine takes minutes for
+pytestmark = pytest.mark.timeout(1500)  # the fixture starts Ray, which a busy machine takes minutes for
 STUDY = """
 name: small
 task: {name: listops-mini, train_examples: 512}
@@ -32,17 +33,12 @@ search:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Path:
-    """A folder in which a small study has been run, extended by a trial, and run again."""
+    """A folder in which a small study has been run. Tests may add to the folder; they leave the study as it is."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.yaml").write_text(STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROXYTUNE_CACHE", str(data_cache))
-        for trials, extra in ((3, ["--set", "search.trials=3"]), (4, [])):
-            done = proxytune("run", "small.yaml", "--json", *extra, cwd=folder)
-            assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout)["trials"] == trials
-            if trials == 3:
-                assert proxytune("extend", "small", "--trials", "4", cwd=folder).returncode == 0
+    done = proxytune("run", "small.yaml", "--json", cwd=folder, PROXYTUNE_CACHE=str(data_cache))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"] == 4
     return folder
 
 
@@ -82,22 +78,13 @@ def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path, call: Cal
         assert run.data.metrics["val_accuracy"] == row["metrics"]["val_accuracy"]
 
 
-def test_extending_trains_the_rest(finished: Path) -> None:
-    events = read_events(finished / "studies" / "small" / "outbox").events
-    first_end = next(index for index, event in enumerate(events) if event.kind == "study_end")
-    before, after = (
-        [event.trial for event in part if event.kind == "trial"]
-        for part in (events[:first_end], events[first_end:])
-    )
-    assert sorted(before) == [0, 1, 2]
-    assert after == [3]
-    assert {event.trial for event in events[first_end:] if event.kind in ("report", "end")} == {3}
-
-
-def test_running_again_trains_nothing(finished: Path) -> None:
-    before = len(read_events(finished / "studies" / "small" / "outbox").events)
-    assert proxytune("run", "small.yaml", cwd=finished).returncode == 0
-    kinds = [event.kind for event in read_events(finished / "studies" / "small" / "outbox").events[before:]]
+def test_running_again_trains_nothing(finished: Path, tmp_path: Path, call: Callable[..., Called]) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = len(read_events(folder / "studies" / "small" / "outbox").events)
+    done = call("run", "small.yaml", cwd=folder)
+    assert done.code == 0, done.stderr
+    kinds = [event.kind for event in read_events(folder / "studies" / "small" / "outbox").events[before:]]
+    assert kinds
     assert "trial" not in kinds
 
 
@@ -125,38 +112,6 @@ def test_the_export_is_whole_and_trains_to_the_same_accuracy(
     assert refused.code == 2
     assert "winner exists" in refused.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_ui_serves_the_experiment_on_loopback(finished: Path) -> None:
-    import socket
-    import urllib.request
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with open(finished / "ui.log", "w") as log:
-        server = subprocess.Popen(
-            command("ui", "--port", port), cwd=finished, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                    assert answer.status == 200
-                break
-            except OSError:
-                assert server.poll() is None, (finished / "ui.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=proxytune"
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            assert json.load(answer)["experiment"]["name"] == "proxytune"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +184,7 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     def start_and_wait(num_reports: int) -> "subprocess.Popen[bytes]":
         with open(tmp_path / "log", "ab") as log:
             driver = subprocess.Popen(start, cwd=tmp_path, stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while len(events("report")) < num_reports:
             assert driver.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
@@ -241,7 +196,7 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     assert second.returncode == 3
     assert f"process {driver.pid} on" in second.stderr
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(120) == 75
+    assert driver.wait(600) == 75
     shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
     assert "running" not in shown["outcomes"]
 
@@ -253,7 +208,7 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
 
     driver = start_and_wait(len(events("report")) + 1)
     os.kill(events("report")[-1].pid, signal.SIGKILL)  # the worker of a trial
-    assert driver.wait(240) == 0, (tmp_path / "log").read_text()
+    assert driver.wait(900) == 0, (tmp_path / "log").read_text()
     shown = json.loads(proxytune("show", "small", "--json", cwd=tmp_path).stdout)
     assert shown["outcomes"] == {"complete": 4}
     outcomes = Counter((event.trial, event.outcome) for event in events("end"))
@@ -265,3 +220,15 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     runs = mlflow_runs(tmp_path / "studies")
     assert Counter(run.info.status for run in runs) == {"FINISHED": 5}
     assert max(attempts.values()) > 1
+    extending_trains_the_rest(tmp_path, long)
+
+
+def extending_trains_the_rest(folder: Path, options: list[str]) -> None:
+    assert proxytune("extend", "small", "--trials", "5", cwd=folder).returncode == 0
+    before = len(read_events(folder / "studies" / "small" / "outbox").events)
+    done = proxytune("run", "small.yaml", *options, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"] == 5
+    events = read_events(folder / "studies" / "small" / "outbox").events[before:]
+    assert [event.trial for event in events if event.kind == "trial"] == [4]
+    assert {event.trial for event in events if event.kind in ("report", "end")} == {4}

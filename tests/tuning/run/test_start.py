@@ -23,6 +23,11 @@ from proxytune.tuning.store.study import open_study
 ENQUEUED = [{"model.num_proxies": n, "model.dropout": 0.1} for n in (2, 4, 8)]
 
 
+@pytest.fixture(autouse=True)
+def _database() -> None:
+    """The layout of a database is tested here."""
+
+
 def everything(spec: Any) -> dict[str, list[Any]]:
     """All rows of the study's database, but for the lease's renewals."""
     import sqlalchemy as sa

@@ -37,13 +37,15 @@ def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(mak
     if sampler in ("gp", "cmaes"):
         space = "{model.num_proxies: {low: 2, high: 8}, model.dropout: {low: 0.0, high: 0.3}}"
 
+    trials = 6 if sampler in ("random", "qmc", "nsga2") else 12  # the others model what they have seen
+
     def params(storage: str, resume_at: int) -> list[dict]:
         spec = make_spec(
-            f"search.space={space}", f"search.sampler.name={sampler}", "search.trials=12", "search.enqueue=[]",
+            f"search.space={space}", f"search.sampler.name={sampler}", f"search.trials={trials}", "search.enqueue=[]",
             f"storage={json.dumps(str(make_spec().storage / storage))}",
         )  # fmt: skip
         driver = Driver(spec)
-        for number in range(12):
+        for number in range(trials):
             if number == resume_at:
                 driver.die()
                 driver = Driver(spec)
@@ -54,7 +56,7 @@ def test_every_sampler_proposes_within_the_space_and_the_same_after_a_resume(mak
         return [dict(trial.params) for trial in driver.study.trials()]
 
     unbroken = params("a", -1)
-    assert params("b", 7) == unbroken
+    assert params("b", trials - 2) == unbroken
     assert all(spec_value in range(2, 9) for one in unbroken if (spec_value := one["model.num_proxies"]))
     if sampler == "grid":
         assert len({json.dumps(one) for one in unbroken}) == 12

@@ -114,7 +114,7 @@ class Servers:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         self._running.append((server, thread, listener))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not server.started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -123,7 +123,7 @@ class Servers:
     def stop(self) -> None:
         for server, thread, listener in self._running:
             server.handle_exit(2, None)
-            thread.join(60)
+            thread.join(300)
             listener.close()
             assert not thread.is_alive()
         self._running.clear()
@@ -145,7 +145,7 @@ def serve(servers: Servers) -> Callable[..., str]:
 @pytest.fixture
 def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Client]:
     """A client of a server over the finished study."""
-    with httpx.Client(base_url=serve(), timeout=60) as client:
+    with httpx.Client(base_url=serve(), timeout=300) as client:
         yield client
 
 

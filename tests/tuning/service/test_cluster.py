@@ -91,6 +91,85 @@ def wait_for_job(client: Client, *wanted: str, name: str = "small") -> None:
     wait_for(lambda: client.study(name)["job"] in wanted)
 
 
+class Follower(threading.Thread):
+    """Reads the study's events until it ends."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(daemon=True)
+        self.client = client
+        self.seen: list[dict] = []
+        self.reported = threading.Event()
+
+    def run(self) -> None:
+        for event in self.client.events("small"):
+            self.seen.append(event)
+            if event["kind"] == "report":
+                self.reported.set()
+
+
+def submit(client: Client) -> None:
+    first = client.submit(STUDY)
+    assert first == {"study": "small", "job": "proxytune-small-1", "created": True, "budget": 2}
+    assert client.submit(STUDY) == first | {"created": False}
+    with pytest.raises(OtherSpecError, match=r"training\.steps was 300, now 301"):
+        client.submit(STUDY | {"training": STUDY["training"] | {"steps": 301}})
+
+
+def lose_the_server(client: Client, server: Server) -> None:
+    """The study goes on without it, and who follows the events misses none and gets none twice."""
+    follower = Follower(client)
+    follower.start()
+    assert follower.reported.wait(900)
+    server.kill()
+    ends = [event["kind"] for event in follower.seen].count("end")
+    with pytest.raises(ProxytuneError, match="refused"):
+        client.studies()
+    server.start()
+    follower.join(900)
+    assert not follower.is_alive()
+    assert ends < 2  # it was killed in the middle
+    counts = Counter((event["trial"], event["step"]) for event in follower.seen if event["kind"] == "report")
+    assert counts == {(trial, step): 1 for trial in range(2) for step in range(50, 301, 50)}
+    offsets = [event["offset"] for event in follower.seen]
+    assert offsets == sorted(set(offsets))
+    wait_for_job(client, "SUCCEEDED")
+    standing = client.study("small")
+    assert (standing["outcomes"], standing["driver"]) == ({"complete": 2}, None)
+
+
+def fetch_the_winner(client: Client, place: Path) -> None:
+    model = load_exported(client.export("small", place))
+    assert model(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool)).shape == (1, 10)
+
+
+def extend_stop_and_resume(client: Client) -> None:
+    client.extend("small", 3)
+    assert client.resume("small")["job"] == "proxytune-small-2"
+    wait_for(lambda: client.study("small")["driver"] is not None)
+    client.stop("small", now=True)
+    wait_for_job(client, "STOPPED", "FAILED", "SUCCEEDED")
+    assert client.study("small")["job"] in ("STOPPED", "FAILED")
+    assert client.resume("small")["job"] == "proxytune-small-3"
+    wait_for_job(client, "SUCCEEDED")
+    assert client.study("small")["outcomes"] == {"complete": 3}
+    who = [event["who"] for event in client.events("small", follow=False) if event["kind"] == "log"]
+    assert set(who) <= {"alice@http"}
+
+
+def confirm(client: Client, server: Server) -> None:
+    with pytest.raises(ProxytuneError, match="has not been confirmed"):
+        client.confirmation("small")
+    assert client.confirm("small", top=2, seeds=2)["job"] == "proxytune-small.confirm-1"
+    wait_for(lambda: "small.confirm" in [known["study"] for known in client.studies()])
+    server.kill()
+    server.start()
+    wait_for_job(client, "SUCCEEDED", name="small.confirm")
+    found = client.confirmation("small")
+    assert len(found["candidates"]) == 2
+    assert found["winner"] in [candidate["trial"] for candidate in found["candidates"]]
+    assert (found["test"]["openings"], len(found["test"]["values"])) == (1, len(found["test"]["seeds"]))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_study_outlives_its_server_and_its_winner_is_fetched(
@@ -99,66 +178,12 @@ def test_a_study_outlives_its_server_and_its_winner_is_fetched(
     monkeypatch.setattr(module, "RECONNECT_SECONDS", (1.0,) * 300)
     server = Server(tmp_path, cluster, data_cache)
     client = Client(server.url, token=TOKEN)
-    seen: list[dict] = []
-    reported = threading.Event()
-
-    def follow() -> None:
-        for event in client.events("small"):
-            seen.append(event)
-            if event["kind"] == "report":
-                reported.set()
-
     try:
-        first = client.submit(STUDY)
-        assert first == {"study": "small", "job": "proxytune-small-1", "created": True, "budget": 2}
-        assert client.submit(STUDY) == first | {"created": False}
-        with pytest.raises(OtherSpecError, match=r"training\.steps was 300, now 301"):
-            client.submit(STUDY | {"training": STUDY["training"] | {"steps": 301}})
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        assert reported.wait(900)
-        server.kill()
-        ends = [event["kind"] for event in seen].count("end")
-        with pytest.raises(ProxytuneError, match="refused"):
-            client.studies()
-        server.start()
-        follower.join(900)
-        assert not follower.is_alive()
-        assert ends < 2  # it was killed in the middle
-        counts = Counter((event["trial"], event["step"]) for event in seen if event["kind"] == "report")
-        assert counts == {(trial, step): 1 for trial in range(2) for step in range(50, 301, 50)}
-        assert [event["offset"] for event in seen] == sorted({event["offset"] for event in seen})
-        wait_for_job(client, "SUCCEEDED")
-        standing = client.study("small")
-        assert (standing["outcomes"], standing["driver"]) == ({"complete": 2}, None)
-
-        folder = client.export("small", tmp_path / "winner")
-        model = load_exported(folder)
-        assert model(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool)).shape == (1, 10)
-
-        client.extend("small", 3)
-        assert client.resume("small")["job"] == "proxytune-small-2"
-        wait_for(lambda: client.study("small")["driver"] is not None)
-        client.stop("small", now=True)
-        wait_for_job(client, "STOPPED", "FAILED", "SUCCEEDED")
-        assert client.study("small")["job"] in ("STOPPED", "FAILED")
-        assert client.resume("small")["job"] == "proxytune-small-3"
-        wait_for_job(client, "SUCCEEDED")
-        assert client.study("small")["outcomes"] == {"complete": 3}
-        who = [event["who"] for event in client.events("small", follow=False) if event["kind"] == "log"]
-        assert set(who) <= {"alice@http"}
-
-        with pytest.raises(ProxytuneError, match="has not been confirmed"):
-            client.confirmation("small")
-        assert client.confirm("small", top=2, seeds=2)["job"] == "proxytune-small.confirm-1"
-        wait_for(lambda: "small.confirm" in [known["study"] for known in client.studies()])
-        server.kill()
-        server.start()
-        wait_for_job(client, "SUCCEEDED", name="small.confirm")
-        found = client.confirmation("small")
-        assert len(found["candidates"]) == 2
-        assert found["winner"] in [candidate["trial"] for candidate in found["candidates"]]
-        assert (found["test"]["openings"], len(found["test"]["values"])) == (1, len(found["test"]["seeds"]))
+        submit(client)
+        lose_the_server(client, server)
+        fetch_the_winner(client, tmp_path / "winner")
+        extend_stop_and_resume(client)
+        confirm(client, server)
     finally:
         client.close()
         server.kill()

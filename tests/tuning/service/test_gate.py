@@ -136,7 +136,7 @@ NEEDS = {
 def test_a_token_does_what_its_scope_says_on_every_route(serve, finished, token_file) -> None:
     """Prometheus' token reads no study, a reader's steers none, and who steers starts none."""
     token_file.write_text("".join(f"{scope}:{scope}:{scope * 8}{'0' * 40}\n" for scope in SCOPES))
-    with httpx.Client(base_url=serve(tokens=Tokens(token_file)), timeout=60) as http:
+    with httpx.Client(base_url=serve(tokens=Tokens(token_file)), timeout=300) as http:
         for method, path in set(_routes()) - {("GET", path) for path in OPEN}:
             needs = NEEDS.get((method, path), 2 if method == "GET" else 3)
             for scope, level in SCOPES.items():
@@ -148,7 +148,7 @@ def test_a_token_does_what_its_scope_says_on_every_route(serve, finished, token_
 
 
 def test_tokens_are_revoked_and_added_without_a_restart(serve, finished, tokens, token_file) -> None:
-    with httpx.Client(base_url=serve(tokens=tokens), headers=GOOD, timeout=60) as http:
+    with httpx.Client(base_url=serve(tokens=tokens), headers=GOOD, timeout=300) as http:
         assert http.get("/v1/studies").status_code == 200
         kept = token_file.read_text()
         token_file.write_text(kept.partition("\n")[2])
@@ -198,7 +198,7 @@ def test_on_loopback_no_web_page_gets_an_answer(http: httpx.Client, headers, sta
 
 
 def test_every_address_of_loopback_can_be_listened_on(serve, finished) -> None:
-    with httpx.Client(base_url=serve(host="127.0.0.2"), timeout=60) as http:
+    with httpx.Client(base_url=serve(host="127.0.0.2"), timeout=300) as http:
         assert http.get("/v1/studies").status_code == 200
         assert http.get("/v1/studies", headers={"Origin": "http://127.0.0.2"}).status_code == 403
 
@@ -233,7 +233,7 @@ def test_too_large_a_body_is_refused_before_it_is_read(http: httpx.Client) -> No
 def test_a_body_that_does_not_come_is_not_waited_for(http: httpx.Client, monkeypatch) -> None:
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     url = http.base_url
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=300) as connection:
         connection.sendall(b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nslow")
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
@@ -289,16 +289,16 @@ def test_the_command_leaves_at_a_signal_and_says_no_secret(tmp_path, finished) -
         stack.callback(process.kill)  # or a failed assertion would wait for the server
         assert process.stdout is not None
         url = re.search(r"http://[\d.:]+", process.stdout.readline())[0]
-        assert httpx.get(f"{url}/v1/studies", timeout=60).status_code == 401
+        assert httpx.get(f"{url}/v1/studies", timeout=300).status_code == 401
         headers = {"Authorization": f"Bearer {token}"}
-        assert httpx.get(f"{url}/v1/studies", headers=headers, timeout=60).status_code == 200
-        httpx.post(f"{url}/v1/studies/small/pause", headers=headers, timeout=60).raise_for_status()
+        assert httpx.get(f"{url}/v1/studies", headers=headers, timeout=300).status_code == 200
+        httpx.post(f"{url}/v1/studies/small/pause", headers=headers, timeout=300).raise_for_status()
         end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
         with httpx.stream(
             "GET",
             f"{url}/v1/studies/small/events",
             headers=headers | {"Last-Event-ID": str(end)},
-            timeout=60,
+            timeout=300,
         ) as stream:
             assert stream.status_code == 200  # it waits for events that never come
             process.terminate()

@@ -17,7 +17,7 @@ def driver(spec) -> Driver:
 @pytest.fixture
 def http(serve, driver, tokens):
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=serve(tokens=tokens), timeout=60, headers=headers) as client:
+    with httpx.Client(base_url=serve(tokens=tokens), timeout=300, headers=headers) as client:
         yield client
     driver.outbox.close()
 

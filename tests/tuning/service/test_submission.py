@@ -43,7 +43,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
     """A client of a server without a cluster and without studies, and their folder."""
     storage = tmp_path_factory.mktemp("studies")
     servers = Servers(storage)
-    with httpx.Client(base_url=servers.start(), timeout=60) as http:
+    with httpx.Client(base_url=servers.start(), timeout=300) as http:
         yield http, storage
     servers.stop()
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_run_is_refused_and_leaves_nothing(empty, body, kind, sta
 
 def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
     values = json.loads(finished.model_dump_json(exclude={"database"}))
-    with httpx.Client(base_url=serve(), timeout=60) as http:
+    with httpx.Client(base_url=serve(), timeout=300) as http:
         same = http.post("/v1/studies", json=values)
         assert (same.status_code, same.json()["error"]) == (
             409,
@@ -104,14 +104,14 @@ def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
 
 
 def test_a_study_whose_budget_is_met_gets_no_idle_job(serve, finished) -> None:
-    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=60) as http:
+    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=300) as http:
         answer = http.post("/v1/studies/small/resume")
     assert answer.status_code == 422
     assert "study small has met its budget of 4 trials; extend it" in answer.json()["detail"]
 
 
 def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_begun(serve, finished, tmp_path) -> None:
-    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=60) as http:
+    with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=300) as http:
         answer = http.post("/v1/studies", json=EXAMPLE)
         assert (answer.status_code, answer.json()["error"]) == (503, "ProxytuneError")
         assert "nothing answers at http://127.0.0.1:9" in answer.json()["detail"]

@@ -79,7 +79,7 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
         assert answer.headers["content-disposition"] == 'attachment; filename="small-trial-1.tar"'
         next(answer.iter_raw())
         assert len(list((tmp_path / "scratch").iterdir())) == 1
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while list((tmp_path / "scratch").iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -92,14 +92,14 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
 
     def slow(_study, folder: Path, _request) -> None:
         begun.set()
-        assert let_go.wait(60)
+        assert let_go.wait(300)
         raise InputError("no trial")
 
     monkeypatch.setattr(winners, "export_study", slow)
     end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
-    with httpx.Client(base_url=serve(), timeout=60) as http, ThreadPoolExecutor() as pool:
+    with httpx.Client(base_url=serve(), timeout=300) as http, ThreadPoolExecutor() as pool:
         first = pool.submit(http.get, "/v1/studies/small/export")
-        assert begun.wait(60)
+        assert begun.wait(300)
         second = http.get("/v1/studies/small/export")
         assert (second.status_code, second.headers["retry-after"]) == (429, "30")
         assert second.json()["detail"] == "1 exports are under way already"
@@ -108,7 +108,7 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
         assert http.get("/v1/studies/small/export").status_code == 422  # the slot is free again
         with http.stream("GET", "/v1/studies/small/events", headers={"Last-Event-ID": str(end)}):
             assert http.get("/v1/studies/small/events").status_code == 429
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while http.get("/v1/studies/small/events", params={"follow": False}).status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -45,7 +45,9 @@ class S3Server:
                 time.sleep(0.1)
 
     def make_bucket(self, name: str) -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=30).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=300
+        ).close()
 
     def close(self) -> None:
         self._process.kill()

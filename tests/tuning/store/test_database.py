@@ -9,6 +9,11 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.store.database import open_storage
 
 
+@pytest.fixture(autouse=True)
+def _database() -> None:
+    """The layout of a database is tested here."""
+
+
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not an SQLAlchemy URL"):
         open_storage("nonsense", create=True)

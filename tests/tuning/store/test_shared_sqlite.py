@@ -17,6 +17,11 @@ MOUNTS = """\
 """
 
 
+@pytest.fixture(autouse=True)
+def _database() -> None:
+    """The layout of a database is tested here."""
+
+
 @pytest.mark.parametrize(
     ("path", "shared"),
     [

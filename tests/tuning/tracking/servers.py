@@ -48,7 +48,7 @@ class MlflowServer:
 
     def wait(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=5).close()

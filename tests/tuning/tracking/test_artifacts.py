@@ -19,6 +19,7 @@ from proxytune.tuning.tracking.artifacts import follow_move
 from proxytune.tuning.tracking.links import leaderboards
 from proxytune.tuning.tracking.shipper import Shipper
 from tests.benchmarks.synthetic import synthetic_events
+from tests.tuning.tracking.syncing import synced
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path
     for event in synthetic_events(2, steps=100, name="study"):
         outbox.append(event)
     outbox.close()
-    track(storage)
+    synced(storage / "study" / "outbox", default_uri(storage))
     before = files(storage)
     other = tmp_path / "elsewhere" / "studies"
     shutil.copytree(storage, other)
@@ -122,15 +123,11 @@ def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path
     outbox.append(TrialEnded(trial=7, step=1, outcome=Outcome.FAILED))
     outbox.append(StudyEnded(status=StudyStatus.FINISHED))
     outbox.close()
-    track(other)
+    shipper = Shipper(other / "study" / "outbox", default_uri(other), "proxytune")
+    shipper.start()
+    assert shipper.close(280) == 0, shipper.error
     assert files(storage) == before
     runs = MlflowClient(tracking_uri=default_uri(other)).search_runs(["1"])
     assert len(runs) == 4, "the study, two trials that were copied, one that is new"
     assert {Path(str(run.info.artifact_uri)).is_relative_to(other) for run in runs} == {True}
     assert leaderboards(other, default_uri(other)).keys() == {"study"}
-
-
-def track(storage: Path) -> None:
-    shipper = Shipper(storage / "study" / "outbox", default_uri(storage), "proxytune")
-    shipper.start()
-    assert shipper.close(120) == 0, shipper.error

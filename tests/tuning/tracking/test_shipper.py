@@ -20,11 +20,12 @@ from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_erro
 from proxytune.tuning.tracking.mlflow_server import server_command
 from proxytune.tuning.tracking.shipper import Shipper
 from tests.benchmarks.synthetic import synthetic_events
+from tests.tuning.tracking.syncing import synced
 
 Fill = Callable[[Iterable[Event]], None]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 280) -> None:
     """Poll until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -40,6 +41,7 @@ def children(pid: int) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
     outbox_folder: Path, uri: str, store: Any
 ) -> None:
@@ -57,7 +59,7 @@ def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
         outbox.append(event)
     assert shipper.waiting == num_waiting(outbox_folder, uri, "proxytune") > 0
     wait_for(lambda: children(os.getpid()) and children(os.getpid())[0].pid != child.pid)
-    assert shipper.close(120) == 0
+    assert shipper.close(600) == 0
     assert shipper.error is None
     assert num_waiting(outbox_folder, uri, "proxytune") == 0
     assert children(os.getpid()) == []
@@ -108,6 +110,7 @@ def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill,
     outbox.close()
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_told_and_the_search_goes_on(
     fill: Fill, storage: Path, uri: str, store: Any
 ) -> None:
@@ -151,9 +154,7 @@ print(shipper.close(1))
         "Events wait in the outbox meanwhile"
     )
     assert int(waiting) > 0
-    shipper = Shipper(folder, uri, "proxytune")
-    shipper.start()
-    assert shipper.close(120) == 0
+    synced(folder, uri)
     assert store.differences(folder) == {}
 
 

@@ -1,13 +1,19 @@
-"""`proxytune track sync`, `track rebuild`, `report`, as a user calls them."""
+"""`proxytune track sync`, `track rebuild`, `report`, `ui`, as a user calls them."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 
 from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import HeldError, InputError, StorageError
@@ -15,6 +21,8 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.spec.study_spec import StudySpec
 from tests.benchmarks.synthetic import synthetic_events
+from tests.commandline import command
+from tests.tuning.tracking.servers import free_port
 
 
 @pytest.fixture
@@ -112,3 +120,30 @@ def test_show_draws_the_front_into_a_new_file(study: StudySpec, storage: Path, t
             call(*arguments, refused)
         assert path.read_bytes() == before
     assert [file.name for file in tmp_path.glob("front*")] == ["front.html"]
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_ui_serves_the_experiment_on_loopback(storage: Path, uri: str, tmp_path: Path) -> None:
+    MlflowClient(tracking_uri=uri).create_experiment("proxytune")
+    port, log = free_port(), tmp_path / "ui.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command("ui", "--port", port), cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=proxytune"
+    deadline = time.monotonic() + 600
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(address, timeout=60) as answer:
+                    assert json.load(answer)["experiment"]["name"] == "proxytune"
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(120)
