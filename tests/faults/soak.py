@@ -31,6 +31,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from proxytune.tuning.cli import main
 from proxytune.tuning.run import driver as product
+from proxytune.tuning.service import app, server  # noqa: F401 - here once, so that children start at once
 from proxytune.tuning.store import lease
 from tests.faults.soak_check import problems
 from tests.faults.soak_trial import SumTrainable, search_here

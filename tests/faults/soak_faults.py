@@ -180,7 +180,7 @@ def checkpoint_replaced(soak: Soak, chance: random.Random) -> None:
     if not victims or not others:
         return
     victim, other = chance.choice(victims), chance.choice(others)
-    away = soak.folder / "away"
+    away = soak.disk / "away"  # on one file system
     victim.rename(away)
     shutil.copytree(other, victim)
     soak.refused(5, "belongs to another trial")

@@ -6,6 +6,15 @@
 from pathlib import Path
 from typing import Any
 
+TESTED = "2.60"
+
+
+def untested(version: str) -> str | None:
+    """One line about a version of Ray with which this module was not tested; None: it was."""
+    if version.split(".")[:2] == TESTED.split("."):
+        return None
+    return f"Ray {version} was not tested with this proxytune, {TESTED} was: a study may fail to start there"
+
 
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to be taken away.

@@ -2,6 +2,7 @@
 
 import inspect
 
+import ray
 from ray.tune import Trainable
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -9,6 +10,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+from proxytune.tuning.cluster.ray_private import untested
 from proxytune.tuning.cluster.trainable import TrialTrainable
 
 
@@ -66,3 +68,11 @@ def test_tune_still_keeps_its_trials_where_they_are_forgotten() -> None:
         "_trial_to_actor",
     ):
         assert name in known, f"this Ray has no TuneController.{name}: change cluster/ray_private.py"
+
+
+def test_the_installed_ray_is_the_tested_one_and_another_is_told_in_one_line() -> None:
+    assert untested(ray.__version__) is None, "change TESTED in cluster/ray_private.py"
+    told = untested("2.61.0")
+    assert told is not None
+    assert "Ray 2.61.0 was not tested" in told
+    assert "\n" not in told
