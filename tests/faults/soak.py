@@ -190,12 +190,14 @@ class Soak:
 
     def kill(self) -> None:
         """The driver and its shipper at once, as a power cut does."""
-        if self.driver is not None:
-            for process in (psutil.Process(self.driver), *shippers(self.driver)):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self.code_of(self.driver, seconds=30)
-            self.driver = None
+        assert self.driver is not None
+        ending = shippers(self.driver)
+        os.kill(self.driver, signal.SIGKILL)
+        for process in ending:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(ending, timeout=30)
+        self.code_of(self.driver, seconds=30)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
@@ -289,10 +291,10 @@ def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = 
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     soak = Soak(folder)
     print(f"seed {seed} in {folder}", flush=True)
-    deadline = time.monotonic() + 60 * minutes
+    began_soak = time.monotonic()
     try:
         for kind, seconds, chance in schedule(seed, kinds):
-            if time.monotonic() > deadline or min(counts.values()) == rounds:
+            if time.monotonic() > began_soak + 60 * minutes or min(counts.values()) == rounds:
                 break
             began = time.monotonic()
             soak.ensure_driver()
@@ -313,10 +315,12 @@ def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = 
         shutil.rmtree(folder)
     return {
         "seed": seed,
+        "minutes": (time.monotonic() - began_soak) / 60,
+        "date": time.strftime("%Y-%m-%d"),
+        "load": os.getloadavg()[2],
         "injected": dict(counts),
         "checked": checked,
         "problems": found,
-        "folder": str(folder),
     }
 
 
@@ -329,4 +333,6 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     result = run(asked.seed, asked.minutes, asked.rounds, asked.only)
     print(json.dumps(result, indent=1))
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    (REPOSITORY / "build" / "soak.json").write_text(json.dumps(result, indent=1))
     sys.exit(bool(result["problems"]))

@@ -123,6 +123,7 @@ def disk_full(soak: Soak, chance: random.Random) -> None:
 
 def disk_read_only(soak: Soak, chance: random.Random) -> None:
     soak.kill()
+    soak.kill_service()  # it has the database open
     _remount(soak, "ro")
     try:
         soak.refused(5, "ead-only")
@@ -190,12 +191,17 @@ def checkpoint_replaced(soak: Soak, chance: random.Random) -> None:
 
 def _unfinished(soak: Soak) -> list[Path]:
     """Folders of the trials that are to go on."""
-    with closing(sqlite3.connect(soak.study / "study.db")) as database:
-        rows = database.execute(
-            "SELECT number FROM trials WHERE state IN ('RUNNING', 'WAITING') ORDER BY number"
-        )
-        folders = [soak.study / "trials" / str(number) for (number,) in rows]
+    folders = [
+        soak.study / "trials" / str(number)
+        for number, state in _trials(soak)
+        if state in ("RUNNING", "WAITING")
+    ]
     return [folder for folder in folders if folder.exists()]
+
+
+def _trials(soak: Soak) -> list[tuple[int, str]]:
+    with closing(sqlite3.connect(soak.study / "study.db")) as database:
+        return database.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
 
 
 def database_away(soak: Soak, chance: random.Random) -> None:
@@ -210,13 +216,19 @@ def database_away(soak: Soak, chance: random.Random) -> None:
 
 
 def database_restored(soak: Soak, chance: random.Random) -> None:
-    """A backup that is some seconds old: trials are run again that the journal and MLflow know."""
-    backup = soak.folder / "backup.db"
-    _copy_database(soak.study / "study.db", backup)
-    time.sleep(chance.uniform(0.2, 1.5))
+    """A backup that is some seconds old: refused if there are checkpoints of trials that it lacks, and then put back."""
+    database, backup, newest = (soak.study / "study.db", soak.folder / "backup.db", soak.folder / "newest.db")
+    _copy_database(database, backup)
+    time.sleep(chance.uniform(0.1, 1))
     soak.kill()
-    _copy_database(backup, soak.study / "study.db")
+    _copy_database(database, newest)
+    _copy_database(backup, database)
+    known = {str(number) for number, _ in _trials(soak)}
+    if {path.name for path in (soak.study / "trials").iterdir()} - known:
+        soak.refused(2, "which the database does not know")
+        _copy_database(newest, database)
     backup.unlink()
+    newest.unlink()
 
 
 def _copy_database(source: Path, target: Path) -> None:
