@@ -190,7 +190,7 @@ def checkpoint_replaced(soak: Soak, chance: random.Random) -> None:
 
 
 def _unfinished(soak: Soak) -> list[Path]:
-    """Folders of the trials that are to go on."""
+    """Folders of the trials that are to go on: not those whose end is stored, which the next driver only tells."""
     folders = [
         soak.study / "trials" / str(number)
         for number, state in _trials(soak)
@@ -201,7 +201,11 @@ def _unfinished(soak: Soak) -> list[Path]:
 
 def _trials(soak: Soak) -> list[tuple[int, str]]:
     with closing(sqlite3.connect(soak.study / "study.db")) as database:
-        return database.execute("SELECT number, state FROM trials ORDER BY number").fetchall()
+        ended = (
+            "EXISTS (SELECT 1 FROM trial_user_attributes a WHERE a.trial_id = t.trial_id AND a.key = 'end')"
+        )
+        query = f"SELECT number, CASE WHEN {ended} THEN 'ENDED' ELSE state END FROM trials t ORDER BY number"
+        return database.execute(query).fetchall()
 
 
 def database_away(soak: Soak, chance: random.Random) -> None:
