@@ -256,10 +256,14 @@ def steering_requests(soak: Soak, chance: random.Random) -> None:
             steering.extend(study, 1_000_000 + chance.randrange(1000))
             time.sleep(chance.uniform(0, 1.5))
             steering.pause(study, on=False)
-        if chance.random() < 0.3:
+        if stops:
             steering.request_stop(study, now=chance.random() < 0.5)
 
+    stops = chance.random() < 0.3
     assert soak.code_of(soak.fork(steer), 120) == 0, soak.said()
+    if stops:
+        assert soak.driver is not None
+        assert soak.code_of(soak.driver, 120) in ENDINGS, soak.said()
 
 
 def service_requests(soak: Soak, chance: random.Random) -> None:
