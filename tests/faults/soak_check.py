@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 EXPECTED = re.compile(
-    r"study-id|spec\.yaml|study\.db(-wal|-shm)?|outbox(/(events\.jsonl|epoch|writer\.lock|acknowledged-[0-9a-f]{12}\.json(\.lock)?))?"
+    r"study-id|\.study\.db\.lock|spec\.yaml|study\.db(-wal|-shm)?|outbox(/(events\.jsonl|epoch|writer\.lock|acknowledged-[0-9a-f]{12}\.json(\.lock)?))?"
     r"|trials(/\d+(/step-\d{10}(/(manifest\.json|state-[0-9a-f]{32}\.pt))?)?)?"
 )
 """Paths below the study's folder."""
