@@ -266,10 +266,10 @@ def children(pid: int, word: str) -> list[psutil.Process]:
 
 def marked(name: str) -> list[psutil.Process]:
     """The processes of a soak, but for this one."""
-    found = []
+    found = psutil.Process().children()  # forked ones do not show the environment that was set here
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == name:
+            if process not in found and process.pid != os.getpid() and process.environ().get(MARK) == name:
                 found.append(process)
     return found
 
