@@ -47,7 +47,24 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return merged
 
 
-def table(kept: list[dict[str, Any]]) -> str:
+def soak_section(result: dict[str, Any]) -> str:
+    """The last soak: its seed, how often each kind was injected, and what was checked afterwards."""
+    checked = result["checked"]
+    lines = [f"| {kind.replace('_', ' ')} | {times} |\n" for kind, times in result["injected"].items()]
+    return (
+        "\n## Soak\n\n"
+        "One study under a random schedule of all kinds of faults (`make soak SEED=... MINUTES=...`; the seed replays it). "
+        "Afterwards plain SQL over the study's and MLflow's databases, and the journal's lines, must show every trial "
+        "complete once, every step once with the value that follows from the trial's parameters, the winner, no file "
+        "and no process left.\n\n"
+        f"{result['date']}, seed {result['seed']}, {result['minutes']:.0f} minutes, load {result['load']:.0f}: "
+        f"{sum(result['injected'].values())} faults, {checked['trials']:,} trials, {checked['points']:,} points in MLflow; "
+        f"{len(result['problems'])} problems.\n\n"
+        "| kind | times |\n|---|---|\n" + "".join(lines)
+    )
+
+
+def table(kept: list[dict[str, Any]], soak: dict[str, Any] | None = None) -> str:
     """The whole document."""
     lines = [
         f"| {row['fault']} | {row['injected']} | {row['lost']} | {row['doubled']} | "
@@ -70,8 +87,11 @@ def table(kept: list[dict[str, Any]]) -> str:
         + made
         + "\nFaults that are tried with the part they hit, by tests that keep no figures here:\n\n| fault | test |\n|---|---|\n"
         + others
+        + (soak_section(soak) if soak is not None else "")
     )
 
 
 if __name__ == "__main__":
-    print(table(rows(REPOSITORY / "build" / "faults")), end="")
+    soaked = REPOSITORY / "build" / "soak.json"
+    soak = json.loads(soaked.read_text()) if soaked.exists() else None
+    print(table(rows(REPOSITORY / "build" / "faults"), soak), end="")

@@ -40,6 +40,21 @@ def test_rows_of_one_fault_are_added_up(table: ModuleType, tmp_path: Path) -> No
     assert "| x | 4 | 0 | 2 | 7 | y |\n| z | 2 | 0 | 1 |  | y |\n" in text
 
 
+def test_a_soak_is_shown_with_its_seed_and_counts(table: ModuleType) -> None:
+    soak = {
+        "seed": 7,
+        "minutes": 1.0,
+        "date": "d",
+        "load": 2.0,
+        "injected": {"driver_killed": 3, "disk_full": 2},
+        "checked": {"trials": 10, "points": 30},
+        "problems": [],
+    }
+    text = table.table([], soak)
+    assert "seed 7, 1 minutes, load 2: 5 faults, 10 trials, 30 points in MLflow; 0 problems." in text
+    assert "| driver killed | 3 |\n| disk full | 2 |\n" in text
+
+
 def test_every_test_that_the_table_names_is_there(table: ModuleType) -> None:
     for name in table.ELSEWHERE.values():
         path, _, function = name.partition("::")

@@ -11,11 +11,16 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from proxytune.tuning.cluster.ray_private import forget_ended_trials
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.trial_run import TrialUpdate
+
+KEPT_TRIALS = 100
+"""How many trials Tune may know, ended ones included; it runs more if the cluster has more slots."""
 
 
 class RayBridge:
@@ -124,6 +129,7 @@ class StudyScheduler(FIFOScheduler):
                     bridge.controller.poll()
             except Exception as error:
                 bridge.fail(error)
+        forget_ended_trials(tune_controller, KEPT_TRIALS)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -150,3 +156,13 @@ class StudyScheduler(FIFOScheduler):
                     bridge.controller.again(trial.config["number"])
                 except Exception as error:
                     bridge.fail(error)
+
+
+class Silence(TrialProgressCallback):
+    """In place of Tune's own progress callback, which keeps every trial that it has heard of."""
+
+    def log_result(self, trial: Trial, result: dict[str, Any], error: bool = False) -> None:
+        pass
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        pass

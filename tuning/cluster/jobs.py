@@ -55,6 +55,7 @@ class Jobs:
 
     The token is RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, unless it is given; it is sent
     only to a cluster that asks for one, and a cluster that asks for none gets no job: anybody could run code there.
+    `ray_version` is the cluster's.
 
     Raises:
         InputError: nothing answers at the address, it is no Ray dashboard, it is open, the token is missing or
@@ -103,7 +104,7 @@ class Jobs:
             ) from None
         except (requests.RequestException, ConnectionError, RuntimeError) as error:
             raise InputError(f"{self.address}: {one_line(error)}") from None
-        theirs = answer.json()["ray_version"]
+        self.ray_version = theirs = str(answer.json()["ray_version"])
         if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
             raise InputError(
                 f"the cluster at {self.address} has Ray {theirs} and this machine {ray.__version__}: install the same"

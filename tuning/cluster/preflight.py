@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from proxytune.tuning.cluster.jobs import one_line
 from proxytune.tuning.cluster.node_probe import OK, RED, WARNING, NodeProbe, versions
-from proxytune.tuning.cluster.ray_private import ask_gcs
+from proxytune.tuning.cluster.ray_private import ask_gcs, untested
 from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import check_uri, default_uri
@@ -127,6 +127,8 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
     ]
     told = "; ".join(others) or ", ".join(f"{package} {version}" for package, version in theirs.items())
     yield Finding(name, "versions", RED if others else OK, told)
+    if (warning := untested(theirs["ray"])) is not None:
+        yield Finding(name, "ray", WARNING, warning)
 
     cpus, gpus = (float(answer["resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
     text = f"{cpus:g} CPU, {gpus:g} GPU, {answer['memory_gib']:.1f} GiB"

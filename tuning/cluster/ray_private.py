@@ -8,6 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+TESTED = "2.60"
+
+
+def untested(version: str) -> str | None:
+    """One line about a version of Ray with which this module was not tested; None: it was."""
+    if version.split(".")[:2] == TESTED.split("."):
+        return None
+    return f"Ray {version} was not tested with this proxytune, {TESTED} was: a study may fail to start there"
+
 
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to be taken away.
@@ -43,6 +52,25 @@ def gcs_address(address: str) -> str:
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     return str(canonicalize_bootstrap_address_or_die(address))
+
+
+def forget_ended_trials(scheduled: Any, most: int) -> None:
+    """Once Tune knows `most` trials, drop those that have ended, but for the newest.
+
+    Missing: Tune keeps each trial for as long as it runs, 36 KiB of memory each, and looks at all of them in every round.
+
+    Args:
+        scheduled: what Tune passes to a scheduler's methods as `tune_controller`.
+    """
+    known = scheduled.get_trials()
+    if len(known) < most:
+        return
+    tune = scheduled._tune_controller
+    ended = tune._stopped_trials | tune._failed_trials
+    ended -= {known[-1]} | tune._live_trials | tune._trial_to_actor.keys()
+    for trials in (tune._stopped_trials, tune._failed_trials, tune._trials_to_cache):
+        trials -= ended
+    known[:] = [trial for trial in known if trial not in ended]
 
 
 def session_folder() -> Path:

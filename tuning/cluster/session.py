@@ -4,8 +4,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,6 +22,7 @@ from proxytune.tuning.cluster.ray_private import (
     without_idle_processes,
     without_paths,
 )
+from proxytune.tuning.cluster.scratch import scratch_folder
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
@@ -130,13 +129,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
         Interrupted: Ray did not start in time; the machine is too busy.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
-    scratch = _make_scratch()
-    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
-    before = dict(os.environ)
-    os.environ.update(_ENVIRONMENT)
-    if address != LOCAL:  # more than one trial may wait for nodes that an autoscaler has yet to start
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_UNLIMITED)
-    try:
+    with scratch_folder() as scratch, _environment(address):
         if address == LOCAL:
             _ensure_token()
         import ray
@@ -167,16 +160,21 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
             yield RaySession(scratch)
         finally:
             leave_ray()
+
+
+@contextmanager
+def _environment(address: str) -> Iterator[None]:
+    """The environment that Ray and Tune read, while the context is held."""
+    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
+    before = dict(os.environ)
+    os.environ.update(_ENVIRONMENT)
+    if address != LOCAL:  # more than one trial may wait for nodes that an autoscaler has yet to start
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_UNLIMITED)
+    try:
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _make_scratch() -> Path:
-    """A folder of mode 0700; below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters."""
-    parent = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="proxytune-", dir=parent if len(parent) <= 20 else "/tmp"))
 
 
 def find_cluster(address: str) -> str:

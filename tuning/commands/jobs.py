@@ -41,8 +41,11 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
     proxytune submit my-study.yaml --address http://head:8265 --storage /mnt/studies --follow
     """
     from proxytune.tuning.cluster.jobs import Jobs
+    from proxytune.tuning.cluster.ray_private import untested
 
     jobs = Jobs(address)
+    if (warning := untested(jobs.ray_version)) is not None:
+        err.print(warning, highlight=False, markup=False)
     click.echo(jobs.submit(spec))
     if not follow:
         return

@@ -246,7 +246,7 @@ def _tune(
     """Ray Tune's loop; `resources` are what each trial holds, unless its trainable says."""
     from ray import tune
 
-    from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+    from proxytune.tuning.cluster.bridge import Silence, StudyScheduler, StudySearcher
 
     tune.run(
         kind,
@@ -262,6 +262,7 @@ def _tune(
         trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
         trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
         verbose=0,
+        callbacks=[Silence()],
     )
 
 

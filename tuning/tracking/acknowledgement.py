@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.journal.events import CHECKSUM_BYTES
+from proxytune.tuning.journal.outbox import PRIVATE
 from proxytune.tuning.journal.reading import JOURNAL, journal_id, last_bytes
 from proxytune.tuning.spec.locations import check_uri
 
@@ -62,15 +62,20 @@ class Acknowledgement:
     def save(self, outbox_folder: Path) -> None:
         """Replace the file in one step; the disk has it then. Readable by its owner only.
 
+        The new file has one name, so that a killed shipper leaves no more than one; a lock admits one shipper at a time.
+
         Raises:
             OSError: the folder cannot be written.
         """
         path = self.path(outbox_folder)
-        with tempfile.NamedTemporaryFile("w", dir=outbox_folder, prefix=path.name, delete=False) as temporary:
-            json.dump(asdict(self), temporary, separators=(",", ":"))
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        os.replace(temporary.name, path)
+        new = path.with_suffix(".new")
+        with open(
+            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE), "w", encoding="utf-8"
+        ) as file:
+            json.dump(asdict(self), file, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
 
 
 def num_waiting(outbox_folder: Path, uri: str, experiment: str) -> int:

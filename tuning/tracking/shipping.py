@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +130,23 @@ def main(arguments: list[str]) -> None:
     open_databases_once()
     logging.getLogger("optuna").setLevel(logging.WARNING)
     destination = Acknowledgement(uri, experiment).path(folder)
-    with FileLock(f"{destination}.lock"):
+    with FileLock(f"{destination}.lock"), scratch(destination.with_suffix(".scratch")):
         with suppress(sqlite3.Error):  # shipping meets the same trouble, and reports it
             follow_move(uri)
         sync = MlflowSync(folder, uri, experiment)
         ship_all(sync, finish, lambda error: tell(sync, error))
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[None]:
+    """Temporary files of MLflow's client lie in this folder; those of a shipper that was killed are removed first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def relax_sqlite(connection: Any, _: Any) -> None:

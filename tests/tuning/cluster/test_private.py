@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.private import check_private
+from proxytune.tuning.cluster.scratch import scratch_folder
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.trial import slot
 
@@ -62,6 +64,34 @@ def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: 
         process.communicate("\n")
     assert process.returncode == 0
     assert not scratch.exists()
+
+
+def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a driver that lives, and what is not a driver's, stay."""
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    parent = Path(tempfile.mkdtemp(prefix="s-"))
+    monkeypatch.setattr(tempfile, "tempdir", str(parent))
+    (parent / "proxytune-other").mkdir()
+    script = "import sys; from proxytune.tuning.cluster.scratch import scratch_folder as f; "
+    script += "c = f(); print(c.__enter__(), flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(parent)},
+    ) as driver:
+        assert driver.stdout is not None
+        left = Path(driver.stdout.readline().strip())
+        with scratch_folder():
+            assert left.exists(), "its driver lives"
+        driver.kill()
+    assert left.exists()
+    with scratch_folder() as own:
+        assert not left.exists()
+        assert own.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in parent.iterdir()] == ["proxytune-other"]
+    shutil.rmtree(parent)
 
 
 def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import inspect
 
+import ray
 from ray.tune import Trainable
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from proxytune.tuning.cluster.bridge import StudyScheduler, StudySearcher
+from proxytune.tuning.cluster.ray_private import untested
 from proxytune.tuning.cluster.trainable import TrialTrainable
 
 
@@ -56,3 +59,23 @@ def test_a_tune_trial_still_counts_its_failures() -> None:
     trial = Trial("canary", stub=True)
     for name in ("num_failures", "max_failures", "trial_id", "config"):
         assert hasattr(trial, name), f"this Ray's Trial has no {name}: change cluster/bridge.py"
+
+
+def test_tune_still_keeps_its_trials_where_they_are_forgotten() -> None:
+    known = TuneController.__init__.__code__.co_names
+    for name in (
+        "_live_trials",
+        "_stopped_trials",
+        "_failed_trials",
+        "_trials_to_cache",
+        "_trial_to_actor",
+    ):
+        assert name in known, f"this Ray has no TuneController.{name}: change cluster/ray_private.py"
+
+
+def test_the_installed_ray_is_the_tested_one_and_another_is_told_in_one_line() -> None:
+    assert untested(ray.__version__) is None, "change TESTED in cluster/ray_private.py"
+    told = untested("2.61.0")
+    assert told is not None
+    assert "Ray 2.61.0 was not tested" in told
+    assert "\n" not in told

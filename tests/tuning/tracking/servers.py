@@ -36,10 +36,18 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Returns when it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, start_new_session=True, env=self._environment
             )
+
+    def wait(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + 600
         while True:
             try:

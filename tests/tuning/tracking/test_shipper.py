@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from proxytune.tuning.spec.locations import artifact_root, check_uri, default_ur
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_error, num_waiting
 from proxytune.tuning.tracking.mlflow_server import server_command
 from proxytune.tuning.tracking.shipper import Shipper
+from proxytune.tuning.tracking.shipping import scratch
 from tests.benchmarks.synthetic import synthetic_events
 from tests.tuning.tracking.syncing import synced
 
@@ -65,6 +67,21 @@ def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
     assert children(os.getpid()) == []
     outbox.close()
     assert store.differences(outbox_folder) == {}
+
+
+def test_temporary_files_of_a_killed_shipper_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "acknowledged.scratch"
+    left = folder / "tmpabc"
+    left.mkdir(parents=True)
+    (left / "report.html").write_text("half a page")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with scratch(folder):
+        assert not left.exists()
+        with tempfile.TemporaryDirectory() as made:
+            assert Path(made).parent == folder
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_shipper_ends_with_its_parent(outbox_folder: Path, uri: str) -> None:

@@ -1,0 +1,338 @@
+"""A study under a random schedule of faults: `soak.py [--seed N] [--minutes M] [--rounds R]`.
+
+The seed alone determines the schedule: rounds of all kinds of faults, each round in another order, with another pause
+and other random choices for each injection. Drivers are the product's, forked from this process and with a loop in
+place of Ray (a start takes a second), but for those faults that hit Ray's own processes. Checked at the end by
+`soak_check.py`. Needs root, since the study lies on a file system of its own.
+"""
+
+import argparse
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+sys.path.append(str(Path(__file__).parents[2]))
+
+from proxytune.tuning.cli import main
+from proxytune.tuning.run import driver as product
+from proxytune.tuning.service import app, server  # noqa: F401 - here once, so that children start at once
+from proxytune.tuning.store import lease
+from tests.faults.soak_check import problems
+from tests.faults.soak_trial import SumTrainable, search_here
+from tests.tuning.tracking.servers import MlflowServer, free_port
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS, EVERY = 9, 3
+STUDY = f"""
+name: small
+task: {{name: listops-mini, train_examples: 256}}
+training: {{steps: {STEPS}, warmup_steps: 0, batch_size: 1, learning_rate: 1e-3, eval_every: {EVERY}}}
+resources: {{max_failures: 100}}
+search:
+  space: {{model.dropout: {{low: 0.0, high: 0.4}}}}
+  sampler: {{name: random}}
+  stopping: {{name: none}}
+  trials: 1000000
+"""
+MARK = "PROXYTUNE_SOAK"  # in the environment of every process of a soak
+ON_RAY = f"""
+import functools, sys
+sys.path.append({str(REPOSITORY)!r})
+import proxytune.tuning.run.driver as driver
+from tests.faults.soak_trial import SumTrainable
+driver.run_study = functools.partial(driver.run_study, trainable=SumTrainable)
+from proxytune.tuning.cli import main
+main()
+"""
+ENDINGS = (0, 75, -signal.SIGTERM)  # by the signal alone: before or after its search
+
+
+class Soak:
+    """One study, its driver, and what stands around them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.disk = folder / "disk"
+        self.study = self.disk / "studies" / "small"
+        self.journal = self.study / "outbox" / "events.jsonl"
+        self.temporary = folder / "t"
+        for made in (self.disk, self.temporary):
+            made.mkdir()
+        os.environ |= {MARK: folder.name, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        tempfile.tempdir = str(self.temporary)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", self.disk], check=True)
+        self.log = folder / "log"
+        self.mlflow_db = folder / "mlflow.db"
+        self.mlflow = MlflowServer(f"sqlite:///{self.mlflow_db}", folder / "artifacts")
+        self.mlflow.start()
+        (self.disk / "small.yaml").write_text(STUDY + f"tracking: {{uri: '{self.mlflow.url}'}}\n")
+        self.driver: int | None = None
+        self._service: int | None = None
+        self.codes: dict[int, int] = {}  # of children that have ended
+
+    # Drivers.
+
+    def fork(self, work: Callable[[], Any]) -> int:
+        """A child in a session of its own that does the work."""
+        pid = os.fork()
+        if pid:
+            self.codes.pop(pid, None)
+            return pid
+        code = 1
+        try:
+            os.setsid()
+            os.chdir(self.disk)
+            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            work()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def code_of(self, pid: int, seconds: float = 0.0) -> int | None:
+        """The exit code of a child, negative for a signal; None: it has not ended within the time."""
+        deadline = time.monotonic() + seconds
+        while pid not in self.codes:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self.codes[pid] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= deadline:
+                return None
+            else:
+                time.sleep(0.02)
+        return self.codes[pid]
+
+    def start(self, drain_seconds: float = 1.0) -> int:
+        """`proxytune run` without Ray."""
+
+        def drive() -> None:
+            lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = 3.0, 0.5
+            product.DRAIN_SECONDS = drain_seconds
+            product._search = search_here(product._graceful_stop)
+            product.run_study = functools.partial(product.run_study, trainable=SumTrainable)
+            sys.argv = ["proxytune", "run", "small.yaml", "--json"]
+            main()
+
+        return self.fork(drive)
+
+    def start_on_ray(self) -> int:
+        """`proxytune run` with Ray."""
+        command = [sys.executable, "-P", "-c", ON_RAY, "run", "small.yaml", "--json"]
+        return self.fork(lambda: os.execv(sys.executable, command))
+
+    def service(self) -> str:
+        """The address of a service over the studies, started if there is none."""
+        if self._service is None or self.code_of(self._service) is not None:
+            self.service_port = free_port()
+
+            def serve() -> None:
+                port, storage = str(self.service_port), str(self.study.parent)
+                sys.argv = ["proxytune", "serve", "--port", port, "--storage", storage]
+                main()
+
+            self._service = self.fork(serve)
+        url = f"http://127.0.0.1:{self.service_port}"
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                httpx.get(f"{url}/health", timeout=10)
+                return url
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, self.said()
+                time.sleep(0.2)
+
+    def kill_service(self) -> None:
+        if self._service is not None:
+            os.kill(self._service, signal.SIGKILL)
+            self.code_of(self._service, 30)
+            self._service = None
+
+    def ensure_driver(self) -> int:
+        """A driver that works, started if there is none."""
+        if self.driver is None or self.code_of(self.driver) is not None:
+            self.driver = self.start()
+        self.wait_for_progress(self.driver)
+        return self.driver
+
+    def wait_for_progress(self, pid: int, seconds: float = 180) -> None:
+        """Until the journal has grown."""
+        size, deadline = self.journal_size(), time.monotonic() + seconds
+        while self.journal_size() <= size:
+            code = self.code_of(pid)
+            assert code is None, f"the driver ended with {code}: {self.said()}"
+            assert time.monotonic() < deadline, f"no progress: {self.said()}"
+            time.sleep(0.02)
+
+    def journal_size(self) -> int:
+        return self.journal.stat().st_size if self.journal.exists() else 0
+
+    def kill(self) -> None:
+        """The driver and its shipper at once, as a power cut does."""
+        assert self.driver is not None
+        ending = shippers(self.driver)
+        os.kill(self.driver, signal.SIGKILL)
+        for process in ending:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(ending, timeout=30)
+        self.code_of(self.driver, seconds=30)
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def refused(self, code: int, words: str) -> None:
+        """A driver that is started now ends with the code and a line with these words."""
+        before = self.log.stat().st_size
+        ended = self.code_of(self.start(), seconds=120)
+        line = self.log.read_bytes()[before:].decode(errors="replace")
+        assert ended == code, f"ended with {ended}, not {code}: {line}"
+        assert words in line, line
+
+    # The end.
+
+    def finish(self) -> tuple[list[str], dict[str, int]]:
+        """Let the study end, end MLflow, and say what is wrong."""
+        from proxytune.tuning.store.steering import extend, num_started
+        from proxytune.tuning.store.study import open_study
+
+        pid = self.ensure_driver()
+        os.kill(pid, signal.SIGTERM)
+        assert self.code_of(pid, seconds=120) in ENDINGS, self.said()
+        self.mlflow.wait()
+        study = open_study("small", self.study.parent)
+        extend(study, num_started(study) + 20)
+        study.storage.engine.dispose()
+        drained = self.start(drain_seconds=600.0)
+        assert self.code_of(drained, seconds=900) == 0, self.said()
+        shown = subprocess.run(
+            [sys.executable, "-P", "-m", "proxytune.tuning", "show", "small", "--json", "--storage", self.study.parent],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        self.mlflow.stop()
+        self.kill_service()
+        found, counts = problems(self.study, self.mlflow_db, STEPS, EVERY, self.temporary)
+        winner = json.loads(shown.stdout)["winner"]["trial"]
+        if winner != counts["best"]:
+            found.append(f"`show` names trial {winner}, SQL finds {counts['best']}")
+        found += [f"alive: {process}" for process in marked(self.folder.name)]
+        if "Traceback" in self.log.read_text(errors="replace"):
+            found.append(f"a traceback in {self.log}")
+        return found, counts
+
+    def close(self) -> None:
+        self.mlflow.stop()
+        for process in marked(self.folder.name):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        subprocess.run(["umount", "--lazy", self.disk], check=False)
+
+
+def shippers(pid: int) -> list[psutil.Process]:
+    return children(pid, "tracking.shipping")
+
+
+def children(pid: int, word: str) -> list[psutil.Process]:
+    """Processes below the driver with the word in their command line."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
+
+
+def marked(name: str) -> list[psutil.Process]:
+    """The processes of a soak, but for this one."""
+    found = psutil.Process().children()  # forked ones do not show the environment that was set here
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process not in found and process.pid != os.getpid() and process.environ().get(MARK) == name:
+                found.append(process)
+    return found
+
+
+def schedule(seed: int, kinds: list[str]) -> Iterator[tuple[str, float, random.Random]]:
+    """(kind, seconds of work before it, its own random numbers), without end."""
+    dice = random.Random(seed)
+    while True:
+        for kind in dice.sample(kinds, len(kinds)):
+            yield kind, dice.uniform(0.1, 1.5), random.Random(dice.random())
+
+
+def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = None) -> dict[str, Any]:
+    """The counts of injections and of what was checked; `problems` is empty if all is well."""
+    from tests.faults.soak_faults import FAULTS
+
+    kinds = [name for name in FAULTS if not only or name in only]
+    counts = Counter(dict.fromkeys(kinds, 0))
+    folder = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
+    soak = Soak(folder)
+    print(f"seed {seed} in {folder}", flush=True)
+    began_soak = time.monotonic()
+    try:
+        for kind, seconds, chance in schedule(seed, kinds):
+            if time.monotonic() > began_soak + 60 * minutes or min(counts.values()) == rounds:
+                break
+            began = time.monotonic()
+            soak.ensure_driver()
+            time.sleep(seconds)
+            FAULTS[kind](soak, chance)
+            counts[kind] += 1
+            print(f"{sum(counts.values())} {kind} {time.monotonic() - began:.1f} s", flush=True)
+        found, checked = soak.finish()
+    except BaseException:
+        print(
+            f"seed {seed} fails at injection {sum(counts.values()) + 1} ({kind}); {folder} is kept",
+            flush=True,
+        )
+        raise
+    finally:
+        soak.close()
+    if not found:
+        shutil.rmtree(folder)
+    return {
+        "seed": seed,
+        "minutes": (time.monotonic() - began_soak) / 60,
+        "date": time.strftime("%Y-%m-%d"),
+        "load": os.getloadavg()[2],
+        "injected": dict(counts),
+        "checked": checked,
+        "problems": found,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, help="end when each kind was injected so often")
+    parser.add_argument("--only", nargs="*", help="these kinds of faults alone")
+    asked = parser.parse_args()
+    result = run(asked.seed, asked.minutes, asked.rounds, asked.only)
+    print(json.dumps(result, indent=1))
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    (REPOSITORY / "build" / "soak.json").write_text(json.dumps(result, indent=1))
+    sys.exit(bool(result["problems"]))
