@@ -135,7 +135,7 @@ class TrainBatches:
         mine = self.state_dict()
         for key in ("seed", "batch_size", "order", "content_sha256"):
             if state[key] != mine[key]:
-                raise DataError(f"batches of {key} {state[key]} cannot go on with {key} {mine[key]}")
+                raise DataError(f"batches of {key} {state[key]} cannot resume with {key} {mine[key]}")
         self._epoch = state["epoch"]
         self._position = state["position"]
         self._order = self._epoch_order()

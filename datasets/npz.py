@@ -53,7 +53,7 @@ def _load(stream: IO[bytes], place: str) -> dict[str, NDArray[Any]]:
 
 def _read_array(zipped: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     if member.file_size > min(_MAX_ARRAY_BYTES, max(MAX_RATIO * 10 * member.compress_size, 1 << 24)):
-        raise DataError(f"array {member.filename} unpacks to {member.file_size:,} bytes; refused")
+        raise DataError(f"array {member.filename} is {member.file_size:,} bytes when unpacked; refused")
     with zipped.open(member) as stream:
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -20,7 +20,7 @@ from proxytune.models.rules import (
     require_probability,
 )
 
-MOST_WEIGHTS = 10**10
+MOST_PARAMETERS = 10**10
 """A rule against slips of the keyboard: what is larger is refused before it is built."""
 
 INJECTIONS = ("none", "segment", "cross-attention", "carried")
@@ -108,18 +108,39 @@ class ModelConfig:
         require_one_of("attention_precision", self.attention_precision, ("fp32", "autocast"))
         require_one_of("attention", self.attention, tuple(CHECKS))
         CHECKS[self.attention](self)
-        if self.num_weights > MOST_WEIGHTS:
+        if self.num_parameters > MOST_PARAMETERS:
             raise ConfigError(
-                f"a model of over {self.num_weights:.1e} weights: at most {MOST_WEIGHTS:.0e} are allowed; "
+                f"a model of {self.num_parameters:.1e} parameters: at most {MOST_PARAMETERS:.0e} are allowed; "
                 f"lower embedding_dim ({self.embedding_dim}), feedforward_dim ({self.feedforward_dim}) "
                 f"or num_layers ({self.num_layers})"
             )
 
     @property
-    def num_weights(self) -> int:
-        """Weights of the embeddings and of the blocks' matrices: a lower bound, without building anything."""
-        block = 4 * self.embedding_dim**2 + 2 * self.embedding_dim * self.feedforward_dim
-        return self.num_layers * block + (self.vocab_size + self.max_length) * self.embedding_dim
+    def num_parameters(self) -> int:
+        """Trained numbers of the whole model, counted without building it."""
+        dim, hidden = self.embedding_dim, self.feedforward_dim
+        block = 4 * dim * (dim + 1) + 2 * dim * hidden + hidden + dim + 4 * dim
+        features = dim * (4 if self.num_documents == 2 else 1)
+        head = (features + 1) * hidden + (hidden + 1) * self.num_classes
+        embeddings = (self.vocab_size + self.max_length + 2) * dim  # and the last norm
+        own = sum(self._num_own_parameters(layer) for layer in range(self.num_layers))
+        return embeddings + self.num_layers * block + own + head
+
+    def _num_own_parameters(self, layer: int) -> int:
+        """Those of the layer's mechanism beside the four linear maps of base.py."""
+        dim, convolution = self.embedding_dim, self.num_heads * self.conv_kernel_size
+        if self.attention == "nystromformer":
+            return convolution
+        if self.attention == "linformer":
+            return self.num_heads * self.num_features * self.max_length
+        if self.attention == "reformer":
+            return -dim * (dim + 3)  # queries are keys, and neither they nor the values have a bias
+        if self.attention != "proxyformer":
+            return 0
+        proxies = 0 if layer and self.shared_proxies else self.num_proxies * dim
+        matrices = {"none": 0, "segment": 1, "cross-attention": 3, "carried": min(layer, 1)}[self.injection]
+        projections = 2 * dim * (dim + 1) if self.own_proxy_projections else 0
+        return proxies + 2 * dim + matrices * dim**2 + projections + convolution
 
     @property
     def head_dim(self) -> int:

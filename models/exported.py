@@ -88,7 +88,7 @@ def read_model_file(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise ExportError(f"{path} is damaged: it must be JSON with the folder's format") from None
     if type(number) is not int or number < 1:
-        raise ExportError(f"{path}: format {number!r} is none; it is a whole number from 1")
+        raise ExportError(f"{path}: format {number!r} is refused: it must be a whole number from 1")
     if number > FORMAT:
         raise ExportError(f"{folder} has format {number}, this proxytune reads up to {FORMAT}; upgrade it")
     return dict(value)
@@ -106,7 +106,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
             given.setdefault("injection_length", "padded")
         unknown = given.keys() - {field.name for field in fields(ModelConfig)}
         if unknown:
-            raise ExportError(f"{MODEL}: model.{min(unknown)} is no field of a model")
+            raise ExportError(f"{MODEL}: model.{min(unknown)} is not a field of ModelConfig")
         return ModelConfig(**given)
     except ExportError:
         raise

@@ -21,7 +21,7 @@ from proxytune.tuning.journal.recovery import open_journal
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_files import read_study
-from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.trial_run import TrialUpdate
 

@@ -107,7 +107,7 @@ def test_global_random_state_is_left_alone(prepared):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 16}, {"order": "uniform"}])
 def test_a_foreign_state_is_refused(prepared, change):
     state = TrainBatches(prepared.train, batch_size=32, seed=0).state_dict()
-    with pytest.raises(DataError, match="cannot go on with"):
+    with pytest.raises(DataError, match="cannot resume with"):
         TrainBatches(prepared.train, **{"batch_size": 32, "seed": 0, **change}).load_state_dict(state)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxytune.models.attention import MECHANISMS
+from proxytune.models.classifier import Classifier
 from proxytune.models.config import CHECKS, ModelConfig
 from proxytune.models.errors import ConfigError
 
@@ -27,7 +28,7 @@ TASK: dict[str, Any] = {"vocab_size": 16, "max_length": 64, "num_classes": 2, "n
         ({"feedforward_dim": 10**18}, "feedforward_dim is 1000000000000000000: it must be at most"),
         (
             {"embedding_dim": 2**20},
-            r"a model of over 8\.8e\+12 weights: at most 1e\+10 are allowed; lower embedding_dim",
+            r"a model of 1\.1e\+13 parameters: at most 1e\+10 are allowed; lower embedding_dim",
         ),
         ({"num_layers": True}, "num_layers is True"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
@@ -76,6 +77,24 @@ def test_fields_of_other_mechanisms_do_not_matter() -> None:
 
 def test_the_rules_know_every_mechanism() -> None:
     assert CHECKS.keys() == MECHANISMS.keys()
+
+
+@pytest.mark.parametrize("attention", sorted(MECHANISMS))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"num_documents": 2, "num_classes": 7, "num_layers": 3, "embedding_dim": 32, "num_heads": 4},
+        {"conv_kernel_size": 9, "shared_proxies": True, "own_proxy_projections": True},
+        {"injection": "none", "contrastive": "none", "feedforward_dim": 48, "num_random_blocks": 1},
+        {"injection": "cross-attention", "pseudo_inverse": True, "num_features": 8, "num_proxies": 4},
+        {"injection": "carried", "num_landmarks": 8, "max_length": 128, "performer_kernel": "relu"},
+    ],
+)
+def test_parameters_are_counted_as_a_built_model_has_them(attention: str, change: dict[str, Any]) -> None:
+    config = ModelConfig(**(TASK | {"max_length": 256, "attention": attention} | change))
+    built = Classifier(config)
+    assert config.num_parameters == sum(parameter.numel() for parameter in built.parameters())
 
 
 def test_attention_dropout_is_its_own_or_the_models() -> None:

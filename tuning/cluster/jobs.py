@@ -207,7 +207,7 @@ class Jobs:
                     return
                 except (OSError, RuntimeError) as error:
                     raise ProxytuneError(
-                        f"{self.address}: the log broke off ({one_line(error)}); the job goes on"
+                        f"{self.address}: the log connection was lost ({one_line(error)}); the job keeps running"
                     ) from None
         finally:
             loop.run_until_complete(lines.aclose())

@@ -26,8 +26,8 @@ from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ra
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import check_uri, default_uri
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.database import database_url
 from proxytune.tuning.store.lease import RENEWAL_SECONDS
+from proxytune.tuning.store.stored_study import database_url
 
 NODE_SECONDS = 120.0
 """How long a node may take to answer: its first worker process has to start."""

@@ -3,6 +3,8 @@
 `tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,36 @@ def without_paths() -> Any:
             return True
 
     return WithoutPaths()
+
+
+_IDLE_PROCESSES = ("start_monitor", "start_api_server", "start_log_monitor")
+
+
+@contextmanager
+def without_idle_processes() -> Iterator[None]:
+    """While it is held, a Ray that this process starts has no autoscaler, no dashboard and no reader of logs.
+
+    A Ray of one node, without a dashboard, that prints no worker's output, needs none of the three Python processes.
+    Missing: settings; with `include_dashboard=False` Ray starts the dashboard's process all the same, and waits for it.
+    """
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in _IDLE_PROCESSES}
+    for name in _IDLE_PROCESSES:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
+
+
+def preloading(modules: Sequence[str]) -> dict[str, Any]:
+    """Ray's system configuration by which its workers import the modules as they start, before they are needed.
+
+    Missing: an option of `ray.init` for it; `worker_process_setup_hook` starts each worker a second time.
+    """
+    return {"preload_python_modules": list(modules)}
 
 
 def never_connect_by_itself() -> None:

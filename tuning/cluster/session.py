@@ -7,8 +7,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from proxytune.tuning.cluster.ray_private import (
     autoscaler_groups,
     draining_nodes,
     gcs_address,
+    preloading,
+    without_idle_processes,
     without_paths,
 )
 from proxytune.tuning.cluster.watch import leave_ray
@@ -27,6 +29,9 @@ from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
 
 LOCAL = "local"
+TRAINABLE = (
+    "proxytune.tuning.cluster.trainable"  # the module that workers need first: torch, Tune and the trainer
+)
 CONNECT_SECONDS = 5.0
 _HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
 RECOUNT_SECONDS = 2.0  # how long a count of the cluster's nodes is good
@@ -108,7 +113,7 @@ def _autoscaled() -> list[dict[str, float]]:
 
 
 @contextmanager
-def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
+def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[RaySession]:
     """Ray on this machine (ended at exit), or the cluster at `address`: auto, or HOST:PORT of its head.
 
     The scratch folder, which this user alone can enter, is removed at exit. A local Ray's folders, which all could write,
@@ -117,6 +122,8 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
     would leave it readable by all. Workers do not get the driver's folders on their import
     path, where `datasets` may be ours: here by the job's configuration, on a cluster by a working folder of the scratch
     folder. Nodes of a cluster get this package too.
+
+    Workers of a local Ray import the modules `preload` while the driver is still busy with its own start.
 
     Raises:
         InputError: there is no cluster at the address, it refuses the token, or its versions are others.
@@ -140,13 +147,15 @@ def ray_session(address: str = LOCAL) -> Iterator[RaySession]:
                 "include_dashboard": False,
                 "job_config": without_paths(),
                 "_temp_dir": str(scratch / "ray"),
+                "_system_config": preloading(preload),
             }
         elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
             (scratch / "workers").mkdir()
             modules = package_folders(scratch / "package")
             options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
         try:
-            ray.init(**options)
+            with without_idle_processes() if address == LOCAL else nullcontext():
+                ray.init(**options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(
                 f"Ray at {address} cannot be used: {one_line(error)}. The driver of a study runs on a node of the "

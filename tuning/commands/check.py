@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 @click.command()
 @with_study_file(stored=True)
 @address_option
+@click.option(
+    "--measure", is_flag=True, help="Measure what the model costs on this machine, if it is not known."
+)
 @json_option
-def check(spec: "StudySpec", address: str, as_json: bool) -> None:
+def check(spec: "StudySpec", address: str, measure: bool, as_json: bool) -> None:
     """Check STUDY and report what would run: the resolved file, trials, rungs, data, memory and time.
 
     Refuses what `run` refuses: data that is missing, a budget that is spent, a precision that this machine lacks, an
-    earlier study that does not exist. Data and devices are not looked at for a cluster. Nothing is written, but for
-    the measured cost of a model, which the next check of the same model reads from the cache.
+    earlier study that does not exist. Data and devices are not looked at for a cluster. Nothing is written, but with
+    --measure the memory and speed of the model, which takes seconds once: later checks read them from the cache.
 
     \b
-    proxytune check listops
+    proxytune check listops --measure
     proxytune check my-study.yaml --set search.trials=100 --json
     """
     from proxytune.tuning.spec.advice import advice
@@ -34,7 +37,7 @@ def check(spec: "StudySpec", address: str, as_json: bool) -> None:
         lines.append(find_data(spec))
         check_device(spec)
     if spec.database or spec.search.warm_start or (spec.folder / "study.db").exists():
-        from proxytune.tuning.run.begin import check_study
+        from proxytune.tuning.run.look import check_study
 
         lines += check_study(spec)
     if as_json:
@@ -50,7 +53,7 @@ def check(spec: "StudySpec", address: str, as_json: bool) -> None:
     if address == "local":
         from proxytune.tuning.trial.estimate import estimate
 
-        err.print(estimate(spec).line(), highlight=False, markup=False)
+        err.print(estimate(spec, measure=measure).line(), highlight=False, markup=False)
 
 
 def _budget(spec: "StudySpec") -> str:

@@ -165,11 +165,11 @@ def _overridden(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[s
 
 def _stored_values(name: str, storage: Path, database: str | None) -> dict[str, Any] | None:
     """The spec of a study in its storage; None where there is none of that name."""
-    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.table_study import read_study
 
     if database is None and not (storage / name / "study.db").exists():
         return None
-    values: dict[str, Any] = open_study(name, storage, database).spec.model_dump(mode="json")
+    values: dict[str, Any] = read_study(name, storage, database).spec.model_dump(mode="json")
     return values
 
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def _confirm(study: "Study", done: str) -> None:
     """Print what was requested, and when it takes effect."""
-    from proxytune.tuning.store.lease import driver_of
-
-    driver = driver_of(study.storage, study.name)
+    driver = study.driver()
     if driver is None:
         flags = storage_flags(study.spec.storage, study.spec.database)
         when = f"no driver runs {study.name} now; `proxytune run {study.name}{flags}` starts one"

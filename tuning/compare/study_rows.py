@@ -39,7 +39,7 @@ def study_rows(study: Study) -> list[Row]:
     """
     complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise InputError(f"study {study.name} has no trial of the full budget yet; run it further")
+        raise InputError(f"study {study.name} has no trial of the full budget yet; resume it")
     within = eligible(study)
     configurations: dict[str, Trials] = {}
     for trial in [trial for trial in complete if trial.number in within] or complete:

@@ -43,7 +43,7 @@ def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:
     """The reason why there is no candidate, with the complete trial that is nearest to the constraints."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        return f"study {study.name} has no trial of the full budget yet; run it further"
+        return f"study {study.name} has no trial of the full budget yet; resume it"
     rules = study.spec.constraints
     nearest = min(complete, key=lambda trial: violation(rules, trial.user_attrs[END]["metrics"]))
     metrics = nearest.user_attrs[END]["metrics"]

@@ -120,7 +120,7 @@ def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Seq
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(
         f"study {study} has no trial of the full budget within its constraints yet "
-        f"({len(records)} trials so far); run it further"
+        f"({len(records)} trials so far); resume it"
     )
 
 

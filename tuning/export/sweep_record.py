@@ -36,7 +36,7 @@ def sweep_card(
     spec = study.spec
     search = spec.search
     with storage_errors():
-        seconds = study.optuna.user_attrs.get(SECONDS)
+        seconds = study.attributes.get(SECONDS)
     card = {
         "study": study.name,
         "spec": spec.model_dump(mode="json", exclude=OF_THE_MACHINE),

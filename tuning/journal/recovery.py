@@ -43,7 +43,7 @@ def open_journal(study: "Study", make: Callable[[Path, str | None], Outbox] = Ou
         OSError: the journal cannot be written.
     """
     with storage_errors():
-        known = study.optuna.user_attrs.get(JOURNAL_ID)
+        known = study.attributes.get(JOURNAL_ID)
     outbox = make(study.folder / "outbox", known)
     if outbox.id != known:
         with storage_errors():

@@ -13,16 +13,18 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.search.warm_start import WarmStart, take
+from proxytune.tuning.run.look import wanted_budget, without_effect
+from proxytune.tuning.search.warm_start import read_warm_start
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET, DATA, END, ENQUEUED_BY, SECONDS, STUDY_ID, WARM_START
+from proxytune.tuning.store.attributes import BUDGET, DATA, ENQUEUED_BY, STUDY_ID, WARM_START
 from proxytune.tuning.store.binding import bind_folder, check_binding, make_folder
-from proxytune.tuning.store.database import database_url, holds_studies, open_storage
+from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.requests import Kind
-from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
+from proxytune.tuning.store.request import Kind
+from proxytune.tuning.store.stored_study import SPEC, database_url
+from proxytune.tuning.store.study import Study
 
 
 @dataclass(frozen=True)
@@ -142,26 +144,6 @@ def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
     return opened, without_effect(stored, spec, wanted)
 
 
-def wanted_budget(stored: StudySpec, spec: StudySpec, budget: int) -> int:
-    """The study's budget under a new spec: a raised `search.trials` raises it, otherwise it stays."""
-    return max(budget, spec.search.trials) if spec.search.trials > stored.search.trials else budget
-
-
-def without_effect(stored: StudySpec, spec: StudySpec, budget: int) -> list[str]:
-    """A line for each change of the spec that a stored study does not follow."""
-    lines = []
-    if spec.search.trials < stored.search.trials:
-        lines.append(
-            f"search.trials: lowering it to {spec.search.trials} has no effect, study {spec.name} may take {budget}; "
-            "extend sets another number"
-        )
-    if spec.search.enqueue != stored.search.enqueue:
-        lines.append(
-            f"search.enqueue: it changed, and only a new study follows it; add configurations to study {spec.name} by enqueue"
-        )
-    return lines
-
-
 def _check_data(study: Study, data: Mapping[str, Any]) -> None:
     """Store which data the study trains on at its first start, and refuse other data later.
 
@@ -176,65 +158,3 @@ def _check_data(study: Study, data: Mapping[str, Any]) -> None:
             f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, and here it is "
             f"{data['fingerprint'][:12]}: restore the data at task.root, or give the study another name"
         )
-
-
-def read_warm_start(spec: StudySpec) -> WarmStart | None:
-    """What a new study of this spec takes from its `search.warm_start`, if it names one.
-
-    Raises:
-        InputError: there is no such study, or it is this one.
-        StorageError: its storage does not answer.
-    """
-    wish = spec.search.warm_start
-    if wish is None:
-        return None
-    storage, database = wish.storage or spec.storage, wish.database or spec.database
-    if wish.study == spec.name and (storage.absolute(), database) == (spec.storage.absolute(), spec.database):
-        raise InputError(f"search.warm_start.study: {wish.study} is this study itself")
-    try:
-        source = open_study(wish.study, storage, database)
-    except InputError as error:
-        raise InputError(f"search.warm_start.study: {error}") from None
-    return take(spec, source.spec, source.trials(), END)
-
-
-def check_study(spec: StudySpec) -> list[str]:
-    """What a start of this study would find, one line each; nothing is written.
-
-    Raises:
-        InputError: its budget is spent, or what `search.warm_start` names is not there.
-        OtherSpecError: a study of that name exists with another spec.
-        StorageError: the storage does not answer.
-    """
-    url = database_url(spec.folder, spec.database)
-    if not holds_studies(url):
-        return _warm_start_lines(read_warm_start(spec))
-    storage = open_storage(url, create=False)
-    with storage_errors():
-        names = optuna.get_all_study_names(storage)
-    if spec.name not in names:
-        return _warm_start_lines(read_warm_start(spec))
-    study = study_in(storage, spec.name, spec.storage, spec.database)
-    check_same(study.spec, spec)
-    trials, budget = study.trials(), wanted_budget(study.spec, spec, study.budget)
-    ended = [trial for trial in trials if END in trial.user_attrs]
-    steps = sum(trial.user_attrs[END]["step"] for trial in ended)
-    seconds = float(study.optuna.user_attrs.get(SECONDS, 0.0))
-    for key, spent, limit in (
-        ("trials", len(ended), budget),
-        ("max_steps", steps, spec.search.max_steps),
-        ("max_seconds", seconds, spec.search.max_seconds),
-    ):
-        if limit is not None and spent >= limit:
-            raise InputError(
-                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to go on, "
-                "or give the study another name"
-            )
-    stored = study.optuna.user_attrs.get(WARM_START)
-    lines = _warm_start_lines(WarmStart.from_json(stored) if stored else None)
-    lines += without_effect(study.spec, spec, budget)
-    return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
-
-
-def _warm_start_lines(earlier: WarmStart | None) -> list[str]:
-    return [] if earlier is None else [earlier.summary(), *earlier.notes]

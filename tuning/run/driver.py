@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 60.0
 """How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
 
+SHIPPING_DELAY_SECONDS = 10.0
+"""How long the import of MLflow, 4 s of CPU, is put off: the machine has Ray and the first trials to start."""
+
 
 def run_study(
     spec: StudySpec,
@@ -51,6 +54,7 @@ def run_study(
     watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
     age: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
+    ray: "AbstractContextManager[RaySession] | None" = None,
 ) -> Study:
     """Run the study until its budget is met: start or resume it.
 
@@ -58,7 +62,7 @@ def run_study(
     tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
     a context manager that is held while the search runs (live progress). `age` is how many seconds ago the run was
     started: stops and pauses requested since then are obeyed. `say` gets a line for each part of the spec, and each
-    earlier request, that has no effect, and one when Ray is started.
+    earlier request, that has no effect, and one when Ray is started. `ray` is a session that starts already (EarlyRay).
 
     Raises:
         InputError: the study file cannot be run here.
@@ -85,7 +89,7 @@ def run_study(
             controller.reconcile()
         outbox.append(_started(study, spec, prepared))
         shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
-        shipper.start()
+        shipper.start(SHIPPING_DELAY_SECONDS)
         stack.callback(shipper.close, DRAIN_SECONDS)
         stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: controller.stop("another driver took the study over")
@@ -94,7 +98,7 @@ def run_study(
                 say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
-                _search(study, controller, address, trainable, watching)
+                _search(study, controller, address, trainable, watching, ray)
             finally:
                 if not lease.lost:
                     with storage_errors():
@@ -164,18 +168,21 @@ def _search(
     address: str,
     trainable: type | None,
     watch: Callable[[], Any] | None,
+    ray: "AbstractContextManager[RaySession] | None",
 ) -> None:
     """Run the trials on Ray until the controller has no further one, or is stopped."""
-    from proxytune.tuning.cluster.bridge import RayBridge
-    from proxytune.tuning.cluster.jobs import one_line
-    from proxytune.tuning.cluster.private import check_private
-    from proxytune.tuning.cluster.ray_private import session_folder
-    from proxytune.tuning.cluster.session import ray_session
-    from proxytune.tuning.cluster.trainable import TrialTrainable
-    from proxytune.tuning.cluster.watch import watch_ray
+    from proxytune.tuning.cluster.session import TRAINABLE, ray_session
 
     spec = study.spec
-    with ray_session(address) as session, ExitStack() as stack:
+    with ray or ray_session(address, () if trainable else (TRAINABLE,)) as session, ExitStack() as stack:
+        # Ray's other parts are imported now: its workers start meanwhile, and no other thread imports Ray any more.
+        from proxytune.tuning.cluster.bridge import RayBridge
+        from proxytune.tuning.cluster.jobs import one_line
+        from proxytune.tuning.cluster.private import check_private
+        from proxytune.tuning.cluster.ray_private import session_folder
+        from proxytune.tuning.cluster.trainable import TrialTrainable
+        from proxytune.tuning.cluster.watch import watch_ray
+
         if address != "local":
             check_private(session_folder())
         resources = session.trial_resources(spec.resources)

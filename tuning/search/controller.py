@@ -239,7 +239,7 @@ class StudyController:
         elif update.out_of_room:
             self._interrupt(number, update.reason)
             raise StorageError(
-                f"trial {number} cannot keep a checkpoint: {update.reason}; make room, then the same command goes on"
+                f"trial {number} cannot keep a checkpoint: {update.reason}; free disk space, then run the same command again"
             )
         elif update.foreign:
             self._interrupt(number, update.reason)

@@ -10,7 +10,8 @@ from proxytune.tuning.journal.events import BudgetChanged, Noted, Paused, Resume
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.store.attributes import BUDGET
-from proxytune.tuning.store.requests import Kind, Request, Requests
+from proxytune.tuning.store.request import Kind, Request
+from proxytune.tuning.store.requests import Requests
 
 POLL_SECONDS = 1.0
 

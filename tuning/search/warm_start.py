@@ -18,12 +18,15 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.search.rungs import Entry, rank
 from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.optuna_private import StudyView
+from proxytune.tuning.store.study import open_study
 
 MAX_INFORMING = 1000  # the newest ones; a sampler grows slow on more
 NO_MATTER = {
@@ -82,8 +85,28 @@ class WarmStart:
         ]
 
 
-def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_key: str) -> WarmStart:
-    """What `spec` takes from the trials of `source`; `end_key` names the attribute with their last metrics."""
+def read_warm_start(spec: StudySpec) -> WarmStart | None:
+    """What a new study of this spec takes from its `search.warm_start`, if it names one.
+
+    Raises:
+        InputError: there is no such study, or it is this one.
+        StorageError: its storage does not answer.
+    """
+    wish = spec.search.warm_start
+    if wish is None:
+        return None
+    storage, database = wish.storage or spec.storage, wish.database or spec.database
+    if wish.study == spec.name and (storage.absolute(), database) == (spec.storage.absolute(), spec.database):
+        raise InputError(f"search.warm_start.study: {wish.study} is this study itself")
+    try:
+        source = open_study(wish.study, storage, database)
+    except InputError as error:
+        raise InputError(f"search.warm_start.study: {error}") from None
+    return _take(spec, source.spec, source.trials())
+
+
+def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> WarmStart:
+    """What `spec` takes from the trials of `source`."""
     assert spec.search.warm_start is not None
     new, notes = _flat(spec), []
     candidates: dict[int, dict[str, Any]] = {}
@@ -91,16 +114,16 @@ def take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial], end_
     informing = []
     uninformed: list[tuple[int, str]] = []
     told_all = all(
-        set(spec.search.objectives) <= set(trial.user_attrs[end_key]["metrics"])
+        set(spec.search.objectives) <= set(trial.user_attrs[END]["metrics"])
         for trial in trials
-        if trial.state == TrialState.COMPLETE and end_key in trial.user_attrs
+        if trial.state == TrialState.COMPLETE and END in trial.user_attrs
     )
     objectives = spec.search.objectives if told_all else source.search.objectives
     rules = spec.constraints
     for trial in trials:
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or end_key not in trial.user_attrs:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or END not in trial.user_attrs:
             continue
-        metrics = trial.user_attrs[end_key]["metrics"]
+        metrics = trial.user_attrs[END]["metrics"]
         config = _flat(source.trial(trial.params))
         params, outside = _inside(spec, new, config)
         if trial.state == TrialState.COMPLETE:

@@ -8,7 +8,6 @@ from proxytune.tuning.service.messages import Done, Enqueue, Extend, Stop
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.service.state import who_asks
 from proxytune.tuning.store import steering
-from proxytune.tuning.store.lease import driver_of
 
 Who = Annotated[str, Depends(who_asks)]
 router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented)], tags=["actions"])
@@ -40,7 +39,7 @@ def pause(study: StudyOf, who: Who) -> Done:
 def resume(study: StudyOf, state: StateOf, who: Who) -> Done:
     """A paused study goes on; one that no driver runs (stopped, killed, or extended after its end) is submitted again."""
     job = None
-    if driver_of(study.storage, study.name) is None or steering.is_stopping(study):
+    if study.driver() is None or steering.is_stopping(study):
         job = state.runs.start(study, study.spec, who)
     else:
         steering.pause(study, on=False, who=who)

@@ -226,7 +226,9 @@ class Client:
                     for piece in answer.iter_bytes():
                         archive.write(piece)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ProxytuneError(f"{self.url}: the archive broke off: {_reason(error)}") from None
+            raise ProxytuneError(
+                f"{self.url}: the archive was not received whole: {_reason(error)}"
+            ) from None
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return self._ask("GET", path, params=params)
@@ -243,7 +245,7 @@ class Client:
         try:
             found: dict[str, Any] = answer.json()
         except ValueError:
-            raise ProxytuneError(f"{self.url} answers, but not as proxytune does") from None
+            raise ProxytuneError(f"{self.url} answers, but is no proxytune service") from None
         return found
 
     def _pages(self, path: str, key: str, limit: int, params: Mapping[str, Any]) -> list[dict[str, Any]]:

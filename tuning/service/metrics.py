@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.service.studies import Studies
-from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.acknowledgement import num_waiting
 
@@ -50,7 +49,7 @@ class StudyCollector(Collector):
             try:
                 study = self._studies.get(name)
                 facts = summary(study)
-                driver = driver_of(study.storage, name)
+                driver = study.driver()
                 events = num_waiting(
                     study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment
                 )

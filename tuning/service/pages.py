@@ -16,7 +16,6 @@ from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.listing import study_row
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import summary, trial_row
@@ -96,7 +95,7 @@ def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
 def _waits(study: Study, job: str | None, paused_by: str | None) -> list[str]:
     """Who waits for what, a line each."""
     lines = []
-    driver = driver_of(study.storage, study.name)
+    driver = study.driver()
     if driver is not None:
         lines.append(f"{driver} runs the study")
     if job is not None:

@@ -17,7 +17,6 @@ from proxytune.tuning.service.messages import (
 )
 from proxytune.tuning.service.state import State, state_of
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of, summary, trial_row
 from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
@@ -64,7 +63,7 @@ def _line(state: State, name: str) -> StudyLine:
     try:
         study = state.studies.get(name)
         facts = summary(study)
-        driver = driver_of(study.storage, name)
+        driver = study.driver()
     except ProxytuneError as error:  # one that is damaged hides no other
         return StudyLine(study=name, trials=0, budget=0, outcomes={}, driver=None, error=str(error))
     shown = {key: facts[key] for key in ("study", "trials", "budget", "outcomes")}
@@ -79,7 +78,7 @@ def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
     return StudyDetail(
         **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives", "winner")},
         best=[point(winner) for winner in facts["best"]],
-        driver=driver_of(study.storage, study.name),
+        driver=study.driver(),
         job=state.runs.status(study.name),
         events_waiting=num_waiting(*destination),
         tracking_error=last_error(*destination),

@@ -10,7 +10,6 @@ from proxytune.tuning.errors import HeldError, InputError, ProxytuneError
 from proxytune.tuning.service.problems import ClusterError, NoCluster
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
-from proxytune.tuning.store.lease import driver_of
 from proxytune.tuning.store.steering import announce_start, is_stopping
 from proxytune.tuning.store.study import Study
 
@@ -45,9 +44,9 @@ class Runs:
         """
         if study.name.endswith(SUFFIX):
             raise InputError(
-                f"study {study.name} goes on with its confirmation: confirm {study.name.removesuffix(SUFFIX)}"
+                f"study {study.name} is a confirmation; resume it with `proxytune confirm {study.name.removesuffix(SUFFIX)}`"
             )
-        driver = driver_of(study.storage, study.name)
+        driver = study.driver()
         if driver is None and sum(END in trial.user_attrs for trial in study.trials()) >= study.budget:
             raise InputError(
                 f"study {study.name} has met its budget of {study.budget} trials; extend it, then resume it"
@@ -70,7 +69,7 @@ class Runs:
             HeldError: the search is still running.
             NoCluster, ClusterError
         """
-        driver = driver_of(study.storage, study.name)
+        driver = study.driver()
         if driver is not None and self._ask(lambda jobs: jobs.status(f"{study.name}{SUFFIX}")) not in ALIVE:
             raise HeldError(f"study {study.name} is being run by {driver}; confirm it when it has ended")
         return self._ask(lambda jobs: jobs.confirm(study.spec, top=top, seeds=seeds))

@@ -96,9 +96,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     for key, places in allowed.items():
         named = _named(values, key)
         if named is not _ABSENT and named not in places:
-            raise InputError(
-                f"study: {key}: this server keeps everything in places of its own; take the key out"
-            )
+            raise InputError(f"study: {key}: this server sets where everything is stored; remove the key")
     values = values | {key: own[key] for key in ("storage", "database", "checkpoints")}
     tracking = values.get("tracking") or {}
     if isinstance(tracking, dict):
@@ -110,9 +108,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     if "task.root" in spec.search.space:
         raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
     if spec.name.endswith(SUFFIX):
-        raise InputError(
-            f"study: name: {spec.name} is what proxytune itself calls something; take another name"
-        )
+        raise InputError(f"study: name: {spec.name} is a reserved name; choose another")
     earlier = spec.search.warm_start
     if earlier is not None and not NAME.fullmatch(earlier.study):
         raise InputError(f"study: search.warm_start.study: {earlier.study!r} is no study's name")

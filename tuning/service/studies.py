@@ -11,7 +11,8 @@ from proxytune.tuning.service.problems import NotFound
 from proxytune.tuning.spec.trial_spec import NAME
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
+from proxytune.tuning.store.stored_study import SPEC
+from proxytune.tuning.store.study import Study, open_study, study_in
 
 KEPT = 64
 """Studies kept open: their finished trials stay in memory, and each sqlite file takes a few descriptors."""

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from proxytune.tuning.run.begin import begin_study, wanted_budget
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.look import wanted_budget
 from proxytune.tuning.service.messages import Submitted
 from proxytune.tuning.service.problems import NotFound
 from proxytune.tuning.service.routes import StateOf, documented

@@ -44,8 +44,14 @@ def check_uri(uri: str) -> str:
     return uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
+_PLAIN = re.compile(r"[a-z0-9+]+://([^:/@?]*@)?[A-Za-z0-9.-]*(:[0-9]{1,5})?/[^?@]*")
+"""URLs that have no place for a password; all others are left to SQLAlchemy, whose import takes a third of a second."""
+
+
 def holds_password(url: str) -> bool:
     """Whether a URL has a password, before its host or among its parameters. What is no URL counts as having one."""
+    if _PLAIN.fullmatch(url):
+        return False
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -36,6 +36,7 @@ def study_schema() -> dict[str, Any]:
     for key, section in (("sampler", "Sampler"), ("stopping", "Stopping")):
         names = schema["$defs"][section]["properties"]["name"]["enum"]
         search[key] = {"anyOf": [{"enum": names}, {"$ref": f"#/$defs/{section}"}]}
+    sections["task"] = {"anyOf": [{"enum": list(TASKS)}, {"$ref": "#/$defs/Task"}]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "proxytune study"} | schema
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 if TYPE_CHECKING:  # imported where a task is looked up: the names of keys need no numpy and pyarrow
     from proxytune.datasets import TaskInfo
@@ -22,6 +22,11 @@ class Task(BaseModel):
         None  # instead of root, each split's file
     )
     partial: bool = False  # whether data in which something is missing may be used
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("root")
     @classmethod

@@ -77,6 +77,10 @@ def _refuse_bombs(events: Iterable[Any], where: str) -> None:
             )
 
 
+NAMED_SECTIONS = ("task", "search.sampler", "search.stopping")
+"""Sections for which a name alone may stand: `sampler: tpe` is short for `sampler: {name: tpe}`."""
+
+
 def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `values` with each `key.path=value` of `assignments` put in (the value is YAML).
 
@@ -98,6 +102,8 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
             inner = target.setdefault(key, {})
             if inner is None:
                 inner = target[key] = {}
+            if isinstance(inner, str) and ".".join(keys[: depth + 1]) in NAMED_SECTIONS:
+                inner = target[key] = {"name": inner}
             if not isinstance(inner, dict):
                 raise InputError(f"{assignment}: {'.'.join(keys[: depth + 1])} is not a section")
             target = inner

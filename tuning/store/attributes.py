@@ -1,8 +1,9 @@
-"""What Optuna's storage holds of a study beside Optuna's own fields: the user attributes and what they say."""
+"""What is read of a trial in Optuna's storage, and the user attributes of trials and studies with what they say."""
 
-from typing import Any
-
-from optuna.trial import FrozenTrial
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any, Protocol
 
 # Of a trial.
 DATA = "data"  # of a trial, the fingerprint of the data it trains on; of the study, run/provenance.py's data_facts
@@ -26,13 +27,34 @@ CURVE_MODEL = (
 )
 
 
-def rung_entries(trial: FrozenTrial) -> dict[int, dict[str, Any]]:
+class StoredTrial(Protocol):
+    """What is read of a trial: of Optuna's FrozenTrial, or of a TableTrial with fields of the same names."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> Enum: ...
+    @property
+    def values(self) -> Sequence[float] | None: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+    @property
+    def user_attrs(self) -> Mapping[str, Any]: ...
+    @property
+    def intermediate_values(self) -> Mapping[int, float]: ...
+    @property
+    def last_step(self) -> int | None: ...
+    @property
+    def datetime_start(self) -> datetime | None: ...
+
+
+def rung_entries(trial: StoredTrial) -> dict[int, dict[str, Any]]:
     """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
     return {
         int(key.removeprefix(RUNG)): entry for key, entry in trial.user_attrs.items() if key.startswith(RUNG)
     }
 
 
-def reported_steps(trial: FrozenTrial) -> list[int]:
+def reported_steps(trial: StoredTrial) -> list[int]:
     """The steps that a trial has reported, as far as the storage knows."""
     return [*trial.intermediate_values, *rung_entries(trial)]

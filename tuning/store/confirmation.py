@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.stored_study import StoredStudy
 
 COSTS = (MEMORY, "flops_per_sequence")
 CONFIRMATION = "confirmation"  # user attribute of the study: Confirmation.to_json()
@@ -105,14 +104,13 @@ class Confirmation:
         return cls(**fields | {name: tuple(values[name]) for name in ("seeds", "tied")})
 
 
-def read_confirmation(study: Study) -> Confirmation | None:
+def read_confirmation(study: StoredStudy) -> Confirmation | None:
     """The study's confirmation, if it has been confirmed.
 
     Raises:
         StorageError: the storage does not answer.
     """
-    with storage_errors():
-        stored = study.optuna.user_attrs.get(CONFIRMATION)
+    stored = study.attributes.get(CONFIRMATION)
     return None if stored is None else Confirmation.from_json(stored)
 
 

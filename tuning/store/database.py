@@ -22,11 +22,6 @@ PRIVATE = 0o600
 _SCHEMA_LOCK = 0x70726F7879  # a number of ours among PostgreSQL's advisory locks
 
 
-def database_url(folder: Path, database: str | None) -> str:
-    """The SQLAlchemy URL of a study's storage: its own sqlite file, unless the study names a database."""
-    return database or f"sqlite:///{folder / 'study.db'}"
-
-
 def holds_studies(url: str) -> bool:
     """Whether there is an Optuna storage at the URL; nothing is created.
 

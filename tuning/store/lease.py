@@ -17,11 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxytune.tuning.errors import HeldError
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.holder import LEASE_SECONDS, described, driver, holder
 from proxytune.tuning.store.process import ProcessIdentity
 from proxytune.tuning.store.tables import drivers
 
-LEASE_SECONDS = 30.0
-"""A lease that is not renewed for this long may be taken over."""
 RENEWAL_SECONDS = 5.0
 WATCH_SECONDS = 0.2
 _WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -127,13 +126,13 @@ class Lease:
         deadline = time.monotonic() + LEASE_SECONDS
         first = row
         while True:
-            running = _holder(row).is_running()
+            running = holder(row).is_running()
             if not row.held or running is False:
                 return row
             changed = (row.epoch, row.renewals) != (first.epoch, first.renewals)
             fresh = 0 <= (row.now - row.renewed).total_seconds() < LEASE_SECONDS
             if changed or (running and fresh):
-                raise HeldError(f"study {self.study} is held by {_described(row)}; stop that one first")
+                raise HeldError(f"study {self.study} is held by {described(row)}; stop that one first")
             if time.monotonic() > deadline:
                 return row
             time.sleep(WATCH_SECONDS)
@@ -173,20 +172,10 @@ def driver_of(storage: RDBStorage, study: str) -> str | None:
         StorageError: the storage fails.
     """
     with storage_errors(), storage.engine.connect() as connection:
-        row = connection.execute(
+        row: Any = connection.execute(
             sa.select(drivers, _now().label("now")).where(drivers.c.study == study)
         ).first()
-    if row is None or not row.held or _holder(row).is_running() is False:
-        return None
-    return _described(row) if (row.now - row.renewed).total_seconds() < LEASE_SECONDS else None
-
-
-def _holder(row: Any) -> ProcessIdentity:
-    return ProcessIdentity(row.host, row.pid, row.place, row.started)
-
-
-def _described(row: Any) -> str:
-    return f"process {row.pid} on {row.host}"
+    return driver(row)
 
 
 def _now() -> Any:

@@ -1,15 +1,14 @@
 """The studies of a storage, a row each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.trial_spec import NAME
-from proxytune.tuning.store.database import holds_studies, open_storage
-from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.lease import driver_of
-from proxytune.tuning.store.study import SPEC, Study, open_study, study_in
+from proxytune.tuning.store.stored_study import SPEC, StoredStudy, stored_spec
 from proxytune.tuning.store.summary import summary
+from proxytune.tuning.store.table_study import TableStudy, read_study, read_tables
 
 _UNENDED = ("running", "queued", "interrupted", "paused")
 
@@ -23,19 +22,13 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
         StorageError: the database does not answer.
     """
     if database is not None:
-        if not holds_studies(database):
-            return []
-        opened = open_storage(database, create=False)
-        with storage_errors():
-            known = opened.get_all_studies()
-        names = sorted(study.study_name for study in known if SPEC in study.user_attrs)
-        return [study_row(study_in(opened, name, storage, database)) for name in names]
+        return [study_row(study) for study in _in_database(storage, database)]
     rows = []
     for path in sorted(storage.glob("*/study.db")):
         name = path.parent.name
         if NAME.fullmatch(name):
             try:
-                rows.append(study_row(open_study(name, storage)))
+                rows.append(study_row(read_study(name, storage)))
             except InputError as error:  # one study that cannot be read hides no other
                 unknown = {
                     "task": "-",
@@ -48,7 +41,21 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def study_row(study: Study) -> dict[str, Any]:
+def _in_database(storage: Path, database: str) -> Sequence[StoredStudy]:
+    """Its studies that proxytune made, by name; by Optuna where the tables cannot be read without it."""
+    found = read_tables(database)
+    if found is None:
+        from proxytune.tuning.store.study import all_studies
+
+        return all_studies(storage, database)
+    return [
+        TableStudy(stored_spec(tables.attributes, name, storage, database), tables)
+        for name, tables in sorted(found.items())
+        if SPEC in tables.attributes
+    ]
+
+
+def study_row(study: StoredStudy) -> dict[str, Any]:
     """A study's row; see `list_studies`."""
     facts = summary(study)
     ended = sum(count for outcome, count in facts["outcomes"].items() if outcome not in _UNENDED)
@@ -65,7 +72,7 @@ def study_row(study: Study) -> dict[str, Any]:
     }
 
 
-def _state(study: Study, facts: dict[str, Any], ended: int) -> str:
-    if driver_of(study.storage, study.name) is not None:
+def _state(study: StoredStudy, facts: dict[str, Any], ended: int) -> str:
+    if study.driver() is not None:
         return "paused" if facts.get("paused_by") else "running"
     return "finished" if ended >= facts["budget"] else "interrupted"

@@ -12,8 +12,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.yaml_file import nearest
 from proxytune.tuning.store.attributes import ENQUEUED_BY
 from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.lease import driver_of
-from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
 
@@ -60,7 +59,7 @@ def request_stop(study: Study, *, now: bool, who: str | None = None) -> str | No
     Returns which process that is; None: none holds the study, and only one that is just starting obeys.
     """
     study.requests.post(Kind.STOP, who or terminal_user(), now=now)
-    return driver_of(study.storage, study.name)
+    return study.driver()
 
 
 def is_stopping(study: Study) -> bool:

@@ -1,6 +1,6 @@
 """A study in its storage: create, open, check, read it."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,27 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.locations import default_uri
-from proxytune.tuning.spec.study_spec import StudySpec, parse_study
+from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.attributes import BUDGET, DATA, STUDY_ID
+from proxytune.tuning.store.attributes import DATA
 from proxytune.tuning.store.checkpoints import Checkpoints, Owner
-from proxytune.tuning.store.database import database_url, open_storage
+from proxytune.tuning.store.database import holds_studies, open_storage
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder
-from proxytune.tuning.store.requests import Kind, Requests
+from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.requests import Requests
+from proxytune.tuning.store.stored_study import (
+    SPEC,
+    StoredStudy,
+    database_url,
+    no_study,
+    stored_spec,
+    study_url,
+)
 
-SPEC = "spec"  # user attribute of the study: the resolved study file
 
-
-class Study:
-    """A study in its storage: what `run` wrote and every reading verb shows."""
+class Study(StoredStudy):
+    """A study in its storage: what `run` wrote, to go on with or to read."""
 
     def __init__(self, spec: StudySpec, storage: RDBStorage, study: optuna.Study) -> None:
         self.spec = spec
@@ -31,44 +36,20 @@ class Study:
         self.optuna = study
 
     @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def folder(self) -> Path:
-        return self.spec.folder
-
-    @property
-    def id(self) -> str:
-        """Identifies the study, whatever others had its name; "" for a study of 0.1.0."""
-        return str(self.optuna.user_attrs.get(STUDY_ID, ""))
+    def attributes(self) -> Mapping[str, Any]:
+        with storage_errors():
+            return self.optuna.user_attrs
 
     @property
     def requests(self) -> Requests:
-        """What other terminals request of its driver."""
         return Requests(self.storage, self.name, self.id)
 
-    @property
-    def budget(self) -> int:
-        """The number of trials it may take in all, as its driver will find it."""
-        with storage_errors():
-            stored = int(self.optuna.user_attrs[BUDGET])
-        pending = self.requests.pending(Kind.EXTEND)
-        return int(pending[-1].value["trials"]) if pending else stored
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The data that its trials train on: task, fingerprint, conventions; empty before the first start."""
-        return dict(self.optuna.user_attrs.get(DATA, {}))
-
-    @property
-    def tracking_uri(self) -> str:
-        return self.spec.tracking.uri or default_uri(self.spec.storage.absolute())
-
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number; not to be changed."""
         with storage_errors():
             return self.optuna.get_trials(deepcopy=False)
+
+    def driver(self) -> str | None:
+        return driver_of(self.storage, self.name)
 
     def checkpoints(self, trial: FrozenTrial) -> Checkpoints:
         """The checkpoints of one of its trials, with its storage's parameters."""
@@ -83,12 +64,7 @@ def open_study(name: str, storage_folder: Path, database: str | None = None) -> 
         InputError: there is none of that name, and which there are.
         StorageError: the storage does not answer.
     """
-    folder = storage_folder.absolute() / name
-    if database is None and not (folder / "study.db").exists():
-        known = sorted(path.parent.name for path in storage_folder.glob("*/study.db"))
-        there = f"studies there: {', '.join(known)}" if known else "no study there yet"
-        raise InputError(f"no study {name} in {storage_folder.absolute()}; {there}")
-    storage = open_storage(database_url(folder, database), create=False)
+    storage = open_storage(study_url(name, storage_folder, database), create=False)
     return study_in(storage, name, storage_folder, database)
 
 
@@ -105,12 +81,40 @@ def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str
                 study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
             )
         except KeyError:
-            raise InputError(f"no study {name} in {database or storage_folder.absolute() / name}") from None
-        stored = study.user_attrs.get(SPEC)
-    if stored is None:
-        raise InputError(f"study {name} was not made by proxytune")
-    values = json.loads(stored) | {"storage": str(storage_folder.absolute()), "database": database}
-    return Study(parse_study(values, where=f"study {name}"), storage, study)
+            raise no_study(name, storage_folder, database) from None
+        attributes = study.user_attrs
+    return Study(stored_spec(attributes, name, storage_folder, database), storage, study)
+
+
+def find_study(name: str, storage_folder: Path, database: str | None) -> Study | None:
+    """The study of that name; None: there is none.
+
+    Raises:
+        InputError: proxytune did not make it.
+        StorageError: the storage does not answer.
+    """
+    url = database_url(storage_folder.absolute() / name, database)
+    if not holds_studies(url):
+        return None
+    storage = open_storage(url, create=False)
+    with storage_errors():
+        known = optuna.get_all_study_names(storage)
+    return study_in(storage, name, storage_folder, database) if name in known else None
+
+
+def all_studies(storage_folder: Path, database: str) -> list[Study]:
+    """The studies of a database that proxytune made, by name; none where it is no storage of Optuna's.
+
+    Raises:
+        StorageError: the database does not answer.
+    """
+    if not holds_studies(database):
+        return []
+    storage = open_storage(database, create=False)
+    with storage_errors():
+        known = storage.get_all_studies()
+    names = sorted(study.study_name for study in known if SPEC in study.user_attrs)
+    return [study_in(storage, name, storage_folder, database) for name in names]
 
 
 def trials_folder(spec: StudySpec) -> Folder:

@@ -1,20 +1,16 @@
 """The state of a study: trials by outcome, the budget, the winner."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-from optuna.trial import FrozenTrial, TrialState
+from typing import Any
 
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.attributes import END
-from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.attributes import END, StoredTrial
+from proxytune.tuning.store.request import Kind
+from proxytune.tuning.store.stored_study import StoredStudy
 from proxytune.tuning.store.winner import leading, winner
 
-if TYPE_CHECKING:
-    from proxytune.tuning.store.study import Study
 
-
-def summary(study: "Study") -> dict[str, Any]:
+def summary(study: StoredStudy) -> dict[str, Any]:
     """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
     best = leading(study)  # before the trials are read: one that ends in between is not among the best yet
     trials = study.trials()
@@ -35,7 +31,7 @@ def summary(study: "Study") -> dict[str, Any]:
         "best": [
             {
                 "trial": number,
-                "values": dict(zip(study.spec.search.objectives, trials[number].values, strict=True)),
+                "values": dict(zip(study.spec.search.objectives, trials[number].values or (), strict=True)),
                 "params": trials[number].params,
                 "metrics": trials[number].user_attrs[END]["metrics"],
             }
@@ -44,7 +40,7 @@ def summary(study: "Study") -> dict[str, Any]:
     }
 
 
-def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
+def trial_row(trial: StoredTrial, objective: str) -> dict[str, Any]:
     """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
     step, values = trial.last_step or 0, trial.intermediate_values
     unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
@@ -52,11 +48,11 @@ def trial_row(trial: FrozenTrial, objective: str) -> dict[str, Any]:
     return {"trial": trial.number, "outcome": outcome_of(trial), "params": trial.params} | end
 
 
-def outcome_of(trial: FrozenTrial, paused: bool = False) -> Outcome:
+def outcome_of(trial: StoredTrial, paused: bool = False) -> Outcome:
     """How a trial stands or ended; `paused`: its study is paused."""
     if END in trial.user_attrs:
         return Outcome(trial.user_attrs[END]["outcome"])
-    if trial.state == TrialState.WAITING:
+    if trial.state.name == "WAITING":
         if trial.datetime_start is None:
             return Outcome.QUEUED
         return Outcome.PAUSED if paused else Outcome.INTERRUPTED

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from proxytune.tuning.store.errors import storage_errors
-from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.stored_study import StoredStudy
 
 OPENINGS = "test_openings"  # user attribute of the study: [{"at", "by", "subject", "result"}], oldest first
 
 
-def read_openings(study: Study) -> list[dict[str, Any]]:
+def read_openings(study: StoredStudy) -> list[dict[str, Any]]:
     """Every opening of the test split for this study, oldest first: at, by, subject (which models), result or None."""
-    with storage_errors():
-        return list(study.optuna.user_attrs.get(OPENINGS, []))
+    return list(study.attributes.get(OPENINGS, []))

@@ -3,14 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
-
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.constraints import feasible
 from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.confirmation import Confirmation, read_confirmation
-from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.stored_study import StoredStudy
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Winner:
     rule: str  # "best search value" | "confirmed mean over <n> fresh seeds"
 
 
-def eligible(study: Study) -> dict[int, Mapping[str, float]]:
+def eligible(study: StoredStudy) -> dict[int, Mapping[str, float]]:
     """The metrics of every trial that may win, by number: trained to the full budget and within the constraints.
 
     Raises:
@@ -30,14 +28,14 @@ def eligible(study: Study) -> dict[int, Mapping[str, float]]:
     complete = {
         trial.number: trial.user_attrs[END]["metrics"]
         for trial in study.trials()
-        if trial.state == TrialState.COMPLETE and END in trial.user_attrs
+        if trial.state.name == "COMPLETE" and END in trial.user_attrs
     }
     return {
         number: metrics for number, metrics in complete.items() if feasible(study.spec.constraints, metrics)
     }
 
 
-def winner(study: Study) -> Winner | None:
+def winner(study: StoredStudy) -> Winner | None:
     """The winner of the confirmation, or of the search where there is no confirmation; None: no trial is eligible.
 
     Raises:
@@ -56,7 +54,7 @@ def chosen(
     return None if number is None else Winner(number, BEST_SEARCH_VALUE)
 
 
-def leading(study: Study) -> Sequence[int]:
+def leading(study: StoredStudy) -> Sequence[int]:
     """The winner's number alone, or with several objectives the Pareto front by number; empty if there is none.
 
     Raises:

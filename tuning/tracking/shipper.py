@@ -37,10 +37,12 @@ class Shipper:
         self._acknowledged = Acknowledgement.load(outbox_folder, check_uri(uri), experiment)
         self._closing = threading.Event()
         self._process: subprocess.Popen[str] | None = None
+        self._delay_seconds = 0.0
         self._keeper = threading.Thread(target=self._keep, name="shipper", daemon=True)
 
-    def start(self) -> None:
-        """Start the child; returns at once."""
+    def start(self, delay_seconds: float = 0.0) -> None:
+        """Start the child after so long, or when this is closed; returns at once."""
+        self._delay_seconds = delay_seconds
         self._keeper.start()
 
     @property
@@ -67,6 +69,7 @@ class Shipper:
     def _keep(self) -> None:
         """Run the child, hear its reports, and start it again should it die."""
         deaths = 0
+        self._closing.wait(self._delay_seconds)
         while True:
             last_words = self._run_child()
             if self._closing.is_set():

@@ -20,40 +20,47 @@ _MOST_CONFIGURATIONS = 12
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the extreme configurations of a study, the smallest and the largest figure each."""
+    """Of the extreme configurations of a study, the smallest and the largest figure each; None: not measured here."""
 
     parameters: tuple[int, int]
-    memory_mib_per_sequence: tuple[float, float]  # predicted peak of a training step
-    minutes: tuple[
-        float, float
-    ]  # of the whole study, as if all its trials were like the fastest, or the slowest
+    memory_mib_per_sequence: tuple[float, float] | None  # predicted peak of a training step
+    minutes: (
+        tuple[float, float] | None
+    )  # of the whole study, as if all its trials were like the fastest, or the slowest
 
     def line(self) -> str:
         """For people."""
+        parameters = f"{_between(*self.parameters)} parameters"
+        if self.memory_mib_per_sequence is None or self.minutes is None:
+            return f"{parameters}; memory and minutes were not measured here yet: `check --measure` takes seconds"
         low, high = self.minutes
         return (
-            f"{_between(*self.parameters)} parameters, {_between(*self.memory_mib_per_sequence)} MiB per sequence in "
-            f"training, about {_between(max(1, round(low)), max(1, round(high)))} min on this machine"
+            f"{parameters}, {_between(*self.memory_mib_per_sequence)} MiB per sequence in training, "
+            f"about {_between(max(1, round(low)), max(1, round(high)))} min on this machine"
         )
 
 
-def estimate(spec: StudySpec) -> Estimate:
-    """Predict and measure the study's extreme configurations; takes seconds once, then the cache answers.
+def estimate(spec: StudySpec, *, measure: bool) -> Estimate:
+    """The costs of the study's extreme configurations.
 
-    The time is that of passes over random full-length sequences, measured once; evaluations are not in it.
+    Parameters are counted. Memory and time are read from the cache; with `measure`, what is not there is predicted and
+    measured, which loads torch and takes seconds, and kept. The time is that of passes over random full-length
+    sequences; evaluations are not in it.
     """
-    costs = [_costs(trial) for trial in _extremes(spec)]
+    trials = list(_extremes(spec))
+    counts = [trial.model_config_for(trial.task.info()).num_parameters for trial in trials]
+    costs = [_costs(trial, measure) for trial in trials]
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return Estimate((min(counts), max(counts)), None, None)
     steps = int(spec.training["steps"])
     total = expected_steps(spec.search.stopping, spec.rung_steps(), steps, spec.search.trials)
     slots = max(1, (os.cpu_count() or 1) // spec.resources.cpu)
     slots = min(slots, spec.resources.max_concurrent or slots, spec.search.trials)
     sequences = total * int(spec.training["batch_size"]) / slots
-    minutes = [sequences / cost["sequences_per_second"] / 60 for cost in costs]
-    parameters = [int(cost["parameters"]) for cost in costs]
-    memory = [cost["train_memory_mib_per_sequence"] for cost in costs]
-    return Estimate(
-        (min(parameters), max(parameters)), (min(memory), max(memory)), (min(minutes), max(minutes))
-    )
+    minutes = [sequences / cost["sequences_per_second"] / 60 for cost in known]
+    memory = [cost["train_memory_mib_per_sequence"] for cost in known]
+    return Estimate((min(counts), max(counts)), (min(memory), max(memory)), (min(minutes), max(minutes)))
 
 
 def _extremes(spec: StudySpec) -> Iterator[TrialSpec]:
@@ -77,7 +84,7 @@ def _ends(values: Sequence[Scalar]) -> Sequence[Scalar]:
     return [min(numbers), max(numbers)] if len(numbers) == len(values) else values
 
 
-def _costs(trial: TrialSpec) -> dict[str, float]:
+def _costs(trial: TrialSpec, measure: bool) -> dict[str, float] | None:
     from proxytune.tuning.trial.profile import cost_spec
 
     versions = [importlib.metadata.version(package) for package in ("proxytune", "torch")]
@@ -86,6 +93,8 @@ def _costs(trial: TrialSpec) -> dict[str, float]:
     try:
         known: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        if not measure:
+            return None
         known = _measured(trial)
         _keep(path, known)
     return known

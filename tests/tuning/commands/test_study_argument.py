@@ -1,6 +1,7 @@
 """What STUDY means to a verb, and which file or override an error is blamed on."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,5 +161,8 @@ def test_check_reports_costs_and_what_is_probably_not_meant(make_spec: Callable[
     words = " ".join(call("check", "my.yaml").stderr.split())
     assert "search.objectives.val_accuracy: minimize is set" in words
     assert "100 proxies for sequences of 128" in words
+    assert re.search(r"\d parameters; memory and minutes .* `check --measure`", words)
+    measured = " ".join(call("check", "my.yaml", "--measure").stderr.split())
     for unit in ("parameters", "MiB per sequence", "min on this machine"):
-        assert unit in words
+        assert unit in measured
+    assert " ".join(call("check", "my.yaml").stderr.split()) == measured, "the cache knows it"

@@ -13,11 +13,13 @@ import optuna
 import pytest
 
 from proxytune.tuning.errors import HeldError, InputError
-from proxytune.tuning.run.begin import begin_study, check_study, hold_study
+from proxytune.tuning.run.begin import begin_study, hold_study
+from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.store.database import database_url, open_storage
-from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.steering import announce_start, extend, is_stopping, pause, request_stop
+from proxytune.tuning.store.stored_study import database_url
 from proxytune.tuning.store.study import open_study
 
 ENQUEUED = [{"model.num_proxies": n, "model.dropout": 0.1} for n in (2, 4, 8)]

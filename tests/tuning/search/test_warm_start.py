@@ -9,9 +9,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.run.begin import begin_study, check_study, read_warm_start
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.curve_sampler import CurveSampler
-from proxytune.tuning.search.warm_start import WarmStart, WarmStartSampler
+from proxytune.tuning.search.warm_start import WarmStart, WarmStartSampler, read_warm_start
 from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.trial_run import TrialUpdate
 from tests.tuning.search.driving import Driver

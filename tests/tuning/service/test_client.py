@@ -95,7 +95,7 @@ def test_what_is_no_server_of_ours_is_told(tmp_path) -> None:
         thread = threading.Thread(target=other.serve_forever)
         thread.start()
         with Client(f"http://127.0.0.1:{other.server_port}") as client:
-            with pytest.raises(ProxytuneError, match="not as proxytune does"):
+            with pytest.raises(ProxytuneError, match="is no proxytune service"):
                 client.study("small")
             with pytest.raises(ProxytuneError, match="answers 418"):
                 client.studies()

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from proxytune.tuning.store.lease import Lease
-from proxytune.tuning.store.requests import Kind
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import open_study
 from tests.tuning.service.conftest import TOKEN, Driver
 

@@ -1,0 +1,209 @@
+"""The reader of Optuna's tables gives what Optuna gives, for made studies of every kind and from both databases."""
+
+import math
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store import steering
+from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.store.lease import Lease
+from proxytune.tuning.store.listing import list_studies
+from proxytune.tuning.store.study import Study, all_studies, open_study
+from proxytune.tuning.store.summary import summary, trial_row
+from proxytune.tuning.store.table_study import SCHEMA_VERSION, TableStudy, TableTrial, read_study, read_tables
+
+SPACE: dict[str, tuple[BaseDistribution, st.SearchStrategy[Any]]] = {
+    "choice": (
+        CategoricalDistribution([None, True, "a", 2, 0.5]),
+        st.sampled_from([None, True, "a", 2, 0.5]),
+    ),
+    "whole": (IntDistribution(1, 64, log=True), st.integers(1, 64)),
+    "stepped": (IntDistribution(0, 30, step=3), st.integers(0, 10).map(lambda steps: 3 * steps)),
+    "rate": (FloatDistribution(1e-5, 1.0, log=True), st.floats(1e-5, 1.0)),
+    "quarter": (FloatDistribution(0, 1, step=0.25), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])),
+}
+ATTRIBUTES = st.dictionaries(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8),
+    st.none() | st.booleans() | st.integers(-9, 9) | st.lists(st.floats(allow_nan=False), max_size=2),
+    max_size=3,
+)
+NUMBERS = st.floats(allow_nan=False)  # Optuna makes a trial with such a value a failed one
+
+
+@st.composite
+def made_trials(draw: st.DrawFn, objectives: int) -> FrozenTrial:
+    state = draw(st.sampled_from(TrialState))
+    params = {key: draw(values) for key, (_, values) in SPACE.items() if draw(st.booleans())}
+    has_values = state == TrialState.COMPLETE or (state == TrialState.PRUNED and draw(st.booleans()))
+    return create_trial(
+        state=state,
+        values=[draw(NUMBERS) for _ in range(objectives)] if has_values else None,
+        params=params,
+        distributions={key: SPACE[key][0] for key in params},
+        user_attrs=draw(ATTRIBUTES),
+        system_attrs=draw(ATTRIBUTES),
+        intermediate_values=draw(st.dictionaries(st.integers(0, 99), st.floats(), max_size=4)),
+    )
+
+
+def assert_equal(read: TableTrial, known: FrozenTrial) -> None:
+    for name in ("number", "state", "values", "params", "user_attrs", "datetime_start", "datetime_complete"):
+        assert getattr(read, name) == getattr(known, name), name
+    assert list(read.params) == list(known.params), "in the order of the space"
+    assert [type(value) for value in read.params.values()] == list(map(type, known.params.values()))
+    assert read.state.name == known.state.name
+    assert read.last_step == known.last_step
+    assert read.intermediate_values.keys() == known.intermediate_values.keys()
+    for step, value in known.intermediate_values.items():
+        own = read.intermediate_values[step]
+        assert own == value or (math.isnan(own) and math.isnan(value))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RDBStorage]:
+    """A storage for all generated studies: the tables take longer to make than an example."""
+    storage = open_storage(f"sqlite:///{tmp_path_factory.mktemp('made') / 'many.db'}", create=True)
+    yield storage
+    storage.engine.dispose()
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_generated_studies_are_read_as_optuna_reads_them(made: RDBStorage, data: st.DataObject) -> None:
+    objectives = data.draw(st.integers(1, 3))
+    name = f"müller's {uuid.uuid4().hex}"
+    study = optuna.create_study(
+        study_name=name, storage=made, directions=["maximize", "minimize", "minimize"][:objectives]
+    )
+    study.set_user_attr("spec", "{}")
+    for key, value in data.draw(ATTRIBUTES).items():
+        study.set_user_attr(key, value)
+    study.add_trials(data.draw(st.lists(made_trials(objectives), max_size=4)))
+
+    found = read_tables(made.url, name)
+    assert found is not None
+    assert found.keys() == {name}
+    known = optuna.load_study(study_name=name, storage=made)
+    assert found[name].attributes == known.user_attrs
+    for own, trial in zip(found[name].trials, known.get_trials(deepcopy=False), strict=True):
+        assert_equal(own, trial)
+    assert (read_tables(made.url) or {}).keys() == set(optuna.get_all_study_names(made))
+
+
+def assert_same_answers(study: Study) -> None:
+    read = read_study(study.name, study.spec.storage, study.spec.database)
+    assert isinstance(read, TableStudy)
+    assert summary(read) == summary(study)
+    assert [trial_row(trial, "val_accuracy") for trial in read.trials()] == [
+        trial_row(trial, "val_accuracy") for trial in study.trials()
+    ]
+    for name in ("spec", "id", "budget", "data", "tracking_uri", "attributes"):
+        assert getattr(read, name) == getattr(study, name), name
+    assert read.driver() == study.driver()
+    assert read.requests.pending() == study.requests.pending()
+
+
+def steer(study: Study) -> None:
+    """Everything that a reader shows: a queued trial, a driver, a budget, a pause."""
+    assert_same_answers(study)
+    steering.enqueue(study, {"model.num_proxies": 8})
+    steering.extend(study, 9)
+    steering.pause(study, on=True)
+    assert_same_answers(study)
+    lease = Lease(study.storage, study.name)
+    lease.acquire()
+    try:
+        study.requests.handled(study.requests.pending())
+        read = read_study(study.name, study.spec.storage, study.spec.database)
+        assert summary(read)["paused_by"] == steering.terminal_user()
+        assert f"process {os.getpid()}" in str(read.driver())
+        assert_same_answers(study)
+    finally:
+        lease.release()
+    assert_same_answers(study)
+
+
+def test_a_study_and_its_steering_are_shown_as_optuna_shows_them(
+    make_spec: Callable[..., StudySpec],
+) -> None:
+    steer(begin_study(make_spec()))
+
+
+def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callable[..., StudySpec]) -> None:
+    spec = make_spec(f"database={postgres.uri}")
+    study = begin_study(spec)
+    other = optuna.create_study(study_name="another's", storage=study.storage)
+    other.set_user_attr("x", 1)
+    for state in TrialState:
+        values = {"value": 0.5} if state == TrialState.COMPLETE else {}
+        params, kinds = {"choice": None, "whole": 3}, {key: SPACE[key][0] for key in ("choice", "whole")}
+        other.add_trial(
+            create_trial(
+                state=state,
+                params=params,
+                distributions=kinds,
+                intermediate_values={1: math.nan, 2: -math.inf},
+                **values,
+            )
+        )
+    steer(study)
+    found = read_tables(postgres.uri)
+    assert found is not None
+    for own, trial in zip(found[study.name].trials, study.trials(), strict=True):
+        assert_equal(own, trial)
+    assert found["another's"].trials == [], "not ours: its attributes are enough to know that"
+    rows = list_studies(spec.storage, postgres.uri)
+    assert [row["study"] for row in rows] == ["small"]
+    (by_optuna,) = all_studies(spec.storage, postgres.uri)
+    assert by_optuna.name == "small"
+    for opened in (study, by_optuna):
+        opened.storage.engine.dispose()
+
+
+def test_reading_leaves_the_folder_as_it_was(make_spec: Callable[..., StudySpec]) -> None:
+    study = begin_study(make_spec())
+    study.storage.engine.dispose()
+    before = {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()}
+    read_study(study.name, study.spec.storage)
+    assert {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()} == before
+
+
+def test_what_the_reader_does_not_know_is_left_to_optuna(
+    make_spec: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    study = begin_study(make_spec())
+    url = f"sqlite:///{study.folder / 'study.db'}"
+    assert read_tables(url) is not None, f"this Optuna's tables are not those of schema {SCHEMA_VERSION}"
+    assert read_tables(f"{url}?timeout=3") is None
+    assert read_tables("mysql://somewhere/else") is None
+    assert read_tables(f"sqlite:///{tmp_path / 'nowhere.db'}") is None
+    assert not (tmp_path / "nowhere.db").exists()
+
+    strange = study.spec.storage / "strange"
+    shutil.copytree(study.folder, strange)
+    with sqlite3.connect(strange / "study.db") as file:
+        file.execute("UPDATE version_info SET schema_version = ?", (SCHEMA_VERSION + 1,))
+    assert read_tables(f"sqlite:///{strange / 'study.db'}") is None
+    (study.spec.storage / "garbage").mkdir()
+    (study.spec.storage / "garbage" / "study.db").write_bytes(b"no database at all" * 99)
+    with pytest.raises(StorageError, match="not a database"):
+        read_study("garbage", study.spec.storage)
+    with pytest.raises(InputError, match="no study other"):
+        read_study("other", study.spec.storage)
+    assert open_study(study.name, study.spec.storage).trials() == study.trials()

@@ -1,0 +1,78 @@
+"""What a start of a study would find, before it starts."""
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.same_spec import check_same
+from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.store.attributes import END, SECONDS, WARM_START
+from proxytune.tuning.store.stored_study import StoredStudy
+from proxytune.tuning.store.table_study import find_study
+
+
+def check_study(spec: StudySpec) -> list[str]:
+    """What a start of this study would find, one line each; nothing is written.
+
+    Raises:
+        InputError: its budget is spent, or what `search.warm_start` names is not there.
+        OtherSpecError: a study of that name exists with another spec.
+        StorageError: the storage does not answer.
+    """
+    study = find_study(spec.name, spec.storage, spec.database)
+    if study is None:
+        return _warm_start_lines(spec, None)
+    check_same(study.spec, spec)
+    trials, budget = study.trials(), wanted_budget(study.spec, spec, study.budget)
+    ended = [trial for trial in trials if END in trial.user_attrs]
+    steps = sum(trial.user_attrs[END]["step"] for trial in ended)
+    seconds = float(study.attributes.get(SECONDS, 0.0))
+    for key, spent, limit in (
+        ("trials", len(ended), budget),
+        ("max_steps", steps, spec.search.max_steps),
+        ("max_seconds", seconds, spec.search.max_seconds),
+    ):
+        if limit is not None and spent >= limit:
+            raise InputError(
+                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to resume, "
+                "or give the study another name"
+            )
+    lines = [*_warm_start_lines(spec, study), *without_effect(study.spec, spec, budget)]
+    return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
+
+
+def may_train(spec: StudySpec) -> bool:
+    """Whether a start of this study is likely to train: no driver holds it, and its budget of trials is not met."""
+    study = find_study(spec.name, spec.storage, spec.database)
+    if study is None:
+        return True
+    ended = sum(END in trial.user_attrs for trial in study.trials())
+    return study.driver() is None and ended < wanted_budget(study.spec, spec, study.budget)
+
+
+def _warm_start_lines(spec: StudySpec, study: StoredStudy | None) -> list[str]:
+    """What the study took from an earlier one, or would take."""
+    stored = study and study.attributes.get(WARM_START)
+    if not (stored if study else spec.search.warm_start):
+        return []
+    from proxytune.tuning.search.warm_start import WarmStart, read_warm_start
+
+    earlier = WarmStart.from_json(stored) if stored else read_warm_start(spec)
+    return [] if earlier is None else [earlier.summary(), *earlier.notes]
+
+
+def wanted_budget(stored: StudySpec, spec: StudySpec, budget: int) -> int:
+    """The study's budget under a new spec: a raised `search.trials` raises it, otherwise it stays."""
+    return max(budget, spec.search.trials) if spec.search.trials > stored.search.trials else budget
+
+
+def without_effect(stored: StudySpec, spec: StudySpec, budget: int) -> list[str]:
+    """A line for each change of the spec that a stored study does not follow."""
+    lines = []
+    if spec.search.trials < stored.search.trials:
+        lines.append(
+            f"search.trials: lowering it to {spec.search.trials} has no effect, study {spec.name} may take {budget}; "
+            "extend sets another number"
+        )
+    if spec.search.enqueue != stored.search.enqueue:
+        lines.append(
+            f"search.enqueue: it changed, and only a new study follows it; add configurations to study {spec.name} by enqueue"
+        )
+    return lines

@@ -1,0 +1,57 @@
+"""What is requested of the driver of a study, and which of it still concerns a driver."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What is requested; in brackets, what the request's value holds."""
+
+    START = "start"  # a driver is being started for the study
+    STOP = "stop"  # {"now": bool}
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"  # {"trial": int}
+    EXTEND = "extend"  # {"trials": int}, in all
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request."""
+
+    id: int
+    kind: Kind
+    value: dict[str, Any]
+    who: str
+    posted: datetime  # by the database's clock
+    epoch: int | None  # of the driver that handled it
+
+
+class RequestLog(ABC):
+    """The requests of one study, to read.
+
+    Raises:
+        StorageError: from any method, the storage fails.
+    """
+
+    @abstractmethod
+    def all(self) -> list[Request]:
+        """Every request, oldest first."""
+
+    @abstractmethod
+    def driver_epoch(self) -> int | None:
+        """The epoch of the study's lease while it is held."""
+
+    def pending(self, *kinds: Kind) -> list[Request]:
+        """The requests (of these kinds) that no driver has handled, oldest first."""
+        return [one for one in self.all() if one.epoch is None and (not kinds or one.kind in kinds)]
+
+    def holder_of(self, kind: Kind, *revoking: Kind) -> str | None:
+        """Who requested `kind` of the driver that holds the study or is starting, if nobody has revoked it since."""
+        newest = next((one for one in reversed(self.all()) if one.kind in (kind, *revoking)), None)
+        if newest is None or newest.kind is not kind or newest.epoch not in (None, self.driver_epoch()):
+            return None
+        return newest.who
