@@ -1,7 +1,6 @@
 """`run`, `studies`, `show`, `trials`: a study from its start to its winner."""
 
 import functools
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from proxytune.tuning.errors import InputError
 
 if TYPE_CHECKING:
     from proxytune.tuning.spec.study_spec import StudySpec
-    from proxytune.tuning.store.study import Study
 
 
 @click.command()
@@ -46,11 +44,16 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     """
     from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.spec.advice import advice
-    from proxytune.tuning.store.summary import summary
-    from proxytune.tuning.trial.data import prepare_task
 
     for line in advice(spec):
         err.print(line, style="yellow", highlight=False, markup=False)
+    with err.status("loading"):
+        from proxytune.tuning.run.driver import run_study
+        from proxytune.tuning.run.progress import Watch
+        from proxytune.tuning.store.process import process_age
+        from proxytune.tuning.store.summary import summary
+        from proxytune.tuning.trial.data import prepare_task
+    quiet_optuna()
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
@@ -59,7 +62,13 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
         prepared = prepare_task(spec.task, report)
     if prepared.compared:
         err.print(f"data: {prepared.compared}", highlight=False, markup=False)
-    study = _run(spec, address)
+    study = run_study(
+        spec,
+        address=address,
+        watch=functools.partial(Watch, err),
+        age=process_age(),
+        say=lambda line: err.print(line, highlight=False, markup=False),
+    )
     facts = summary(study)
     if as_json:
         print_json(facts)
@@ -74,34 +83,6 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
             f"proxytune ui{storage_flags(spec.storage, None)}": "every trial in MLflow",
         }
     )
-
-
-def _run(spec: "StudySpec", address: str) -> "Study":
-    """Run the study; a local Ray starts while the driver's libraries are imported."""
-    from proxytune.tuning.run.look import may_train
-
-    with ExitStack() as stack, err.status("loading") as status:
-        ray = None
-        if address == "local" and may_train(spec):
-            from proxytune.tuning.cluster.early import EarlyRay
-            from proxytune.tuning.cluster.session import TRAINABLE
-
-            ray = EarlyRay(preload=[TRAINABLE])
-            stack.callback(ray.close)
-        from proxytune.tuning.run.driver import run_study
-        from proxytune.tuning.run.progress import Watch
-        from proxytune.tuning.store.process import process_age
-
-        quiet_optuna()
-        status.stop()
-        return run_study(
-            spec,
-            address=address,
-            watch=functools.partial(Watch, err),
-            age=process_age(),
-            say=lambda line: err.print(line, highlight=False, markup=False),
-            ray=ray,
-        )
 
 
 def _show_tracking(spec: "StudySpec", uri: str) -> None:

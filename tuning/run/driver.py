@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,6 @@ def run_study(
     watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
     age: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
-    ray: "AbstractContextManager[RaySession] | None" = None,
 ) -> Study:
     """Run the study until its budget is met: start or resume it.
 
@@ -62,7 +61,7 @@ def run_study(
     tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
     a context manager that is held while the search runs (live progress). `age` is how many seconds ago the run was
     started: stops and pauses requested since then are obeyed. `say` gets a line for each part of the spec, and each
-    earlier request, that has no effect, and one when Ray is started. `ray` is a session that starts already (EarlyRay).
+    earlier request, that has no effect, and one when Ray is started.
 
     Raises:
         InputError: the study file cannot be run here.
@@ -98,7 +97,7 @@ def run_study(
                 say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
-                _search(study, controller, address, trainable, watching, ray)
+                _search(study, controller, address, trainable, watching)
             finally:
                 if not lease.lost:
                     with storage_errors():
@@ -168,14 +167,13 @@ def _search(
     address: str,
     trainable: type | None,
     watch: Callable[[], Any] | None,
-    ray: "AbstractContextManager[RaySession] | None",
 ) -> None:
     """Run the trials on Ray until the controller has no further one, or is stopped."""
     from proxytune.tuning.cluster.session import TRAINABLE, ray_session
 
     spec = study.spec
-    with ray or ray_session(address, () if trainable else (TRAINABLE,)) as session, ExitStack() as stack:
-        # Ray's other parts are imported now: its workers start meanwhile, and no other thread imports Ray any more.
+    with ray_session(address, () if trainable else (TRAINABLE,)) as session, ExitStack() as stack:
+        # Ray Tune is imported now, a second and a half of CPU, while Ray's workers start.
         from proxytune.tuning.cluster.bridge import RayBridge
         from proxytune.tuning.cluster.jobs import one_line
         from proxytune.tuning.cluster.private import check_private

@@ -38,15 +38,6 @@ def check_study(spec: StudySpec) -> list[str]:
     return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
 
 
-def may_train(spec: StudySpec) -> bool:
-    """Whether a start of this study is likely to train: no driver holds it, and its budget of trials is not met."""
-    study = find_study(spec.name, spec.storage, spec.database)
-    if study is None:
-        return True
-    ended = sum(END in trial.user_attrs for trial in study.trials())
-    return study.driver() is None and ended < wanted_budget(study.spec, spec, study.budget)
-
-
 def _warm_start_lines(spec: StudySpec, study: StoredStudy | None) -> list[str]:
     """What the study took from an earlier one, or would take."""
     stored = study and study.attributes.get(WARM_START)

@@ -142,3 +142,25 @@ def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert str(tmp_path) not in json.loads(done.stdout)
+
+
+LEAN = """
+import json, psutil, sys
+from proxytune.tuning.cluster.session import ray_session
+with ray_session(preload=["proxytune.models.training"]):
+    import ray
+    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    loaded = ray.get(ray.remote(lambda: "proxytune.models.training" in sys.modules).remote())
+print(json.dumps([started, loaded]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_ray_starts_without_idle_processes_and_its_workers_import_what_trials_need() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", LEAN], capture_output=True, text=True, check=True)
+    started, preloaded = json.loads(done.stdout.splitlines()[-1])
+    assert any("raylet" in line for line in started)
+    for idle in ("dashboard.py", "monitor.py"):
+        assert not any(idle in line for line in started), f"this Ray starts {idle} all the same"
+    assert preloaded, "this Ray's workers import no modules as they start"
