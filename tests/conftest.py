@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.tuning.tracking.servers import PostgresServer, postgres_binaries
 
-# Hypothesis fails an example that takes 200 ms by default: an assertion on wall time, which a busy machine breaks.
-settings.register_profile("proxytune", deadline=None)
+# Hypothesis fails an example that takes 200 ms by default, and a test whose examples are drawn slowly: assertions on wall
+# time, which a busy machine breaks.
+settings.register_profile("proxytune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("proxytune")
 
 # Ray starts its workers at nice 15: a test's trials would get no time beside another test's processes.

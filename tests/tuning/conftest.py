@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.storages._rdb.storage import _VersionManager
 
 from proxytune.datasets import PreparedTask
 from proxytune.tuning.cli import main
@@ -91,6 +92,15 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("laid-out") / "study.db"
     database.open_storage(f"sqlite:///{path}", create=True).engine.dispose()
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _version(laid_out: Path) -> Iterator[None]:
+    """Optuna imports its ten migrations whenever a database is opened, to find the last one: once for all tests."""
+    version = database.open_storage(f"sqlite:///{laid_out}", create=False).get_head_version()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "get_head_version", lambda _: version)
+        yield
 
 
 @pytest.fixture(autouse=True)

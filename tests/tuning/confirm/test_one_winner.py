@@ -151,6 +151,9 @@ def mlflow_names_it(uri: str) -> None:
     assert RULE in told["description"]
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(1800)
 def test_every_reader_names_the_confirmed_winner_and_its_rule(
     study: Study,
     address: str,

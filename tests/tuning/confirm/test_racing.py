@@ -149,7 +149,12 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+QUICK = ("as much truth as noise", "one better by one")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEARCHES]
+)
 def test_confirming_is_right_more_often_than_the_search_and_cheaper_than_all_seeds(name: str) -> None:
     rng = np.random.default_rng(5)
     truth, scores = SEARCHES[name](rng)

@@ -65,7 +65,7 @@ def test_what_was_exported_is_intact(exported: Path) -> None:
     assert json.loads(result.stdout) == {"folder": str(exported), "intact": True, "problems": []}
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_changed_value_of_any_file_names_the_file(exported: Path, data: st.DataObject) -> None:
     path = exported / data.draw(st.sampled_from(STRUCTURED))

@@ -45,6 +45,9 @@ def elsewhere(study: Study, storage: Path, uri: str | None = None) -> Study:
     return copied
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(1800)
 def test_it_is_registered_as_best_and_loads_without_a_pickle(finished, study: Study, tmp_path: Path) -> None:
     import json
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
-from tests.commandline import Called, command, proxytune
+from tests.commandline import Called, command, proxytune, proxytune_on_ray
 from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
-pytestmark = pytest.mark.timeout(1500)  # the fixture starts Ray, which a busy machine takes minutes for
+pytestmark = pytest.mark.timeout(3000)  # the fixture starts Ray, which a busy machine takes minutes for
 STUDY = """
 name: small
 task: {name: listops-mini, train_examples: 512}
@@ -36,7 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Path
     """A folder in which a small study has been run. Tests may add to the folder; they leave the study as it is."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.yaml").write_text(STUDY)
-    done = proxytune("run", "small.yaml", "--json", cwd=folder, PROXYTUNE_CACHE=str(data_cache))
+    done = proxytune_on_ray("run", "small.yaml", "--json", cwd=folder, PROXYTUNE_CACHE=str(data_cache))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trials"] == 4
     return folder
@@ -226,7 +226,7 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
 def extending_trains_the_rest(folder: Path, options: list[str]) -> None:
     assert proxytune("extend", "small", "--trials", "5", cwd=folder).returncode == 0
     before = len(read_events(folder / "studies" / "small" / "outbox").events)
-    done = proxytune("run", "small.yaml", *options, "--json", cwd=folder)
+    done = proxytune_on_ray("run", "small.yaml", *options, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trials"] == 5
     events = read_events(folder / "studies" / "small" / "outbox").events[before:]

@@ -126,11 +126,14 @@ def test_a_slow_body_of_a_known_client_has_its_own_time(
 def test_probes_are_answered_while_all_workers_wait_for_a_database(serve, finished) -> None:
     url = serve()
     statuses: list[int] = []
-    with sqlite3.connect(finished.folder / "study.db", isolation_level=None) as database:
+    with (
+        sqlite3.connect(finished.folder / "study.db", isolation_level=None) as database,
+        httpx.Client(timeout=300) as http,
+    ):
         database.execute("BEGIN EXCLUSIVE")
 
         def pause() -> None:
-            statuses.append(httpx.post(f"{url}/v1/studies/small/pause", timeout=300).status_code)
+            statuses.append(http.post(f"{url}/v1/studies/small/pause").status_code)
 
         threads = [threading.Thread(target=pause) for _ in range(45)]
         for thread in threads:

@@ -20,13 +20,13 @@ from proxytune.tuning.tracking.shipper import CHILD_ENVIRONMENT
 EXPERIMENT = "proxytune"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _shipper_environment() -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    for key, value in CHILD_ENVIRONMENT.items():
-        patch.setenv(key, value)
-    yield
-    patch.undo()
+    """As in the shipper's process; other rooms' tests, in this process too, are without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in CHILD_ENVIRONMENT.items():
+            patch.setenv(key, value)
+        yield
 
 
 @pytest.fixture(scope="session")
