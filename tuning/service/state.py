@@ -69,12 +69,12 @@ class State:
         return cls(settings, studies, Runs(settings.address), Metrics(studies), readiness, exports, streams)
 
 
-def state_of(request: Request) -> State:
-    """The server's state, for a route."""
+async def state_of(request: Request) -> State:
+    """The server's state, for a route. Asynchronous, as FastAPI gives other dependencies a worker, and all may be waiting."""
     state: State = request.app.state.proxytune
     return state
 
 
-def who_asks(request: Request) -> str:
+async def who_asks(request: Request) -> str:
     """Whose token the request carries, as the study's event log says it."""
     return str(request.state.who)
