@@ -102,6 +102,9 @@ def test_nothing_is_cut_at_100_columns(running: Any) -> None:
 
 def test_what_waits_is_said(running: Any) -> None:
     study, controller = running
+    assert "waiting for the first step" not in shown(study, controller, 200)
+    for trial in controller.live.values():
+        trial.step = 0
     assert "waiting for the first step" in shown(study, controller, 200)
     controller.paused_by = "me@here"
     assert "paused by me@here; `proxytune resume small` resumes it" in shown(study, controller, 200)

@@ -75,7 +75,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         (as_yaml(EXAMPLE | {"serach": 1}), YAML, 422, "did you mean search?"),
         (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 112 letters"),
         (json.dumps(EXAMPLE | {"name": "mlartifacts"}), JSON, 422, "take another name"),
-        (json.dumps(EXAMPLE | {"name": "x.confirm"}), JSON, 422, "take another name"),
+        (json.dumps(EXAMPLE | {"name": "x.confirm"}), JSON, 422, "is a reserved name"),
         (json.dumps(EXAMPLE), JSON, 409, "this server has no cluster"),
         (as_yaml(EXAMPLE), YAML, 409, "this server has no cluster"),
     ],
@@ -144,7 +144,7 @@ def spec_with(*assignments: str) -> dict:
     ],
 )
 def test_a_study_names_no_place_of_the_servers(settings, assignment) -> None:
-    with pytest.raises(InputError, match="take the key out"):
+    with pytest.raises(InputError, match="remove the key"):
         admit(spec_with(assignment), settings)
 
 
