@@ -15,10 +15,10 @@ from proxytune.tuning.commands.options import (
 from proxytune.tuning.errors import InputError
 
 if TYPE_CHECKING:
-    from proxytune.tuning.store.study import Study
+    from proxytune.tuning.store.stored_study import StoredStudy
 
 
-def _confirm(study: "Study", done: str) -> None:
+def _confirm(study: "StoredStudy", done: str) -> None:
     """Print what was requested, and when it takes effect."""
     driver = study.driver()
     if driver is None:
@@ -67,9 +67,9 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
     proxytune extend listops-mini --trials 30
     """
     from proxytune.tuning.store.steering import extend as grow
-    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.table_study import read_study
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     grow(opened, num_trials)
     _confirm(opened, f"{study} may take {num_trials} trials")
 
@@ -105,9 +105,9 @@ def stop(
         out.print(f"stopped the job of {study} at {address}", highlight=False, markup=False)
         return
     from proxytune.tuning.store.steering import cancel_trial, request_stop
-    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.table_study import read_study
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     if number is not None:
         cancel_trial(opened, number)
         _confirm(opened, f"requested the end of trial {number} of {study}")
@@ -135,9 +135,9 @@ def pause(study: str, storage: Path, database: str | None) -> None:
     proxytune pause listops-mini
     """
     from proxytune.tuning.store.steering import pause as set_pause
-    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.table_study import read_study
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     set_pause(opened, on=True)
     _confirm(opened, f"requested {study} to pause")
 
@@ -153,8 +153,8 @@ def resume(study: str, storage: Path, database: str | None) -> None:
     proxytune resume listops-mini
     """
     from proxytune.tuning.store.steering import pause as set_pause
-    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.store.table_study import read_study
 
-    opened = open_study(study, storage, database)
+    opened = read_study(study, storage, database)
     set_pause(opened, on=False)
     _confirm(opened, f"requested {study} to resume")

@@ -6,18 +6,20 @@ Each request carries `who` made it; by default user and host of this terminal.
 import getpass
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.yaml_file import nearest
 from proxytune.tuning.store.attributes import ENQUEUED_BY
-from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.request import Kind
-from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.stored_study import StoredStudy
 from proxytune.tuning.store.summary import outcome_of
 
+if TYPE_CHECKING:
+    from proxytune.tuning.store.study import Study
 
-def extend(study: Study, trials: int, who: str | None = None) -> int:
+
+def extend(study: StoredStudy, trials: int, who: str | None = None) -> int:
     """Set the number of trials that the study may take in all; more or fewer than before.
 
     Raises:
@@ -26,16 +28,16 @@ def extend(study: Study, trials: int, who: str | None = None) -> int:
     started = num_started(study)
     if trials < max(1, started):
         raise InputError(f"trials: {trials} is below the {started} that study {study.name} has started")
-    study.requests.post(Kind.EXTEND, who or terminal_user(), trials=trials)
+    study.post(Kind.EXTEND, who or terminal_user(), trials=trials)
     return trials
 
 
-def num_started(study: Study) -> int:
+def num_started(study: StoredStudy) -> int:
     """Trials that have started, interrupted ones included."""
     return sum(trial.datetime_start is not None for trial in study.trials())
 
 
-def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> None:
+def enqueue(study: "Study", params: Mapping[str, Any], who: str | None = None) -> None:
     """Put a configuration before anything that the sampler proposes; keys that are left out are sampled.
 
     Raises:
@@ -49,35 +51,37 @@ def enqueue(study: Study, params: Mapping[str, Any], who: str | None = None) -> 
             )
         if not study.spec.space.contains(key, value):
             raise InputError(f"{key}={value} is outside its domain in study {study.name}")
+    from proxytune.tuning.store.errors import storage_errors
+
     with storage_errors():
         study.optuna.enqueue_trial(dict(params), user_attrs={ENQUEUED_BY: who or terminal_user()})
 
 
-def request_stop(study: Study, *, now: bool, who: str | None = None) -> str | None:
+def request_stop(study: StoredStudy, *, now: bool, who: str | None = None) -> str | None:
     """Ask the driver of the study to stop: after its running trials, or `now` at their next update.
 
     Returns which process that is; None: none holds the study, and only one that is just starting obeys.
     """
-    study.requests.post(Kind.STOP, who or terminal_user(), now=now)
+    study.post(Kind.STOP, who or terminal_user(), now=now)
     return study.driver()
 
 
-def is_stopping(study: Study) -> bool:
+def is_stopping(study: StoredStudy) -> bool:
     """Whether a stop was requested of the driver that holds the study or is starting."""
     return study.requests.holder_of(Kind.STOP, Kind.START) is not None
 
 
-def announce_start(study: Study, who: str | None = None) -> None:
+def announce_start(study: StoredStudy, who: str | None = None) -> None:
     """Record that a driver is being started: earlier stops and pauses do not concern it, later ones do."""
-    study.requests.post(Kind.START, who or terminal_user())
+    study.post(Kind.START, who or terminal_user())
 
 
-def pause(study: Study, *, on: bool, who: str | None = None) -> None:
+def pause(study: StoredStudy, *, on: bool, who: str | None = None) -> None:
     """Hand running trials back at their next update and start none, until it is called with `on` false."""
-    study.requests.post(Kind.PAUSE if on else Kind.RESUME, who or terminal_user())
+    study.post(Kind.PAUSE if on else Kind.RESUME, who or terminal_user())
 
 
-def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
+def cancel_trial(study: StoredStudy, number: int, who: str | None = None) -> None:
     """Ask the driver to end one trial for good at its next update.
 
     Raises:
@@ -86,11 +90,11 @@ def cancel_trial(study: Study, number: int, who: str | None = None) -> None:
     trials = study.trials()
     if not 0 <= number < len(trials):
         raise InputError(f"study {study.name} has no trial {number}; it has {len(trials)} so far")
-    if trials[number].state.is_finished():
+    if trials[number].state.name not in ("RUNNING", "WAITING"):
         raise InputError(
             f"trial {number} of study {study.name} has ended already ({outcome_of(trials[number])})"
         )
-    study.requests.post(Kind.CANCEL, who or terminal_user(), trial=number)
+    study.post(Kind.CANCEL, who or terminal_user(), trial=number)
 
 
 def terminal_user() -> str:

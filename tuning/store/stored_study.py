@@ -1,4 +1,4 @@
-"""A study as its storage holds it, for whoever only reads it."""
+"""A study as its storage holds it, for whoever reads and steers it."""
 
 import json
 from abc import ABC, abstractmethod
@@ -41,6 +41,10 @@ class StoredStudy(ABC):
     @abstractmethod
     def driver(self) -> str | None:
         """Which process holds its lease, if one does."""
+
+    @abstractmethod
+    def post(self, kind: Kind, who: str, **value: Any) -> None:
+        """Request something of its driver."""
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from proxytune.tuning.store.database import holds_studies, open_storage
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder
 from proxytune.tuning.store.lease import driver_of
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.requests import Requests
 from proxytune.tuning.store.stored_study import (
     SPEC,
@@ -47,6 +48,9 @@ class Study(StoredStudy):
     def trials(self) -> list[FrozenTrial]:
         with storage_errors():
             return self.optuna.get_trials(deepcopy=False)
+
+    def post(self, kind: Kind, who: str, **value: Any) -> None:
+        self.requests.post(kind, who, **value)
 
     def driver(self) -> str | None:
         return driver_of(self.storage, self.name)

@@ -1,4 +1,4 @@
-"""Studies read from the tables of a database without Optuna, for verbs that show and end.
+"""Studies read and steered through the tables of a database without Optuna, for verbs that show, request and end.
 
 Private in Optuna: the tables and how they hold parameters and values. Missing: a reader that costs little. Optuna's own
 loads SQLAlchemy's mapper and takes 1.1 s of CPU before the first row. Optuna still holds the truth: another schema than
@@ -18,6 +18,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from proxytune.tuning.errors import StorageError
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.holder import LeaseRow, driver
 from proxytune.tuning.store.request import Kind, Request, RequestLog
@@ -80,7 +81,7 @@ class Tables(RequestLog):
 
 
 class TableStudy(StoredStudy):
-    """A study as it was when its tables were read."""
+    """A study as it was when its tables were read, and its driver may be asked for something."""
 
     def __init__(self, spec: StudySpec, tables: Tables) -> None:
         self.spec = spec
@@ -96,6 +97,18 @@ class TableStudy(StoredStudy):
 
     def trials(self) -> list[TableTrial]:
         return self._tables.trials
+
+    def post(self, kind: Kind, who: str, **value: Any) -> None:
+        columns = "INSERT INTO proxytune_request (study, kind, value, who, posted)"
+        request = (self.id, kind.value, json.dumps(value), who)
+        try:
+            with _connected(database_url(self.folder, self.spec.database), write=True) as execute:
+                assert execute is not None, "its tables were read by the same URL"
+                execute(f"{columns} VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP)", *request)
+        except Exception as error:
+            if not _of_database(error):
+                raise
+            raise StorageError(f"the study's storage failed: {' '.join(str(error).split())}") from None
 
     def driver(self) -> str | None:
         return driver(self._tables.lease)
@@ -136,7 +149,7 @@ def find_study(name: str, storage_folder: Path, database: str | None = None) -> 
 def read_tables(url: str, name: str | None = None) -> dict[str, Tables] | None:
     """The studies of a database by name, or only the one of this name; None: Optuna is to read it."""
     try:
-        with _snapshot(url) as select:
+        with _connected(url) as select:
             if select is None or select("SELECT schema_version FROM version_info") != [(SCHEMA_VERSION,)]:
                 return None
             studies = select("SELECT study_id, study_name FROM studies")
@@ -148,25 +161,33 @@ def read_tables(url: str, name: str | None = None) -> dict[str, Tables] | None:
 
 
 @contextmanager
-def _snapshot(url: str) -> Iterator[_Select | None]:
-    """A function that selects rows, all in one transaction that can only read; None: not a database that is known."""
+def _connected(url: str, *, write: bool = False) -> Iterator[_Select | None]:
+    """What runs statements, all in one transaction, which can only read unless it is to `write`.
+
+    None: not a database that is known.
+    """
     scheme, _, place = url.partition("://")
     if scheme == "sqlite" and place.startswith("/") and "?" not in place:
         # Read-only by pragma and not by the URI's mode: a connection of that mode leaves -wal and -shm files behind.
         uri = f"{Path(place[1:]).absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as file:
-            file.execute("PRAGMA query_only = ON")
-            file.execute("BEGIN")
+            file.execute(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
+            file.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             yield lambda query, *values: file.execute(query, values).fetchall()
+            file.execute("COMMIT")
     elif scheme == "postgresql+psycopg":
         import psycopg
 
         with psycopg.connect(f"postgresql://{place}") as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            connection.read_only = True
-            yield lambda query, *values: connection.execute(query.replace("?", "%s"), values).fetchall()
+            connection.read_only = not write
+            yield lambda query, *values: _rows(connection.execute(query.replace("?", "%s"), values))
     else:
         yield None
+
+
+def _rows(cursor: Any) -> Sequence[Any]:
+    return cursor.fetchall() if cursor.description else []  # psycopg fetches nothing from an INSERT
 
 
 def _of_database(error: Exception) -> bool:

@@ -105,6 +105,20 @@ def test_reading_a_study_loads_none_of_its_libraries(
         assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
 
 
+def test_steering_a_study_loads_none_of_its_libraries(
+    make_spec: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    begin_study(make_spec())
+    storage = str(tmp_path / "studies")
+    for verb in (
+        ["extend", "small", "--trials", "9"],
+        ["pause", "small"],
+        ["resume", "small"],
+        ["stop", "small"],
+    ):
+        assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
+
+
 def test_listing_data_loads_no_torch_or_optuna(tmp_path: Path) -> None:
     assert loaded("data", "list", "--root", str(tmp_path)) <= {"numpy", "pyarrow", "pydantic"}
 

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from proxytune.tuning.store import steering
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.listing import list_studies
+from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import Study, all_studies, open_study
 from proxytune.tuning.store.summary import summary, trial_row
 from proxytune.tuning.store.table_study import SCHEMA_VERSION, TableStudy, TableTrial, read_study, read_tables
@@ -126,6 +128,15 @@ def steer(study: Study) -> None:
     steering.extend(study, 9)
     steering.pause(study, on=True)
     assert_same_answers(study)
+    own = read_study(study.name, study.spec.storage, study.spec.database)
+    steering.pause(own, on=True)
+    steering.extend(own, 9)
+    first, *others = [replace(one, id=0, posted=None) for one in study.requests.pending()]
+    assert others == [
+        replace(first, kind=Kind.PAUSE, value={}),
+        replace(first, kind=Kind.PAUSE, value={}),
+        first,
+    ]
     lease = Lease(study.storage, study.name)
     lease.acquire()
     try:
@@ -174,6 +185,15 @@ def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callabl
     assert by_optuna.name == "small"
     for opened in (study, by_optuna):
         opened.storage.engine.dispose()
+
+
+def test_a_request_that_cannot_be_stored_is_told_in_one_line(make_spec: Callable[..., StudySpec]) -> None:
+    study = begin_study(make_spec())
+    read = read_study(study.name, study.spec.storage)
+    with sqlite3.connect(study.folder / "study.db") as file:
+        file.execute("ALTER TABLE proxytune_request RENAME TO gone")
+    with pytest.raises(StorageError, match="storage failed: no such table"):
+        steering.pause(read, on=True)
 
 
 def test_reading_leaves_the_folder_as_it_was(make_spec: Callable[..., StudySpec]) -> None:
