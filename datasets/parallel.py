@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
 from proxytune.datasets.errors import DataError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -69,9 +71,36 @@ def _started_worker(function: Callable[[Any], object]) -> tuple[BaseProcess, Con
     context = multiprocessing.get_context("spawn")
     pipe, of_worker = context.Pipe()
     worker = context.Process(target=_work, args=(function, of_worker), daemon=True)
-    worker.start()
+    with _signals_held_back():
+        worker.start()
     of_worker.close()
     return worker, pipe
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block, and never in a process that is started in it.
+
+    They may come to the whole group, of which the parent alone handles them. And a start that they interrupt leaves a
+    process that nobody knows, which prints a traceback.
+    """
+    resource_tracker.ensure_running()  # its own start, in the first process's, would end the mask
+    arrived: list[int] = []
+    before = {each: handler for each in _SIGNALS if (handler := signal.getsignal(each)) is not None}
+    in_main = threading.current_thread() is threading.main_thread()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the new process inherits it
+    try:
+        if in_main:  # a signal that comes by another thread, whose mask is its own, is handled in this one
+            for each in before:
+                signal.signal(each, lambda number, _: arrived.append(number))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # what was blocked arrives now
+        if in_main:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+    for number in arrived:
+        signal.raise_signal(number)
 
 
 def _send(item: object, pipe: Connection, pending: deque[Connection]) -> None:
@@ -91,8 +120,6 @@ def _death_named() -> Iterator[None]:
 
 
 def _work(function: Callable[[Any], object], pipe: Connection) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent handles them
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the parent is gone
         while True:

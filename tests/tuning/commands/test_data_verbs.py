@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,17 +150,24 @@ def test_a_cache_folder_that_cannot_be_used_names_itself_and_the_variable(
         run("prepare", "listops-mini", "--option", "train_examples=10")
 
 
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_preparation_exits_75_and_leaves_nothing(number: int, tmp_path: Path) -> None:
+def test_an_interrupted_preparation_exits_75_and_leaves_nothing(
+    number: int, send: Callable[[int, int], None], tmp_path: Path
+) -> None:
     environment = {**os.environ, "PROXYTUNE_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(
-        command("data", "prepare", "pathfinder"), env=environment, stderr=subprocess.PIPE, text=True
+        command("data", "prepare", "pathfinder"),
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     cache = tmp_path / "cache"
     while not (cache.exists() and list(cache.glob("*.lock"))):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    send(process.pid, number)
     try:
         _, errors = process.communicate(timeout=300)
     finally:
