@@ -39,6 +39,17 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def started(script: str, temporary: Path) -> subprocess.Popen[str]:
+    """A process of its own that talks through pipes and keeps temporary files there."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(temporary)},
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
 @as_root
@@ -47,13 +58,7 @@ def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: 
     """Also where the temporary folder's path leaves Ray's sockets no room."""
     temporary = open_folder / ("x" * length) if length else open_folder
     temporary.mkdir(exist_ok=True)
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", LOCAL],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(temporary)},
-    ) as process:
+    with started(LOCAL, temporary) as process:
         assert process.stdout is not None
         scratch, session = map(Path, json.loads(process.stdout.readline()))
         assert session.is_relative_to(scratch)
@@ -74,13 +79,7 @@ def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytes
     (parent / "proxytune-other").mkdir()
     script = "import sys; from proxytune.tuning.cluster.scratch import scratch_folder as f; "
     script += "c = f(); print(c.__enter__(), flush=True); sys.stdin.readline()"
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(parent)},
-    ) as driver:
+    with started(script, parent) as driver:
         assert driver.stdout is not None
         left = Path(driver.stdout.readline().strip())
         with scratch_folder():
