@@ -9,6 +9,7 @@ first, so MLflow never has an event that a power cut could take from the journal
 import os
 import tempfile
 import uuid
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,9 +103,9 @@ class Outbox:
         return True
 
     @property
-    def trials(self) -> set[int]:
+    def trials(self) -> Set[int]:
         """The numbers of the trials that the journal knows."""
-        return set(self._trials)
+        return self._trials.keys()
 
     def has_ended(self, number: int) -> bool:
         """Whether the journal has the final end of a trial."""

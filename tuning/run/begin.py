@@ -90,7 +90,6 @@ def _open_or_create(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[s
         return _create(spec, storage), []
     attributes = storage.get_study_user_attrs(key)
     if SPEC in attributes:
-        check_binding(spec, attributes.get(STUDY_ID), storage.get_n_trials(key))
         return _open(spec, storage)
     if STUDY_ID not in attributes:
         raise InputError(f"study {spec.name} was not made by proxytune; give the study another name")
@@ -128,6 +127,7 @@ def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
     """The stored study, and what of the spec has no effect any more."""
     study = optuna.load_study(study_name=spec.name, storage=storage, sampler=optuna.samplers.RandomSampler())
     attributes = study.user_attrs
+    check_binding(spec, attributes.get(STUDY_ID), len(study.get_trials(deepcopy=False)))
     stored = parse_study(
         json.loads(attributes[SPEC]), where=f"study {spec.name}"
     )  # newer keys: their defaults

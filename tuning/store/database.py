@@ -16,6 +16,7 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import masked_url
 from proxytune.tuning.store.errors import first_line
 from proxytune.tuning.store.mounts import on_network
+from proxytune.tuning.store.optuna_private import TrialStorage
 from proxytune.tuning.store.tables import metadata, requests
 
 PRIVATE = 0o600
@@ -63,7 +64,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
     try:
         if create:
             _ensure_schema(url, file, options)
-        storage = RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+        storage = TrialStorage(url, engine_kwargs=options, skip_table_creation=True)
         if sqlite:
             shared = on_network(Path(parsed.database or ""))
             sa.event.listen(storage.engine, "connect", _tune_shared_sqlite if shared else _tune_sqlite)
