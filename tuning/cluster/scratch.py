@@ -3,18 +3,24 @@
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "proxytune-"
 _LOCK = "driver.lock"  # held while the driver lives
+_END_SECONDS = 5.0
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder of mode 0700, removed at exit; before, those of drivers that were killed are removed.
+
+    Processes with the folder in their command line are killed first: a worker that still starts when its Ray is gone
+    would make the folder again.
 
     It lies below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters.
     """
@@ -28,8 +34,29 @@ def scratch_folder() -> Iterator[Path]:
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # nobody sees it unlocked
         yield folder
     finally:
+        _kill_processes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _kill_processes_of(folder: Path) -> None:
+    def alive() -> list[Path]:
+        return [path for path in Path("/proc").glob("[0-9]*/cmdline") if name in _content(path)]
+
+    name, deadline = os.fsencode(f"{folder}/"), time.monotonic() + _END_SECONDS
+    while (found := alive()) and time.monotonic() < deadline:
+        for path in found:
+            with suppress(OSError):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _content(path: Path) -> bytes:
+    """What it holds; nothing once its process is gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _remove_abandoned(parent: Path) -> None:

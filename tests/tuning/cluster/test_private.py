@@ -50,6 +50,24 @@ def started(script: str, temporary: Path) -> subprocess.Popen[str]:
     )
 
 
+def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() -> None:
+    """A worker of Ray makes its session's folders as it starts: it would make them again, and nobody remove them."""
+    with scratch_folder() as folder:
+        late = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={folder}/ray"]
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={folder}-other"]
+        )
+    try:
+        assert late.wait(60) == -9
+        assert other.poll() is None
+        assert not folder.exists()
+    finally:
+        other.kill()
+        other.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.e2e
 @as_root
