@@ -34,6 +34,7 @@ from proxytune.tuning.run import driver as product
 from proxytune.tuning.service import app, server  # noqa: F401 - here once, so that children start at once
 from proxytune.tuning.store import lease
 from tests.faults.soak_check import problems
+from tests.faults.soak_processes import MARK, marked, shippers
 from tests.faults.soak_trial import SumTrainable, search_here
 from tests.tuning.tracking.servers import MlflowServer, free_port
 
@@ -50,7 +51,6 @@ search:
   stopping: {{name: none}}
   trials: 1000000
 """
-MARK = "PROXYTUNE_SOAK"  # in the environment of every process of a soak
 ON_RAY = f"""
 import functools, sys
 sys.path.append({str(REPOSITORY)!r})
@@ -83,6 +83,7 @@ class Soak:
         self.mlflow.start()
         (self.disk / "small.yaml").write_text(STUDY + f"tracking: {{uri: '{self.mlflow.url}'}}\n")
         self.driver: int | None = None
+        self.on_ray = False  # the driver
         self._service: int | None = None
         self.codes: dict[int, int] = {}  # of children that have ended
 
@@ -138,9 +139,19 @@ class Soak:
         return self.fork(drive)
 
     def start_on_ray(self) -> int:
-        """`proxytune run` with Ray."""
+        """`proxytune run` with Ray, once a trial reports."""
         command = [sys.executable, "-P", "-c", ON_RAY, "run", "small.yaml", "--json"]
-        return self.fork(lambda: os.execv(sys.executable, command))
+        while True:
+            began = self.log.stat().st_size
+            pid = self.fork(lambda: os.execv(sys.executable, command))
+            try:
+                for _ in range(5):  # its start writes, too
+                    self.wait_for_progress(pid, seconds=300)
+            except AssertionError:  # Ray gives its own processes 30 s, which a busy machine may not
+                if b"Ray did not start" not in self.log.read_bytes()[began:]:
+                    raise
+            else:
+                return pid
 
     def service(self) -> str:
         """The address of a service over the studies, started if there is none."""
@@ -169,12 +180,23 @@ class Soak:
             self.code_of(self._service, 30)
             self._service = None
 
-    def ensure_driver(self) -> int:
-        """A driver that works, started if there is none."""
-        if self.driver is None or self.code_of(self.driver) is not None:
-            self.driver = self.start()
+    def ensure_driver(self, on_ray: bool = False) -> int:
+        """A driver that works, with Ray or without, started if there is none."""
+        alive = self.driver is not None and self.code_of(self.driver) is None
+        if alive and self.on_ray != on_ray:
+            self.end(signal.SIGTERM)
+        if not alive or self.on_ray != on_ray:
+            self.driver, self.on_ray = self.start_on_ray() if on_ray else self.start(), on_ray
+        assert self.driver is not None
         self.wait_for_progress(self.driver)
         return self.driver
+
+    def end(self, number: signal.Signals) -> None:
+        """The driver by a signal."""
+        assert self.driver is not None
+        os.kill(self.driver, number)
+        code = self.code_of(self.driver, 120)
+        assert code in ENDINGS, f"{code}: {self.said()}"
 
     def wait_for_progress(self, pid: int, seconds: float = 180) -> None:
         """Until the journal has grown."""
@@ -217,9 +239,8 @@ class Soak:
         from proxytune.tuning.store.steering import extend, num_started
         from proxytune.tuning.store.study import open_study
 
-        pid = self.ensure_driver()
-        os.kill(pid, signal.SIGTERM)
-        assert self.code_of(pid, seconds=120) in ENDINGS, self.said()
+        self.ensure_driver()
+        self.end(signal.SIGTERM)
         self.mlflow.wait()
         study = open_study("small", self.study.parent)
         extend(study, num_started(study) + 20)
@@ -249,31 +270,6 @@ class Soak:
         subprocess.run(["umount", "--lazy", self.disk], check=False)
 
 
-def shippers(pid: int) -> list[psutil.Process]:
-    return children(pid, "tracking.shipping")
-
-
-def children(pid: int, word: str) -> list[psutil.Process]:
-    """Processes below the driver with the word in their command line."""
-    found = []
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if word in " ".join(process.cmdline()):
-                    found.append(process)
-    return found
-
-
-def marked(name: str) -> list[psutil.Process]:
-    """The processes of a soak, but for this one."""
-    found = psutil.Process().children()  # forked ones do not show the environment that was set here
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process not in found and process.pid != os.getpid() and process.environ().get(MARK) == name:
-                found.append(process)
-    return found
-
-
 def schedule(seed: int, kinds: list[str]) -> Iterator[tuple[str, float, random.Random]]:
     """(kind, seconds of work before it, its own random numbers), without end."""
     dice = random.Random(seed)
@@ -284,7 +280,7 @@ def schedule(seed: int, kinds: list[str]) -> Iterator[tuple[str, float, random.R
 
 def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = None) -> dict[str, Any]:
     """The counts of injections and of what was checked; `problems` is empty if all is well."""
-    from tests.faults.soak_faults import FAULTS
+    from tests.faults.soak_faults import FAULTS, ON_RAY_KINDS
 
     kinds = [name for name in FAULTS if not only or name in only]
     counts = Counter(dict.fromkeys(kinds, 0))
@@ -297,7 +293,7 @@ def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = 
             if time.monotonic() > began_soak + 60 * minutes or min(counts.values()) == rounds:
                 break
             began = time.monotonic()
-            soak.ensure_driver()
+            soak.ensure_driver(on_ray=kind in ON_RAY_KINDS)
             time.sleep(seconds)
             FAULTS[kind](soak, chance)
             counts[kind] += 1
@@ -333,6 +329,7 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     result = run(asked.seed, asked.minutes, asked.rounds, asked.only)
     print(json.dumps(result, indent=1))
-    (REPOSITORY / "build").mkdir(exist_ok=True)
-    (REPOSITORY / "build" / "soak.json").write_text(json.dumps(result, indent=1))
+    record = REPOSITORY / "build" / "soak" / f"{result['seed']}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(result, indent=1))
     sys.exit(bool(result["problems"]))

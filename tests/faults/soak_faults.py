@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.faults.soak import ENDINGS, Soak, children, shippers
+from tests.faults.soak import ENDINGS, Soak
+from tests.faults.soak_processes import children, shippers
 
 STOPPED_SECONDS, LOCKED_SECONDS = 2.0, 2.0
 
@@ -29,31 +30,40 @@ def driver_killed(soak: Soak, chance: random.Random) -> None:
 
 
 def driver_terminated(soak: Soak, chance: random.Random) -> None:
-    _end(soak, signal.SIGTERM)
+    soak.end(signal.SIGTERM)
 
 
 def driver_interrupted(soak: Soak, chance: random.Random) -> None:
-    _end(soak, signal.SIGINT)
-
-
-def _end(soak: Soak, number: signal.Signals) -> None:
-    assert soak.driver is not None
-    os.kill(soak.driver, number)
-    code = soak.code_of(soak.driver, 120)
-    assert code in ENDINGS, f"{code}: {soak.said()}"
+    soak.end(signal.SIGINT)
 
 
 def driver_suspended(soak: Soak, chance: random.Random) -> None:
-    """Longer than its lease, while another takes over; when it wakes it must leave without a word in the study."""
+    """Longer than its lease, while another takes over; when it wakes it must leave without a word in the study.
+
+    Not in the middle of a write: that keeps a sqlite database locked for everybody.
+    """
     first = soak.driver
     assert first is not None
     os.kill(first, signal.SIGSTOP)
+    while _is_locked(soak.study / "study.db"):
+        os.kill(first, signal.SIGCONT)
+        time.sleep(0.05)
+        os.kill(first, signal.SIGSTOP)
     soak.driver = soak.start()
     soak.wait_for_progress(soak.driver)
     time.sleep(chance.uniform(0, 1))
     os.kill(first, signal.SIGCONT)
     assert soak.code_of(first, 120) == 3, soak.said()
     soak.wait_for_progress(soak.driver)
+
+
+def _is_locked(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def second_driver(soak: Soak, chance: random.Random) -> None:
@@ -282,37 +292,18 @@ def service_requests(soak: Soak, chance: random.Random) -> None:
 
 def worker_killed(soak: Soak, chance: random.Random) -> None:
     """On Ray: another worker resumes the trial."""
-    _on_ray(soak)
     for process in _wait_for(soak, "ray::SumTrainable")[:1]:
         process.kill()
     assert soak.driver is not None
     soak.wait_for_progress(soak.driver)
-    _end(soak, signal.SIGTERM)
 
 
 def raylet_killed(soak: Soak, chance: random.Random) -> None:
-    _on_ray(soak)
     for process in _wait_for(soak, "/raylet/raylet"):
         process.kill()
     assert soak.driver is not None
     code = soak.code_of(soak.driver, 180)
     assert code == 75, f"{code}: {soak.said()}"
-
-
-def _on_ray(soak: Soak) -> None:
-    """A driver with real Ray in the place of the other, with a trial that has begun to report."""
-    _end(soak, signal.SIGTERM)
-    while True:
-        began = soak.log.stat().st_size
-        soak.driver = soak.start_on_ray()
-        try:
-            for _ in range(5):  # its start writes, too
-                soak.wait_for_progress(soak.driver, seconds=300)
-        except AssertionError:  # Ray gives its own processes 30 s, which a busy machine may not
-            if b"Ray did not start" not in soak.log.read_bytes()[began:]:
-                raise
-        else:
-            return
 
 
 FAULTS: dict[str, Callable[[Soak, random.Random], None]] = {
@@ -342,3 +333,4 @@ FAULTS: dict[str, Callable[[Soak, random.Random], None]] = {
         raylet_killed,
     )
 }
+ON_RAY_KINDS = ("worker_killed", "raylet_killed")

@@ -14,7 +14,7 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
 
-STEP_SECONDS = 0.02
+STEP_SECONDS = 0.1
 WORKERS = 3
 
 

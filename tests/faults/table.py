@@ -1,7 +1,7 @@
 """docs/FAULTS.md from what the fault tests kept under build/faults: `make faults`, or python table.py > docs/FAULTS.md."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,31 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return merged
 
 
-def soak_section(result: dict[str, Any]) -> str:
-    """The last soak: its seed, how often each kind was injected, and what was checked afterwards."""
-    checked = result["checked"]
-    lines = [f"| {kind.replace('_', ' ')} | {times} |\n" for kind, times in result["injected"].items()]
+def soak_section(results: list[dict[str, Any]]) -> str:
+    """The kept soaks: their seeds, how often each kind was injected in all, and what was checked afterwards."""
+    times: Counter[str] = Counter()
+    for result in results:
+        times.update(result["injected"])
+    counts = "".join(f"| {kind.replace('_', ' ')} | {number} |\n" for kind, number in times.items())
+    runs = "".join(
+        f"| {result['date']} | {result['seed']} | {len(result['injected'])} | {sum(result['injected'].values())} | "
+        f"{result['minutes']:.0f} | {result['load']:.0f} | {result['checked']['trials']:,} | "
+        f"{result['checked']['points']:,} | {len(result['problems'])} |\n"
+        for result in results
+    )
     return (
         "\n## Soak\n\n"
-        "One study under a random schedule of all kinds of faults (`make soak SEED=... MINUTES=...`; the seed replays it). "
+        "One study under a random schedule of faults (`make soak SEED=... MINUTES=...`; the seed replays it, and "
+        "`tests/faults/soak.py --only KIND` takes some kinds alone). "
         "Afterwards plain SQL over the study's and MLflow's databases, and the journal's lines, must show every trial "
         "complete once, every step once with the value that follows from the trial's parameters, the winner, no file "
-        "and no process left.\n\n"
-        f"{result['date']}, seed {result['seed']}, {result['minutes']:.0f} minutes, load {result['load']:.0f}: "
-        f"{sum(result['injected'].values())} faults, {checked['trials']:,} trials, {checked['points']:,} points in MLflow; "
-        f"{len(result['problems'])} problems.\n\n"
-        "| kind | times |\n|---|---|\n" + "".join(lines)
+        "and no process left. Whatever differs is a problem.\n\n"
+        "| date | seed | kinds | faults | minutes | load | trials | points in MLflow | problems |\n"
+        "|---|---|---|---|---|---|---|---|---|\n" + runs + "\n| kind | times |\n|---|---|\n" + counts
     )
 
 
-def table(kept: list[dict[str, Any]], soak: dict[str, Any] | None = None) -> str:
+def table(kept: list[dict[str, Any]], soaks: list[dict[str, Any]]) -> str:
     """The whole document."""
     lines = [
         f"| {row['fault']} | {row['injected']} | {row['lost']} | {row['doubled']} | "
@@ -87,11 +94,10 @@ def table(kept: list[dict[str, Any]], soak: dict[str, Any] | None = None) -> str
         + made
         + "\nFaults that are tried with the part they hit, by tests that keep no figures here:\n\n| fault | test |\n|---|---|\n"
         + others
-        + (soak_section(soak) if soak is not None else "")
+        + (soak_section(soaks) if soaks else "")
     )
 
 
 if __name__ == "__main__":
-    soaked = REPOSITORY / "build" / "soak.json"
-    soak = json.loads(soaked.read_text()) if soaked.exists() else None
-    print(table(rows(REPOSITORY / "build" / "faults"), soak), end="")
+    soaks = [json.loads(path.read_text()) for path in sorted((REPOSITORY / "build" / "soak").glob("*.json"))]
+    print(table(rows(REPOSITORY / "build" / "faults"), soaks), end="")

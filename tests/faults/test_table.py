@@ -36,11 +36,11 @@ def test_rows_of_one_fault_are_added_up(table: ModuleType, tmp_path: Path) -> No
     (tmp_path / "a.json").write_text(json.dumps(row))
     (tmp_path / "b.json").write_text(json.dumps(row | {"seconds": 7.2}))
     (tmp_path / "c.json").write_text(json.dumps(row | {"fault": "z", "seconds": None}))
-    text = table.table(table.rows(tmp_path))
+    text = table.table(table.rows(tmp_path), [])
     assert "| x | 4 | 0 | 2 | 7 | y |\n| z | 2 | 0 | 1 |  | y |\n" in text
 
 
-def test_a_soak_is_shown_with_its_seed_and_counts(table: ModuleType) -> None:
+def test_soaks_are_shown_with_their_seeds_and_counts_add_up(table: ModuleType) -> None:
     soak = {
         "seed": 7,
         "minutes": 1.0,
@@ -50,9 +50,10 @@ def test_a_soak_is_shown_with_its_seed_and_counts(table: ModuleType) -> None:
         "checked": {"trials": 10, "points": 30},
         "problems": [],
     }
-    text = table.table([], soak)
-    assert "seed 7, 1 minutes, load 2: 5 faults, 10 trials, 30 points in MLflow; 0 problems." in text
-    assert "| driver killed | 3 |\n| disk full | 2 |\n" in text
+    other = soak | {"seed": 8, "injected": {"disk_full": 4, "worker_killed": 1}, "problems": ["lost"]}
+    text = table.table([], [soak, other])
+    assert "| d | 7 | 2 | 5 | 1 | 2 | 10 | 30 | 0 |\n| d | 8 | 2 | 5 | 1 | 2 | 10 | 30 | 1 |\n" in text
+    assert "| driver killed | 3 |\n| disk full | 6 |\n| worker killed | 1 |\n" in text
 
 
 def test_every_test_that_the_table_names_is_there(table: ModuleType) -> None:

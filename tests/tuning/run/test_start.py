@@ -11,11 +11,14 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 
 from proxytune.tuning.errors import HeldError, InputError
+from proxytune.tuning.journal.recovery import open_journal, recover
 from proxytune.tuning.run.begin import begin_study, hold_study
 from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.steering import announce_start, extend, is_stopping, pause, request_stop
@@ -32,8 +35,6 @@ def _database() -> None:
 
 def everything(spec: Any) -> dict[str, list[Any]]:
     """All rows of the study's database, but for the lease's renewals."""
-    import sqlalchemy as sa
-
     engine = sa.create_engine(database_url(spec.folder, spec.database))
     try:
         with engine.connect() as connection:
@@ -201,3 +202,47 @@ def test_what_of_a_changed_file_has_no_effect_is_told_in_one_line(make_spec) -> 
     with hold_study(changed) as held:
         assert held.notes == (), "told once"
     assert begin_study(make_spec("search.trials=12", f"search.enqueue={json.dumps(ENQUEUED)}")).budget == 12
+
+
+def resume(spec: Any) -> None:
+    """As a driver does, up to its next trial."""
+    with hold_study(spec) as held:
+        outbox = open_journal(held.study)
+        recover(held.study, outbox)
+        controller = StudyController(spec, held.study.optuna, held.study.storage, outbox)
+        controller.reconcile()
+        assert controller.next_trial() is not None
+        controller.requeue_live()
+        outbox.close()
+        held.study.storage.engine.dispose()
+
+
+def statements_of_a_resume(spec: Any) -> list[str]:
+    """What it asks the database, but for the lease, which is renewed by the clock."""
+    statements: list[str] = []
+
+    def note(*event: Any) -> None:
+        statements.append(event[2])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        resume(spec)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    return [statement for statement in statements if "proxytune_driver" not in statement]
+
+
+def test_a_study_of_any_size_is_resumed_by_one_read_of_its_trials(make_spec) -> None:
+    end = {"outcome": "complete", "reason": "", "step": 3, "metrics": {"val_accuracy": 0.5, "val_loss": 0.5}}
+    ended = optuna.trial.create_trial(value=0.5, user_attrs={END: end}, intermediate_values={3: 0.5})
+    asked = []
+    for num_trials in (3, 600):
+        spec = make_spec(f"name=of-{num_trials}", "search.trials=1000")
+        study = begin_study(spec)
+        study.optuna.add_trials([ended] * num_trials)
+        study.storage.engine.dispose()
+        resume(spec)
+        asked.append(statements_of_a_resume(spec))
+    small, large = asked
+    assert len([statement for statement in large if "JOIN trials" in statement]) == 5  # a table each
+    assert len(large) == len(small)

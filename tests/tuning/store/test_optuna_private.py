@@ -3,9 +3,11 @@
 import inspect
 
 import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from proxytune.tuning.store.optuna_private import StudyView, running_trial
+from proxytune.tuning.store.optuna_private import StudyView, TrialStorage, running_trial
 
 
 def test_samplers_still_read_trials_where_the_view_shows_them() -> None:
@@ -30,3 +32,17 @@ def test_a_running_trial_can_still_be_opened_again() -> None:
     assert again.number == asked.number, "this Optuna's Trial(study, trial_id) opens another trial"
     study.tell(again, 1.0)
     assert study.trials[asked.number].state == TrialState.COMPLETE
+
+
+def test_a_cached_storage_still_reads_all_trials_where_they_are_read_at_once() -> None:
+    known = list(inspect.signature(RDBStorage._get_trials).parameters)
+    own = list(inspect.signature(TrialStorage._get_trials).parameters)
+    assert known == own, f"this Optuna's RDBStorage._get_trials takes {known}: change TrialStorage"
+    storage = TrialStorage("sqlite://")
+    study = optuna.create_study(storage=storage)
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    statements: list[str] = []
+    sa.event.listen(storage.engine, "before_cursor_execute", lambda *event: statements.append(event[2]))
+    assert len(optuna.load_study(study_name=study.study_name, storage=storage).trials) == 1
+    read = [statement for statement in statements if "JOIN trials" in statement]
+    assert len(read) == 5, "this Optuna reads all trials elsewhere: change TrialStorage"

@@ -77,6 +77,24 @@ def assert_equal(read: TableTrial, known: FrozenTrial) -> None:
         assert own == value or (math.isnan(own) and math.isnan(value))
 
 
+def by_optuna(storage: RDBStorage, name: str) -> list[FrozenTrial]:
+    """The trials as Optuna's own storage reads them."""
+    return RDBStorage._get_trials(storage, storage.get_study_id_from_name(name), None, set(), -1)
+
+
+def assert_read_alike(storage: RDBStorage, name: str) -> None:
+    """A study's opened storage reads its trials at once, and as Optuna's does."""
+
+    def facts(trial: FrozenTrial) -> dict[str, Any]:
+        reports = {step: repr(value) for step, value in trial.intermediate_values.items()}  # NaN
+        return trial.__dict__ | {"intermediate_values": reports}
+
+    own = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    assert [facts(trial) for trial in own] == [facts(trial) for trial in by_optuna(storage, name)]
+    for trial in own:
+        assert list(trial.params) == list(trial.distributions)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RDBStorage]:
     """A storage for all generated studies: the tables take longer to make than an example."""
@@ -103,8 +121,9 @@ def test_generated_studies_are_read_as_optuna_reads_them(made: RDBStorage, data:
     assert found.keys() == {name}
     known = optuna.load_study(study_name=name, storage=made)
     assert found[name].attributes == known.user_attrs
-    for own, trial in zip(found[name].trials, known.get_trials(deepcopy=False), strict=True):
+    for own, trial in zip(found[name].trials, by_optuna(made, name), strict=True):
         assert_equal(own, trial)
+    assert_read_alike(made, name)
     assert (read_tables(made.url) or {}).keys() == set(optuna.get_all_study_names(made))
 
 
@@ -173,6 +192,7 @@ def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callabl
                 **values,
             )
         )
+    assert_read_alike(study.storage, "another's")
     steer(study)
     found = read_tables(postgres.uri)
     assert found is not None
@@ -181,9 +201,9 @@ def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callabl
     assert found["another's"].trials == [], "not ours: its attributes are enough to know that"
     rows = list_studies(spec.storage, postgres.uri)
     assert [row["study"] for row in rows] == ["small"]
-    (by_optuna,) = all_studies(spec.storage, postgres.uri)
-    assert by_optuna.name == "small"
-    for opened in (study, by_optuna):
+    (listed,) = all_studies(spec.storage, postgres.uri)
+    assert listed.name == "small"
+    for opened in (study, listed):
         opened.storage.engine.dispose()
 
 
