@@ -7,6 +7,7 @@ place of Ray (a start takes a second), but for those faults that hit Ray's own p
 """
 
 import argparse
+import faulthandler
 import functools
 import json
 import os
@@ -102,6 +103,7 @@ class Soak:
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            faulthandler.register(signal.SIGUSR1)
             work()
             code = 0
         except SystemExit as end:
@@ -227,7 +229,11 @@ class Soak:
     def refused(self, code: int, words: str) -> None:
         """A driver that is started now ends with the code and a line with these words."""
         before = self.log.stat().st_size
-        ended = self.code_of(self.start(), seconds=120)
+        pid = self.start()
+        ended = self.code_of(pid, seconds=120)
+        if ended is None:  # the log says where it hangs
+            os.kill(pid, signal.SIGUSR1)
+            time.sleep(1)
         line = self.log.read_bytes()[before:].decode(errors="replace")
         assert ended == code, f"ended with {ended}, not {code}: {line}"
         assert words in line, line
