@@ -79,6 +79,7 @@ class Soak:
         tempfile.tempdir = str(self.temporary)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", self.disk], check=True)
         self.log = folder / "log"
+        self.log.touch()
         self.mlflow_db = folder / "mlflow.db"
         self.mlflow = MlflowServer(f"sqlite:///{self.mlflow_db}", folder / "artifacts")
         self.mlflow.start()
