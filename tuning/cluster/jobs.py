@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from proxytune.tuning.cluster.package import package_folders
+from proxytune.tuning.cluster.private import LOOK, check_answer
 from proxytune.tuning.errors import InputError, ProxytuneError
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
@@ -79,6 +80,7 @@ class Jobs:
         ):
             logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
         self.address = address.rstrip("/")
+        self._folder_is_private = False  # of its head; not known yet
         mode = self._authentication_mode()
         if mode != "token":
             raise InputError(
@@ -114,7 +116,7 @@ class Jobs:
         """Start or resume the study as a job and return its submission id; the id of the one that is alive, if any.
 
         Raises:
-            InputError: the study's storage is no place that a cluster can share.
+            InputError: the study's storage is no place that a cluster can share, or others can replace what its head runs.
         """
         if not spec.storage.is_absolute():
             raise InputError(
@@ -138,6 +140,7 @@ class Jobs:
         if alive is not None and alive.alive:
             return alive.submission_id
         attempt = 1 if alive is None else alive.attempt + 1
+        self._check_folder()
         with tempfile.TemporaryDirectory(prefix="proxytune-") as folder:
             files = Path(folder) / "job"
             files.mkdir()
@@ -229,13 +232,30 @@ class Jobs:
 
     def run(self, arguments: Sequence[str], files: Path) -> tuple[int, str]:
         """Run another proxytune verb on the head node, with the folder's files beside it: exit code, output."""
-        submission = self._start(f"proxytune-{arguments[0]}-{time.time_ns()}", arguments, files, {})
+        return self._ended(self._start(f"proxytune-{arguments[0]}-{time.time_ns()}", arguments, files, {}))
+
+    def _ended(self, submission: str) -> tuple[int, str]:
+        """Exit code and output of a job, once it has ended."""
         while True:
             details = self._call("get_job_info", submission)
             if details.status.is_terminal():
                 code = details.driver_exit_code
                 return (1 if code is None else int(code)), str(self._call("get_job_logs", submission))
             time.sleep(0.5)
+
+    def _check_folder(self) -> None:
+        """Refuse a cluster where others can replace the package of a job, before it has one: by a job without."""
+        if not self._folder_is_private:
+            look = f"exec python -I -c {shlex.quote(LOOK)}"
+            _, output = self._ended(
+                str(
+                    self._call(
+                        "submit_job", entrypoint=look, submission_id=f"proxytune-look-{time.time_ns()}"
+                    )
+                )
+            )
+            check_answer(output.strip().rpartition("\n")[2])
+            self._folder_is_private = True
 
     def _start(self, submission: str, arguments: Sequence[str], files: Path, metadata: dict[str, str]) -> str:
         with tempfile.TemporaryDirectory(prefix="proxytune-") as name:

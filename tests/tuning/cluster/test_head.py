@@ -38,9 +38,12 @@ def test_a_cluster_whose_folder_others_can_write_runs_nothing(head, tool) -> Non
     try:
         done = tool.run("run", "small.yaml", "--set", "name=refused", "--address", head.address)
         doctor = tool.run("doctor", "--address", head.address)
+        where = ("--storage", tool.folder / "studies", "--address", head.dashboard)
+        submitted = tool.run("submit", "small.yaml", "--set", "name=refused", *where)
     finally:
         head.folder.chmod(0o700)
-    assert (done.returncode, doctor.returncode) == (2, 1)
-    for error in (done.stderr, doctor.stderr):
+    assert (done.returncode, doctor.returncode, submitted.returncode) == (2, 1, 2)
+    assert Jobs(head.dashboard, TOKEN).status("refused") is None, "the cluster got no package"
+    for error in (done.stderr, doctor.stderr, submitted.stderr):
         assert error.count("proxytune: ") == 1, error
         assert "can replace what Ray runs from" in " ".join(error.split()), error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.tuning.cluster.private import check_private
+from proxytune.tuning.cluster.private import LOOK, check_answer, check_private
 from proxytune.tuning.cluster.scratch import scratch_folder
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.trial import slot
@@ -125,6 +125,24 @@ def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path
     with pytest.raises(InputError, match=rf"can replace what Ray runs from {open_folder}") as refused:
         check_private(open_folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: int) -> None:
+    closed = open_folder / "closed"
+    (closed / "logs").mkdir(parents=True)
+    closed.chmod(mode)
+    with (closed / "logs" / "job.log").open("w+") as log:
+        subprocess.run([sys.executable, "-I", "-c", LOOK], stdout=log, check=True)
+        log.seek(0)
+        answer = log.read()
+    if mode == 0o700:
+        check_answer(answer)
+    else:
+        with pytest.raises(InputError, match=f"can replace what Ray runs from {closed}/logs: start Ray"):
+            check_answer(answer)
+    with pytest.raises(InputError, match="cannot run Python: sh: python: not found"):
+        check_answer("sh: python: not found")
 
 
 @as_root
