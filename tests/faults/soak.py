@@ -41,6 +41,7 @@ from tests.tuning.tracking.servers import MlflowServer, free_port
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS, EVERY = 9, 3
+LEASE_SECONDS = 3.0
 STUDY = f"""
 name: small
 task: {{name: listops-mini, train_examples: 256}}
@@ -132,7 +133,7 @@ class Soak:
         """`proxytune run` without Ray."""
 
         def drive() -> None:
-            lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = 3.0, 0.5
+            lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = LEASE_SECONDS, 0.5
             product.DRAIN_SECONDS = drain_seconds
             product._search = search_here(product._graceful_stop)
             product.run_study = functools.partial(product.run_study, trainable=SumTrainable)

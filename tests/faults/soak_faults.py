@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.faults.soak import ENDINGS, Soak
+from tests.faults.soak import ENDINGS, LEASE_SECONDS, Soak
 from tests.faults.soak_processes import children, shippers
 
 STOPPED_SECONDS, LOCKED_SECONDS = 2.0, 2.0
@@ -49,6 +49,9 @@ def driver_suspended(soak: Soak, chance: random.Random) -> None:
         os.kill(first, signal.SIGCONT)
         time.sleep(0.05)
         os.kill(first, signal.SIGSTOP)
+    time.sleep(
+        LEASE_SECONDS + 1
+    )  # a claim on a fresh lease is refused; the database's clock has whole seconds
     soak.driver = soak.start()
     soak.wait_for_progress(soak.driver)
     time.sleep(chance.uniform(0, 1))
