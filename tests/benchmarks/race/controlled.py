@@ -19,7 +19,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import BUDGET, STUDY_ID
 from proxytune.tuning.store.tables import metadata
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.benchmarks.race.tables import Task
 
 METRIC = "val_accuracy"
