@@ -303,8 +303,7 @@ def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = 
             began = time.monotonic()
             soak.ensure_driver(on_ray=kind in ON_RAY_KINDS)
             time.sleep(seconds)
-            FAULTS[kind](soak, chance)
-            counts[kind] += 1
+            counts[kind] += FAULTS[kind](soak, chance) is not False
             print(f"{sum(counts.values())} {kind} {time.monotonic() - began:.1f} s", flush=True)
         found, checked = soak.finish()
     except BaseException:

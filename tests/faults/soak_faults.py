@@ -186,13 +186,13 @@ def checkpoint_damaged(soak: Soak, chance: random.Random) -> None:
             states[-1].write_bytes(content[:keep])
 
 
-def checkpoint_replaced(soak: Soak, chance: random.Random) -> None:
-    """By that of another trial: refused, whatever it holds; then put back."""
+def checkpoint_replaced(soak: Soak, chance: random.Random) -> bool | None:
+    """By that of another trial: refused, whatever it holds; then put back. False: no trial had one to replace."""
     soak.kill()
     victims = [trial for trial in _unfinished(soak) if list(trial.glob("step-*/manifest.json"))]
     others = [path for path in (soak.study / "trials").iterdir() if path not in victims and list(path.glob("step-*/manifest.json"))]  # fmt: skip
     if not victims or not others:
-        return
+        return False
     victim, other = chance.choice(victims), chance.choice(others)
     away = soak.disk / "away"  # on one file system
     victim.rename(away)
@@ -200,6 +200,7 @@ def checkpoint_replaced(soak: Soak, chance: random.Random) -> None:
     soak.refused(5, "belongs to another trial")
     shutil.rmtree(victim)
     away.rename(victim)
+    return None
 
 
 def _unfinished(soak: Soak) -> list[Path]:
@@ -309,7 +310,7 @@ def raylet_killed(soak: Soak, chance: random.Random) -> None:
     assert code == 75, f"{code}: {soak.said()}"
 
 
-FAULTS: dict[str, Callable[[Soak, random.Random], None]] = {
+FAULTS: dict[str, Callable[[Soak, random.Random], bool | None]] = {
     fault.__name__: fault
     for fault in (
         driver_killed,

@@ -19,8 +19,8 @@ _END_SECONDS = 5.0
 def scratch_folder() -> Iterator[Path]:
     """A folder of mode 0700, removed at exit; before, those of drivers that were killed are removed.
 
-    Processes with the folder in their command line are killed first: a worker that still starts when its Ray is gone
-    would make the folder again.
+    Processes that use the folder are killed first: a worker or agent that still starts when its Ray is gone would make
+    the folder again.
 
     It lies below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters.
     """
@@ -40,23 +40,30 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _kill_processes_of(folder: Path) -> None:
-    def alive() -> list[Path]:
-        return [path for path in Path("/proc").glob("[0-9]*/cmdline") if name in _content(path)]
+    def alive() -> list[int]:
+        others = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid()))
+        return [int(path.name) for path in others if _uses(path, f"{folder}/")]
 
-    name, deadline = os.fsencode(f"{folder}/"), time.monotonic() + _END_SECONDS
+    deadline = time.monotonic() + _END_SECONDS
     while (found := alive()) and time.monotonic() < deadline:
-        for path in found:
+        for pid in found:
             with suppress(OSError):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def _content(path: Path) -> bytes:
-    """What it holds; nothing once its process is gone."""
+def _uses(process: Path, name: str) -> bool:
+    """Whether a process below /proc has the name in its command line, or a file below it open (Ray's change the line)."""
     try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+        if os.fsencode(name) in (process / "cmdline").read_bytes():
+            return True
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(file).startswith(name):
+                    return True
+    except OSError:  # it has ended, or is another user's
+        pass
+    return False
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -51,21 +51,22 @@ def started(script: str, temporary: Path) -> subprocess.Popen[str]:
 
 
 def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() -> None:
-    """A worker of Ray makes its session's folders as it starts: it would make them again, and nobody remove them."""
+    """Ray's processes make their session's folders as they start: they would make them again, and nobody remove them."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     with scratch_folder() as folder:
-        late = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={folder}/ray"]
-        )
-        other = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(600)", f"--temp-dir={folder}-other"]
-        )
+        late = subprocess.Popen([*sleep, f"--temp-dir={folder}/ray"])
+        with (folder / "agent.log").open("w") as log:  # an agent shows another command line than its own
+            agent = subprocess.Popen(sleep, stdout=log)
+        other = subprocess.Popen([*sleep, f"--temp-dir={folder}-other"])
     try:
         assert late.wait(60) == -9
+        assert agent.wait(60) == -9
         assert other.poll() is None
         assert not folder.exists()
     finally:
-        other.kill()
-        other.wait()
+        for process in (late, agent, other):
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow
