@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proxytune.tuning.run.time_left import TimeLeft, duration
+from proxytune.tuning.plan.time_left import TimeLeft, duration
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.attributes import CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.study import Study

@@ -5,7 +5,8 @@ A trial that was interrupted is WAITING in Optuna, with its number and parameter
 before any new trial; its rungs and reports are in the storage, and a step is reported once.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -25,6 +26,7 @@ from proxytune.tuning.search.warm_start import WarmStart
 from proxytune.tuning.spec.metrics import any_known
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
     ATTEMPT,
     BUDGET,
@@ -56,6 +58,7 @@ class StudyController:
         storage: RDBStorage,
         outbox: Outbox,
         data_facts: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._study = study
@@ -64,7 +67,7 @@ class StudyController:
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
-        self._limits = Limits(spec)
+        self._limits = Limits(spec, clock)
         self._next_number = 0  # of a trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
@@ -162,8 +165,7 @@ class StudyController:
         params = self._spec.space.suggest(trial, self._spec.fixed)
         self._limits.started += 1
         spec = self._spec.trial(params)
-        device = "cuda" if self._packing else "cpu"
-        if self._predicts and self._infeasible(trial, predicted_profile(spec, device)):
+        if self._predicts and self._infeasible(trial, self._profile(spec, params)):
             return None
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._outbox.append(Noted(who=who, text=f"enqueued trial {trial.number}"))
@@ -276,6 +278,10 @@ class StudyController:
             self._outbox.append(live.started(self._resources))
 
     # One transition each.
+
+    def _profile(self, spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, float]:
+        """What is predicted of a trial before it runs."""
+        return predicted_profile(spec, "cuda" if self._packing else "cpu")
 
     def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
         """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from proxytune.tuning.plan.time_left import TimeLeft, duration
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.progress import Watch
-from proxytune.tuning.run.time_left import TimeLeft, duration
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 
