@@ -1,9 +1,9 @@
 """Random learning curves: nobody knows the real ones before the study has run.
 
-The final value of a configuration x (a point of the unit cube) is -sum_j w_j (x_j - c_j)^2 with a random optimum c and
-random weights w, so that a sampler has something to find and its proposals drift to one part of the space. An earlier
-value differs from it by a random walk in ln(step), whose size is drawn too: from rungs that tell everything to rungs
-that tell little.
+A part of the final values' variance, between nothing and all of it, is -sum_j w_j (x_j - c_j)^2 at the configuration x
+(a point of the unit cube), with a random optimum c and random weights w: a sampler has something to find, and its
+proposals drift to one part of the space. The rest is each trial's own. An earlier value differs from the final one by a
+random walk in ln(step), whose size is drawn too: from rungs that tell everything to rungs that tell little.
 """
 
 import math
@@ -18,6 +18,7 @@ from proxytune.tuning.plan.workers import Ending
 from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.study_spec import StudySpec
 
+MOST_LEARNABLE = 1.0  # of the final values' variance, in the configuration
 MOST_NOISE = 1.0  # of the walk over a whole training, in standard deviations of the final values
 
 
@@ -50,7 +51,9 @@ class Draw:
         self._weights = self._random.exponential(size=size)
         self._noise = self._random.uniform(0.0, MOST_NOISE)
         spread = np.std([self._final(point) for point in self._random.random((200, size))])
-        self._weights /= spread + 1e-12
+        learnable = self._random.uniform(0.0, MOST_LEARNABLE)
+        self._weights *= math.sqrt(learnable) / (spread + 1e-12)
+        self._own = math.sqrt(1 - learnable)
 
     def curve(self, params: Mapping[str, Any], training: Mapping[str, Any], cost: Cost) -> DrawnCurve:
         """The curve of a configuration with these training values, which costs so much."""
@@ -59,7 +62,7 @@ class Draw:
             cost.start + step * cost.step + (index + 1) * cost.evaluation for index, step in enumerate(steps)
         ]
         final = self._final(np.array(self._encoding.encode(params)))
-        values = final + self._noise * self._walk(steps)
+        values = final + self._own * self._random.normal() + self._noise * self._walk(steps)
         return DrawnCurve(steps, tuple(values.tolist()), tuple(times))
 
     def _final(self, point: Any) -> float:

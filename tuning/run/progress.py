@@ -112,7 +112,7 @@ class Watch:
             for trial in trials
             if not trial.state.is_finished() and trial.number not in self._controller.live
         ]
-        left = self._time_left.seconds(ended, live + waiting, facts["budget"])
+        left = self._time_left.seconds(ended, live, facts["budget"], waiting)
         done = sum(ended) + sum(live) + sum(waiting)
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(
