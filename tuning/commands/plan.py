@@ -50,8 +50,10 @@ def plan(
     proxytune plan listops-mini
     proxytune plan my-study.yaml --slots 16 --step-seconds 0.2 --json
     """
-    quiet_optuna()
     slots = slots or _slots(spec, address)
+    if step_seconds is None:
+        _prepare(spec)
+    quiet_optuna()
     with err.status("loading") as status:
         from proxytune.tuning.plan.costs import Costs, predicted_costs, star
         from proxytune.tuning.plan.plan import START_PROCESSES, make_plan
@@ -61,9 +63,7 @@ def plan(
             costs, start = predicted_costs(spec, points, step_seconds), 0.0
         else:
             from proxytune.tuning.plan.meter import measure
-            from proxytune.tuning.trial.local_checks import check_device
 
-            check_device(spec)
             status.update(f"measuring {len(points)} configurations")
             measured = measure(spec, points, slots)
             costs, start = measured.costs, START_PROCESSES * measured.process_start
@@ -72,6 +72,17 @@ def plan(
         print_json(found.to_json())
     else:
         _show(found)
+
+
+def _prepare(spec: "StudySpec") -> None:
+    """See that trials can be measured here."""
+    from proxytune.tuning.run.data_progress import data_progress
+    from proxytune.tuning.trial.data import prepare_task
+    from proxytune.tuning.trial.local_checks import check_data, check_device
+
+    check_device(spec)
+    with data_progress(err, spec.task.name) as report:
+        check_data(spec, prepare_task(spec.task, report))
 
 
 def _slots(spec: "StudySpec", address: str) -> int:

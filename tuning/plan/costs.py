@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.space import Domain, Scalar
@@ -54,10 +54,16 @@ def star(spec: StudySpec) -> list[Point]:
         InputError: they are too many.
     """
     middle = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
+    ranges = [key for key, one in spec.space.distributions.items() if isinstance(one, FloatDistribution)]
+    for key in ranges:
+        middle.setdefault(key, _values(spec.search.space[key])[1])
     points = [Point(middle)]
     for key, domain in spec.search.space.items():
-        whole = isinstance(spec.space.distributions[key], IntDistribution)
-        values = _values(domain, whole=whole)
+        if key in ranges:  # a rate or a share costs the same wherever it is not zero
+            continue
+        values = _values(domain)
+        if isinstance(spec.space.distributions[key], IntDistribution):
+            values = sorted({round(float(value)) for value in values})
         costs = [cost_spec(spec.trial(middle | {key: value})) for value in values]
         if any(cost != costs[0] for cost in costs):
             points += [Point(middle | {key: value}, key, value) for value in values]
@@ -69,14 +75,14 @@ def star(spec: StudySpec) -> list[Point]:
     return points
 
 
-def _values(domain: Domain, *, whole: bool) -> Sequence[Scalar]:
+def _values(domain: Domain) -> Sequence[Scalar]:
+    """All choices, or the ends and the middle of a range."""
     if domain.choice is not None:
         return domain.choice
     assert domain.low is not None
     assert domain.high is not None
     between = (domain.low * domain.high) ** 0.5 if domain.log else (domain.low + domain.high) / 2
-    values = [domain.low, between, domain.high]
-    return sorted({round(value) for value in values}) if whole else values
+    return [domain.low, between, domain.high]
 
 
 def predicted_costs(spec: StudySpec, points: Sequence[Point], step: float) -> list[Cost]:

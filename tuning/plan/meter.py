@@ -34,6 +34,8 @@ def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
         DataError: the task's data is missing or damaged, or a process was killed.
         Others as `measure_efficiency`.
     """
+    for point in points:
+        prepare_task(spec.trial(point.params).task)
     trials = [spec.trial(point.params).model_dump_json() for point in points]
     here = max(1, min(slots, len(os.sched_getaffinity(0)) // spec.resources.cpu))
     began = time.time()

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from proxytune.tuning.plan.workers import Ending
 from proxytune.tuning.search.controller import StudyController
+from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.warm_start import fill_study, read_warm_start
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
@@ -59,7 +60,9 @@ class VirtualStudy:
         self.study.set_user_attr(STUDY_ID, spec.name)
         fill_study(self.study, spec, read_warm_start(spec))
         no_journal: Any = _NoJournal()
-        self.controller = controller(spec, self.study, storage, no_journal, clock=lambda: self.now)
+        self.controller = controller(
+            spec, self.study, storage, no_journal, limits=Limits(spec, lambda: self.now)
+        )
         self.controller.reconcile()
 
     def ask(self) -> tuple[int, Mapping[str, Any]] | None:

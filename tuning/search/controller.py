@@ -5,8 +5,7 @@ A trial that was interrupted is WAITING in Optuna, with its number and parameter
 before any new trial; its rungs and reports are in the storage, and a step is reported once.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Noted, Reported, Resources, TrialEnded
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.search.enough import Enough
 from proxytune.tuning.search.judgement import Judgement
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.packing import Packing
@@ -58,7 +58,7 @@ class StudyController:
         storage: RDBStorage,
         outbox: Outbox,
         data_facts: Mapping[str, Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        limits: Limits | None = None,
     ) -> None:
         self._spec = spec
         self._study = study
@@ -67,7 +67,8 @@ class StudyController:
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
-        self._limits = Limits(spec, clock)
+        self._limits = limits or Limits(spec)
+        self._enough = Enough(spec, study, outbox, self._limits)
         self._next_number = 0  # of a trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
@@ -81,8 +82,6 @@ class StudyController:
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
-
-    # What the driver calls.
 
     def reconcile(self) -> None:
         """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
@@ -147,11 +146,9 @@ class StudyController:
         for number in list(self.live):
             self._interrupt(number, self.stopping or "the driver stopped")
 
-    # What Ray's adapters call.
-
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
-        while not self.finished and self.paused_by is None:
+        while not self.finished and self.paused_by is None and not self._enough.look(self._next_number):
             assignment = self._ask()
             if assignment is not None:
                 return assignment
@@ -189,7 +186,7 @@ class StudyController:
     def finished(self) -> bool:
         """Whether no further trial will be started."""
         self.poll()
-        over = self._limits.started >= self._limits.budget
+        over = self._limits.started >= self._limits.budget or self._enough.reason is not None
         return self.stopping is not None or over or self.spent is not None
 
     @property
