@@ -24,7 +24,7 @@ from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.database import open_storage
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.benchmarks.turnaround import REPORTS, no_work_study
 
 if TYPE_CHECKING:

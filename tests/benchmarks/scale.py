@@ -18,7 +18,7 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.benchmarks.turnaround import REPORTS, NoWorkTrainable, no_work_study
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ray import cloudpickle
 
@@ -18,7 +18,8 @@ from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +52,8 @@ class NoWork(TrialRun):
 class NoWorkTrainable(TrialTrainable):
     """A trial on Ray that trains nothing."""
 
-    run_type: ClassVar[type[TrialRun]] = NoWork
+    def _make_run(self) -> TrialRun:
+        return NoWork(self._spec, self._checkpoints)
 
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import the tests

@@ -15,7 +15,7 @@ from proxytune.tuning.journal.recovery import open_journal
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_files import read_study
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 pytest.importorskip("optuna_dashboard", reason="the dev extra brings optuna-dashboard")

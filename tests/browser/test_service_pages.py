@@ -23,7 +23,7 @@ from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import Study
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from ray import cloudpickle
 
@@ -12,7 +12,8 @@ from proxytune.tuning.cluster.trainable import TrialTrainable
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 
 STEP_SECONDS = 0.02
 WORKERS = 3
@@ -64,7 +65,8 @@ class SumRun(TrialRun):
 class SumTrainable(TrialTrainable):
     """The trial on Ray."""
 
-    run_type: ClassVar[type[TrialRun]] = SumRun
+    def _make_run(self) -> TrialRun:
+        return SumRun(self._spec, self._checkpoints)
 
 
 class Worker(SumTrainable):

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from proxytune.tuning.cluster.ray_private import forget_ended_trials
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 KEPT_TRIALS = 100
 """How many trials Tune may know, ended ones included; it runs more if the cluster has more slots."""

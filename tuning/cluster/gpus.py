@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 
 def smallest_gpu_mib() -> float | None:
     """Memory of the smallest GPU among the nodes of the connected cluster; None if torch sees none there."""
@@ -27,4 +25,6 @@ def smallest_gpu_mib() -> float | None:
 
 
 def _gpu_mib() -> float | None:
+    import torch  # on the node, not in the driver
+
     return torch.cuda.get_device_properties(0).total_memory / 2**20 if torch.cuda.is_available() else None

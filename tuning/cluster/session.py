@@ -28,9 +28,12 @@ from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
 
 LOCAL = "local"
-TRAINABLE = (
-    "proxytune.tuning.cluster.trainable"  # the module that workers need first: torch, Tune and the trainer
+TRAINING = (
+    "proxytune.tuning.cluster.trainable",
+    "proxytune.tuning.trial.trial_run",
+    "proxytune.tuning.trial.efficiency",
 )
+"""The modules that workers need first: Tune, torch and the trainer."""
 CONNECT_SECONDS = 5.0
 _HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
 RECOUNT_SECONDS = 2.0  # how long a count of the cluster's nodes is good

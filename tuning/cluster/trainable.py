@@ -1,4 +1,7 @@
-"""One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time."""
+"""One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time.
+
+The driver imports this module too. It trains nothing, so torch and the trainer are imported where a worker needs them.
+"""
 
 import signal
 import threading
@@ -7,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 
 from proxytune.tuning.cluster.ray_private import draining_nodes
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints, ForeignCheckpoint
-from proxytune.tuning.trial.efficiency import stored_efficiency
 from proxytune.tuning.trial.gpu import begin_on_gpu, taken_mib
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate, is_out_of_memory, is_out_of_room
+from proxytune.tuning.trial.update import TrialUpdate
+
+if TYPE_CHECKING:
+    from proxytune.tuning.trial.trial_run import TrialRun
 
 DRAIN_POLL_SECONDS = 5.0
 
@@ -31,7 +35,11 @@ class TrialTrainable(tune.Trainable):
     max_failures, and it goes on from its newest checkpoint. A full disk is a TrialUpdate that ends the driver.
     """
 
-    run_type: ClassVar[type[TrialRun]] = TrialRun
+    def _make_run(self) -> "TrialRun":
+        """The training of the trial that was given to this actor."""
+        from proxytune.tuning.trial.trial_run import TrialRun
+
+        return TrialRun(self._spec, self._checkpoints)
 
     def setup(self, config: dict[str, Any]) -> None:
         self._rays_handler: Callable[[int, FrameType | None], Any] | None = None
@@ -66,12 +74,15 @@ class TrialTrainable(tune.Trainable):
         self._run: TrialRun | None = None
 
     def _advance(self) -> TrialUpdate:
+        from proxytune.tuning.trial.efficiency import stored_efficiency
+        from proxytune.tuning.trial.trial_run import is_out_of_memory, is_out_of_room
+
         try:
             if self._efficiency_folder is not None and self._efficiency is None:
                 self._efficiency = stored_efficiency(self._spec, self._efficiency_folder)
                 return TrialUpdate(step=0, profile=self._efficiency)
             if self._run is None:
-                self._run = self.run_type(self._spec, self._checkpoints)
+                self._run = self._make_run()
             self._training = True
             update = self._run.advance()
         except OSError as error:
@@ -134,4 +145,6 @@ class TrialTrainable(tune.Trainable):
 
 def device_name() -> str:
     """What this process trains on: `cpu`, or the GPU that Ray gave it."""
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -20,7 +20,7 @@ from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.attributes import BUDGET, CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.summary import outcome_of
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 SUFFIX = ".confirm"
 _BROKEN = (

@@ -17,7 +17,7 @@ from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import STUDY_ID
 from proxytune.tuning.store.tables import metadata
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 
 class _NoJournal:

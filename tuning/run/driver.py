@@ -170,10 +170,10 @@ def _search(
     watch: Callable[[], Any] | None,
 ) -> None:
     """Run the trials on Ray until the controller has no further one, or is stopped."""
-    from proxytune.tuning.cluster.session import TRAINABLE, ray_session
+    from proxytune.tuning.cluster.session import TRAINING, ray_session
 
     spec = study.spec
-    with ray_session(address, () if trainable else (TRAINABLE,)) as session, ExitStack() as stack:
+    with ray_session(address, () if trainable else TRAINING) as session, ExitStack() as stack:
         # Ray Tune is imported now, a second and a half of CPU, while Ray's workers start.
         from proxytune.tuning.cluster.bridge import RayBridge
         from proxytune.tuning.cluster.jobs import one_line

@@ -5,9 +5,8 @@ import os
 import platform
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from proxytune.datasets import PreparedTask
 
@@ -24,13 +23,22 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+            "gpus": _gpu_names(),
         },
     }
     if prepared is not None:
         facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}
         facts["validation_examples"] = len(prepared.validation)
     return facts
+
+
+def _gpu_names() -> list[str]:
+    """The GPUs that torch sees here; without a driver of NVIDIA's or AMD's there is none, and torch is not imported."""
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return []
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def data_facts(prepared: PreparedTask | None) -> dict[str, Any]:

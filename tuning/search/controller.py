@@ -45,7 +45,7 @@ from proxytune.tuning.store.optuna_private import running_trial
 from proxytune.tuning.store.requests import Requests
 from proxytune.tuning.store.study import trial_checkpoints
 from proxytune.tuning.trial.profile import predicted_profile
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 
 class StudyController:

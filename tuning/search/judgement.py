@@ -13,7 +13,7 @@ from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import rung_entries
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 
 class Judgement:

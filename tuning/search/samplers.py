@@ -9,7 +9,6 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.warm_start import WarmStartSampler
 from proxytune.tuning.spec.space import Scalar
 from proxytune.tuning.spec.study_spec import StudySpec
@@ -66,5 +65,11 @@ def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = 
                 scramble=True, seed=sampler.seed, warn_independent_sampling=False
             )
     seed = int(np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0])
-    made = CurveSampler(spec, seed) if sampler.name == "curve" else SAMPLERS[sampler.name](seed)
+    made: BaseSampler
+    if sampler.name == "curve":
+        from proxytune.tuning.search.curve_sampler import CurveSampler  # it imports scipy: 0.5 s of a start
+
+        made = CurveSampler(spec, seed)
+    else:
+        made = SAMPLERS[sampler.name](seed)
     return WarmStartSampler(made, earlier) if earlier else made

@@ -1,6 +1,4 @@
-"""GPU memory of a trial's process: its limit, its peak, and the total."""
-
-import torch
+"""GPU memory of a trial's process: its limit and its peak. The driver reads CONTEXT_MIB without importing torch."""
 
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.profile import trial_device
@@ -12,6 +10,8 @@ _MIB = 2**20
 def begin_on_gpu(spec: TrialSpec, share: float) -> None:
     """Release the memory of the process's last trial and limit this one to its share; no effect on a CPU."""
     if trial_device(spec) == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         total_mib = torch.cuda.get_device_properties(0).total_memory / _MIB
@@ -21,4 +21,8 @@ def begin_on_gpu(spec: TrialSpec, share: float) -> None:
 
 def taken_mib(spec: TrialSpec) -> float | None:
     """The most that the process has held on the GPU since then, without CUDA's context; None on a CPU."""
-    return torch.cuda.max_memory_reserved() / _MIB if trial_device(spec) == "cuda" else None
+    if trial_device(spec) != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_reserved() / _MIB

@@ -1,14 +1,13 @@
 """A training as a sequence of short updates: it can be stopped after each and resumed from its checkpoint."""
 
 import errno
-import json
 import math
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,34 +19,9 @@ from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import predicted_profile, trial_device
 from proxytune.tuning.trial.slot import shared_slot
+from proxytune.tuning.trial.update import TrialUpdate
 
 EVALUATION_BATCH_SIZE = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialUpdate:
-    """The result of one `advance`: the step, metrics if an evaluation was due, and the outcome.
-
-    outcome is running, complete, diverged, out_of_memory or failed; reason says why it failed.
-    """
-
-    step: int
-    metrics: dict[str, float] | None = None
-    gpu_mib: float | None = None  # the most that it has held on its GPU so far
-    profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
-    outcome: Outcome = Outcome.RUNNING
-    reason: str = ""
-    out_of_room: bool = False  # there is no room for a checkpoint, which no retry mends
-    foreign: bool = False  # its checkpoints belong to something else, which no retry mends
-    notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        values = json.loads(text)
-        return cls(**values | {"outcome": Outcome(values["outcome"]), "notes": tuple(values["notes"])})
 
 
 def is_out_of_room(error: OSError) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.trainable import TrialTrainable
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.conftest import checkpoints_in
 
 TIMED = {"seconds", "tokens_per_second"}

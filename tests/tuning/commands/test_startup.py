@@ -119,6 +119,14 @@ def test_steering_a_study_loads_none_of_its_libraries(
         assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
 
 
+def test_the_driver_of_a_study_loads_neither_torch_nor_mlflow() -> None:
+    modules = ("commands.study", "run.driver", "run.progress", "cluster.bridge", "cluster.trainable")
+    script = f"import sys, {', '.join(f'proxytune.tuning.{module}' for module in modules)}\n"
+    script += "print(*[name for name in ('torch', 'scipy', 'mlflow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_listing_data_loads_no_torch_or_optuna(tmp_path: Path) -> None:
     assert loaded("data", "list", "--root", str(tmp_path)) <= {"numpy", "pyarrow", "pydantic"}
 

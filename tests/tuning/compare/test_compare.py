@@ -28,7 +28,7 @@ from proxytune.tuning.studies import shipped_studies
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import efficiency_key
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 PAPER = sorted(name for name in shipped_studies() if name.startswith("paper-"))
 MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer", "reformer", "bigbird"]

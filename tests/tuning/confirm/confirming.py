@@ -13,7 +13,7 @@ from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.study import Study
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 SPACE = {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}}
 

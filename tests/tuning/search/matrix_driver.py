@@ -14,7 +14,8 @@ from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 
 FAULTS = (
     "finishes",
@@ -84,7 +85,8 @@ class FaultyRun(TrialRun):
 
 
 class FaultyTrainable(TrialTrainable):
-    run_type: ClassVar[type[TrialRun]] = FaultyRun
+    def _make_run(self) -> TrialRun:
+        return FaultyRun(self._spec, self._checkpoints)
 
 
 def matrix_spec(storage: Path, objectives: str) -> StudySpec:

@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.winner import leading
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.search.driving import Driver
 
 

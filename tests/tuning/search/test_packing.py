@@ -20,7 +20,7 @@ from proxytune.tuning.search.packing import (
     trials_a_gpu,
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.search.driving import Driver
 
 MIB = st.floats(1, 1e6)
@@ -107,7 +107,8 @@ class Granted(NoWork):
         return replace(update, metrics=update.metrics | {"val_accuracy": resources["GPU"]})
 
 class GrantedTrainable(NoWorkTrainable):
-    run_type = Granted
+    def _make_run(self):
+        return Granted(self._spec, self._checkpoints)
 
 spec = parse_study(json.loads(sys.argv[1]), "test")
 study = run_study(spec, trainable=GrantedTrainable)

@@ -14,7 +14,7 @@ from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.warm_start import WarmStart, WarmStartSampler, read_warm_start
 from proxytune.tuning.store.winner import leading
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.search.driving import Driver
 
 PEAK = 0.27  # the dropout at which the accuracy is best

@@ -22,7 +22,8 @@ from proxytune.tuning.service.server import bind, make_server
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.spec.outcome import StudyStatus
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 
 TOKEN = "alice-0123456789abcdef0123456789abcdef"
 

@@ -10,7 +10,8 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study, hold_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.steering import enqueue
-from proxytune.tuning.trial.trial_run import TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.conftest import finish
 
 DATA = {"task": "listops-mini", "fingerprint": "a" * 64, "conventions": {}}

@@ -21,7 +21,7 @@ from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import enqueue, extend
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import summary
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.commandline import command
 
 STUDY = """

@@ -31,7 +31,7 @@ from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import cancel_trial, extend, pause
 from proxytune.tuning.store.summary import summary
 from proxytune.tuning.tracking.mlflow_sync import MlflowSync
-from proxytune.tuning.trial.trial_run import TrialUpdate
+from proxytune.tuning.trial.update import TrialUpdate
 
 MEMORY = "train_memory_mib_per_sequence"
 

@@ -9,7 +9,8 @@ import torch
 from proxytune.datasets import evaluation_batches
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.data import prepare_task
-from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, TrialRun, TrialUpdate
+from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, TrialRun
+from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.conftest import checkpoints_in
 
 TIMED = {"seconds", "tokens_per_second"}
