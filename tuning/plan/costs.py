@@ -75,7 +75,7 @@ def star(spec: StudySpec) -> list[Point]:
     return points
 
 
-def _values(domain: Domain) -> Sequence[Scalar]:
+def _values(domain: Domain) -> Sequence[Any]:
     """All choices, or the ends and the middle of a range."""
     if domain.choice is not None:
         return domain.choice
@@ -132,9 +132,9 @@ class Costs:
         return Cost(*cost.tolist())
 
 
-def _between(ratios: Mapping[Scalar, Any], value: Scalar) -> Any:
+def _between(ratios: Mapping[Any, Any], value: Any) -> Any:
     if value in ratios:
         return ratios[value]
-    values: Any = sorted(ratios)  # type: ignore[type-var]
+    values = sorted(ratios)
     known = np.array([ratios[one] for one in values])
     return np.array([np.interp(value, values, column) for column in known.T])

@@ -52,7 +52,8 @@ def _measure(work: tuple[float, list[str]]) -> tuple[float, list[tuple[float, fl
     from proxytune.tuning.trial.trial_run import TrialRun
 
     asked, trials = work
-    start, figures = 0.0, []
+    start = 0.0
+    figures: list[tuple[float, float, float]] = []
     for text in trials:
         spec = TrialSpec.model_validate_json(text)
         began = time.perf_counter()

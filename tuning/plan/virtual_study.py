@@ -67,7 +67,9 @@ class VirtualStudy:
 
     def ask(self) -> tuple[int, Mapping[str, Any]] | None:
         assignment = self.controller.next_trial()
-        return assignment and (assignment.number, self.controller.live[assignment.number].params)
+        if assignment is None:
+            return None
+        return assignment.number, self.controller.live[assignment.number].params
 
     def tell(self, trial: int, report: int, value: float, seconds: float, ending: Ending) -> bool:
         step, metrics = self.report(trial, report, value, seconds)

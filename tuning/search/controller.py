@@ -274,8 +274,6 @@ class StudyController:
             live.trial.set_user_attr(ATTEMPT, live.attempt)
             self._outbox.append(live.started(self._resources))
 
-    # One transition each.
-
     def _profile(self, spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, float]:
         """What is predicted of a trial before it runs."""
         return predicted_profile(spec, "cuda" if self._packing else "cpu")
