@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from proxytune.tuning.journal.events import Noted
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import ENOUGH
@@ -47,6 +46,8 @@ class Enough:
         states = [trial.state for trial in trials]
         if TrialState.WAITING in states or sum(state.is_finished() for state in states) < MIN_ENDED:
             return False
+        from proxytune.tuning.search.curve_sampler import CurveSampler  # scipy: not at the start of a driver
+
         seed = int(np.random.SeedSequence([self._spec.search.sampler.seed, number, 1]).generate_state(1)[0])
         gain = CurveSampler(self._spec, seed).expected_gain(self._study)
         if gain is None or gain >= rule.expected_gain_below:
