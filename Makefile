@@ -38,7 +38,7 @@ test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
-BENCH ?= data efficiency models overhead race scale tracking turnaround
+BENCH ?= data efficiency models overhead plan race scale tracking turnaround
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench
