@@ -19,10 +19,10 @@ class Limits:
         spent_steps: training steps of trials that are not live.
     """
 
-    def __init__(self, spec: StudySpec, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds, of a simulated study those of its own time."""
+    def __init__(self, spec: StudySpec, clock: Callable[[], float] | None = None) -> None:
+        """`clock` gives seconds; default: this machine's, while a simulated study has a time of its own."""
         self._search = spec.search
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self.budget = 0
         self.started = 0
         self.spent_steps = 0
