@@ -6,7 +6,7 @@ export PYTHONSAFEPATH := 1
 # Some containers set it. Nothing is compiled at installation, so each of the tests' processes would compile Ray and MLflow.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-e2e test-slow bench results check audit faults soak data-page docs format clean
+.PHONY: demo test test-e2e test-slow test-gpu bench results check audit faults soak data-page docs format clean
 
 # Modules are compiled when they are first imported: compiling all of them takes longer than the demo's search.
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -37,8 +37,14 @@ test-e2e: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
 
+# On a machine with a GPU: what docs/GPU.md lists, then the tables of memory, speed and sharing.
+test-gpu: .venv/installed
+	$(BIN)/pytest -m gpu
+	$(BIN)/proxytune bench --device cuda --lengths 512,2048,4096
+	$(BIN)/proxytune bench --device cuda --lengths 2048 --packed 1,2,4,8
+
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
-BENCH ?= data efficiency models overhead race scale tracking turnaround
+BENCH ?= data efficiency models overhead plan race scale tracking turnaround
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench

@@ -46,6 +46,14 @@ def postgres(_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) 
     return _postgres_server
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What tests measured or kept (`record_property`), for the reader of the output."""
     passed = terminalreporter.stats.get("passed", [])

@@ -19,6 +19,7 @@ VERBS = {
     "schema": ("init", "Print the JSON schema of the study file, for editors."),
     "data": ("data", "Find, prepare and look at the tasks' data on this machine."),
     "check": ("check", "Check STUDY and report what would run."),
+    "plan": ("plan", "Predict time, slot-hours and memory of STUDY before it runs."),
     "run": ("study", "Run STUDY until its budget is met: start it or resume it."),
     "studies": ("study", "List the studies of a storage with their state."),
     "show": ("study", "Show a study's trials by outcome and its winner or Pareto front."),

@@ -164,6 +164,21 @@ def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
     finish(folder, as_json, "efficiency", efficiency.headline(result), result, efficiency.figure(result))
 
 
+@bench.command("plan")
+@measured
+def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
+    """What `proxytune plan` predicts of three studies, beside the time that they then take.
+
+    
+    python tests/benchmarks plan --quick
+    """
+    from tests.benchmarks import planning
+
+    studies = list(planning.STUDIES.items())[: 1 if quick else None]
+    result = planning.run(dict(studies), _say)
+    finish(folder, as_json, "plan", planning.headline(result), result, planning.figure(result))
+
+
 @bench.command("data")
 @measured
 def bench_data(folder: Path, quick: bool, as_json: bool) -> None:

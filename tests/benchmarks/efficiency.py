@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from proxytune.tuning.journal.events import Event
+from proxytune.tuning.journal.events import Event, Reported
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.run.driver import run_study
 from proxytune.tuning.spec.study_files import read_study
@@ -38,25 +38,42 @@ def run(assignments: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def account(events: Sequence[Event], num_slots: int) -> dict[str, Any]:
-    """Slot-seconds of a study by what they went into."""
-    starts = [event.time_ms for event in events if event.kind == "trial"]
-    ends = [event.time_ms for event in events if event.kind == "end"]
-    training: dict[int, float] = {}
+    """Slot-seconds of a study by what they went into; the parts add up to all of them.
+
+    From the first trial's start to the last one's end. A worker is a process; what comes before its first trial, and
+    before that trial's first step, is its start.
+    """
+    begun = {event.trial: event.time_ms / 1000 for event in events if event.kind == "trial"}
+    ended = {event.trial: event.time_ms / 1000 for event in events if event.kind == "end"}
+    reports: dict[int, list[Reported]] = {}
     for event in events:
         if event.kind == "report":
-            training[event.trial] = event.metrics["seconds"]
-    slot_seconds = num_slots * (max(ends) - min(starts)) / 1000
-    busy = (sum(ends) - sum(starts)) / 1000
-    trained = sum(training.values())
+            reports.setdefault(event.trial, []).append(event)
+    first, last = min(begun.values()), max(ended.values())
+    trained = sum(own[-1].metrics["seconds"] for own in reports.values())
+    starts = {
+        trial: own[0].time_ms / 1000 - begun[trial] - own[0].metrics["seconds"]
+        for trial, own in reports.items()
+    }
+    workers: dict[int | None, list[int]] = {}
+    for trial in sorted(reports, key=begun.__getitem__):
+        workers.setdefault(reports[trial][0].pid, []).append(trial)
+    slot_seconds = num_slots * (last - first)
+    parts = {
+        "training and evaluation": trained,
+        "start of workers": sum(begun[own[0]] - first + starts[own[0]] for own in workers.values()),
+        "start of trials": sum(starts[trial] for own in workers.values() for trial in own[1:]),
+        "idle while the last trials run": sum(
+            last - max(ended[trial] for trial in own) for own in workers.values()
+        ),
+    }
+    parts["checkpoints, Ray, asks"] = slot_seconds - sum(parts.values())
     return {
-        "trials": len(ends),
+        "trials": len(ended),
         "slots": num_slots,
         "slot_seconds": slot_seconds,
-        "seconds": {
-            "training and evaluation": trained,
-            "within a trial, not training": busy - trained,
-            "between trials": slot_seconds - busy,
-        },
+        "seconds": parts,
+        "shares": {name: seconds / slot_seconds for name, seconds in parts.items()},
         "share_training": trained / slot_seconds,
     }
 

@@ -53,19 +53,22 @@ def test_slot_seconds_are_accounted_for() -> None:
     events = [
         event("trial", 0, 0),
         event("trial", 0, 1),
-        event("report", 4, 0, metrics={"seconds": 3.0}),
+        event("report", 4, 0, pid=1, metrics={"seconds": 3.0}),
         event("end", 10, 0),
-        event("report", 8, 0, metrics={"seconds": 7.0}),
-        event("report", 9, 1, metrics={"seconds": 8.0}),
+        event("report", 8, 0, pid=1, metrics={"seconds": 7.0}),
+        event("report", 9, 1, pid=2, metrics={"seconds": 8.0}),
         event("end", 20, 1),
     ]
     result = efficiency.account(events, 2)
     assert result["slot_seconds"] == 40
     assert result["seconds"] == {
         "training and evaluation": 15.0,
-        "within a trial, not training": 15.0,
-        "between trials": 10.0,
+        "start of workers": 2.0,
+        "start of trials": 0.0,
+        "idle while the last trials run": 10.0,
+        "checkpoints, Ray, asks": 13.0,
     }
+    assert sum(result["shares"].values()) == pytest.approx(1.0)
     assert result["share_training"] == 15 / 40
     efficiency.figure(result)
 

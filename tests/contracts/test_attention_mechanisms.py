@@ -182,7 +182,6 @@ def test_attention_is_computed_in_fp32_under_autocast(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_follows_cpu(name: str, dtype: torch.dtype) -> None:

@@ -98,7 +98,6 @@ def test_prediction_in_bf16() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction_is_within_a_tenth_of_a_cuda_step(name: str) -> None:
     model_config = config(name, 2048)

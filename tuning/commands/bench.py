@@ -69,30 +69,60 @@ def numbers(option: str, text: str) -> list[int]:
     "--batch-size", default=32, show_default=True, help="Sequences a pass, for the predicted memory."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--packed", metavar="1,2,4", help="Instead: so many Proxyformers at once on the device.")
 @measured
-def bench(lengths: str, batch_size: int, device: str, folder: Path, quick: bool, as_json: bool) -> None:
+def bench(
+    lengths: str, batch_size: int, device: str, packed: str | None, folder: Path, quick: bool, as_json: bool
+) -> None:
     """Throughput, predicted memory and FLOPs of every attention mechanism, as ratios to explicit softmax.
+
+    On a GPU the memory is measured too. --packed shows what trials that share a device (`gpu: auto`) gain or lose there,
+    at the first of the lengths.
 
     \b
     proxytune bench --quick --lengths 512,1024
+    proxytune bench --device cuda --lengths 2048 --packed 1,2,4,8
     """
+    import torch
+
     from proxytune.models.errors import ConfigError
     from proxytune.tuning.compare import mechanisms as models
-
-    def progress(m: models.Measurement) -> None:
-        err.print(
-            f"n = {m.length}, {m.mechanism}: {m.sequences_per_second:.3g} sequences/s",
-            highlight=False,
-            markup=False,
-        )
+    from proxytune.tuning.compare import packed as together
 
     tokens = numbers("--lengths", lengths)
+    at_once = numbers("--packed", packed) if packed else []
+    if any(many < 1 for many in at_once):
+        raise InputError(f"--packed is {packed!r}: every number of trainings is at least 1")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device is cuda: torch sees no GPU here; use a machine with one, or --device cpu")
     try:
         for length, mechanism in ((length, name) for length in tokens for name in models.MECHANISMS):
             models.model_config(mechanism, length)
     except ConfigError as error:
         raise InputError(f"--lengths is {lengths!r}: {error}") from None
-    measurements = models.run(tokens, batch_size=batch_size, quick=quick, device=device, progress=progress)
+
+    def progress(what: str, m: models.Measurement | together.Packed) -> None:
+        line = f"n = {m.length}, {what}: {m.sequences_per_second:.3g} sequences/s"
+        err.print(line, highlight=False, markup=False)
+
+    if at_once:
+        rows = together.run(
+            at_once, tokens[0], batch_size, 2.0 if quick else 10.0, device,
+            lambda row: progress(f"{row.trials} at once", row),
+        )  # fmt: skip
+        finish(
+            folder,
+            as_json,
+            "packed",
+            together.headline(rows),
+            [asdict(row) for row in rows],
+            together.figure(rows),
+            together.table(rows),
+        )
+        return
+    measurements = models.run(
+        tokens, batch_size=batch_size, quick=quick, device=device, progress=lambda m: progress(m.mechanism, m)
+    )
     finish(
         folder,
         as_json,

@@ -202,6 +202,8 @@ def show_summary(facts: dict[str, Any]) -> None:
         out.print(
             f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
         )
+    if facts["ended_because"]:
+        out.print(f"ended because {facts['ended_because']}; `extend` lets it go on", highlight=False)
     if not facts["best"]:
         out.print("no trial has reached the full budget within the constraints yet", highlight=False)
         return

@@ -51,6 +51,9 @@ class Measurement:
     sequences_per_second: float  # training
     sequences_per_step: int  # of the timed step
     training_mib_per_sequence: float  # predicted, one pass over batch_size sequences
+    measured_ratio: (
+        float | None
+    )  # peak memory of the timed step to the prediction for it; None where none is counted
     batch_size: int
     training_gflops_per_sequence: float
     parameters: int
@@ -101,22 +104,24 @@ def measure(
     costs = footprint(config, batch_size, device=device)
     fitting = int(MIB_PER_STEP / costs.training_mib_per_sequence)
     sequences = max(1, min(tokens // config.max_length, fitting))
+    seconds, peak = time_steps(config, sequences, repeats, device)
     return Measurement(
         mechanism=mechanism,
         length=config.max_length,
-        sequences_per_second=sequences / step_seconds(config, sequences, repeats, device),
+        sequences_per_second=sequences / seconds,
         sequences_per_step=sequences,
         training_mib_per_sequence=costs.training_mib_per_sequence,
+        measured_ratio=peak and peak / footprint(config, sequences, device=device).training_bytes,
         batch_size=batch_size,
         training_gflops_per_sequence=costs.training_flops_per_sequence / 1e9,
         parameters=costs.parameters,
     )
 
 
-def step_seconds(config: ModelConfig, sequences: int, repeats: int, device: str) -> float:
-    """The best of `repeats` training steps in fp32, after one that warms up."""
+def steps_of(config: ModelConfig, sequences: int, steps: int, device: str) -> tuple[Trainer, SimpleNamespace]:
+    """A trainer in fp32 for `steps` steps, one pass each, and a batch for it, all of whose tokens are valid."""
     training = TrainingConfig(
-        steps=repeats + 1,
+        steps=steps,
         warmup_steps=0,
         batch_size=sequences,
         learning_rate=1e-4,
@@ -124,7 +129,6 @@ def step_seconds(config: ModelConfig, sequences: int, repeats: int, device: str)
         precision="fp32",
         micro_batch_size=sequences,
     )
-    trainer = Trainer(config, training, device=device)
     token_ids = torch.randint(
         1, 257, (sequences, config.max_length), generator=torch.Generator().manual_seed(0)
     )
@@ -133,17 +137,25 @@ def step_seconds(config: ModelConfig, sequences: int, repeats: int, device: str)
         mask=torch.ones_like(token_ids, dtype=torch.bool),
         labels=torch.zeros(sequences, dtype=torch.int64),
     )
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    return Trainer(config, training, device=device), batch
+
+
+def time_steps(config: ModelConfig, sequences: int, repeats: int, device: str) -> tuple[float, int | None]:
+    """The best of `repeats` training steps after one that warms up: its seconds, and the peak of a GPU's memory."""
+    trainer, batch = steps_of(config, sequences, repeats + 1, device)
+    on_gpu = device != "cpu"
+    clock = time.perf_counter if on_gpu else time.process_time
     seconds = []
     for _ in range(repeats + 1):
-        if device != "cpu":
+        if on_gpu:
             torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
         start = clock()
         trainer.train_step(batch)
-        if device != "cpu":
+        if on_gpu:
             torch.cuda.synchronize()
         seconds.append(clock() - start)
-    return min(seconds[1:])
+    return min(seconds[1:]), torch.cuda.max_memory_allocated() if on_gpu else None
 
 
 @contextmanager
@@ -231,7 +243,7 @@ def table(measurements: list[Measurement]) -> Table:
     )
     for name in ("n", "mechanism"):
         result.add_column(name)
-    for name in ("sequences/s", "x", "MiB/sequence", "x", "GFLOP/sequence"):
+    for name in ("sequences/s", "x", "MiB/sequence", "x", "measured/predicted", "GFLOP/sequence"):
         result.add_column(name, justify="right")
     for m, following in zip(measurements, [*measurements[1:], None], strict=True):
         result.add_row(
@@ -241,6 +253,7 @@ def table(measurements: list[Measurement]) -> Table:
             ratio(m.throughput_ratio),
             f"{m.training_mib_per_sequence:.1f}",
             ratio(m.memory_ratio),
+            ratio(m.measured_ratio),
             f"{m.training_gflops_per_sequence:.2f}",
             end_section=following is not None and following.length != m.length,
         )

@@ -62,6 +62,7 @@ class History:
     counters: Counters
     trials: dict[int, TrialHistory]
     status: StudyStatus = StudyStatus.RUNNING
+    reason: str = ""  # of its end, if it has one
     confirmation: Confirmed | None = None
     problems: list[str] = field(default_factory=list)  # records of the journal that could not be read
     start_ms: int = 0  # Unix time of the first event, and of the last one so far
@@ -158,9 +159,9 @@ def _take_in(history: History, event: Event) -> None:
         case StudyStarted():
             history.name, history.spec, history.facts = event.study, event.spec, event.facts
             history.start_ms = history.start_ms or event.time_ms
-            history.status = StudyStatus.RUNNING
+            history.status, history.reason = StudyStatus.RUNNING, ""
         case StudyEnded():
-            history.status = event.status
+            history.status, history.reason = event.status, event.reason
         case Confirmed():
             history.confirmation = event
         case Paused():

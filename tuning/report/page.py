@@ -110,6 +110,7 @@ def _summary(history: History) -> str:
         ("objectives", ", ".join(objectives)),
         *((f"constraint on {label(metric)}", rule) for metric, rule in counters.constraints.items()),
         ("status", f"{history.status}, {_moment(history.start_ms)} to {_moment(history.last_ms)}"),
+        *([("ended because", history.reason)] if history.reason else []),
         ("trials", f"{len(history.trials)} of {counters.budget or '?'}: {counts}"),
         ("steps trained", f"{counters.steps:,}"),
         (

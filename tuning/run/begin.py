@@ -14,10 +14,10 @@ from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.look import wanted_budget, without_effect
-from proxytune.tuning.search.warm_start import read_warm_start
+from proxytune.tuning.search.warm_start import fill_study, read_warm_start
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET, DATA, ENQUEUED_BY, STUDY_ID, WARM_START
+from proxytune.tuning.store.attributes import BUDGET, DATA, STUDY_ID
 from proxytune.tuning.store.binding import bind_folder, check_binding, make_folder
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.errors import storage_errors
@@ -110,14 +110,7 @@ def _create(spec: StudySpec, storage: RDBStorage) -> Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(list(spec.search.objectives))  # what optuna-dashboard calls the values
-    for params in spec.search.enqueue:
-        study.enqueue_trial(dict(params))
-    if earlier is not None:
-        study.set_user_attr(WARM_START, earlier.to_json())
-        for one in earlier.first:
-            who = f"trial {one['trial']} of {earlier.study}"
-            study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
-    study.set_user_attr(BUDGET, spec.search.trials)
+    fill_study(study, spec, earlier)
     # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
     study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return Study(spec, storage, study)

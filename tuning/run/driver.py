@@ -138,7 +138,8 @@ def _end(study: Study, lease: Lease, controller: StudyController, outbox: Outbox
     if lease.lost:
         raise HeldError(f"study {study.spec.name} was taken over by another driver")
     status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
-    outbox.append(StudyEnded(status=status, summary=summary(study)))
+    facts = summary(study)
+    outbox.append(StudyEnded(status=status, reason=facts["ended_because"] or "", summary=facts))
     if controller.stopping:
         kind = Stopped if is_stopping(study) else Interrupted
         raise kind(f"study {study.spec.name} stopped ({controller.stopping}); {RESUMED}")

@@ -34,6 +34,10 @@ def check_study(spec: StudySpec) -> list[str]:
                 f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to resume, "
                 "or give the study another name"
             )
+    if study.ended_because and budget == study.budget:
+        raise InputError(
+            f"search.stop_when: study {spec.name} has ended because {study.ended_because}; `extend` lets it go on"
+        )
     lines = [*_warm_start_lines(spec, study), *without_effect(study.spec, spec, budget)]
     return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proxytune.tuning.run.time_left import TimeLeft, duration
+from proxytune.tuning.plan.time_left import TimeLeft, duration
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.attributes import CANDIDATE, END, WITH_SEED
 from proxytune.tuning.store.study import Study
@@ -112,7 +112,7 @@ class Watch:
             for trial in trials
             if not trial.state.is_finished() and trial.number not in self._controller.live
         ]
-        left = self._time_left.seconds(ended, live + waiting, facts["budget"])
+        left = self._time_left.seconds(ended, live, facts["budget"], waiting)
         done = sum(ended) + sum(live) + sum(waiting)
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(

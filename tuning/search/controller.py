@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Noted, Reported, Resources, TrialEnded
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.search.enough import Enough
 from proxytune.tuning.search.judgement import Judgement
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.packing import Packing
@@ -25,6 +26,7 @@ from proxytune.tuning.search.warm_start import WarmStart
 from proxytune.tuning.spec.metrics import any_known
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import (
     ATTEMPT,
     BUDGET,
@@ -56,6 +58,7 @@ class StudyController:
         storage: RDBStorage,
         outbox: Outbox,
         data_facts: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._spec = spec
         self._study = study
@@ -64,7 +67,8 @@ class StudyController:
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
-        self._limits = Limits(spec)
+        self._limits = limits or Limits(spec)
+        self._enough = Enough(spec, study, outbox, self._limits)
         self._next_number = 0  # of a trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
@@ -78,8 +82,6 @@ class StudyController:
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
-
-    # What the driver calls.
 
     def reconcile(self) -> None:
         """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
@@ -144,11 +146,9 @@ class StudyController:
         for number in list(self.live):
             self._interrupt(number, self.stopping or "the driver stopped")
 
-    # What Ray's adapters call.
-
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
-        while not self.finished and self.paused_by is None:
+        while not self.finished and self.paused_by is None and not self._enough.look(self._next_number):
             assignment = self._ask()
             if assignment is not None:
                 return assignment
@@ -162,8 +162,7 @@ class StudyController:
         params = self._spec.space.suggest(trial, self._spec.fixed)
         self._limits.started += 1
         spec = self._spec.trial(params)
-        device = "cuda" if self._packing else "cpu"
-        if self._predicts and self._infeasible(trial, predicted_profile(spec, device)):
+        if self._predicts and self._infeasible(trial, self._profile(spec, params)):
             return None
         if (who := trial.user_attrs.get(ENQUEUED_BY)) is not None:
             self._outbox.append(Noted(who=who, text=f"enqueued trial {trial.number}"))
@@ -187,7 +186,7 @@ class StudyController:
     def finished(self) -> bool:
         """Whether no further trial will be started."""
         self.poll()
-        over = self._limits.started >= self._limits.budget
+        over = self._limits.started >= self._limits.budget or self._enough.reason is not None
         return self.stopping is not None or over or self.spent is not None
 
     @property
@@ -275,7 +274,9 @@ class StudyController:
             live.trial.set_user_attr(ATTEMPT, live.attempt)
             self._outbox.append(live.started(self._resources))
 
-    # One transition each.
+    def _profile(self, spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, float]:
+        """What is predicted of a trial before it runs."""
+        return predicted_profile(spec, "cuda" if self._packing else "cpu")
 
     def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
         """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""

@@ -14,6 +14,7 @@ study, so another process proposes the same. A fit comes each time that there ar
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from scipy.special import ndtr
 
 from proxytune.tuning.search.curve_model import Array, CurveModel, Observations, fit, prior
 from proxytune.tuning.search.encoding import Encoding
+from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import CURVE_MODEL, END
 
@@ -38,6 +40,7 @@ SOFTEN = 0.1
 COST = 0.5
 RIDGE = 0.3  # of the regression of the time
 NUM_RANDOM, NUM_NEAR, NUM_REFINED = 300, 100, 200
+NUM_NODES = 15  # of the quadrature of an expected gain
 NEAR = (0.2, 0.05, 0.01)  # how far candidates lie from the best configurations, in the unit cube
 NUM_BEST = 10
 TWIN = 1e-4  # squared distance within which a configuration counts as tried
@@ -48,6 +51,8 @@ class CurveSampler(BaseSampler):
 
     def __init__(self, spec: StudySpec, seed: int) -> None:
         self._direction = 1.0 if "maximize" in spec.search.objectives.values() else -1.0
+        (objective,) = spec.search.objectives
+        self._highest = max(self._direction * bound for bound in bounds_of(objective))
         self._full = int(spec.training["steps"])
         self._space = spec.space
         fixed = {f"model.{key}": value for key, value in spec.model.items()}
@@ -69,20 +74,48 @@ class CurveSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        trials = [other for other in study.get_trials(deepcopy=False) if _is_begun(other, trial)]
+        others = [other for other in study.get_trials(deepcopy=False) if _is_begun(other, trial.number)]
+        learnt = self._learn(study, others)
+        return {} if learnt is None else self._encoding.decode(self._best(learnt[0]))
+
+    def expected_gain(self, study: optuna.Study) -> float | None:
+        """By how much the best configuration that is not tried is expected to exceed the best complete trial.
+
+        In the objective's unit, at the full budget, times the probability that its constraints hold; the best is the
+        one of greatest gain among random configurations and some near the best ones. None: nothing is complete yet,
+        or too few have a value.
+        """
+        trials = [other for other in study.get_trials(deepcopy=False) if _is_begun(other)]
+        known = [other for other in trials if other.state == TrialState.COMPLETE and other.value is not None]
+        known = [other for other in known if all(excess <= 0 for excess in other.constraints.values())]
+        learnt = self._learn(study, trials)
+        if learnt is None or not known:
+            return None
+        judge, scale = learnt
+        mean, deviation, feasible = judge.predict(self._candidates(judge))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+        values = np.minimum(scale.value(mean[:, None] + deviation[:, None] * nodes), self._highest)
+        best = max(self._direction * float(other.value or 0.0) for other in known)
+        gains = np.maximum(values - best, 0.0) @ weights / weights.sum() * feasible
+        return float(gains.max())
+
+    def _learn(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> "tuple[_Judge, _Scale] | None":
+        """What trials that were begun say of all others; None where too few have a value."""
         curves = [_curve(other, self._full) for other in trials]
         if sum(map(bool, curves)) < NUM_STARTUP:
-            return {}
+            return None
         points = np.array([self._encoding.encode(other.params) for other in trials])
-        seen = self._observations(points, curves)
+        seen, scale = self._observations(points, curves)
         model = CurveModel(self._hyperparameters(study, CURVE_MODEL, seen), seen)
         running = [index for index, other in enumerate(trials) if other.state == TrialState.RUNNING]
         if running:
             model = model.believing(points[running])
-        judge = _Judge(model, self._constraints(study, points, trials), _cost(trials, points), points)
-        return self._encoding.decode(self._best(judge))
+        constraints = self._constraints(study, points, trials)
+        return _Judge(model, constraints, _cost(trials, points), points), scale
 
-    def _observations(self, points: Array, curves: Sequence[Mapping[int, float]]) -> Observations:
+    def _observations(
+        self, points: Array, curves: Sequence[Mapping[int, float]]
+    ) -> "tuple[Observations, _Scale]":
         """All curves, thinned and on the scale of the model; at most MAX_OBSERVATIONS of them."""
         rows = [
             (index, step, value, position == 0)
@@ -95,13 +128,15 @@ class CurveSampler(BaseSampler):
         finite = np.isfinite(values)
         values = np.where(finite, values, values[finite].min() if finite.any() else 0.0)
         gap = values.max() - values
-        z = -np.log(gap / (np.median(gap) + 1e-9) + SOFTEN)
-        seen = Observations(points[trial], s, (z - z.mean()) / (z.std() + 1e-9))
+        spread = np.median(gap) + 1e-9
+        z = -np.log(gap / spread + SOFTEN)
+        scale = _Scale(values.max(), spread, z.mean(), z.std() + 1e-9)
+        seen = Observations(points[trial], s, (z - scale.mean) / scale.deviation)
         if len(rows) <= MAX_OBSERVATIONS:
-            return seen
+            return seen, scale
         last = np.array([row[3] for row in rows])
         worth = s / math.log(self._full) + 0.5 * last + 0.2 * seen.y  # late, last of its trial, good
-        return seen.take(np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS]))
+        return seen.take(np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])), scale
 
     def _hyperparameters(self, study: optuna.Study, name: str, seen: Observations) -> Array:
         """Those of the study, fitted again where enough has been observed since."""
@@ -133,20 +168,39 @@ class CurveSampler(BaseSampler):
         return models
 
     def _best(self, judge: "_Judge") -> Array:
-        """The best of random candidates and of some near the best configurations; then of some near that one."""
+        """The best of the candidates, then of some near that one."""
+        chosen = judge.choose(self._candidates(judge))
+        widths = self._random.choice(np.array(NEAR) / 2, size=(NUM_REFINED, 1))
+        near = self._around(np.repeat(chosen[None], NUM_REFINED, axis=0), widths)
+        return judge.choose(self._encoding.snap(np.concatenate([chosen[None], near])))
+
+    def _candidates(self, judge: "_Judge") -> Array:
+        """Random configurations, and some near the best ones."""
         candidates = [self._random.random((NUM_RANDOM, self._encoding.size))]
         for width in NEAR:
             centres = judge.points[self._random.choice(judge.best, NUM_NEAR)]
             candidates.append(self._around(centres, np.full((NUM_NEAR, 1), width)))
-        chosen = judge.choose(self._encoding.snap(np.concatenate(candidates)))
-        widths = self._random.choice(np.array(NEAR) / 2, size=(NUM_REFINED, 1))
-        near = self._around(np.repeat(chosen[None], NUM_REFINED, axis=0), widths)
-        return judge.choose(self._encoding.snap(np.concatenate([chosen[None], near])))
+        return self._encoding.snap(np.concatenate(candidates))
 
     def _around(self, centres: Array, widths: Array) -> Array:
         """Points moved by a normal step in about half of their coordinates."""
         moved = self._random.random(centres.shape) < 0.5
         return np.asarray(np.clip(centres + self._random.normal(size=centres.shape) * widths * moved, 0, 1))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From values to what the model sees, standardised z = -ln(gap / spread + SOFTEN), and back."""
+
+    best: float
+    spread: float
+    mean: float
+    deviation: float
+
+    def value(self, standardised: Array) -> Array:
+        """The value, in the direction that is maximised; at most SOFTEN spreads above the best one seen."""
+        z = np.asarray(standardised) * self.deviation + self.mean
+        return np.asarray(self.best - self.spread * (np.exp(-z) - SOFTEN))
 
 
 class _Judge:
@@ -167,6 +221,10 @@ class _Judge:
         likely = feasible >= 0.5
         self._incumbent = float(predicted[likely].max() if likely.any() else predicted.min())
         self.best = np.argsort(np.where(likely, -predicted, 1e9 - feasible), kind="stable")[:NUM_BEST]
+
+    def predict(self, candidates: Array) -> tuple[Array, Array, Array]:
+        """Mean and standard deviation of the model, and the probability that all constraints hold."""
+        return *self._model.final(candidates), self._feasible(candidates)
 
     def choose(self, candidates: Array) -> Array:
         """The candidate of greatest gain: none that was tried, and one that more likely keeps the constraints than not if there is any."""
@@ -204,8 +262,9 @@ def _cost(trials: Sequence[FrozenTrial], points: Array) -> Array:
     return np.asarray(np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean())))
 
 
-def _is_begun(other: FrozenTrial, trial: FrozenTrial) -> bool:
-    return bool(other.params) and other.state != TrialState.WAITING and other.number != trial.number
+def _is_begun(other: FrozenTrial, asked: int | None = None) -> bool:
+    """Whether a trial has its configuration and was begun; `asked` is the number of the one that is proposed."""
+    return bool(other.params) and other.state != TrialState.WAITING and other.number != asked
 
 
 def _curve(trial: FrozenTrial, full: int) -> dict[int, float]:

@@ -1,7 +1,7 @@
 """The budget of a study: trials, training steps and seconds, over all its drivers."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from optuna.trial import FrozenTrial
 
@@ -19,8 +19,10 @@ class Limits:
         spent_steps: training steps of trials that are not live.
     """
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, clock: Callable[[], float] | None = None) -> None:
+        """`clock` gives seconds; default: this machine's, while a simulated study has a time of its own."""
         self._search = spec.search
+        self._clock = clock or time.monotonic
         self.budget = 0
         self.started = 0
         self.spent_steps = 0
@@ -29,7 +31,7 @@ class Limits:
     def resume(self, seconds: float) -> None:
         """Start the clock; `seconds` are those of earlier drivers."""
         self._seconds = seconds
-        self._began = time.monotonic()
+        self._began = self._clock()
 
     def count(self, trial: FrozenTrial) -> None:
         """Count a trial of earlier drivers, which is not live."""
@@ -40,7 +42,7 @@ class Limits:
     @property
     def seconds(self) -> float:
         """For how long the study has been run, over all drivers."""
-        return self._seconds + time.monotonic() - self._began
+        return self._seconds + self._clock() - self._began
 
     def spent(self, live: Iterable[RunningTrial]) -> str | None:
         """Which of max_seconds and max_steps is used up, if one is."""

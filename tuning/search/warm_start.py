@@ -24,7 +24,7 @@ from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.attributes import BUDGET, END, ENQUEUED_BY, WARM_START
 from proxytune.tuning.store.optuna_private import StudyView
 from proxytune.tuning.store.study import open_study
 
@@ -103,6 +103,18 @@ def read_warm_start(spec: StudySpec) -> WarmStart | None:
     except InputError as error:
         raise InputError(f"search.warm_start.study: {error}") from None
     return _take(spec, source.spec, source.trials())
+
+
+def fill_study(study: optuna.Study, spec: StudySpec, earlier: WarmStart | None) -> None:
+    """Give a new study its budget, what is enqueued, and then what it takes from an earlier one."""
+    for params in spec.search.enqueue:
+        study.enqueue_trial(dict(params))
+    if earlier is not None:
+        study.set_user_attr(WARM_START, earlier.to_json())
+        for one in earlier.first:
+            who = f"trial {one['trial']} of {earlier.study}"
+            study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
+    study.set_user_attr(BUDGET, spec.search.trials)
 
 
 def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> WarmStart:

@@ -104,6 +104,8 @@ def _sampler(spec: Sections) -> Iterator[str]:
         yield f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2"
     if name == "curve" and len(spec.search.objectives) > 1:
         yield "search.sampler.name: curve takes one objective; use tpe or nsga2"
+    if spec.search.stop_when is not None and len(spec.search.objectives) > 1:
+        yield "search.stop_when: an expected gain is of one objective; name one, or leave stop_when out"
     if name == "grid":
         ranges = [key for key, domain in domains.items() if domain.choice is None]
         for key in ranges:

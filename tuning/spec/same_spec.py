@@ -25,7 +25,7 @@ def check_same(known: StudySpec, wanted: StudySpec) -> None:
         for section in MAY_DIFFER:
             spec.pop(section, None)
     for search in (stored["search"], new["search"]):
-        for budget in ("trials", "max_seconds", "max_steps", "enqueue"):
+        for budget in ("trials", "max_seconds", "max_steps", "stop_when", "enqueue"):
             search.pop(budget, None)  # a larger budget extends
     differences = _differences(stored, new)
     if differences:

@@ -48,6 +48,12 @@ class WarmStartSource(Section):
         return None if storage is None else storage.expanduser().absolute()
 
 
+class StopWhen(Section):
+    """When going on is not worth it: no new trial starts, and those that run finish (search/enough.py)."""
+
+    expected_gain_below: float = Field(gt=0)  # in the objective's unit
+
+
 class Search(Section):
     """The search space, objectives, constraints, sampler, stopping rule and budget."""
 
@@ -59,6 +65,7 @@ class Search(Section):
     trials: int = Field(ge=1)  # the budget; the two below end the study earlier
     max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
     max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
+    stop_when: StopWhen | None = None  # ends the study before its budget is spent
     enqueue: tuple[dict[str, Scalar], ...] = ()
     warm_start: WarmStartSource | None = None  # after what is enqueued
 

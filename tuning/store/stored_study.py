@@ -9,7 +9,7 @@ from typing import Any
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
-from proxytune.tuning.store.attributes import BUDGET, DATA, STUDY_ID, StoredTrial
+from proxytune.tuning.store.attributes import BUDGET, DATA, ENOUGH, STUDY_ID, StoredTrial
 from proxytune.tuning.store.request import Kind, RequestLog
 
 SPEC = "spec"  # user attribute of the study: the resolved study file
@@ -64,6 +64,12 @@ class StoredStudy(ABC):
         """The number of trials it may take in all, as its driver will find it."""
         pending = self.requests.pending(Kind.EXTEND)
         return int(pending[-1].value["trials"] if pending else self.attributes[BUDGET])
+
+    @property
+    def ended_because(self) -> str | None:
+        """Why it ended before its budget was spent, if it did; another budget (`extend`) lets it go on."""
+        ended = self.attributes.get(ENOUGH)
+        return str(ended["reason"]) if ended and ended["budget"] == self.budget else None
 
     @property
     def data(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def summary(study: StoredStudy) -> dict[str, Any]:
         "budget": study.budget,
         "outcomes": outcomes,
         "paused_by": paused_by,
+        "ended_because": study.ended_because,
         "objectives": dict(study.spec.search.objectives),
         "winner": None if found is None else asdict(found),
         "best": [

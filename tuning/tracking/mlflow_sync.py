@@ -137,9 +137,9 @@ class MlflowSync:
             elif isinstance(event, StudyStarted):
                 study |= {"name": event.study, "spec": event.spec, "facts": event.facts}
                 study.setdefault("start_ms", event.time_ms)
-                study["status"] = StudyStatus.RUNNING
+                study |= {"status": StudyStatus.RUNNING, "ended_because": ""}
             elif isinstance(event, StudyEnded):
-                study["status"] = event.status
+                study |= {"status": event.status, "ended_because": event.reason}
             elif isinstance(event, Paused | Resumed):
                 study["status"] = StudyStatus.PAUSED if isinstance(event, Paused) else StudyStatus.RUNNING
             elif isinstance(event, Confirmed):
@@ -230,7 +230,8 @@ class MlflowSync:
         if is_changed or is_confirmed or time.monotonic() - self._note_time > NOTE_SECONDS:
             self._note_time = time.monotonic()
             note = run_page.study_note(self.acknowledged.study, counters, status, self._links())
-            tags = {"mlflow.note.content": note, "state": status} | run_page.winner_tags(counters)
+            because = {"ended because": self.acknowledged.study.get("ended_because", "")}
+            tags = {"mlflow.note.content": note, "state": status} | because | run_page.winner_tags(counters)
         with self._passing_over(what):
             self._runs.client.log_batch(run_id, points, _params(params), _tags(tags))
         if ends or is_confirmed:

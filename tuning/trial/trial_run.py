@@ -87,7 +87,7 @@ class TrialRun:
             seed=spec.seed,
             order=self._run.batch_order,
         )
-        self._profile = predicted_profile(spec, trial_device(spec))
+        self._spec = spec
         self._since_report = _Sums()
         self._seconds = 0.0
         self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
@@ -213,7 +213,9 @@ class TrialRun:
         started = time.perf_counter()
         metrics = self.trainer.evaluate(self._validation_batches())
         self._seconds += time.perf_counter() - started
-        metrics |= self._since_report.means() | self._profile | {"seconds": self._seconds}
+        # Predicted only now: it takes a second, or five in a new process, that the first step need not wait for.
+        predicted = predicted_profile(self._spec, trial_device(self._spec))
+        metrics |= self._since_report.means() | predicted | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged(self.step, metrics["val_loss"])
         if self._best is None or metrics["val_accuracy"] > self._best.val_accuracy:

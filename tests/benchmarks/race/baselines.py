@@ -47,15 +47,16 @@ class OneEpoch:
         self._task = task
         self._proposals = _Proposals(task, seed, start)
         self._params: dict[int, Mapping[str, Any]] = {}
-        self._first: list[tuple[float, float, int]] = []  # when, value, trial
+        self._first: list[tuple[float, float, int]] = []  # when a worker last began, value, trial
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
+        self._asked = self.now
         number, params = self._proposals.new()
         self._params[number] = params
         return number, params
 
     def tell(self, trial: int, report: int, value: float, seconds: float, ending: str) -> bool:
-        self._first.append((self.now, value, trial))
+        self._first.append((self._asked, value, trial))
         self._proposals.tell(trial, value)
         return True
 

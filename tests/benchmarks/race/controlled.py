@@ -1,25 +1,17 @@
-"""Methods that are searches of proxytune: the real controller, samplers and rungs on Optuna's in-memory storage.
-
-A test holds that the sqlite storage of a real study gives the same race.
-"""
+"""Methods that are searches of proxytune: tuning/plan/virtual_study.py over a table."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
 import optuna
-import sqlalchemy as sa
 from pydantic import field_validator, model_validator
 
-from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.plan.virtual_study import VirtualStudy
 from proxytune.tuning.spec.search import Search
 from proxytune.tuning.spec.space import Domain, SearchSpace
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.store.attributes import BUDGET, STUDY_ID
-from proxytune.tuning.store.tables import metadata
-from proxytune.tuning.trial.update import TrialUpdate
 from tests.benchmarks.race.tables import Task
 
 METRIC = "val_accuracy"
@@ -82,52 +74,15 @@ def table_spec(
     )
 
 
-class Journal:
-    """An outbox that keeps nothing: what MLflow would show decides nothing."""
-
-    def append(self, event: Any) -> bool:
-        return True
-
-
-class MemoryStorage(optuna.storages.InMemoryStorage):
-    """Optuna's storage in memory, with an engine for the requests of other terminals, of which there are none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
-        metadata.create_all(self.engine)
-
-
-class Controlled:
-    """The controller as a driver runs it."""
-
-    now = 0.0
+class Controlled(VirtualStudy):
+    """The study of a table; its reports come at these steps."""
 
     def __init__(self, spec: TableSpec, steps: Sequence[int], storage: Any = None) -> None:
+        super().__init__(spec, storage)
         self._steps = steps
-        storage = storage or MemoryStorage()
-        self.study = optuna.create_study(
-            study_name=spec.name,
-            storage=storage,
-            sampler=optuna.samplers.RandomSampler(),
-            directions=list(spec.search.objectives.values()),
-        )
-        self.study.set_user_attr(BUDGET, spec.search.trials)
-        self.study.set_user_attr(STUDY_ID, spec.name)
-        for params in spec.search.enqueue:
-            self.study.enqueue_trial(dict(params))
-        self._controller = StudyController(spec, self.study, storage, Journal())
-        self._controller.reconcile()
 
-    def ask(self) -> tuple[int, Mapping[str, Any]]:
-        assignment = self._controller.next_trial()
-        assert assignment is not None
-        return assignment.number, self._controller.live[assignment.number].params
-
-    def tell(self, trial: int, report: int, value: float, seconds: float, ending: str) -> bool:
-        metrics = {METRIC: value, "seconds": seconds}
-        update = TrialUpdate(step=self._steps[report], metrics=metrics, outcome=Outcome(ending))
-        return self._controller.receive(trial, update, {})
+    def report(self, trial: int, report: int, value: float, seconds: float) -> tuple[int, dict[str, float]]:
+        return self._steps[report], {METRIC: value, "seconds": seconds}
 
 
 def common_start(task: Task, seed: int, number: int) -> list[dict[str, Any]]:

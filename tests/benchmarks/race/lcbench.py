@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.plan.workers import Ending
 from proxytune.tuning.spec.space import Domain
 from tests.benchmarks.race.tables import random_points
 
@@ -88,8 +89,8 @@ class SurrogateCurve:
         self._know(report)
         return self._seconds[report]
 
-    def diverges(self, report: int) -> bool:
-        return False
+    def ending(self, report: int) -> Ending:
+        return "complete" if report == len(self._task.steps) - 1 else "running"
 
     def _know(self, report: int) -> None:
         while len(self._values) <= report:

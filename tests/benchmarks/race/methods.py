@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proxytune.tuning.plan.workers import Method
 from tests.benchmarks.race.baselines import OneEpoch, Pasha
 from tests.benchmarks.race.controlled import Controlled, common_start, table_spec
-from tests.benchmarks.race.simulate import RULES, Method, Outcome, Race
+from tests.benchmarks.race.simulate import RULES, Outcome, Race
 from tests.benchmarks.race.stock import Stock
 from tests.benchmarks.race.tables import Task
 

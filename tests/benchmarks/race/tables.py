@@ -18,22 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.plan import workers
+from proxytune.tuning.plan.workers import Ending
 from proxytune.tuning.spec.space import Domain
 
 
-class Curve(Protocol):
-    """One training. The last step is the full budget, unless it diverged before."""
+class Curve(workers.Curve, Protocol):
+    """One training of a table."""
 
-    complete: bool
-
-    def value(self, report: int) -> float:
-        """The value of report number `report`, which counts from 0."""
-
-    def seconds(self, report: int) -> float:
-        """For how long the training had run at that report."""
-
-    def diverges(self, report: int) -> bool:
-        """Whether the training ends in failure at that report."""
+    complete: bool  # whether it reaches the full budget
 
 
 class Task(Protocol):
@@ -66,8 +59,10 @@ class Recorded:
     def seconds(self, report: int) -> float:
         return self.times[report]
 
-    def diverges(self, report: int) -> bool:
-        return not self.complete and report == len(self.values) - 1
+    def ending(self, report: int) -> Ending:
+        if report < len(self.values) - 1:
+            return "running"
+        return "complete" if self.complete else "diverged"
 
 
 class RecordedTask:

@@ -96,6 +96,14 @@ def test_checking_a_file_loads_neither_torch_nor_optuna(
     assert loaded("check", str(path)) <= allowed  # one that exists
 
 
+def test_planning_a_study_loads_neither_ray_nor_mlflow(
+    make_spec: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(as_yaml(make_spec().model_dump(mode="json")))
+    assert not loaded("plan", str(path), "--step-seconds", "0.1", "--json") & {"ray", "mlflow", "plotly"}
+
+
 def test_reading_a_study_loads_none_of_its_libraries(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:

@@ -77,6 +77,34 @@ def test_without_the_anchor_there_are_no_ratios() -> None:
     assert measurement.sequences_per_second > 0
 
 
+def test_trainings_at_once_are_counted_together(tmp_path: Path) -> None:
+    arguments = ["bench", "--packed", "1,2", "--lengths", "128", "--batch-size", "2", "--quick", "--json"]
+    result = CliRunner(catch_exceptions=False).invoke(cli, [*arguments, "--out", str(tmp_path)])
+    alone, two = json.loads(result.stdout)
+    assert (alone["trials"], two["trials"]) == (1, 2)
+    assert alone["sequences_per_second"] > 0
+    assert two["throughput_ratio"] == pytest.approx(
+        two["sequences_per_second"] / alone["sequences_per_second"]
+    )
+    assert len(list(tmp_path.glob("packed-*.png"))) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--packed=0", "is at least 1"),
+        ("--packed=a", "give integers"),
+        ("--device=cuda", "torch sees no GPU"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(option: str, message: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["bench", option, "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("lengths", "message"), [("5x", "give integers with commas"), ("64", "must not exceed max_length 64")]
 )

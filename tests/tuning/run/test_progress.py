@@ -1,49 +1,90 @@
 """The live view: what is left, at 100 columns, and in a log."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from proxytune.tuning.plan.costs import Cost, Costs, Point
+from proxytune.tuning.plan.curves import Draw, DrawnCurve
+from proxytune.tuning.plan.plan import PlannedStudy
+from proxytune.tuning.plan.time_left import TimeLeft, duration
+from proxytune.tuning.plan.workers import Workers
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.progress import Watch
-from proxytune.tuning.run.time_left import TimeLeft, duration
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 
 SHIPPER: Any = SimpleNamespace(error=None, waiting=0)
 
 
-def simulated(spec: StudySpec) -> list[tuple[float, float | None]]:
-    """(seconds so far, estimate) while two workers train 20 steps a second each; one of three goes on at each rung."""
-    now, ended, number = 0.0, [], 0
-    live: dict[int, int] = {}
-    time_left = TimeLeft(spec, clock=lambda: now)
-    seen = []
-    while len(ended) < spec.search.trials:
-        while len(live) < 2 and number < spec.search.trials:
-            live[number], number = 0, number + 1
-        seen.append((now, time_left.seconds(ended, list(live.values()), spec.search.trials)))
-        now += 1.0
-        for trial in list(live):
-            live[trial] += 20
-            rung = spec.rung_steps().index(live[trial]) if live[trial] in spec.rung_steps() else None
-            if live[trial] >= spec.training["steps"] or (rung is not None and (trial // 3**rung) % 3):
-                ended.append(live.pop(trial))
-    return [(now - when, left) for when, left in seen]
+def done(seconds: float) -> int:
+    """Steps of a trial after so long: 2 s of start, then 20 a second, and 1 s of evaluation after each 100."""
+    rounds, rest = divmod(max(0.0, seconds - 2), 6)
+    return int(rounds) * 100 + min(100, int(rest * 20))
 
 
-@pytest.mark.parametrize("stopping", ["none", "{name: asha, min_steps: 100}"])
-def test_time_left_falls_and_is_about_right(make_spec: Callable[..., StudySpec], stopping: str) -> None:
-    spec = make_spec("training.steps=900", "search.trials=27", f"search.stopping={stopping}")
-    known = [(truth, left) for truth, left in simulated(spec) if left is not None]
-    assert len(known) > 30
-    for truth, left in known:
-        assert left == pytest.approx(truth, rel=0.5, abs=30)
-    shown = [left for _, left in known]
+def watched(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, bool]]:
+    """(seconds that are left, those shown, whether no trial is to begin) in each second of a study in virtual time."""
+    cost = Cost(0.05, 1.0, 2.0, *[1.0] * 4)
+    costs, draw = Costs([Point({})], [cost]), Draw(spec, seed)
+    study = PlannedStudy(spec, costs)
+    began: dict[int, float] = {}
+
+    def curve(params: Mapping[str, Any]) -> DrawnCurve:
+        began[len(began)] = study.now
+        return draw.curve(params, spec.trial(params).training, cost)
+
+    workers = Workers(study, curve, 2)
+    clock, seen = 0.0, []
+    time_left = TimeLeft(spec, clock=lambda: clock)
+    while workers.next_time is not None:
+        while clock < workers.next_time:
+            live = {
+                number: int(max(0.0, clock - began[number] - 2) / 0.054) for number in study.controller.live
+            }
+            ended = [step for number, step in study.reached.items() if number not in live]
+            no_more = len(ended) + len(live) == spec.search.trials
+            seen.append((clock, time_left.seconds(ended, list(live.values()), spec.search.trials), no_more))
+            clock += 1.0
+        workers.step()
+    return ((study.now - when, left, no_more) for when, left, no_more in seen)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "stopping", ["none", "{name: asha, min_steps: 100}", "{name: median, min_steps: 200}"]
+)
+def test_time_left_falls_and_is_about_right(
+    make_spec: Callable[..., StudySpec], stopping: str, seed: int
+) -> None:
+    spec = make_spec(
+        *("training.steps=900", "training.eval_every=100", "search.trials=27"),
+        *("search.sampler=random", f"search.stopping={stopping}"),
+    )
+    known = [row for row in watched(spec, seed) if row[1] is not None]
+    assert len(known) > 100
+    shown = [left for _, left, _ in known]
+    rises = sum(max(0.0, after - before) for before, after in pairwise(shown))
+    assert rises < 0.25 * shown[0]
+    for truth, left, _ in known[len(known) // 4 :]:
+        assert truth / 2 - 30 < left < 2 * truth + 30
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_time_left_never_rises_while_the_last_trials_run(
+    make_spec: Callable[..., StudySpec], seed: int
+) -> None:
+    spec = make_spec(
+        *("training.steps=900", "training.eval_every=100", "search.trials=6"),
+        *("search.sampler=random", "search.stopping={name: asha, min_steps: 100}"),
+    )
+    shown = [left for _, left, no_more in watched(spec, seed) if no_more and left is not None]
+    assert len(shown) > 5
     assert shown == sorted(shown, reverse=True)
 
 

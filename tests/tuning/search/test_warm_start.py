@@ -183,7 +183,7 @@ def test_a_started_study_keeps_what_it_took(make_spec, old) -> None:
 @pytest.mark.parametrize("sampler", [WarmStartSampler, CurveSampler])
 def test_optuna_still_calls_the_hooks_that_are_overridden(sampler: type[BaseSampler]) -> None:
     for name, hook in vars(sampler).items():
-        if name.startswith("_") or not inspect.isfunction(hook):
+        if name.startswith("_") or name == "expected_gain" or not inspect.isfunction(hook):
             continue
         known = list(inspect.signature(getattr(BaseSampler, name)).parameters)
         own = list(inspect.signature(hook).parameters)

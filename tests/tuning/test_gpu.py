@@ -1,0 +1,169 @@
+"""What only a GPU runs. docs/GPU.md lists the branches of the product and the test of each; `make test-gpu` runs them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proxytune.models.dropout import dropout
+from proxytune.models.training import Trainer, autocast_dtype
+from proxytune.tuning.cluster.node_probe import _cuda
+from proxytune.tuning.cluster.trainable import device_name
+from proxytune.tuning.compare import mechanisms, packed
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.export.export import hardware
+from proxytune.tuning.predict.exported import load_export
+from proxytune.tuning.predict.predict import Predictor
+from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.run.provenance import driver_facts
+from proxytune.tuning.store.study import open_study
+from proxytune.tuning.trial.local_checks import check_device
+from tests.models.test_training import MODEL, TRAINING, losses, through_file
+
+ROOT = Path(__file__).parents[2]
+SIGNS = {"is_cuda", "GradScaler", "autocast", "fork_rng", "pin_memory", "Stream", "synchronize"}
+gpu = pytest.mark.gpu
+
+
+def branches(path: Path) -> Iterator[str]:
+    """The functions of a file that name CUDA, or a part of torch that behaves otherwise there."""
+
+    def look(node: ast.AST, inside: tuple[str, ...]) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                yield from look(child, (*inside, child.name))
+                continue
+            name = child.attr if isinstance(child, ast.Attribute) else ""
+            value = child.value if isinstance(child, ast.Constant) else ""
+            if name in SIGNS or "cuda" in name or value == "cuda":
+                yield f"{path.relative_to(ROOT)}: {'.'.join(inside)}"
+            yield from look(child, inside)
+
+    return look(ast.parse(path.read_text()), ())
+
+
+def test_every_branch_is_listed_with_tests_that_exist() -> None:
+    files = (path for room in ("models", "datasets", "tuning") for path in (ROOT / room).rglob("*.py"))
+    found = {branch for path in files for branch in branches(path)}
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (ROOT / "docs" / "GPU.md").read_text().splitlines()
+        if re.match(r"\| `\w+/", line)
+    ]
+    assert {cells[0].strip("`") for cells in rows} == found
+    for _, _, *columns in rows:
+        for path, name in re.findall(r"`(tests/[\w/.]+)::(\w+)`", " ".join(columns)):
+            assert f"def {name}(" in (ROOT / path).read_text(), (path, name)
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_restored_trainer_goes_on(precision: str) -> None:
+    training = replace(TRAINING, precision=precision)
+    trainer = Trainer(MODEL, training, seed=3, device="cuda")
+    losses(trainer, range(6))
+    state = through_file(trainer.state_dict())
+    expected = losses(trainer, range(6, 14))
+    restored = Trainer(MODEL, training, seed=99, device="cuda")
+    restored.load_state_dict(state)
+    assert losses(restored, range(6, 14)) == pytest.approx(expected, rel=1e-3)  # sums in another order
+    assert restored.scaler.get_scale() == trainer.scaler.get_scale()
+
+
+@gpu
+def test_its_randomness_is_its_own() -> None:
+    alone = losses(Trainer(MODEL, TRAINING, seed=1, device="cuda"), range(4))
+    torch.cuda.manual_seed(1234)
+    before = torch.cuda.get_rng_state()
+    assert losses(Trainer(MODEL, TRAINING, seed=1, device="cuda"), range(4)) == pytest.approx(alone, rel=1e-3)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@gpu
+def test_it_trains_as_on_a_cpu() -> None:
+    model, training = replace(MODEL, dropout=0.0), replace(TRAINING, precision="fp32")
+    on_cpu = losses(Trainer(model, training, seed=1), range(6))
+    assert losses(Trainer(model, training, seed=1, device="cuda"), range(6)) == pytest.approx(
+        on_cpu, rel=0.01
+    )
+
+
+@gpu
+def test_a_compiled_model_trains_like_the_eager_one() -> None:
+    model = replace(MODEL, dropout=0.0)
+    eager = losses(Trainer(model, TRAINING, seed=3, device="cuda"), range(3))
+    compiled = losses(Trainer(model, replace(TRAINING, compile=True), seed=3, device="cuda"), range(3))
+    assert compiled == pytest.approx(eager, rel=0.01)
+
+
+@gpu
+def test_auto_is_bf16_where_the_device_has_it() -> None:
+    wanted = torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    assert autocast_dtype("auto", torch.device("cuda")) == wanted
+
+
+@gpu
+def test_dropout_drops_what_it_says() -> None:
+    y = dropout(torch.full((1000, 1000), 3.0, device="cuda"), 0.37, training=True)
+    assert (y == 0).double().mean().item() == pytest.approx(0.37, abs=0.005)
+    assert y[y != 0].mean().item() == pytest.approx(3 / 0.63, rel=1e-4)
+
+
+@gpu
+def test_the_device_is_named_alike_everywhere() -> None:
+    name = torch.cuda.get_device_name()
+    assert device_name() == hardware()["gpu"] == name
+    assert driver_facts(None)["hardware"]["gpus"][0] == name
+    assert any(name in line for line in _cuda()["gpus"])
+    assert _cuda()["build"] is not None
+
+
+@gpu
+def test_more_gpus_than_there_are_is_refused(make_small: Any) -> None:
+    there = torch.cuda.device_count()
+    check_device(make_small(f"resources.gpu={there}", "training.precision=fp16"))
+    with pytest.raises(InputError, match=f"more than this machine has \\({there}\\)"):
+        check_device(make_small(f"resources.gpu={there + 1}"))
+
+
+@gpu
+def test_a_study_shares_the_gpu_and_its_winner_predicts_as_on_a_cpu(
+    make_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from proxytune.tuning.export.export import export_study
+
+    spec = make_small("resources.gpu=auto", "resources.max_concurrent=2")
+    study = run_study(spec)
+    events = (spec.folder / "outbox" / "events.jsonl").read_text()
+    assert torch.cuda.get_device_name() in events
+    assert re.search(r'"gpu":\s*0?\.\d+', events)  # a share
+    (written,) = export_study(open_study(study.name, spec.storage), tmp_path / "winner")
+    lines = [b"[MAX 4 3 [MIN 2 3 ] 1 0 ]", b"[SM 1 2 3 ]"]
+    on_gpu = Predictor(load_export(written.folder)).predict(lines)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = Predictor(load_export(written.folder)).predict(lines)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
+
+
+@gpu
+def test_fused_attention_is_faster_than_explicit_and_memory_is_as_predicted() -> None:
+    names = (mechanisms.ANCHOR, "softmax (no attention dropout)", "proxyformer")
+    rows = mechanisms.run((2048,), names, batch_size=8, device="cuda")
+    for row in rows:
+        assert row.measured_ratio == pytest.approx(1.0, abs=0.2)
+    assert rows[1].training_mib_per_sequence < rows[0].training_mib_per_sequence
+
+
+@gpu
+def test_two_trainings_share_the_device() -> None:
+    alone, two = packed.run((1, 2), 512, batch_size=8, seconds=2.0)
+    assert two.throughput_ratio is not None
+    assert min(alone.sequences_per_second, two.sequences_per_second) > 0

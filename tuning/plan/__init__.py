@@ -1,0 +1,1 @@
+"""A search in virtual time, and what a study will take before anything is spent."""
