@@ -3,6 +3,7 @@
 `tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,27 +128,44 @@ _IDLE_PROCESSES = ("start_monitor", "start_api_server", "start_log_monitor")
 def without_idle_processes() -> Iterator[None]:
     """While it is held, a Ray that this process starts has no autoscaler, no dashboard and no reader of logs.
 
-    A Ray of one node, without a dashboard, that prints no worker's output, needs none of the three Python processes.
+    A Ray of one node, without a dashboard, that prints no worker's output, needs none of the three Python processes. The
+    dashboard's agent, which must be there, opens no port 52365 then, which a second Ray on the machine would wait 3 s for.
     Missing: settings; with `include_dashboard=False` Ray starts the dashboard's process all the same, and waits for it.
     """
+    from ray._private import utils
     from ray._private.node import Node
 
-    before = {name: getattr(Node, name) for name in _IDLE_PROCESSES}
-    for name in _IDLE_PROCESSES:
-        setattr(Node, name, lambda *_, **__: None)
+    replaced: list[tuple[Any, str, Any]] = [(Node, name, lambda *_, **__: None) for name in _IDLE_PROCESSES]
+    replaced.append((utils, "get_dashboard_dependency_error", lambda: ImportError("no dashboard is wanted")))
+    before = [getattr(owner, name) for owner, name, _ in replaced]
+    for owner, name, instead in replaced:
+        setattr(owner, name, instead)
     try:
         yield
     finally:
-        for name, start in before.items():
-            setattr(Node, name, start)
+        for (owner, name, _), original in zip(replaced, before, strict=True):
+            setattr(owner, name, original)
+
+
+def use_waiting_workers() -> None:
+    """Let Tune run trials in the workers that a local Ray started beforehand, which have imported their modules.
+
+    Missing: a setting; Tune gives every trial an environment of its own (a variable for PyTorch Lightning), for which Ray
+    starts another worker, and the first ones are never used.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
 
 
 def preloading(modules: Sequence[str]) -> dict[str, Any]:
     """Ray's system configuration by which its workers import the modules as they start, before they are needed.
 
+    Half as many workers as cores start at once, so that the first trial need not wait for all of them to be ready.
     Missing: an option of `ray.init` for it; `worker_process_setup_hook` starts each worker a second time.
     """
-    return {"preload_python_modules": list(modules)}
+    at_once = max(1, (os.cpu_count() or 1) // 2)
+    return {"preload_python_modules": list(modules), "worker_maximum_startup_concurrency": at_once}
 
 
 def never_connect_by_itself() -> None:

@@ -178,12 +178,13 @@ def _search(
         from proxytune.tuning.cluster.bridge import RayBridge
         from proxytune.tuning.cluster.jobs import one_line
         from proxytune.tuning.cluster.private import check_private
-        from proxytune.tuning.cluster.ray_private import session_folder
+        from proxytune.tuning.cluster.ray_private import session_folder, use_waiting_workers
         from proxytune.tuning.cluster.trainable import TrialTrainable
         from proxytune.tuning.cluster.watch import watch_ray
 
         if address != "local":
             check_private(session_folder())
+        use_waiting_workers()
         resources = session.trial_resources(spec.resources)
         controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))

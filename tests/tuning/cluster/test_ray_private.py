@@ -1,6 +1,8 @@
 """A canary: what `cluster/ray_private.py` takes from Ray is still there, and the hooks that Tune calls are the same."""
 
 import inspect
+import subprocess
+import sys
 
 import ray
 from ray.tune import Trainable
@@ -15,7 +17,7 @@ from proxytune.tuning.cluster.trainable import TrialTrainable
 
 
 def test_ray_still_has_what_is_private() -> None:
-    from ray._private import auto_init_hook, grpc_utils, services, worker
+    from ray._private import auto_init_hook, grpc_utils, services, utils, worker
     from ray._private.node import Node
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
@@ -31,12 +33,21 @@ def test_ray_still_has_what_is_private() -> None:
         (Node, "start_monitor"),
         (Node, "start_api_server"),
         (Node, "start_log_monitor"),
+        (utils, "get_dashboard_dependency_error"),
         (auto_init_hook, "enable_auto_connect"),
         (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),
         (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
     ):
         assert hasattr(owner, name), f"this Ray has no {owner.__name__}.{name}: change cluster/ray_private.py"
+
+
+def test_the_environment_that_tune_gives_trials_is_still_for_lightning_alone() -> None:
+    script = "from ray.tune.execution import class_cache; print(class_cache.DEFAULT_ENV_VARS)"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'PL_DISABLE_FORK': '1'}", (
+        "change use_waiting_workers in cluster/ray_private.py"
+    )
 
 
 def test_tune_still_calls_the_hooks_that_are_overridden() -> None:

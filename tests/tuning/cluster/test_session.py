@@ -163,4 +163,8 @@ def test_ray_starts_without_idle_processes_and_its_workers_import_what_trials_ne
     assert any("raylet" in line for line in started)
     for idle in ("dashboard.py", "monitor.py"):
         assert not any(idle in line for line in started), f"this Ray starts {idle} all the same"
+    agents = [line for line in started if "dashboard/agent.py" in line]
+    assert all("--minimal" in line for line in agents), (
+        "this Ray's agent opens a port that a second Ray waits for"
+    )
     assert preloaded, "this Ray's workers import no modules as they start"
