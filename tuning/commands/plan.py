@@ -86,10 +86,10 @@ def _prepare(spec: "StudySpec") -> None:
 
 
 def _slots(spec: "StudySpec", address: str) -> int:
-    """How many trials run at once there.
+    """How many trials run at once there; trials that share GPUs (`gpu: auto`) count as one a GPU.
 
     Raises:
-        InputError: none fits, or trials share GPUs.
+        InputError: none fits.
     """
     if address == "local":
         cpus = len(os.sched_getaffinity(0))
