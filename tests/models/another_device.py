@@ -3,8 +3,7 @@
 Operands of two devices are refused as CUDA refuses them, and a value that is read back to the CPU (`item`, `nonzero`), for
 which a GPU would have to be waited for, is an error. Autocast has no such device: the tests marked `gpu` have it.
 
-A program of its own, since a process has the device from its start and for all: `python -m tests.models.another_device` prints
-what became of each kind, as JSON.
+A program of its own, since a process has the device from its start and for all. It prints what became of each kind, as JSON.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from tests.models.another_device import KINDS
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.models.another_device"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        [sys.executable, "-P", Path(__file__).with_name("another_device.py")],
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr  # its end is not looked at: the device has no clean one
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
