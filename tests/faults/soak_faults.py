@@ -49,9 +49,8 @@ def driver_suspended(soak: Soak, chance: random.Random) -> None:
         os.kill(first, signal.SIGCONT)
         time.sleep(0.05)
         os.kill(first, signal.SIGSTOP)
-    time.sleep(
-        LEASE_SECONDS + 1
-    )  # a claim on a fresh lease is refused; the database's clock has whole seconds
+    # A claim on a fresh lease is refused; the database's clock has whole seconds.
+    time.sleep(LEASE_SECONDS + 1)
     soak.driver = soak.start()
     soak.wait_for_progress(soak.driver)
     time.sleep(chance.uniform(0, 1))

@@ -154,12 +154,10 @@ def test_a_study_shares_the_gpu_and_its_winner_predicts_as_on_a_cpu(
 
 
 @gpu
-def test_fused_attention_is_faster_than_explicit_and_memory_is_as_predicted() -> None:
+def test_the_memory_of_a_step_is_as_predicted() -> None:
     names = (mechanisms.ANCHOR, "softmax (no attention dropout)", "proxyformer")
-    rows = mechanisms.run((2048,), names, batch_size=8, device="cuda")
-    for row in rows:
+    for row in mechanisms.run((2048,), names, batch_size=8, device="cuda"):
         assert row.measured_ratio == pytest.approx(1.0, abs=0.2)
-    assert rows[1].training_mib_per_sequence < rows[0].training_mib_per_sequence
 
 
 @gpu

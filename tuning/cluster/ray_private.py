@@ -148,7 +148,7 @@ def without_idle_processes() -> Iterator[None]:
 
 
 def use_waiting_workers() -> None:
-    """Let Tune run trials in the workers that a local Ray started beforehand, which have imported their modules.
+    """Let Tune run trials in the workers that Ray started beforehand; those of a local Ray have imported their modules.
 
     Missing: a setting; Tune gives every trial an environment of its own (a variable for PyTorch Lightning), for which Ray
     starts another worker, and the first ones are never used.

@@ -241,10 +241,10 @@ def test_a_host_name_that_the_server_does_not_serve_is_told(
 
 
 def test_a_deleted_experiment_is_told_and_its_restoration_ships(
-    uri: str, outbox_folder: Path, fill: Fill, make_store: Any
+    uri: str, storage: Path, outbox_folder: Path, fill: Fill, make_store: Any
 ) -> None:
     client = MlflowClient(uri)
-    identifier = client.create_experiment("deleted")
+    identifier = client.create_experiment("deleted", str(storage / "mlartifacts"))
     client.delete_experiment(identifier)
     fill(synthetic_events(1, steps=100))
     line = trouble(outbox_folder, uri, "deleted")
