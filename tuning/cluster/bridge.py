@@ -15,7 +15,11 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from proxytune.tuning.cluster.ray_private import forget_ended_trials
+from proxytune.tuning.cluster.ray_private import (
+    end_waiting_workers,
+    forget_ended_trials,
+    never_wait_for_trials,
+)
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.update import TrialUpdate
 
@@ -115,7 +119,10 @@ class StudySearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """Stops a trial when the controller says so, and lets the controller hear other terminals in every round of Ray's loop."""
+    """Stops a trial when the controller says so, and lets the controller hear other terminals in every round of Ray's loop.
+
+    While nothing may be started (a pause, a share of the cluster that is used up), no worker keeps a slot for it.
+    """
 
     def __init__(self, bridge: RayBridge) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -123,13 +130,17 @@ class StudyScheduler(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         bridge = self._bridge
+        controller = bridge.controller
         with bridge.lock:
             try:
                 if not bridge.closed:
-                    bridge.controller.poll()
+                    controller.poll()
             except Exception as error:
                 bridge.fail(error)
+        never_wait_for_trials(tune_controller)
         forget_ended_trials(tune_controller, KEPT_TRIALS)
+        if not controller.steering.may_start(len(controller.live)):
+            end_waiting_workers(tune_controller)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

@@ -3,7 +3,9 @@
 `tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
 """
 
+import functools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +74,64 @@ def forget_ended_trials(scheduled: Any, most: int) -> None:
     for trials in (tune._stopped_trials, tune._failed_trials, tune._trials_to_cache):
         trials -= ended
     known[:] = [trial for trial in known if trial not in ended]
+
+
+def end_waiting_workers(scheduled: Any) -> None:
+    """End the workers that Tune keeps for a next trial, so that they save and free their slots for others.
+
+    Missing: with `reuse_actors` Tune keeps one worker, in its slot, for as long as the search goes on.
+
+    Args:
+        scheduled: what Tune passes to a scheduler's methods as `tune_controller`.
+    """
+    tune = scheduled._tune_controller
+    if not tune._actor_cache.total_max_objects and not tune._pending_trials:  # no trial waits for one of them
+        tune._cleanup_cached_actors(force_all=True)
+
+
+def never_wait_for_trials(scheduled: Any) -> None:
+    """Let Tune's loop go on while no trial is out, as it does while one runs.
+
+    Missing: a setting. Tune waits for the next trial up to 10 minutes at a time, and ends no worker meanwhile.
+    """
+    tune = scheduled._tune_controller
+    vars(tune).setdefault("_update_trial_queue", functools.partial(_ask_for_a_trial, tune))
+
+
+def _ask_for_a_trial(tune: Any, blocking: bool = False, timeout: float = 0.0) -> bool:
+    added = bool(type(tune)._update_trial_queue(tune))
+    if blocking and not added:
+        time.sleep(0.2)
+    return added
+
+
+_ROWS = b"proxytune"
+
+
+def put_row(name: str, row: bytes) -> None:
+    """Keep a row in the cluster's key-value table, which all its drivers read; it ends with the cluster.
+
+    Missing: a public call; a named actor would be a process on one of the nodes.
+    """
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(name, row, overwrite=True, namespace=_ROWS)
+
+
+def read_rows() -> dict[str, bytes]:
+    """All rows by their names. Missing: as `put_row`."""
+    from ray.experimental import internal_kv
+
+    names = internal_kv._internal_kv_list(b"", namespace=_ROWS)
+    found = {name.decode(): internal_kv._internal_kv_get(name, namespace=_ROWS) for name in names}
+    return {name: row for name, row in found.items() if row is not None}
+
+
+def delete_row(name: str) -> None:
+    """Remove a row. Missing: as `put_row`."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(name, namespace=_ROWS)
 
 
 def session_folder() -> Path:

@@ -202,6 +202,8 @@ def show_summary(facts: dict[str, Any]) -> None:
         out.print(
             f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
         )
+    if facts["waits"]:
+        out.print(facts["waits"], highlight=False, markup=False)
     if facts["ended_because"]:
         out.print(f"ended because {facts['ended_because']}; `extend` lets it go on", highlight=False)
     if not facts["best"]:

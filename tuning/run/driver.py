@@ -137,12 +137,12 @@ def _end(study: Study, lease: Lease, controller: StudyController, outbox: Outbox
     """Say in the journal how the search ended; raises HeldError or Interrupted if it did not end by itself."""
     if lease.lost:
         raise HeldError(f"study {study.spec.name} was taken over by another driver")
-    status = StudyStatus.INTERRUPTED if controller.stopping else StudyStatus.FINISHED
+    status = StudyStatus.INTERRUPTED if controller.steering.stopping else StudyStatus.FINISHED
     facts = summary(study)
     outbox.append(StudyEnded(status=status, reason=facts["ended_because"] or "", summary=facts))
-    if controller.stopping:
+    if controller.steering.stopping:
         kind = Stopped if is_stopping(study) else Interrupted
-        raise kind(f"study {study.spec.name} stopped ({controller.stopping}); {RESUMED}")
+        raise kind(f"study {study.spec.name} stopped ({controller.steering.stopping}); {RESUMED}")
 
 
 def _require_a_complete_trial(study: Study) -> None:
@@ -178,20 +178,21 @@ def _search(
         from proxytune.tuning.cluster.bridge import RayBridge
         from proxytune.tuning.cluster.jobs import one_line
         from proxytune.tuning.cluster.private import check_private
-        from proxytune.tuning.cluster.ray_private import session_folder, use_waiting_workers
+        from proxytune.tuning.cluster.ray_private import session_folder
+        from proxytune.tuning.cluster.sharing import sharing
         from proxytune.tuning.cluster.trainable import TrialTrainable
         from proxytune.tuning.cluster.watch import watch_ray
 
         if address != "local":
             check_private(session_folder())
-        use_waiting_workers()
         resources = session.trial_resources(spec.resources)
         controller.hold(resources)
         bridge = RayBridge(controller, lambda: session.slots(resources, spec.resources.max_concurrent))
         kind: Any = trainable or TrialTrainable
         packed = _share_gpus(spec, session, bridge, resources, kind)
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
         stack.enter_context(_graceful_stop(controller))
+        if address != "local":
+            stack.enter_context(sharing(controller, study, session, resources))
         if watch is not None:
             stack.enter_context(watch())
         over = threading.Event()
@@ -215,7 +216,7 @@ def _search(
             over.wait()
         finally:
             bridge.close()
-        if failures and controller.stopping is None:
+        if failures and controller.steering.stopping is None:
             told = f"{type(failures[0]).__name__}: {one_line(failures[0])}"
             raise Interrupted(f"Ray failed under study {spec.name} ({told}); {RESUMED}") from failures[0]
         if bridge.error is not None:
@@ -249,7 +250,10 @@ def _tune(
     from ray import tune
 
     from proxytune.tuning.cluster.bridge import Silence, StudyScheduler, StudySearcher
+    from proxytune.tuning.cluster.ray_private import use_waiting_workers
 
+    use_waiting_workers()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
     tune.run(
         kind,
         name=spec.name,
@@ -273,7 +277,7 @@ def _graceful_stop(controller: StudyController) -> Iterator[None]:
     """First SIGINT or SIGTERM: every trial stops at its next update with a checkpoint. Second: leave at once."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if controller.stopping is not None:
+        if controller.steering.stopping is not None:
             raise KeyboardInterrupt
         controller.stop(signal.Signals(number).name)
 

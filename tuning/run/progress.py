@@ -127,10 +127,13 @@ class Watch:
         )
 
     def _activity(self, *, started: bool) -> str:
-        if self._controller.stopping:
-            return f"stopping ({self._controller.stopping})"
-        if self._controller.paused_by:
-            return f"paused by {self._controller.paused_by}; `proxytune resume {self._study.name}` resumes it"
+        steering = self._controller.steering
+        if steering.stopping:
+            return f"stopping ({steering.stopping})"
+        if steering.paused_by:
+            return f"paused by {steering.paused_by}; `proxytune resume {self._study.name}` resumes it"
+        if steering.share is not None and steering.share.waits:
+            return steering.share.waits
         return "" if started else "waiting for the first step"
 
     def view(self) -> Group:

@@ -72,7 +72,7 @@ class StudyController:
         self._next_number = 0  # of a trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
-        self._steering = Steering(requests, study, outbox, self._limits, self._cancel)
+        self.steering = Steering(requests, study, outbox, self._limits, self._cancel)
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
@@ -111,7 +111,7 @@ class StudyController:
 
         Safe to call from a signal handler.
         """
-        self._steering.stop(reason, now)
+        self.steering.stop(reason, now)
 
     def hold(self, resources: Mapping[str, float]) -> None:
         """Resources of each trial on the cluster (`cpu`, `gpu`); a packed trial has a share of a GPU instead."""
@@ -131,26 +131,17 @@ class StudyController:
         """Of the data that every trial must train on, if any is prepared."""
         return self._data_facts.get("fingerprint")
 
-    @property
-    def stopping(self) -> str | None:
-        """Why the study is being stopped, if it is."""
-        return self._steering.stopping
-
-    @property
-    def paused_by(self) -> str | None:
-        """Who paused the study, if it is paused."""
-        return self._steering.paused_by
-
     def requeue_live(self) -> None:
         """Hand back the trials that still run when the driver ends."""
         for number in list(self.live):
-            self._interrupt(number, self.stopping or "the driver stopped")
+            self._interrupt(number, self.steering.stopping or "the driver stopped")
 
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
-        while not self.finished and self.paused_by is None and not self._enough.look(self._next_number):
-            assignment = self._ask()
-            if assignment is not None:
+        while not self.finished and self.steering.may_start(len(self.live)):
+            if self._enough.look(self._next_number):
+                break
+            if (assignment := self._ask()) is not None:
                 return assignment
         return None
 
@@ -186,8 +177,19 @@ class StudyController:
     def finished(self) -> bool:
         """Whether no further trial will be started."""
         self.poll()
-        over = self._limits.started >= self._limits.budget or self._enough.reason is not None
-        return self.stopping is not None or over or self.spent is not None
+        return self._left == 0
+
+    @property
+    def _left(self) -> int:
+        """Trials that are still to be started."""
+        over = self.steering.stopping is not None or self._enough.reason is not None or self.spent is not None
+        return 0 if over else max(0, self._limits.budget - self._limits.started)
+
+    @property
+    def demand(self) -> int:
+        """Trials that could be out now, those that are included, if the cluster had room for all."""
+        wanted = 0 if self.steering.paused_by is not None else len(self.live) + self._left
+        return min(wanted, self._spec.resources.max_concurrent or wanted)
 
     @property
     def spent(self) -> str | None:
@@ -199,12 +201,12 @@ class StudyController:
 
         Its worker is notified at its next update, which takes seconds where the worker has yet to start.
         """
-        if not self._steering.due():
+        if not self.steering.due():
             return
         if not self._limits.budget:
             self._limits.budget = int(self._study.user_attrs[BUDGET])
         self._study.set_user_attr(SECONDS, self._limits.seconds)
-        self._steering.obey()
+        self.steering.obey()
 
     def _cancel(self, number: int, who: str) -> bool:
         """End a trial for somebody. False: it waits, and is ended when it is handed out."""
@@ -251,10 +253,8 @@ class StudyController:
                 pass  # cancelled
             elif update.metrics is not None and self.spent is not None:
                 self._end(number, Outcome.PRUNED, self.spent)
-            elif self.stopping is not None and self._steering.now:
-                self._interrupt(number, self.stopping)
-            elif self.paused_by is not None:
-                self._interrupt(number, f"paused by {self.paused_by}", Outcome.PAUSED)
+            elif (told := self.steering.hand_back(len(self.live))) is not None:
+                self._interrupt(number, *told)
         return number not in self.live
 
     def lost(self, number: int, reason: str) -> None:

@@ -1,28 +1,41 @@
-"""Requests of other terminals to the driver: stop, pause, resume, extend, cancel (store/steering.py posts it)."""
+"""What holds a study's trials back: requests of other terminals to the driver (store/steering.py posts them), and the
+study's share of a cluster that other studies use too.
+"""
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import optuna
 
 from proxytune.tuning.journal.events import BudgetChanged, Noted, Paused, Resumed
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.search.limits import Limits
-from proxytune.tuning.store.attributes import BUDGET
+from proxytune.tuning.spec.outcome import Outcome
+from proxytune.tuning.store.attributes import BUDGET, WAITS
 from proxytune.tuning.store.request import Kind, Request
 from proxytune.tuning.store.requests import Requests
 
 POLL_SECONDS = 1.0
 
 
+@dataclass(frozen=True)
+class Share:
+    """The slots of a cluster that the study may use. waits: who keeps it from using more, and why; empty: nobody."""
+
+    slots: int
+    waits: str = ""
+
+
 class Steering:
-    """Whether the study is being stopped or is paused, and the requests that say so.
+    """Whether the study is being stopped or is paused, and the requests that say so; what other studies leave to it.
 
     Attributes:
         stopping: why the study is being stopped, if it is.
         now: whether a stop interrupts the trials that run.
         paused_by: who paused the study, if it is paused.
+        share: its share of the cluster, set by another thread; None: the study has its Ray to itself.
     """
 
     def __init__(
@@ -43,6 +56,22 @@ class Steering:
         self.stopping: str | None = None
         self.now = False
         self.paused_by: str | None = None
+        self.share: Share | None = None
+        self._told: str = study.user_attrs.get(WAITS, "")
+
+    def may_start(self, live: int) -> bool:
+        """Whether one more trial may be out than the `live` ones."""
+        return self.paused_by is None and (self.share is None or live < self.share.slots)
+
+    def hand_back(self, live: int) -> tuple[str, Outcome] | None:
+        """Why a trial that runs is to be handed back, one of `live`, and as what; None: it goes on."""
+        if self.stopping is not None and self.now:
+            return self.stopping, Outcome.INTERRUPTED
+        if self.paused_by is not None:
+            return f"paused by {self.paused_by}", Outcome.PAUSED
+        if self.share is not None and self.share.waits and live > self.share.slots:
+            return f"gave its slot to another study: {self.share.waits}", Outcome.INTERRUPTED
+        return None
 
     def stop(self, reason: str, now: bool) -> None:
         """Note a stop. Safe to call from a signal handler."""
@@ -56,8 +85,13 @@ class Steering:
         return True
 
     def obey(self) -> None:
-        """Handle every pending request."""
+        """Handle every pending request, and tell who keeps slots from the study when that has changed."""
         self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+        waits = self.share.waits if self.share is not None else ""
+        if waits != self._told:
+            self._study.set_user_attr(WAITS, waits)
+            self._outbox.append(Noted(text=waits or "no other study keeps slots from this one any more"))
+            self._told = waits
 
     def _obey(self, request: Request) -> bool:
         """Handle one request; False: it stays pending."""

@@ -80,7 +80,7 @@ def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
         | {
             "objectives": facts["objectives"],
             "winner": facts["winner"],
-            "waits": _waits(study, state.runs.status(study.name), facts["paused_by"]),
+            "waits": _waits(study, state.runs.status(study.name), facts),
             "steps": study.spec.training["steps"],
             "shown_metrics": [*facts["objectives"], MEMORY, *SPEEDS],
             "curves": {str(trial.number): sorted(trial.intermediate_values.items()) for trial in trials},
@@ -92,7 +92,7 @@ def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
     return shown
 
 
-def _waits(study: Study, job: str | None, paused_by: str | None) -> list[str]:
+def _waits(study: Study, job: str | None, facts: dict[str, Any]) -> list[str]:
     """Who waits for what, a line each."""
     lines = []
     driver = study.driver()
@@ -100,8 +100,10 @@ def _waits(study: Study, job: str | None, paused_by: str | None) -> list[str]:
         lines.append(f"{driver} runs the study")
     if job is not None:
         lines.append(f"its newest job is {job}")
-    if paused_by is not None:
-        lines.append(f"the study waits for a resume: paused by {paused_by}")
+    if facts["paused_by"] is not None:
+        lines.append(f"the study waits for a resume: paused by {facts['paused_by']}")
+    if facts["waits"] is not None:
+        lines.append(f"its share of the cluster: {facts['waits']}")
     for request in study.requests.pending():
         whom = "the driver" if driver is not None else "a driver, and none runs"
         lines.append(f"{request.who} waits for {whom}: {request.kind} {_value(request.value)}".rstrip())

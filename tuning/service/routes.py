@@ -45,6 +45,8 @@ def named_study(name: StudyName, state: StateOf) -> Study:
 StudyOf = Annotated[Study, Depends(named_study)]
 Offset = Annotated[int, Query(ge=0, le=10**6, description="How many to skip")]
 
+_SHOWN = ("study", "trials", "budget", "outcomes", "objectives", "winner", "waits")
+
 router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["studies"])
 
 
@@ -76,7 +78,7 @@ def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
     facts = summary(study)
     destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
     return StudyDetail(
-        **{key: facts[key] for key in ("study", "trials", "budget", "outcomes", "objectives", "winner")},
+        **{key: facts[key] for key in _SHOWN},
         best=[point(winner) for winner in facts["best"]],
         driver=study.driver(),
         job=state.runs.status(study.name),

@@ -57,12 +57,15 @@ TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | RUN_KEYS
 
 
 class Resources(Section):
-    """What one trial takes, how many run at once (default: as many as fit), how often a lost one is retried."""
+    """What one trial takes, how many run at once (default: as many as fit), how often a lost one is retried, and which
+    studies of the same cluster come first (higher; default 0).
+    """
 
     cpu: int = Field(default=1, ge=1)  # cores, also torch's threads
     gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"  # auto: one where the cluster has any
     max_concurrent: int | None = Field(default=None, ge=1)
     max_failures: int = Field(default=3, ge=0)
+    priority: int = 0
 
 
 class TrialSpec(Section):

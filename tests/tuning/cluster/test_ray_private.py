@@ -21,7 +21,9 @@ def test_ray_still_has_what_is_private() -> None:
     from ray._private.node import Node
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.experimental import internal_kv
     from ray.job_config import JobConfig
+    from ray.tune.utils.object_cache import _ObjectCache
 
     for owner, name in (
         (GlobalState, "get_draining_nodes"),
@@ -38,6 +40,13 @@ def test_ray_still_has_what_is_private() -> None:
         (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),
         (gcs_service_pb2_grpc, "NodeInfoGcsServiceStub"),
+        (internal_kv, "_internal_kv_put"),
+        (internal_kv, "_internal_kv_list"),
+        (internal_kv, "_internal_kv_get"),
+        (internal_kv, "_internal_kv_del"),
+        (TuneController, "_update_trial_queue"),
+        (TuneController, "_cleanup_cached_actors"),
+        (_ObjectCache, "total_max_objects"),
     ):
         assert hasattr(owner, name), f"this Ray has no {owner.__name__}.{name}: change cluster/ray_private.py"
 

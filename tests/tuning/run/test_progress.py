@@ -115,7 +115,8 @@ def running(make_spec: Callable[..., StudySpec]) -> Any:
     ended.set_user_attr(END, {"outcome": "complete", "reason": "", "step": 30, "metrics": {}})
     study.optuna.tell(ended, 0.5)
     trial = SimpleNamespace(step=10, metrics={"val_accuracy": 0.25}, params={"model.num_proxies": 8})
-    controller = SimpleNamespace(live={live.number: trial}, stopping=None, paused_by=None, notes=["n" * 150])
+    steering = SimpleNamespace(stopping=None, paused_by=None, share=None)
+    controller = SimpleNamespace(live={live.number: trial}, steering=steering, notes=["n" * 150])
     return study, controller
 
 
@@ -147,9 +148,11 @@ def test_what_waits_is_said(running: Any) -> None:
     for trial in controller.live.values():
         trial.step = 0
     assert "waiting for the first step" in shown(study, controller, 200)
-    controller.paused_by = "me@here"
+    controller.steering.share = SimpleNamespace(waits="0 of 2 slots at priority 0: waits for other")
+    assert "0 of 2 slots at priority 0: waits for other" in shown(study, controller, 200)
+    controller.steering.paused_by = "me@here"
     assert "paused by me@here; `proxytune resume small` resumes it" in shown(study, controller, 200)
-    controller.stopping = "SIGTERM"
+    controller.steering.stopping = "SIGTERM"
     assert "stopping (SIGTERM)" in shown(study, controller, 200)
 
 

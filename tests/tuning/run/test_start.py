@@ -160,8 +160,8 @@ def test_a_stop_posted_while_the_driver_starts_is_obeyed_and_an_older_one_is_not
     pause(study, on=True, who="alice")
     with hold_study(make_spec(), age=60) as held:
         controller = controller_of(make_spec(), held.study)
-        assert controller.stopping == "alice asked for it"
-        assert controller.paused_by == "alice"
+        assert controller.steering.stopping == "alice asked for it"
+        assert controller.steering.paused_by == "alice"
         assert controller.next_trial() is None
         assert is_stopping(study)
         assert study.requests.pending() == [], "handled once, with the driver's epoch"

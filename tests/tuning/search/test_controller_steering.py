@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.search.steering import Share
 from proxytune.tuning.store.steering import cancel_trial, enqueue, extend, pause, request_stop
 from proxytune.tuning.store.summary import outcome_of
 from tests.tuning.search.driving import Driver
@@ -91,3 +92,46 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
         cancel_trial(driver.study, number)
     with pytest.raises(InputError, match="no trial 99"):
         cancel_trial(driver.study, 99)
+
+
+def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(spec)
+    steering, why = driver.controller.steering, "1 of 4 slots at priority 0: waits for other (priority 1)"
+    first, second = driver.begin().number, driver.begin().number
+    steering.share = Share(1)
+    assert not driver.say(first, 5), "nodes have left, and no other study wants the slot"
+    steering.share = Share(1, why)
+    assert driver.say(second, 5), "whichever trial reports first"
+    assert not driver.say(first, 6), "the share is not exceeded any more"
+    assert driver.controller.next_trial() is None
+    assert not driver.controller.finished
+    assert driver.study.optuna.user_attrs["waits"] == why
+    steering.share = Share(2)
+    assert driver.begin().number == second
+    assert [(event.trial, event.outcome) for event in driver.events("end")] == [(second, "interrupted")]
+    assert driver.events("end")[0].reason == f"gave its slot to another study: {why}"
+    assert [event.text for event in driver.events("log")] == [
+        why,
+        "no other study keeps slots from this one any more",
+    ]
+
+
+def test_what_a_study_asks_of_the_cluster(make_spec, monkeypatch) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    driver = Driver(make_spec("search.trials=3", "resources.max_concurrent=2"))
+    controller = driver.controller
+    assert not controller.finished
+    assert controller.demand == 2
+    numbers = [driver.begin().number, driver.begin().number]
+    assert controller.demand == 2
+    for number in numbers:
+        driver.say(number, 30, 0.4, outcome="complete")
+    assert controller.demand == 1
+    pause(driver.study, on=True)
+    controller.poll()
+    assert controller.demand == 0
+    pause(driver.study, on=False)
+    driver.begin()
+    controller.stop("enough", now=False)
+    assert controller.demand == 1, "what runs may end"

@@ -39,21 +39,21 @@ def test_pause_and_resume(http, driver) -> None:
         "job": None,
     }
     driver.hears()
-    assert driver.controller.paused_by == "alice@http"
+    assert driver.controller.steering.paused_by == "alice@http"
     assert driver.controller.next_trial() is None
     lease = Lease(driver.study.storage, "small")
     lease.acquire()  # somebody drives it, so that nothing has to be submitted
     assert act(http, "resume").status_code == 202
     lease.release()
     driver.hears()
-    assert driver.controller.paused_by is None
+    assert driver.controller.steering.paused_by is None
     assert first.number in driver.controller.live
 
 
 def test_stop_now_and_later(http, driver) -> None:
     assert act(http, "stop").status_code == 202
     driver.hears()
-    assert driver.controller.stopping == "alice@http asked for it"
+    assert driver.controller.steering.stopping == "alice@http asked for it"
     assert driver.noted() == ["stop"]
     assert act(http, "stop", {"now": True}).status_code == 202
     driver.hears()
@@ -70,7 +70,7 @@ def test_one_trial_is_ended(http, driver) -> None:
         422,
         "study small has no trial 7; it has 1 so far",
     )
-    assert driver.controller.stopping is None
+    assert driver.controller.steering.stopping is None
 
 
 def test_extend_and_enqueue(http, driver) -> None:
@@ -112,7 +112,11 @@ def test_a_wrong_wish_is_told_and_changes_nothing(http, driver, action, body, st
     assert detail in answer.json()["detail"]
     assert answer.json()["hint"]
     driver.hears()
-    assert (driver.controller.paused_by, driver.controller.stopping, driver.study.budget) == (None, None, 4)
+    assert (
+        driver.controller.steering.paused_by,
+        driver.controller.steering.stopping,
+        driver.study.budget,
+    ) == (None, None, 4)
     assert len(driver.study.trials()) == 1  # what the study file enqueues
 
 
