@@ -44,7 +44,7 @@ test-gpu: .venv/installed
 	$(BIN)/proxytune bench --device cuda --lengths 2048 --packed 1,2,4,8
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
-BENCH ?= data efficiency models overhead plan race scale tracking turnaround
+BENCH ?= data efficiency models overhead plan race scale sharing tracking turnaround
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench

@@ -193,6 +193,22 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
     finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
 
 
+@bench.command("sharing")
+@click.option("--trials-a-slot", default=6, show_default=True, help="Of each of the three studies.")
+@measured
+def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) -> None:
+    """Three studies that share a cluster, one of a higher priority, beside one study of the same work alone.
+
+    \b
+    python tests/benchmarks sharing --quick
+    """
+    from tests.benchmarks import sharing
+
+    layouts = list(sharing.LAYOUTS.items())[: 1 if quick else None]
+    result = sharing.run(dict(layouts), 2 if quick else trials_a_slot, _say)
+    finish(folder, as_json, "sharing", sharing.headline(result), result, sharing.figure(result))
+
+
 @bench.command("results")
 @click.argument("studies", nargs=-1, required=True)
 @click.option(

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json, with_study_file
@@ -75,7 +76,8 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
 def status(study: str | None, address: str, as_json: bool) -> None:
     """Show the jobs of a cluster: the newest one of every study, or every one of STUDY.
 
-    What became of the trials is in the study's storage: `proxytune show`.
+    Of a job that runs also the last line that it printed: how far the study is, and which other studies of the cluster it
+    waits for. What became of the trials is in the study's storage: `proxytune show`.
 
     \b
     proxytune status --address http://head:8265
@@ -89,12 +91,17 @@ def status(study: str | None, address: str, as_json: bool) -> None:
     jobs = [job for job in connected.jobs() if study in (None, job.study)]
     if study is None:
         jobs = list({job.study: job for job in jobs}.values())
+    says = {
+        job.submission_id: connected.logs(job.study).strip().rpartition("\n")[2] for job in jobs if job.alive
+    }
     if as_json:
-        print_json([job.facts() for job in jobs])
+        print_json([job.facts() | {"says": says.get(job.submission_id)} for job in jobs])
         return
-    table = Table("study", "job", "status", "since", "until", box=None)
+    table = Table("study", "job", "status", "since", "until", "says", box=None)
     for job in jobs:
-        table.add_row(job.study, job.submission_id, job.status, _moment(job.start_ms), _moment(job.end_ms))
+        times = (_moment(job.start_ms), _moment(job.end_ms))
+        told = escape(says.get(job.submission_id, ""))
+        table.add_row(job.study, job.submission_id, job.status, *times, told)
     out.print(table)
 
 

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -63,7 +64,13 @@ class Node:
 class RayCluster:
     """A head and workers with a token, ports and a folder of their own."""
 
-    def __init__(self, cpus: int = 1, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        cpus: int = 1,
+        environment: Mapping[str, str] | None = None,
+        scaled: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`scaled`: of a type of node, its `resources` and `max_workers`, which Ray's fake autoscaler starts here."""
         self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # short: Ray's sockets lie in it
         self.port, self.dashboard_port, self._client_port = free_port(), free_port(), free_port()
         self.environment = {
@@ -80,6 +87,7 @@ class RayCluster:
         self._environment = dict(environment or {})
         self.nodes: list[Node] = []
         self._cpus = cpus
+        self._scaled = scaled
         self.head = self.start_head()
 
     @property
@@ -96,9 +104,42 @@ class RayCluster:
             *("--head", f"--port={self.port}", f"--temp-dir={self.folder / 'head'}"),
             *(f"--dashboard-port={self.dashboard_port}", f"--ray-client-server-port={self._client_port}"),
         ]
-        node = self._start("head", self._cpus, options, self._environment, self._dashboard_answers)
+        environment = self._environment
+        if self._scaled is not None:
+            options.append(f"--autoscaling-config={self._autoscaling(self._scaled)}")
+            environment = environment | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        node = self._start("head", self._cpus, options, environment, self._dashboard_answers)
         (node.id,) = self.alive()
         return node
+
+    def _autoscaling(self, scaled: Mapping[str, Any]) -> Path:
+        """What ray.cluster_utils.AutoscalingCluster writes; that one itself ends every other Ray of the machine."""
+        head = {"resources": {"CPU": self._cpus}, "node_config": {}, "max_workers": 0}
+        worker = {"node_config": {}, "min_workers": 0} | dict(scaled)
+        config = {
+            "cluster_name": "fake",
+            "max_workers": worker["max_workers"],
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": self.address,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": {"ray.head.default": head, "worker": worker},
+            "head_node_type": "ray.head.default",
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 10,
+            "auth": {},
+            "docker": {},
+            "file_mounts": {},
+            **dict.fromkeys(("initialization_commands", "setup_commands", "head_setup_commands"), ()),
+            **dict.fromkeys(("worker_setup_commands", "head_start_ray_commands"), ()),
+            **dict.fromkeys(("worker_start_ray_commands", "cluster_synced_files", "rsync_exclude"), ()),
+        }
+        path = self.folder / "autoscaling.json"
+        path.write_text(json.dumps(config))
+        return path
 
     def add(
         self, name: str, cpus: int = 1, gpus: int = 0, environment: Mapping[str, str] | None = None
