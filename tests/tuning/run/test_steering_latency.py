@@ -1,5 +1,6 @@
 """Requests from another terminal take effect in the middle of a training, not only at its next evaluation."""
 
+import json
 import os
 import subprocess
 import time
@@ -62,6 +63,19 @@ class Watched:
         """Wait for the trial's first evaluation: its worker has started and trains."""
         self.wait(lambda event: isinstance(event, Reported) and event.trial == trial)
 
+    def saves(self, trial: int) -> None:
+        """Wait for the checkpoint of what the trial had done when it was handed back."""
+        (ended,) = (
+            event for event in self.events() if isinstance(event, TrialEnded) and event.trial == trial
+        )
+        folder = self._folder / "studies" / "small" / "trials" / str(trial)
+        deadline = time.monotonic() + 300
+        while not any(
+            json.loads(path.read_text())["step"] >= ended.step for path in folder.glob("step-*/manifest.json")
+        ):
+            assert time.monotonic() < deadline, "the worker keeps what it has learnt to itself"
+            time.sleep(0.1)
+
     def measure(self, request: str, act: Callable[[], Any], effect: Callable[[Event], bool]) -> None:
         """Make the request; at most one evaluation of a trial may be reported before it takes effect."""
         known, began = len(self.events()), time.time()
@@ -102,6 +116,7 @@ def test_every_request_takes_effect_before_the_second_next_evaluation(
         "stop --trial of a trial that trains: it has ended", lambda: cancel_trial(study, 2), ends(2)
     )
     watched.measure("pause: the trial is handed back", lambda: pause(study, on=True), ends(0))
+    watched.saves(0)
     watched.measure("resume: the trial starts", lambda: pause(study, on=False), starts(0))
     watched.measure(
         "stop: it is noted",
