@@ -202,9 +202,11 @@ def _room(session: RaySession, spec: StudySpec) -> Finding:
         needs = session.trial_resources(spec.resources)
     except InputError as error:
         return Finding("cluster", "room", RED, str(error))
-    fits = session.slots(needs, None)
+    fits = session.slots(needs, None) - session.scales
     wanted = spec.resources.max_concurrent
     text = f"{fits} trials of {needs['cpu']:g} CPU and {needs['gpu']:g} GPU at once"
+    if session.scales:
+        return Finding("cluster", "room", OK, f"{text}; the autoscaler may add nodes")
     if wanted is not None and fits < wanted:
         return Finding("cluster", "room", RED, f"{text}, resources.max_concurrent asks for {wanted}")
     return Finding("cluster", "room", OK, text)

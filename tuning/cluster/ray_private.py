@@ -4,6 +4,7 @@
 """
 
 import functools
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -31,16 +32,21 @@ def draining_nodes() -> set[str]:
     return set(state.get_draining_nodes())
 
 
-def autoscaler_groups() -> list[tuple[int, dict[str, float]]]:
-    """Of each group of nodes that the autoscaler may start: the most nodes (negative: no limit), their resources.
+def autoscales() -> bool:
+    """Whether an autoscaler may add nodes to the cluster.
 
-    Missing: no public call returns the cluster configuration that the autoscaler reports.
+    Missing: a public call. Which nodes it may add is told nowhere: the GCS has a table for it that no autoscaler of Ray
+    2.60 fills. The second version has a flag in the GCS. The first one reports its types of nodes; where it only looks
+    on, each node is a type of its own, `node_` and its id.
     """
-    from ray._private.state import state
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental import internal_kv
 
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config is not None else ()
-    return [(int(group.max_count), dict(group.resources)) for group in groups]
+    if internal_kv._internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") == b"1":
+        return True
+    status = json.loads(internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    types = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return any(not name.startswith("node_") for name in types)
 
 
 def gcs_address(address: str) -> str:

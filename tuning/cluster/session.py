@@ -15,7 +15,7 @@ from proxytune.tuning.cluster.jobs import one_line, user_token
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.cluster.ray_private import (
     ask_gcs,
-    autoscaler_groups,
+    autoscales,
     draining_nodes,
     gcs_address,
     preloading,
@@ -38,7 +38,7 @@ TRAINING = (
 CONNECT_SECONDS = 5.0
 _HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
 RECOUNT_SECONDS = 2.0  # how long a count of the cluster's nodes is good
-_UNLIMITED = 1000  # nodes of a group that an autoscaler may add without a limit
+_PENDING = "1000"  # trials of one study that may wait for nodes that an autoscaler has yet to start
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -54,9 +54,13 @@ _ENVIRONMENT = {
 
 @dataclass
 class RaySession:
-    """A connection to Ray and a scratch folder that goes with it. The cluster may grow and shrink meanwhile."""
+    """A connection to Ray and a scratch folder that goes with it. The cluster may grow and shrink meanwhile.
+
+    scales: whether an autoscaler may add nodes to it. Ray does not tell a driver how many, and of which kind.
+    """
 
     scratch: Path
+    scales: bool = False
     _counted: float = field(default=float("-inf"), init=False)
     _nodes: list[dict[str, float]] = field(default_factory=list, init=False)
 
@@ -64,12 +68,14 @@ class RaySession:
         """What Ray reserves for one trial.
 
         Raises:
-            InputError: no node of the cluster has what one trial needs.
+            InputError: no node of the cluster has what one trial needs, and none can be added.
         """
         nodes = self.nodes()
         cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
         gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
         gpu = resources.gpu if resources.gpu != "auto" else float(gpus > 0)
+        if self.scales:
+            return {"cpu": float(resources.cpu), "gpu": float(gpu)}
         if resources.cpu > cpus:
             raise InputError(f"resources.cpu: {resources.cpu} is more than a node has here ({cpus:g})")
         if gpu > gpus:
@@ -80,39 +86,33 @@ class RaySession:
         return {"cpu": float(resources.cpu), "gpu": float(gpu)}
 
     def slots(self, needs: dict[str, float], max_concurrent: int | None) -> int:
-        """How many trials run at once, each on one node; recounted as nodes come and go."""
+        """How many trials may be out at once, each on one node; recounted as nodes come and go.
+
+        On a cluster that scales, `max_concurrent`, else one more than there is room for: the autoscaler starts a node for
+        a trial that waits, and more trials than that would be proposed before others have told what they found.
+        """
         fits = 0
         for node in self.nodes():
             on_node = int(node.get("CPU", 0.0) // needs["cpu"])
             if needs["gpu"]:
                 on_node = min(on_node, int(node.get("GPU", 0.0) / needs["gpu"] + 1e-9))
             fits += on_node
+        if self.scales:
+            return max_concurrent or fits + 1
         return min(fits, max_concurrent or fits)
 
     def nodes(self) -> list[dict[str, float]]:
-        """The resources of each node that takes trials; on an autoscaling cluster, of each that there can be."""
+        """The resources of each node that takes trials."""
         if time.monotonic() - self._counted > RECOUNT_SECONDS:
             import ray
 
             draining = draining_nodes()
             known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-            alive = [
+            self._nodes = [
                 dict(node["Resources"]) for node in known if node["Alive"] and node["NodeID"] not in draining
             ]
-            self._nodes = max(
-                alive, _autoscaled(), key=lambda nodes: sum(node.get("CPU", 0.0) for node in nodes)
-            )
             self._counted = time.monotonic()
         return self._nodes
-
-
-def _autoscaled() -> list[dict[str, float]]:
-    """The nodes that the cluster's autoscaler may start, if it has one."""
-    nodes: list[dict[str, float]] = []
-    for max_count, resources in autoscaler_groups():
-        count = max_count if max_count >= 0 else _UNLIMITED
-        nodes += [resources] * min(count, _UNLIMITED)
-    return nodes
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
         except Exception as error:  # a bare one: Ray gives its own processes 30 s to start
             raise Interrupted(f"Ray did not start: {one_line(error)} The same command tries again") from None
         try:
-            yield RaySession(scratch)
+            yield RaySession(scratch, scales=address != LOCAL and autoscales())
         finally:
             leave_ray()
 
@@ -172,8 +172,8 @@ def _environment(address: str) -> Iterator[None]:
     os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT)
-    if address != LOCAL:  # more than one trial may wait for nodes that an autoscaler has yet to start
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_UNLIMITED)
+    if address != LOCAL:
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = _PENDING
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from proxytune.tuning.cluster.trainable import TrialTrainable
 
 
 def test_ray_still_has_what_is_private() -> None:
-    from ray._private import auto_init_hook, grpc_utils, services, utils, worker
+    from ray._private import auto_init_hook, grpc_utils, ray_constants, services, utils, worker
     from ray._private.node import Node
     from ray._private.state import GlobalState
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
@@ -27,7 +27,7 @@ def test_ray_still_has_what_is_private() -> None:
 
     for owner, name in (
         (GlobalState, "get_draining_nodes"),
-        (GlobalState, "get_cluster_config"),
+        (ray_constants, "DEBUG_AUTOSCALING_STATUS"),
         (services, "canonicalize_bootstrap_address_or_die"),
         (grpc_utils, "init_grpc_channel"),
         (worker, "_global_node"),
@@ -49,6 +49,13 @@ def test_ray_still_has_what_is_private() -> None:
         (_ObjectCache, "total_max_objects"),
     ):
         assert hasattr(owner, name), f"this Ray has no {owner.__name__}.{name}: change cluster/ray_private.py"
+
+
+def test_ray_still_tells_of_its_second_autoscaler_where_it_is_looked_for() -> None:
+    from ray import _raylet
+
+    assert _raylet.GCS_AUTOSCALER_V2_ENABLED_KEY == "__autoscaler_v2_enabled", "change `autoscales`"
+    assert _raylet.GCS_AUTOSCALER_STATE_NAMESPACE == "__autoscaler", "change `autoscales`"
 
 
 def test_the_environment_that_tune_gives_trials_is_still_for_lightning_alone() -> None:
