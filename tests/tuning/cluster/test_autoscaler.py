@@ -20,6 +20,11 @@ def scaling() -> Iterator[RayCluster]:
     running.close()
 
 
+def workers(scaling: RayCluster) -> set[str]:
+    """The nodes that the autoscaler has started, dead ones too."""
+    return {node["node_id"] for node in scaling.state("nodes")} - {scaling.head.id}
+
+
 def test_trials_wait_for_nodes_and_no_node_starts_that_no_trial_can_use(
     scaling, tool, until, record_property
 ) -> None:
@@ -29,11 +34,10 @@ def test_trials_wait_for_nodes_and_no_node_starts_that_no_trial_can_use(
     assert few.wait(1200) == 0, (tool.folder / "few.log").read_text()
     record_property("seconds of two trials, with the start of their nodes", time.time() - began)
     assert [event.outcome for event in tool.events("few", "end")] == ["complete"] * 2
-    workers = {node["node_id"] for node in scaling.state("nodes")} - {scaling.head.id}
-    assert len(workers) == 2, "as many as trials, not MOST"
+    assert 1 <= len(workers(scaling)) <= 2, "one after the other, as long as a trial waits"
 
     limited = ("--set", "name=limited", "--set", "search.trials=6", "--set", "resources.max_concurrent=2")
     done = tool.start(tool.folder / "limited.log", *arguments, *limited)
     assert done.wait(1200) == 0, (tool.folder / "limited.log").read_text()
     assert {event.outcome for event in tool.events("limited", "end")} == {"complete"}
-    assert {node["node_id"] for node in scaling.state("nodes")} - {scaling.head.id} == workers
+    assert len(workers(scaling)) == 2, "as many as trials that run at once, not MOST"

@@ -176,7 +176,7 @@ def test_a_stop_after_an_announced_start_is_obeyed_however_late_the_driver_comes
     assert is_stopping(study)
     time.sleep(1.1)
     with hold_study(make_spec(), age=0) as held:
-        assert controller_of(make_spec(), held.study).stopping == "alice asked for it"
+        assert controller_of(make_spec(), held.study).steering.stopping == "alice asked for it"
 
 
 def test_an_extension_without_a_driver_holds_at_once_and_at_the_next_start(make_spec) -> None:
