@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYOUTS: dict[str, Sequence[int]] = {"2 slots, one node": (2,), "8 slots, two nodes": (4, 4)}
-STEPS, EVERY = 300, 50
+STEPS, EVERY = 150, 50
 _SETTINGS = (
     *("search.stopping=none", "search.sampler=random", "search.enqueue=[]", "task.train_examples=1000"),
-    *("model.embedding_dim=16", "model.feedforward_dim=16", "task.max_length=128"),
+    *("model.embedding_dim=16", "model.feedforward_dim=16", "task.max_length=128", "training.batch_size=8"),
     *("search.space={model.num_proxies: [4, 8]}", f"training.steps={STEPS}", f"training.eval_every={EVERY}"),
 )
 HIGH = "high"

@@ -28,6 +28,8 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     until(lambda: len(tool.events("small", "trial")) == 2)
     prepared = until(lambda: [*cluster.caches.glob("*/listops-mini-*/manifest.json")][1:] and True)
     assert prepared
+    status = ("status", "small", "--address", cluster.dashboard)
+    until(lambda: "0 of 2 trials ended" in tool.json(*status)[0]["says"])
     jobs.stop("small")
     until(lambda: jobs.status("small") == "STOPPED")
     (end,) = tool.events("small", "study_end")  # our handler had its time
