@@ -22,13 +22,14 @@ def command(*arguments: object) -> list[str]:
 
 
 def proxytune(
-    *arguments: object, cwd: Path, timeout: float = 600, **environment: str
+    *arguments: object, cwd: Path, timeout: float = 600, given: str | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run it to its end; an unexpected error fails the test."""
+    """Run it to its end, with `given` as its input; an unexpected error fails the test."""
     done = subprocess.run(
         command(*arguments),
         cwd=cwd,
         env=os.environ | environment,
+        input=given,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -38,10 +39,12 @@ def proxytune(
     return done
 
 
-def proxytune_on_ray(*arguments: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def proxytune_on_ray(
+    *arguments: object, cwd: Path, given: str | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run it as often as it says that Ray did not start: Ray gives its processes 30 s, which a busy machine exceeds."""
     for _ in range(5):
-        done = proxytune(*arguments, cwd=cwd, timeout=900, **environment)
+        done = proxytune(*arguments, cwd=cwd, timeout=900, given=given, **environment)
         if not (done.returncode == 75 and "Ray did not start" in done.stderr):
             break
     return done

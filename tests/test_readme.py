@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import command
+from tests.commandline import proxytune_on_ray
 
 REPOSITORY = Path(__file__).parents[1]
 SHORT = [
@@ -56,13 +56,7 @@ def run_all(page: str, folder: Path, env: dict[str, str]) -> set[str]:
             extra = [argument for assignment in short for argument in ("--set", assignment)]
         if verb[0] == "ui":
             extra = ["--print-command"]  # test_track_verbs.py serves it
-        done = subprocess.run(
-            command(*verb, *extra), cwd=folder, env=env, input=given, capture_output=True, text=True, timeout=600, check=False
-        )  # fmt: skip
-        if (
-            done.returncode == 75
-        ):  # on a busy machine Ray may not start in time: "the same command tries again"
-            done = subprocess.run(done.args, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        done = proxytune_on_ray(*verb, *extra, cwd=folder, given=given, **env)
         assert done.returncode == 0, f"{shlex.join(verb)}: {done.stderr}"
         assert done.stdout.strip(), shlex.join(verb)
     return {verb[0] for verb, _ in run}
@@ -70,7 +64,7 @@ def run_all(page: str, folder: Path, env: dict[str, str]) -> set[str]:
 
 @pytest.fixture
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return os.environ | {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    return {"PROXYTUNE_CACHE": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.mark.slow
@@ -94,7 +88,7 @@ def test_all_verbs_run_in_the_readmes_order(tmp_path: Path, environment: dict[st
     done = subprocess.run(
         [sys.executable, "-P", "-c", block],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,

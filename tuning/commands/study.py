@@ -194,6 +194,8 @@ def short(key: str) -> str:
 
 def show_summary(facts: dict[str, Any]) -> None:
     """A study's summary for people."""
+    from proxytune.tuning.plan.time_left import duration
+
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
     out.print(
         f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
@@ -202,6 +204,8 @@ def show_summary(facts: dict[str, Any]) -> None:
         out.print(
             f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
         )
+    if facts["seconds_left"] is not None:
+        out.print(f"about {duration(facts['seconds_left'])} left", highlight=False)
     if facts["waits"]:
         out.print(facts["waits"], highlight=False, markup=False)
     if facts["ended_because"]:

@@ -36,6 +36,7 @@ from proxytune.tuning.store.attributes import (
     GPU_WORST,
     RUNG,
     SECONDS,
+    SECONDS_LEFT,
     STUDY_ID,
     WARM_START,
     WHOLE_GPU,
@@ -82,6 +83,10 @@ class StudyController:
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
+        self.seconds_left: float | None = (
+            None  # set by who estimates it (run/progress.py); stored for readers
+        )
+        self._left_stored: float | None = study.user_attrs.get(SECONDS_LEFT)
 
     def reconcile(self) -> None:
         """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
@@ -206,6 +211,9 @@ class StudyController:
         if not self._limits.budget:
             self._limits.budget = int(self._study.user_attrs[BUDGET])
         self._study.set_user_attr(SECONDS, self._limits.seconds)
+        if self.seconds_left != self._left_stored:
+            self._left_stored = self.seconds_left
+            self._study.set_user_attr(SECONDS_LEFT, self._left_stored)
         self.steering.obey()
 
     def _cancel(self, number: int, who: str) -> bool:

@@ -90,6 +90,10 @@ class StudyDetail(BaseModel):
         description="Which other studies of the cluster keep slots from it, and why",
         examples=["1 of 4 slots at priority 0: waits for listops of ann@node7 (priority 5)"],
     )
+    seconds_left: float | None = Field(
+        description="Until its end, as its driver estimates; null while it does not know",
+        examples=[170.0],
+    )
     job: str | None = Field(
         description="Its last job: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED, or unknown when the cluster does not answer",
         examples=["RUNNING"],

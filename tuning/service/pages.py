@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 
 from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.plan.time_left import duration
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.spec.metrics import MEMORY
@@ -80,6 +81,7 @@ def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
         | {
             "objectives": facts["objectives"],
             "winner": facts["winner"],
+            "left": None if facts["seconds_left"] is None else duration(facts["seconds_left"]),
             "waits": _waits(study, state.runs.status(study.name), facts),
             "steps": study.spec.training["steps"],
             "shown_metrics": [*facts["objectives"], MEMORY, *SPEEDS],

@@ -45,7 +45,7 @@ def named_study(name: StudyName, state: StateOf) -> Study:
 StudyOf = Annotated[Study, Depends(named_study)]
 Offset = Annotated[int, Query(ge=0, le=10**6, description="How many to skip")]
 
-_SHOWN = ("study", "trials", "budget", "outcomes", "objectives", "winner", "waits")
+_SHOWN = ("study", "trials", "budget", "outcomes", "objectives", "winner", "waits", "seconds_left")
 
 router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["studies"])
 

@@ -22,6 +22,7 @@ GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
 WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
 JOURNAL_ID = "journal"  # id of its journal
 SECONDS = "seconds"  # for how long drivers have run it
+SECONDS_LEFT = "seconds_left"  # until its end, as its driver estimates (plan/time_left.py); null: not known
 WAITS = "waits"  # which other studies keep slots of the cluster from it, as its driver last told
 ENOUGH = "enough"  # {"reason", "budget"}: why the study ended before that budget was spent (search/enough.py)
 CURVE_MODEL = (

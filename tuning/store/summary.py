@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.attributes import END, WAITS, StoredTrial
+from proxytune.tuning.store.attributes import END, SECONDS_LEFT, WAITS, StoredTrial
 from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.stored_study import StoredStudy
 from proxytune.tuning.store.winner import leading, winner
@@ -27,6 +27,7 @@ def summary(study: StoredStudy) -> dict[str, Any]:
         "outcomes": outcomes,
         "paused_by": paused_by,
         "waits": waits(study),
+        "seconds_left": seconds_left(study),
         "ended_because": study.ended_because,
         "objectives": dict(study.spec.search.objectives),
         "winner": None if found is None else asdict(found),
@@ -46,6 +47,12 @@ def waits(study: StoredStudy) -> str | None:
     """Which other studies keep slots of the cluster from the study, and why, if it runs and some do."""
     told: str = study.attributes.get(WAITS, "")
     return told if told and study.driver() is not None else None
+
+
+def seconds_left(study: StoredStudy) -> float | None:
+    """Until the study's end, as the driver that runs it estimates; None: none runs it, or it does not know yet."""
+    left: float | None = study.attributes.get(SECONDS_LEFT)
+    return left if left is not None and study.driver() is not None else None
 
 
 def trial_row(trial: StoredTrial, objective: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.plan.costs import Cost, Costs, Point
 from proxytune.tuning.plan.curves import Draw, DrawnCurve
 from proxytune.tuning.plan.plan import PlannedStudy
 from proxytune.tuning.plan.time_left import TimeLeft, duration
 from proxytune.tuning.plan.workers import Workers
-from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.begin import begin_study, hold_study
 from proxytune.tuning.run.progress import Watch
+from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.summary import summary
+from proxytune.tuning.store.table_study import read_study
+from tests.commandline import proxytune
 
 SHIPPER: Any = SimpleNamespace(error=None, waiting=0)
 
@@ -125,6 +131,36 @@ def shown(study: Any, controller: Any, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True, color_system=None)
     console.print(Watch(console, study, controller, SHIPPER).view())
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_readers_see_the_time_left_that_the_driver_estimates(
+    make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
+    spec = make_spec()
+
+    @contextmanager
+    def driving() -> Iterator[StudyController]:
+        with hold_study(spec) as held, closing(Outbox(spec.folder / "outbox")) as outbox:
+            controller = StudyController(spec, held.study.optuna, held.study.storage, outbox)
+            controller.reconcile()
+            controller.poll()
+            yield controller
+
+    def left() -> float | None:
+        seconds: float | None = summary(read_study(spec.name, spec.storage))["seconds_left"]
+        return seconds
+
+    with driving() as controller:
+        assert left() is None
+        controller.seconds_left = 170.0
+        controller.poll()
+        assert left() == 170.0
+        line = "about 2 min 50 s left"
+        assert line in proxytune("show", spec.name, "--storage", spec.storage, cwd=spec.storage).stdout
+    assert left() is None, "no driver runs it"
+    with driving():
+        assert left() is None, "the next driver does not know yet"
 
 
 def test_nothing_is_cut_at_100_columns(running: Any) -> None:

@@ -35,7 +35,8 @@ function showStudy(study) {
   by("study").hidden = false;
   by("name").textContent = study.study;
   const found = study.winner ? `winner: trial ${study.winner.trial} (${study.winner.rule})` : "no trial has reached the full budget yet";
-  by("standing").textContent = `${study.state}, ${study.ended} of ${study.budget} trials ended; ${found}`;
+  const left = study.left ? `, about ${study.left} left` : "";
+  by("standing").textContent = `${study.state}, ${study.ended} of ${study.budget} trials ended${left}; ${found}`;
   by("waits").replaceChildren(...study.waits.map((line) => element("li", line)));
   if (document.activeElement !== by("budget")) by("budget").value = study.budget;
   const link = study.mlflow ? element("a", "MLflow", { href: study.mlflow, rel: "noreferrer" }) : element("code", study.mlflow_command);
