@@ -67,7 +67,7 @@ class ModelConfig:
     num_proxies: int = 128
     proxy_init_std: float = 0.05  # > 0; of the proxies' first draw (docs/RESULTS.md: learns faster than 1.0)
     contrastive_temperature: float = 0.2  # > 0; kernel-logits has none
-    contrastive_weight: float = 0.01  # >= 0; multiplies the mean over layers
+    contrastive_weight: float = 0.001  # >= 0; multiplies the mean over layers
     contrastive: str = "kernel"  # none | self | two-views | kernel | kernel-logits
     injection: str = "segment"  # none | segment | cross-attention | carried
     injection_length: str = "valid"  # valid | padded: what the segments of injection 'segment' divide
