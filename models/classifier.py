@@ -34,7 +34,7 @@ class Classifier(nn.Module):
         Args:
             token_ids: integers in [0, vocab_size), n <= max_length.
             mask: True at valid tokens.
-            trace: receives what the layers leave beside the logits; Trace.losses is the regularisation.
+            trace: collects what the layers report besides the logits; Trace.losses are the contrastive losses.
         """
         trace = Trace() if trace is None else trace
         length = token_ids.shape[-1]

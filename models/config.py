@@ -1,4 +1,4 @@
-"""ModelConfig: everything that decides a model's shape and loss; one that cannot be built cannot be constructed.
+"""ModelConfig: everything that decides a model's shape and loss; the constructor refuses what cannot be built.
 
 The rules of all mechanisms are here and not in their own files, so that no mechanism is needed to check a configuration
 and a configuration is all that a mechanism needs.
@@ -21,7 +21,7 @@ from proxytune.models.rules import (
 )
 
 MOST_PARAMETERS = 10**10
-"""A rule against slips of the keyboard: what is larger is refused before it is built."""
+"""Larger models are refused before they are built, which catches typing errors."""
 
 INJECTIONS = ("none", "segment", "cross-attention", "carried")
 INJECTION_LENGTHS = ("valid", "padded")

@@ -1,4 +1,4 @@
-"""What a layer's low-rank attention does: how far its map is from softmax's, how redundant and how sharp its landmarks are.
+"""Diagnostics of low-rank attention: how far a layer's map is from softmax's, how redundant and how sharp its landmarks are.
 
 The trainer runs a few validation sequences with Trace.diagnose set; what is defined for a mechanism is in the table.
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of a map, formed at once: n x n matrices of long sequences are never held.
+# Columns of the map computed at a time, so that no n x n matrix of a long sequence is held.
 COLUMNS = 512
 
 

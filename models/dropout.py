@@ -1,7 +1,7 @@
-"""Dropout whose masks cost a few random bits: drawing them was a third of a training step on a CPU.
+"""Dropout with masks that are cheap to draw: drawing PyTorch's took a third of a training step on a CPU.
 
 torch draws a CPU mask at 6 ns an element and keeps it in four bytes; here 64 random bits serve four elements and the mask
-is kept in one byte. All draws come from the global generator, which the Trainer lends (training.py).
+is kept in one byte. All draws come from the global generator, whose state the Trainer sets (training.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An export folder as torch needs it: sums checked, then the classifier built from model.json and its weights.
+"""Load an export folder: check its sums, then build the classifier from model.json and its weights.
 
 Nothing in the folder is unpickled or executed here: JSON, and weights as safetensors. model.pt2 and model.onnx are for
 other programs and are never loaded from a folder.
@@ -23,7 +23,7 @@ from proxytune.models.config import ModelConfig
 from proxytune.models.errors import ConfigError, ExportError
 
 FORMAT = 1
-"""Of the folder: raised when an older proxytune could no longer read it right."""
+"""Version of the folder's format, increased when an older proxytune cannot read it correctly."""
 SUMS, MODEL, WEIGHTS = "SHA256SUMS", "model.json", "weights.safetensors"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S[^\r\n]*)")
 

@@ -193,7 +193,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count_flops() -> FlopCounterMode:
-    """PyTorch's counter, taught the CPU's fused attention."""
+    """PyTorch's FLOP counter, with formulas for the CPU's fused attention."""
     aten = torch.ops.aten
     return FlopCounterMode(
         display=False,

@@ -1,4 +1,4 @@
-"""AdamW under OneCycleLR, as the LRA protocol has it, with the proxies as a group of their own.
+"""AdamW under OneCycleLR, as in the LRA protocol, with the proxies in a parameter group of their own.
 
 The learning rate rises linearly from learning_rate / 25 to learning_rate over the warm-up, then falls linearly to almost
 nothing at `steps`. As in the protocol the momentum is cycled with it (PyTorch's default): Adam's beta1 falls from 0.95 to

@@ -9,7 +9,7 @@ from proxytune.models.errors import ConfigError
 
 
 def require_at_least(name: str, value: int, lowest: int, highest: int = 2**20) -> None:
-    """`value` is an integer of at least `lowest`, and no slip of the keyboard: at most `highest`."""
+    """`value` is an integer from `lowest` to `highest`, a limit that catches typing errors."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ConfigError(f"{name} is {value!r}: it must be an integer of at least {lowest}")
     if value > highest:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from proxytune.models.attention import Trace
 from proxytune.models.classifier import Classifier
+from proxytune.models.classifier_diagnostics import FewExamples, diagnose
 from proxytune.models.config import ModelConfig
-from proxytune.models.diagnosis import FewExamples, diagnose
 from proxytune.models.errors import ConfigError
 from proxytune.models.optimizer import make_optimizer, make_schedule, named_proxies, update_sizes
 from proxytune.models.passes import CPU_TOKENS_PER_PASS, Batch, split_into_passes
@@ -146,7 +146,7 @@ class Trainer:
         """Means over all examples of `batches`, without dropout.
 
         Returns:
-            val_accuracy, val_loss; what diagnosis.py finds on a few of the examples, spread over `batches`: means over
+            val_accuracy, val_loss; the figures of classifier_diagnostics.py on a few of the examples, spread over `batches`: means over
             layers, and each layer's own under the name with _layer1, _layer2, ...; and update_sizes of the last step.
 
         Raises:
@@ -190,7 +190,7 @@ class Trainer:
         return torch.cat([logits for _, logits in passes])[order.argsort()]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that the next step depends on, in types that torch.load(weights_only=True) reads."""
+        """A copy of all that the next step depends on, in types that torch.load(weights_only=True) accepts."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -244,7 +244,7 @@ class Trainer:
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        """Lend the global generators our state, since dropout knows no other, and put theirs back."""
+        """Run with this trainer's random state in the global generators, which dropout uses; restore theirs afterwards."""
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.set_rng_state(self._random_state[0])

@@ -1,4 +1,4 @@
-"""TrainingConfig: how a model is trained; one that makes no sense cannot be constructed."""
+"""TrainingConfig: how a model is trained; the constructor refuses invalid values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every attention mechanism is: (batch, length, dim) in, the same out, a padding mask obeyed.
+"""The interface of every attention mechanism: (batch, length, dim) in, the same out; padding is masked.
 
 Shape suffixes in this package: b batch, h heads, n tokens, m proxies or landmarks, d embedding, e head dimension.
 """
@@ -27,11 +27,11 @@ MASKED_LOGIT = -30000.0
 
 @dataclass
 class Trace:
-    """What layers hand on beside the hidden states, for the length of one forward pass.
+    """What layers report besides the hidden states during one forward pass.
 
     Attributes:
-        losses: one scalar a layer that regularises (fp32), while training or to `diagnose`.
-        diagnostics: filled only to `diagnose`: one dict of scalars a layer.
+        losses: one contrastive loss (fp32 scalar) a layer, while training or with `diagnose`.
+        diagnostics: one dict of scalars a layer, with `diagnose` only.
         shared_proxies: proxies that later layers reuse, (m, d) or (b, m, d).
         carried: what the proxies read in the layer before, (b, m, d).
     """
@@ -69,7 +69,7 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
-        """Attend over `x` (b, n, d); `mask` (b, n) is True at valid tokens. What comes out at padding is unspecified."""
+        """Attend over `x` (b, n, d); `mask` (b, n) is True at valid tokens. The output at padding is unspecified."""
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(..., n, d) -> (..., h, n, e)."""
@@ -89,7 +89,7 @@ class Attention(nn.Module, ABC):
 
 
 class QueryKeyValueAttention(Attention):
-    """A mechanism that needs nothing but queries, keys and values."""
+    """A mechanism that needs only queries, keys and values."""
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))

@@ -9,7 +9,7 @@ from proxytune.models.config import ModelConfig
 
 
 class ValueConvolution(nn.Module):
-    """One kernel of conv_kernel_size x 1 a head, no bias, padding silenced: (b, h, n, e) -> the same."""
+    """One kernel of conv_kernel_size x 1 a head, no bias, padding set to zero: (b, h, n, e) -> the same."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

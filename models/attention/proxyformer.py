@@ -131,7 +131,7 @@ class Proxyformer(Attention):
         return F.scaled_dot_product_attention(q, k_p, read, dropout_p=element), summary
 
     def inject_input(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
-        """P~: (b, m, d), or (1, m, d) where nothing of the input enters. Adds a loss over proxies to `trace`."""
+        """P~: (b, m, d), or (1, m, d) without injection. Adds a loss over proxies to `trace`."""
         static = trace.shared_proxies if self.proxies is None else self.proxies[None]
         assert static is not None
         read = self.read_input(x, mask, trace, static)
@@ -143,7 +143,7 @@ class Proxyformer(Attention):
         return proxies
 
     def read_input(self, x: Tensor, mask: Tensor, trace: Trace, static: Tensor) -> Tensor | None:
-        """What the input says to each proxy, (b, m, d), before the linear map W; None without injection."""
+        """The input's contribution to each proxy, (b, m, d), before the linear map W; None without injection."""
         match self.injection:
             case "segment" if self.injection_length == "valid":
                 return valid_segment_means(x, mask, self.num_proxies)

@@ -15,8 +15,8 @@ from torch import Tensor
 from proxytune.models import diagnostics
 from proxytune.models.attention import MECHANISMS, Trace
 from proxytune.models.classifier import Classifier
+from proxytune.models.classifier_diagnostics import MAX_EXAMPLES, FewExamples, diagnose
 from proxytune.models.config import ModelConfig
-from proxytune.models.diagnosis import MAX_EXAMPLES, FewExamples, diagnose
 from proxytune.models.training import Trainer, TrainingConfig
 
 N, M, D, E = 24, 6, 16, 8

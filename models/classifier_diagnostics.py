@@ -1,6 +1,6 @@
-"""A look at a classifier on a few examples: the diagnostics of its layers, and what moves its proxies.
+"""Diagnostics of a classifier on a few examples.
 
-Beside the scalars of diagnostics.py, for proxies:
+Those of its layers (diagnostics.py), and for proxies:
 
     proxy_moved                   |P - P_0| / |P_0|, P_0 their first draw; Frobenius norms
     contrastive_gradient_ratio    |d(weight x contrastive loss) / dP| / |d(cross-entropy) / dP|, without dropout
@@ -20,7 +20,7 @@ from proxytune.models.optimizer import named_proxies
 from proxytune.models.passes import Batch, example_lengths
 
 MAX_EXAMPLES = 8
-# Elements of the maps that are formed, of a head: 8 sequences of 512 tokens, 2 of 1,024, 1 of more. Of 1,024 tokens one costs
+# Elements of all maps computed for a head: 8 sequences of 512 tokens, 2 of 1,024, 1 of more. Of 1,024 tokens one costs
 # 0.17 s where the evaluation of 2,000 takes 20 s.
 MAX_MAP_ELEMENTS = 2**21
 
@@ -63,10 +63,13 @@ def diagnose(
     if not MECHANISMS[model.config.attention].low_rank:
         return {}
     proxies = named_proxies(model)
-    looks = [look(model, *example, proxies) for example in examples]
+    per_example = [diagnose_example(model, *example, proxies) for example in examples]
     layers = [
-        {name: torch.stack([values[layer][name] for values in looks]).mean() for name in looks[0][layer]}
-        for layer in range(len(looks[0]) if looks else 0)
+        {
+            name: torch.stack([values[layer][name] for values in per_example]).mean()
+            for name in per_example[0][layer]
+        }
+        for layer in range(len(per_example[0]) if per_example else 0)
     ]
     for figures, (name, weight) in zip(layers, proxies.items(), strict=False):
         first = first_proxies[name]
@@ -74,7 +77,7 @@ def diagnose(
     return summarize(layers)
 
 
-def look(
+def diagnose_example(
     model: Classifier, token_ids: Tensor, mask: Tensor, label: Tensor, proxies: Mapping[str, Tensor]
 ) -> list[dict[str, Tensor]]:
     """The scalars of each layer on one example."""
@@ -84,10 +87,10 @@ def look(
         loss = F.cross_entropy(model(token_ids, mask, trace).float(), label)
         if trace.losses:
             contrastive = model.config.contrastive_weight * torch.stack(trace.losses).mean()
-            ours = torch.autograd.grad(contrastive, weights, retain_graph=True)
-            theirs = torch.autograd.grad(loss, weights)
-            for figures, mine, other in zip(trace.diagnostics, ours, theirs, strict=False):
-                ratio = mine.norm() / other.norm().clamp(min=torch.finfo(other.dtype).tiny)
+            of_contrast = torch.autograd.grad(contrastive, weights, retain_graph=True)
+            of_classes = torch.autograd.grad(loss, weights)
+            for figures, contrast, classes in zip(trace.diagnostics, of_contrast, of_classes, strict=False):
+                ratio = contrast.norm() / classes.norm().clamp(min=torch.finfo(classes.dtype).tiny)
                 figures["contrastive_gradient_ratio"] = ratio
     return trace.diagnostics
 
