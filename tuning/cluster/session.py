@@ -18,6 +18,7 @@ from proxytune.tuning.cluster.ray_private import (
     autoscaler_groups,
     draining_nodes,
     gcs_address,
+    keeping_sigterm,
     preloading,
     without_idle_processes,
     without_paths,
@@ -151,7 +152,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
             modules = package_folders(scratch / "package")
             options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
         try:
-            with without_idle_processes() if address == LOCAL else nullcontext():
+            with keeping_sigterm(), without_idle_processes() if address == LOCAL else nullcontext():
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(
