@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from proxytune.models.errors import ConfigError
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.errors import Interrupted, ProxytuneError, Stopped, StorageError
+from proxytune.tuning.store.interrupts import interruptible
 
 VERBS = {
     "init": ("init", "Write a commented study file for TASK."),
@@ -114,7 +115,8 @@ def with_flags(message: str) -> str:
 def main() -> None:
     """Entry point: every foreseeable error is one line and an exit code."""
     try:
-        cli.main(standalone_mode=False)
+        with interruptible():
+            cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(75)
     except click.ClickException as error:

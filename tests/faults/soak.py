@@ -35,7 +35,7 @@ from proxytune.tuning.run import driver as product
 from proxytune.tuning.service import app, server  # noqa: F401 - here once, so that children start at once
 from proxytune.tuning.store import lease
 from tests.faults.soak_check import problems
-from tests.faults.soak_processes import MARK, marked, shippers
+from tests.faults.soak_processes import MARK, children, is_shipper, marked
 from tests.faults.soak_trial import SumTrainable, search_here
 from tests.tuning.tracking.servers import MlflowServer, free_port
 
@@ -215,9 +215,10 @@ class Soak:
         return self.journal.stat().st_size if self.journal.exists() else 0
 
     def kill(self) -> None:
-        """The driver and its shipper at once, as a power cut does."""
+        """The driver, its shipper and those of drivers before it at once, as a power cut does."""
         assert self.driver is not None
-        ending = shippers(self.driver)
+        os.kill(self.driver, signal.SIGSTOP)  # it starts no further process
+        ending = children(self.driver) + [one for one in marked(self.folder.name) if is_shipper(one)]
         os.kill(self.driver, signal.SIGKILL)
         for process in ending:
             with suppress(psutil.NoSuchProcess):

@@ -8,12 +8,21 @@ import psutil
 MARK = "PROXYTUNE_SOAK"  # in the environment of every process of a soak
 
 
+SHIPPER = "tracking.shipping"
+
+
+def is_shipper(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return SHIPPER in " ".join(process.cmdline())
+    return False
+
+
 def shippers(pid: int) -> list[psutil.Process]:
-    return children(pid, "tracking.shipping")
+    return children(pid, SHIPPER)
 
 
-def children(pid: int, word: str) -> list[psutil.Process]:
-    """Processes below the driver with the word in their command line."""
+def children(pid: int, word: str = "") -> list[psutil.Process]:
+    """Processes below the driver with the word in their command line; all of them, also those that are being started."""
     found = []
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):

@@ -12,6 +12,7 @@ from proxytune.tuning.cluster.trainable import TrialTrainable
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints
+from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial.update import TrialUpdate
 
@@ -89,7 +90,7 @@ def search_here(stop: Callable[[StudyController], Any]) -> Callable[..., None]:
     def search(study: Any, controller: StudyController, *_: Any) -> None:
         controller.hold({"cpu": 1, "gpu": 0})
         workers: dict[int, Worker] = {}
-        with stop(controller):
+        with stop(controller), storage_errors():
             while True:
                 while len(workers) < WORKERS and (given := controller.next_trial()) is not None:
                     config = {

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+SCRATCH = "PROXYTUNE_SCRATCH"
+"""The variable by which processes that Ray starts here carry the folder's path; `ray_session` sets it."""
 _PREFIX = "proxytune-"
 _LOCK = "driver.lock"  # held while the driver lives
 _END_SECONDS = 5.0
@@ -19,8 +21,8 @@ _END_SECONDS = 5.0
 def scratch_folder() -> Iterator[Path]:
     """A folder of mode 0700, removed at exit; before, those of drivers that were killed are removed.
 
-    Processes that use the folder are killed first: a worker or agent that still starts when its Ray is gone would make
-    the folder again.
+    Ray's processes that use the folder are killed first: a worker or agent that still starts when its Ray is gone would
+    make the folder again. Others that have a file of it open, such as a user's `tail` of a log, go on.
 
     It lies below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters.
     """
@@ -34,15 +36,15 @@ def scratch_folder() -> Iterator[Path]:
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # nobody sees it unlocked
         yield folder
     finally:
-        _kill_processes_of(folder)
+        _kill_rays_processes(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 
-def _kill_processes_of(folder: Path) -> None:
+def _kill_rays_processes(folder: Path) -> None:
     def alive() -> list[int]:
         others = (path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid()))
-        return [int(path.name) for path in others if _uses(path, f"{folder}/")]
+        return [int(path.name) for path in others if _is_rays(path, folder)]
 
     deadline = time.monotonic() + _END_SECONDS
     while (found := alive()) and time.monotonic() < deadline:
@@ -52,10 +54,18 @@ def _kill_processes_of(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _uses(process: Path, name: str) -> bool:
-    """Whether a process below /proc has the name in its command line, or a file below it open (Ray's change the line)."""
+def _is_rays(process: Path, folder: Path) -> bool:
+    """Whether a process below /proc was started by the folder's Ray and uses the folder.
+
+    Ray's agents write their title over their command line and environment. They have files of the folder open then.
+    """
     try:
-        if os.fsencode(name) in (process / "cmdline").read_bytes():
+        title = (process / "cmdline").read_bytes()
+        known = os.fsencode(f"{SCRATCH}={folder}") in (process / "environ").read_bytes().split(b"\0")
+        if not known and not title.startswith(b"ray::"):
+            return False
+        name = f"{folder}/"
+        if os.fsencode(name) in title:
             return True
         for file in (process / "fd").iterdir():
             with suppress(OSError):

@@ -18,11 +18,12 @@ from proxytune.tuning.cluster.ray_private import (
     autoscales,
     draining_nodes,
     gcs_address,
+    keeping_sigterm,
     preloading,
     without_idle_processes,
     without_paths,
 )
-from proxytune.tuning.cluster.scratch import scratch_folder
+from proxytune.tuning.cluster.scratch import SCRATCH, scratch_folder
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
@@ -133,7 +134,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
         Interrupted: Ray did not start in time; the machine is too busy.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
-    with scratch_folder() as scratch, _environment(address):
+    with scratch_folder() as scratch, _environment(address, scratch):
         if address == LOCAL:
             _ensure_token()
         import ray
@@ -151,7 +152,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
             modules = package_folders(scratch / "package")
             options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
         try:
-            with without_idle_processes() if address == LOCAL else nullcontext():
+            with keeping_sigterm(), without_idle_processes() if address == LOCAL else nullcontext():
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(
@@ -167,11 +168,11 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
 
 
 @contextmanager
-def _environment(address: str) -> Iterator[None]:
+def _environment(address: str, scratch: Path) -> Iterator[None]:
     """The environment that Ray and Tune read, while the context is held."""
     os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
     before = dict(os.environ)
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(_ENVIRONMENT | {SCRATCH: str(scratch)})
     if address != LOCAL:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = _PENDING
     try:

@@ -1,10 +1,7 @@
 """`proxytune data`: the tasks' data on this machine."""
 
 import functools
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -54,14 +51,13 @@ partial_option = click.option(
 
 
 def reported(command: Callable[P, R]) -> Callable[..., R]:
-    """Give a verb --verbose: a refusal is short, and lists what was tried only when asked to. SIGTERM is as SIGINT."""
+    """Give a verb --verbose: a refusal is short, and lists what was tried only when asked to."""
 
     @click.option("--verbose", is_flag=True, help="List the places that were tried, where nothing was found.")
     @functools.wraps(command)
     def run(*args: Any, verbose: bool, **kwargs: Any) -> R:
         try:
-            with _interrupted_by_sigterm():
-                return command(*args, **kwargs)
+            return command(*args, **kwargs)
         except DataError as error:
             message = str(error)
             for key, flag in FLAGS.items():
@@ -70,22 +66,6 @@ def reported(command: Callable[P, R]) -> Callable[..., R]:
             raise DataError(*message.splitlines(), *more) from None
 
     return run
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _prepared(

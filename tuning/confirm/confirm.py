@@ -20,12 +20,14 @@ from proxytune.tuning.confirm.publish import publish
 from proxytune.tuning.confirm.retraining import Plan, Race, retraining_spec, retrainings
 from proxytune.tuning.errors import HeldError, ProxytuneError
 from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.run.provenance import data_facts, refuse_other_data
 from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.confirmation import CONFIRMATION, Confirmation, TestResult, read_confirmation
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.test_split import read_openings
+from proxytune.tuning.trial.data import prepare_task
 
 if TYPE_CHECKING:
     from proxytune.tuning.cluster.session import RaySession
@@ -55,7 +57,7 @@ def confirm_study(
         say: called with a line that reports progress.
 
     Raises:
-        InputError: no candidate, or the test split was opened and this would open it again.
+        InputError: no candidate, other data than the search's, or the test split was opened and this would open it again.
         HeldError: the study is being run or confirmed.
         Interrupted: the same call resumes.
         ProxytuneError: retrainings failed, or every candidate was eliminated.
@@ -67,6 +69,7 @@ def confirm_study(
         lease = Lease(study.storage, study.name)
         lease.acquire()
         stack.callback(lease.release)
+        refuse_other_data(study, data_facts(prepare_task(study.spec.task)))
         chosen = {trial.number: trial for trial in candidates(study, top)}
         if len(chosen) < top:
             say(f"study {study.name} has {len(chosen)} candidates, not {top}; all of them are confirmed")

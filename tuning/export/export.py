@@ -33,7 +33,7 @@ from proxytune.tuning.export.programs import write_programs
 from proxytune.tuning.export.request import THE_WINNER, ExportRequest
 from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.sweep_record import sweep_card
-from proxytune.tuning.run.provenance import data_facts, git_revision
+from proxytune.tuning.run.provenance import data_facts, git_revision, refuse_other_data
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 from proxytune.tuning.store.checkpoints import ForeignCheckpoint
@@ -78,11 +78,12 @@ def export_study(
         say: called with a line that reports progress.
 
     Raises:
-        InputError: the folder exists, or no trial can be chosen by this request.
+        InputError: the folder exists, no trial can be chosen by this request, or the data is not that of the trials.
         StorageError: a checkpoint is gone or damaged, or the folder cannot be written; nothing is left behind.
         DataError: the task's data is missing or damaged.
     """
     refuse_existing(folder)
+    refuse_other_data(study, data_facts(prepare_task(study.spec.task)))
     records, confirmation = study_records(study), read_confirmation(study)
     selections = choose(
         study.name, records, study.spec.search.objectives, study.spec.constraints, request, confirmation

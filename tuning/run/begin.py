@@ -14,6 +14,7 @@ from optuna.storages import RDBStorage
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.look import wanted_budget, without_effect
+from proxytune.tuning.run.provenance import refuse_other_data
 from proxytune.tuning.search.warm_start import fill_study, read_warm_start
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
@@ -143,11 +144,7 @@ def _check_data(study: Study, data: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is other data.
     """
-    known = study.data
-    if not known:
+    if not study.data:
         study.optuna.set_user_attr(DATA, dict(data))
-    elif known["fingerprint"] != data["fingerprint"]:
-        raise InputError(
-            f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, and here it is "
-            f"{data['fingerprint'][:12]}: restore the data at task.root, or give the study another name"
-        )
+    else:
+        refuse_other_data(study, data)

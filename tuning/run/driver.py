@@ -26,6 +26,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder, try_folder
+from proxytune.tuning.store.interrupts import uninterrupted
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import is_stopping
 from proxytune.tuning.store.study import Study
@@ -75,22 +76,23 @@ def run_study(
     prepared = _check(spec, address, trainable)
     age += time.monotonic() - began
     with ExitStack() as stack:
-        held = stack.enter_context(hold_study(spec, data=data_facts(prepared), age=age))
-        study, lease = held.study, held.lease
-        outbox = open_journal(study, functools.partial(FencedOutbox, lease=lease))
-        stack.callback(outbox.close)
-        recover(study, outbox)
-        controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
-        controller.notes += outbox.problems
-        for note in held.notes:
-            say(note)
-        with storage_errors():
-            controller.reconcile()
-        outbox.append(_started(study, spec, prepared))
-        shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
-        shipper.start(SHIPPING_DELAY_SECONDS)
-        stack.callback(shipper.close, DRAIN_SECONDS)
-        stack.push(functools.partial(_end_of_failure, outbox))
+        with uninterrupted():
+            held = stack.enter_context(hold_study(spec, data=data_facts(prepared), age=age))
+            study, lease = held.study, held.lease
+            outbox = open_journal(study, functools.partial(FencedOutbox, lease=lease))
+            stack.callback(outbox.close)
+            recover(study, outbox)
+            controller = make_controller(spec, study.optuna, study.storage, outbox, data_facts(prepared))
+            controller.notes += outbox.problems
+            for note in held.notes:
+                say(note)
+            with storage_errors():
+                controller.reconcile()
+            outbox.append(_started(study, spec, prepared))
+            shipper = Shipper(spec.folder / "outbox", study.tracking_uri, spec.tracking.experiment)
+            shipper.start(SHIPPING_DELAY_SECONDS)
+            stack.callback(shipper.close, DRAIN_SECONDS)
+            stack.push(functools.partial(_end_of_failure, outbox))
         lease.on_lost = lambda: controller.stop("another driver took the study over")
         if not controller.finished:
             if address == "local":
@@ -102,7 +104,8 @@ def run_study(
                 if not lease.lost:
                     with storage_errors():
                         controller.requeue_live()
-        _end(study, lease, controller, outbox)
+        with uninterrupted():
+            _end(study, lease, controller, outbox)
     _require_a_complete_trial(study)
     return study
 
@@ -155,11 +158,13 @@ def _require_a_complete_trial(study: Study) -> None:
 
 
 def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
-    """Say in the journal that the driver ends by an error, so that MLflow does not show it running."""
+    """Say in the journal that the driver ends by an error or a signal, so that MLflow does not show it running."""
     if error is not None and not isinstance(error, Interrupted):
-        reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError, HeldError):  # the disk may be what failed
-            outbox.append(StudyEnded(status=StudyStatus.FAILED, reason=reason[:1000]))
+        by_signal = isinstance(error, KeyboardInterrupt)
+        status = StudyStatus.INTERRUPTED if by_signal else StudyStatus.FAILED
+        reason = "a signal" if by_signal else " ".join(str(error).split()) or type(error).__name__
+        with suppress(OSError, HeldError), uninterrupted():  # the disk may be what failed
+            outbox.append(StudyEnded(status=status, reason=reason[:1000]))
 
 
 def _search(

@@ -5,10 +5,13 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from proxytune.datasets import PreparedTask
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.store.stored_study import StoredStudy
 
 
 def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
@@ -50,6 +53,23 @@ def data_facts(prepared: PreparedTask | None) -> dict[str, Any]:
         "fingerprint": prepared.fingerprint,
         "conventions": dict(prepared.info.conventions),
     }
+
+
+def refuse_other_data(study: StoredStudy, data: Mapping[str, Any]) -> None:
+    """See that the data is that which the study's trials were trained on, where the study knows it.
+
+    Args:
+        data: what `data_facts` gives for the data that is there now.
+
+    Raises:
+        InputError: it is other data.
+    """
+    known = study.data
+    if known and known["fingerprint"] != data["fingerprint"]:
+        raise InputError(
+            f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, and here it is "
+            f"{data['fingerprint'][:12]}: restore the data at task.root, or start another study on it"
+        )
 
 
 def git_revision() -> str | None:

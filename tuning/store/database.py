@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.spec.locations import masked_url
 from proxytune.tuning.store.errors import first_line
+from proxytune.tuning.store.interrupts import uninterrupted
 from proxytune.tuning.store.mounts import on_network
 from proxytune.tuning.store.optuna_private import TrialStorage
 from proxytune.tuning.store.tables import metadata, requests
@@ -23,6 +24,7 @@ PRIVATE = 0o600
 _SCHEMA_LOCK = 0x70726F7879  # a number of ours among PostgreSQL's advisory locks
 
 
+@uninterrupted()
 def holds_studies(url: str) -> bool:
     """Whether there is an Optuna storage at the URL; nothing is created.
 
@@ -45,6 +47,7 @@ def holds_studies(url: str) -> bool:
         raise StorageError(f"{masked_url(url)}: {first_line(error)}") from None
 
 
+@uninterrupted()
 def open_storage(url: str, *, create: bool) -> RDBStorage:
     """Optuna's storage at a URL. With `create` its tables are made if they are missing, by one process at a time.
 

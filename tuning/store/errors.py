@@ -7,17 +7,19 @@ import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxytune.tuning.errors import StorageError
+from proxytune.tuning.store.interrupts import uninterrupted
 
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Speak of a storage that fails in one line.
+    """Speak of a storage that fails in one line. Signals wait for the end of the context.
 
     Raises:
         StorageError: instead of what SQLAlchemy or Optuna raised.
     """
     try:
-        yield
+        with uninterrupted():
+            yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(f"the study's storage failed: {first_line(error)}") from error
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxytune.tuning.errors import HeldError
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.holder import LEASE_SECONDS, described, driver, holder
+from proxytune.tuning.store.interrupts import check_interrupted, uninterrupted
 from proxytune.tuning.store.process import ProcessIdentity
 from proxytune.tuning.store.tables import drivers
 
@@ -81,7 +82,7 @@ class Lease:
         self._thread.join()
         sa.event.remove(self._engine, "commit", self._check_commit)
         try:
-            with self._engine.begin() as connection:
+            with uninterrupted(), self._engine.begin() as connection:
                 connection.execute(
                     drivers.update().where(self._mine, drivers.c.epoch == self.epoch).values(held=False)
                 )
@@ -135,6 +136,7 @@ class Lease:
                 raise HeldError(f"study {self.study} is held by {described(row)}; stop that one first")
             if time.monotonic() > deadline:
                 return row
+            check_interrupted()
             time.sleep(WATCH_SECONDS)
             row = self._row()
 
@@ -188,4 +190,5 @@ def _note_write(connection: sa.Connection, _cursor: Any, statement: str, *_: Any
 
 
 def _forget_write(connection: sa.Connection) -> None:
-    connection.info.pop("writes", None)
+    if not connection.invalidated:  # else its notes are gone with it, and a look at them fails
+        connection.info.pop("writes", None)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.private import LOOK, check_answer, check_private
-from proxytune.tuning.cluster.scratch import scratch_folder
+from proxytune.tuning.cluster.scratch import SCRATCH, scratch_folder
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.trial import slot
 
@@ -52,19 +52,24 @@ def started(script: str, temporary: Path) -> subprocess.Popen[str]:
 
 def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() -> None:
     """Ray's processes make their session's folders as they start: they would make them again, and nobody remove them."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    sleep = "-c", "import time; time.sleep(600)"
     with scratch_folder() as folder:
-        late = subprocess.Popen([*sleep, f"--temp-dir={folder}/ray"])
-        with (folder / "agent.log").open("w") as log:  # an agent shows another command line than its own
-            agent = subprocess.Popen(sleep, stdout=log)
-        other = subprocess.Popen([*sleep, f"--temp-dir={folder}-other"])
+        of_ray = os.environ | {SCRATCH: str(folder)}  # as Ray is started
+        late = subprocess.Popen([sys.executable, *sleep, f"--temp-dir={folder}/ray"], env=of_ray)
+        with (folder / "agent.log").open("w") as log:  # an agent's title hides what it was started with
+            agent = subprocess.Popen(["ray::Agent", *sleep], executable=sys.executable, stdout=log)
+            other = subprocess.Popen(["ray::Agent", *sleep], executable=sys.executable)
+        reader = subprocess.Popen(["tail", "-f", folder / "agent.log"])  # a user's
+        shipper = subprocess.Popen(
+            [sys.executable, *sleep], env=of_ray
+        )  # a child of the driver, but not Ray's
     try:
         assert late.wait(60) == -9
         assert agent.wait(60) == -9
-        assert other.poll() is None
+        assert [process.poll() for process in (other, reader, shipper)] == [None] * 3
         assert not folder.exists()
     finally:
-        for process in (late, agent, other):
+        for process in (late, agent, other, reader, shipper):
             process.kill()
             process.wait()
 

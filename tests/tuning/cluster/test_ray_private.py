@@ -36,6 +36,7 @@ def test_ray_still_has_what_is_private() -> None:
         (Node, "start_api_server"),
         (Node, "start_log_monitor"),
         (utils, "get_dashboard_dependency_error"),
+        (utils, "set_sigterm_handler"),
         (auto_init_hook, "enable_auto_connect"),
         (JobConfig, "_runtime_env_has_working_dir"),
         (gcs_service_pb2, "GetClusterIdRequest"),

@@ -1,17 +1,23 @@
 """What belongs together: a study's database, its folder, its checkpoints and its data."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from proxytune.tuning import export_study
+from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study, hold_study
+from proxytune.tuning.run.provenance import data_facts
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.steering import enqueue
+from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial.update import TrialUpdate
+from tests.datasets.test_forms_listops import write_tsv
 from tests.tuning.conftest import finish
 
 DATA = {"task": "listops-mini", "fingerprint": "a" * 64, "conventions": {}}
@@ -100,6 +106,32 @@ def test_other_data_is_refused_and_both_are_named(make_spec) -> None:
         raise AssertionError("it was opened")
     with hold_study(spec, data=DATA):
         pass
+
+
+@pytest.mark.usefixtures("without_programs")
+def test_what_was_trained_on_other_data_is_neither_exported_nor_confirmed(make_spec, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_tsv(root)
+    task = f"task={{name: listops, root: {root}, partial: true}}"
+    steps = "training.steps=2", "training.warmup_steps=0", "training.eval_every=2"
+    spec = make_spec(task, *steps, "search.trials=1", "search.stopping.name=none")
+    trained_on = data_facts(prepare_task(spec.task))
+    with hold_study(spec, data=trained_on):
+        pass
+    study = finish(spec)
+    unchanged = (root / "basic_train.tsv").read_bytes()
+    (root / "basic_train.tsv").write_bytes(b"".join(unchanged.splitlines(keepends=True)[:-1]))
+    here = prepare_task(spec.task).fingerprint
+    error = f"trains on listops data {trained_on['fingerprint'][:12]}, and here it is {here[:12]}"
+    with pytest.raises(InputError, match=error):
+        export_study(study, tmp_path / "winner")
+    assert not (tmp_path / "winner").exists()
+    with pytest.raises(InputError, match=error):
+        confirm_study(study, top=1, num_seeds=2, who="somebody")
+    (root / "basic_train.tsv").write_bytes(unchanged)
+    export_study(study, tmp_path / "winner")
+    for name in ("provenance.json", "sweep.json"):
+        assert json.loads((tmp_path / "winner" / name).read_text())["data"] == trained_on
 
 
 def test_a_trial_records_the_data_that_it_trains_on(make_spec) -> None:

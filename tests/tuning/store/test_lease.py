@@ -174,3 +174,21 @@ def test_a_holder_notices_that_it_was_replaced(url: str, monkeypatch) -> None:
         time.sleep(0.05)
     assert holding.lost
     assert lost == ["told"]
+
+
+def test_a_connection_that_is_lost_in_a_transaction_fails_with_its_own_error(url: str) -> None:
+    """SQLAlchemy also gives a connection up when a signal's exception goes through it."""
+    storage = open_storage(url, create=True)
+    held = Lease(storage, "a")
+    held.acquire()
+
+    def lose() -> None:
+        with storage.engine.begin() as connection:
+            connection.execute(drivers.insert().values(study="b", epoch=0, held=False, renewed=sa.func.now()))
+            connection.invalidate()
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        lose()
+    held.check()
+    held.release()

@@ -1,5 +1,7 @@
 """A configuration's speed: measured once for each distinct cost, alone on the machine."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import torch
 from proxytune.datasets import TrainBatches
 from proxytune.datasets.batches import Batch
 from proxytune.tuning.spec.metrics import MEMORY
+from proxytune.tuning.trial import efficiency
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import (
     efficiency_key,
@@ -99,6 +102,36 @@ def test_it_is_measured_once_and_kept(make_spec, tmp_path: Path) -> None:
     file.write_text("{", encoding="utf-8")  # a damaged disk: measured again, not believed
     assert stored_efficiency(make_spec().trial({}), tmp_path / "kept") != first
     assert [file] == list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.usefixtures("quick_measurements")
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ("model.num_proxies=8", "costs"),
+        ("task.train_examples=512", "data"),
+        ("resources.cpu=2", "threads"),
+        (None, "device"),
+    ],
+)
+def test_a_file_of_another_study_is_measured_again(
+    make_spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str | None, differs: str
+) -> None:
+    """Copied, or restored from a backup, under the name of a configuration of this study."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    with monkeypatch.context() as patch:
+        if change is None:
+            patch.setattr(efficiency, "_processor", lambda: "another CPU")
+        stored_efficiency(make_spec(*[change] if change else []).trial({}), there)
+    [foreign] = there.iterdir()
+    own = here / f"{efficiency_key(make_spec().trial({}))}.json"
+    here.mkdir()
+    shutil.copyfile(foreign, own)
+    measured = stored_efficiency(make_spec().trial({}), here)
+    assert list(here.iterdir()) == [own]
+    kept, other = json.loads(own.read_text()), json.loads(foreign.read_text())
+    assert {differs, "efficiency"} <= {key for key in kept if kept[key] != other[key]}
+    assert kept["efficiency"] == measured
 
 
 TRAIN_WITHOUT_A_BREAK = """
