@@ -90,7 +90,7 @@ def shipper_suspended(soak: Soak, chance: random.Random) -> None:
 
 def _wait_for(soak: Soak, word: str) -> list[psutil.Process]:
     assert soak.driver is not None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (found := children(soak.driver, word)):
         assert time.monotonic() < deadline, f"no process {word}"
         time.sleep(0.02)

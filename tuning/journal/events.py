@@ -31,11 +31,15 @@ class _Record(BaseModel):
 
 
 class JournalStarted(_Record):
-    """First record of a journal. id: identifies the journal, and so its runs in MLflow."""
+    """First record of a journal. id: identifies the journal, and so its runs in MLflow.
+
+    study: id of the study that it belongs to; None: written before journals had it.
+    """
 
     kind: Literal["journal"] = "journal"
     format: int = FORMAT
     id: str
+    study: str | None = None
 
 
 class _Timed(_Record):

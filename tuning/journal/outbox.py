@@ -53,13 +53,14 @@ class Outbox:
         folder: holds the journal.
         known_id: id of the journal as the study's storage knows it, for a journal whose first record is damaged.
             Without it such a journal gets a new id, and so new runs in MLflow.
+        study_id: id of the study, for the first record.
 
     Raises:
         HeldError: another process has the journal open.
         OSError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, known_id: str | None = None) -> None:
+    def __init__(self, folder: Path, known_id: str | None = None, study_id: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "writer.lock", blocking=False)
         try:
@@ -74,6 +75,7 @@ class Outbox:
         self._last_time_ms = 0
         self._path = folder / JOURNAL
         self.id = journal_id(folder) or known_id or uuid.uuid4().hex
+        self._begin = JournalStarted(id=self.id, study=study_id)
         if self._path.exists() and self._path.stat().st_size and journal_id(folder) is None:
             self._repair_first_record()
         self._size = self._scan(folder)
@@ -81,7 +83,7 @@ class Outbox:
         os.fchmod(self._file, PRIVATE)
         os.ftruncate(self._file, self._size)
         if self._size == 0:
-            self._write(JournalStarted(id=self.id))
+            self._write(self._begin)
             _sync_folder(folder)
         self._end_what_was_left()
 
@@ -176,7 +178,7 @@ class Outbox:
             tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=JOURNAL, delete=False) as repaired,
         ):
             damaged.readline()
-            repaired.write(encode(JournalStarted(id=self.id)))
+            repaired.write(encode(self._begin))
             while chunk := damaged.read(1 << 20):
                 repaired.write(chunk)
             repaired.flush()

@@ -66,8 +66,19 @@ def read_all(folder: Path) -> Iterator[Portion]:
 
 def journal_id(folder: Path) -> str | None:
     """Id of the journal; None if there is none or its first record is damaged."""
+    first = _first_record(folder)
+    return first.id if first else None
+
+
+def study_of_journal(folder: Path) -> str | None:
+    """Id of the study that the journal belongs to; None where its first record does not say."""
+    first = _first_record(folder)
+    return first.study if first else None
+
+
+def _first_record(folder: Path) -> JournalStarted | None:
     first = read_events(folder, max_bytes=1).events
-    return first[0].id if first and isinstance(first[0], JournalStarted) else None
+    return first[0] if first and isinstance(first[0], JournalStarted) else None
 
 
 def last_bytes(folder: Path, offset: int, size: int) -> str | None:

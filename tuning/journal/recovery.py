@@ -9,11 +9,11 @@ study to MLflow, which says so where the old one is still there.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.events import (
     Reported,
     StudyEnded,
@@ -23,6 +23,7 @@ from proxytune.tuning.journal.events import (
     TrialStarted,
 )
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.reading import JOURNAL, study_of_journal
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.store.attributes import ATTEMPT, END, JOURNAL_ID, rung_entries
@@ -32,19 +33,27 @@ if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
-def open_journal(study: "Study", make: Callable[[Path, str | None], Outbox] = Outbox) -> Outbox:
+def open_journal(study: "Study", make: Callable[..., Outbox] = Outbox) -> Outbox:
     """The study's journal, open for writing. The storage keeps its id, by which a damaged first record is repaired.
 
-    `make` opens the outbox of a folder and a known id.
+    `make` opens the outbox: it is called with the arguments of `Outbox`.
 
     Raises:
+        InputError: the journal is that of another study; it stays as it is.
         HeldError: another process has the journal open.
         StorageError: the storage does not answer.
         OSError: the journal cannot be written.
     """
     with storage_errors():
         known = study.attributes.get(JOURNAL_ID)
-    outbox = make(study.folder / "outbox", known)
+    folder = study.folder / "outbox"
+    owner = study_of_journal(folder)
+    if owner is not None and owner != study.id:
+        raise InputError(
+            f"{folder / JOURNAL} is the journal of study {owner[:12]}, not of this one ({study.id[:12]}): restore the "
+            f"journal, or move it away and what the database knows is written again"
+        )
+    outbox = make(folder, known, study_id=study.id or None)
     if outbox.id != known:
         with storage_errors():
             study.optuna.set_user_attr(JOURNAL_ID, outbox.id)

@@ -20,12 +20,12 @@ class FencedOutbox(Outbox):
         StorageError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, known_id: str | None, lease: Lease) -> None:
+    def __init__(self, folder: Path, known_id: str | None, lease: Lease, study_id: str | None = None) -> None:
         self._fence = Fence(folder, lease)
         try:
             with self._fence:
                 (folder / "writer.lock").unlink(missing_ok=True)
-                super().__init__(folder, known_id)
+                super().__init__(folder, known_id, study_id)
         except OSError as error:
             self._fence.close()
             raise StorageError(f"{folder}: {error.strerror}") from None

@@ -10,6 +10,7 @@ from proxytune.tuning import export_study
 from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.journal.outbox import Outbox
+from proxytune.tuning.journal.recovery import open_journal
 from proxytune.tuning.run.begin import begin_study, hold_study
 from proxytune.tuning.run.provenance import data_facts
 from proxytune.tuning.search.controller import StudyController
@@ -91,6 +92,23 @@ def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_a
     assert [trial.state.name for trial in study.trials()] == ["RUNNING", "WAITING"]
     assert (trials / "1" / "step-0000000010").exists()
     outbox.close()
+
+
+def test_the_journal_of_another_study_is_refused_and_kept(make_spec) -> None:
+    one, other = make_spec(), make_spec("name=other")
+    for spec in (one, other):
+        with hold_study(spec) as held:
+            open_journal(held.study).close()
+    journal = one.folder / "outbox" / "events.jsonl"
+    own = journal.read_bytes()
+    shutil.copyfile(other.folder / "outbox" / "events.jsonl", journal)
+    with hold_study(one) as held, pytest.raises(InputError, match="is the journal of study"):
+        open_journal(held.study)
+    assert journal.read_bytes() == (other.folder / "outbox" / "events.jsonl").read_bytes()
+    journal.unlink()
+    with hold_study(one) as held:
+        open_journal(held.study).close()
+    assert journal.read_bytes() == own
 
 
 def test_other_data_is_refused_and_both_are_named(make_spec) -> None:

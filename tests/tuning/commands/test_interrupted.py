@@ -1,0 +1,66 @@
+"""Verbs that read or write a study, interrupted at each part of their work with the database: 75, and nothing is broken."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.store.study import Study
+from tests.commandline import Called
+from tests.tuning.run.interrupted import NEVER, Moments
+
+
+def interrupt_at(
+    moment: int, call: Callable[..., Called], words: tuple[object, ...], cwd: Path
+) -> tuple[Called, int]:
+    """The verb with SIGINT at the moment, and how many moments it had."""
+    moments = Moments(signal.SIGINT, moment)
+    sys.setprofile(moments)
+    try:
+        return call(*words, cwd=cwd), moments.count
+    finally:
+        sys.setprofile(None)
+
+
+def check(
+    call: Callable[..., Called], words: tuple[object, ...], cwd: Path, after: Callable[[], None]
+) -> None:
+    moment, count = 1, NEVER
+    while moment <= count:
+        called, count = interrupt_at(moment, call, words, cwd)
+        if count < moment:
+            assert called.code == 0, called
+            return
+        assert called.code == 75, f"moment {moment}: {called}"
+        assert "proxytune: " not in called.stderr, called
+        after()
+        moment, count = moment + 7, NEVER
+    raise AssertionError("the verb never had its way")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("extend", "small", "--trials", 9),
+        ("enqueue", "small", "model.num_proxies=2", "model.dropout=0.2"),
+        ("stop", "small"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_verb_that_steers(
+    make_spec, call: Callable[..., Called], tmp_path: Path, words: tuple[object, ...]
+) -> None:
+    begin_study(make_spec()).storage.engine.dispose()
+    check(call, (*words, "--storage", tmp_path / "studies"), tmp_path, lambda: None)
+
+
+@pytest.mark.usefixtures("without_programs")
+def test_an_export(study: Study, call: Callable[..., Called], tmp_path: Path) -> None:
+    def nothing_is_left() -> None:
+        assert list(tmp_path.iterdir()) == []
+
+    words = "export", "small", "--out", "winner", "--no-register", "--storage", study.spec.storage
+    check(call, words, tmp_path, nothing_is_left)
