@@ -15,11 +15,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from proxytune.tuning.cluster.ray_private import (
-    end_waiting_workers,
-    forget_ended_trials,
-    never_wait_for_trials,
-)
+from proxytune.tuning.cluster.ray_private import end_waiting_workers, forget_ended_trials
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.update import TrialUpdate
 
@@ -137,7 +133,6 @@ class StudyScheduler(FIFOScheduler):
                     controller.poll()
             except Exception as error:
                 bridge.fail(error)
-        never_wait_for_trials(tune_controller)
         forget_ended_trials(tune_controller, KEPT_TRIALS)
         if not controller.steering.may_start(len(controller.live)):
             end_waiting_workers(tune_controller)

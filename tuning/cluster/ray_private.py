@@ -95,20 +95,24 @@ def end_waiting_workers(scheduled: Any) -> None:
         tune._cleanup_cached_actors(force_all=True)
 
 
-def never_wait_for_trials(scheduled: Any) -> None:
+def never_wait_for_trials() -> None:
     """Let Tune's loop go on while no trial is out, as it does while one runs.
 
     Missing: a setting. Tune waits for the next trial up to 10 minutes at a time, and ends no worker meanwhile.
     """
-    tune = scheduled._tune_controller
-    vars(tune).setdefault("_update_trial_queue", functools.partial(_ask_for_a_trial, tune))
+    from ray.tune.execution.tune_controller import TuneController
 
+    wait: Any = TuneController._update_trial_queue
 
-def _ask_for_a_trial(tune: Any, blocking: bool = False, timeout: float = 0.0) -> bool:
-    added = bool(type(tune)._update_trial_queue(tune))
-    if blocking and not added:
-        time.sleep(0.2)
-    return added
+    @functools.wraps(wait)
+    def ask(tune: TuneController, blocking: bool = False, timeout: float = 0.0) -> bool:
+        added = bool(wait(tune))
+        if blocking and not added:
+            time.sleep(0.2)
+        return added
+
+    if not hasattr(wait, "__wrapped__"):
+        setattr(TuneController, "_update_trial_queue", ask)  # noqa: B010
 
 
 _ROWS = b"proxytune"

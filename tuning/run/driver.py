@@ -255,9 +255,10 @@ def _tune(
     from ray import tune
 
     from proxytune.tuning.cluster.bridge import Silence, StudyScheduler, StudySearcher
-    from proxytune.tuning.cluster.ray_private import use_waiting_workers
+    from proxytune.tuning.cluster.ray_private import never_wait_for_trials, use_waiting_workers
 
     use_waiting_workers()
+    never_wait_for_trials()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
     tune.run(
         kind,

@@ -68,4 +68,4 @@ def explain(claims: Sequence[Claim], given: Mapping[str, int], study: str) -> st
         *([f"waits for {', '.join(sorted(before))}"] if before else []),
         *([f"shares equally with {', '.join(sorted(beside))}"] if beside else []),
     ]
-    return f"{given[study]} of {wanted} slots at priority {own.priority}: {'; '.join(reasons)}"
+    return f"{given[study]} of {wanted} usable slots at priority {own.priority}: {'; '.join(reasons)}"

@@ -88,7 +88,7 @@ class StudyDetail(BaseModel):
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     waits: str | None = Field(
         description="Which other studies of the cluster keep slots from it, and why",
-        examples=["1 of 4 slots at priority 0: waits for listops of ann@node7 (priority 5)"],
+        examples=["1 of 4 usable slots at priority 0: waits for listops of ann@node7 (priority 5)"],
     )
     seconds_left: float | None = Field(
         description="Until its end, as its driver estimates; null while it does not know",

@@ -60,10 +60,7 @@ def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> 
     config = searcher.suggest("a")
     cancel_trial(study, config["number"])
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
-    assert (
-        scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list, _tune_controller=SimpleNamespace()))
-        is None
-    )
+    assert scheduler.choose_trial_to_run(SimpleNamespace(get_trials=list)) is None
     assert searcher.suggest("b")["number"] == config["number"] + 1
     assert study.trials()[config["number"]].state == TrialState.FAIL
     update = {"update": TrialUpdate(step=3, metrics=None, outcome="running").to_json()}

@@ -184,8 +184,8 @@ def test_what_waits_is_said(running: Any) -> None:
     for trial in controller.live.values():
         trial.step = 0
     assert "waiting for the first step" in shown(study, controller, 200)
-    controller.steering.share = SimpleNamespace(waits="0 of 2 slots at priority 0: waits for other")
-    assert "0 of 2 slots at priority 0: waits for other" in shown(study, controller, 200)
+    controller.steering.share = SimpleNamespace(waits="0 of 2 usable slots at priority 0: waits for other")
+    assert "0 of 2 usable slots at priority 0: waits for other" in shown(study, controller, 200)
     controller.steering.paused_by = "me@here"
     assert "paused by me@here; `proxytune resume small` resumes it" in shown(study, controller, 200)
     controller.steering.stopping = "SIGTERM"

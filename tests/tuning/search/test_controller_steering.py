@@ -97,7 +97,10 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
 def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
-    steering, why = driver.controller.steering, "1 of 4 slots at priority 0: waits for other (priority 1)"
+    steering, why = (
+        driver.controller.steering,
+        "1 of 4 usable slots at priority 0: waits for other (priority 1)",
+    )
     first, second = driver.begin().number, driver.begin().number
     steering.share = Share(1)
     assert not driver.say(first, 5), "nodes have left, and no other study wants the slot"

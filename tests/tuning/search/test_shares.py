@@ -95,6 +95,6 @@ def test_who_waits_for_whom_and_why_is_one_line() -> None:
     assert shares([*found[:1], replace(found[1], share=1), *found[2:]]) == got
     assert explain(found, got, "high") == ""
     assert explain(found, got, "low") == (
-        "0 of 3 slots at priority 0: waits for study high (priority 2); shares equally with study even"
+        "0 of 3 usable slots at priority 0: waits for study high (priority 2); shares equally with study even"
     )
     assert explain([claim("low", slots=0)], {"low": 0}, "low") == ""
