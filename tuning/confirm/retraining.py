@@ -160,7 +160,7 @@ class Race(StudyController):
         end = {"outcome": Outcome.PRUNED, "reason": reason, "step": step, "metrics": {}}
         if END not in trial.user_attrs:
             self._storage.set_trial_user_attr(trial_id, END, end)
-            self._limits.started += 1
+            self.limits.started += 1
         self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
         if trial.datetime_start is not None:  # it has a run in MLflow
             self._end_event(trial.number, end)

@@ -48,7 +48,7 @@ class _State:
 
 
 class Watch:
-    """What `run` shows while the search goes on; a thread of its own, which writes nothing but the controller's seconds_left."""
+    """What `run` shows while the search goes on; a thread of its own, which writes nothing but limits.seconds_left."""
 
     def __init__(self, console: Console, study: Study, controller: StudyController, shipper: Shipper) -> None:
         self._console, self._study, self._controller, self._shipper = console, study, controller, shipper
@@ -113,7 +113,7 @@ class Watch:
             if not trial.state.is_finished() and trial.number not in self._controller.live
         ]
         left = self._time_left.seconds(ended, live, facts["budget"], waiting)
-        self._controller.seconds_left = None if left is None else float(round(left, -1))
+        self._controller.limits.seconds_left = None if left is None else float(round(left, -1))
         done = sum(ended) + sum(live) + sum(waiting)
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(

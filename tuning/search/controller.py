@@ -36,7 +36,6 @@ from proxytune.tuning.store.attributes import (
     GPU_WORST,
     RUNG,
     SECONDS,
-    SECONDS_LEFT,
     STUDY_ID,
     WARM_START,
     WHOLE_GPU,
@@ -68,12 +67,12 @@ class StudyController:
         self._outbox = outbox
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
-        self._limits = limits or Limits(spec)
-        self._enough = Enough(spec, study, outbox, self._limits)
+        self.limits = limits or Limits(spec)
+        self._enough = Enough(spec, study, outbox, self.limits)
         self._next_number = 0  # of a trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
-        self.steering = Steering(requests, study, outbox, self._limits, self._cancel)
+        self.steering = Steering(requests, study, outbox, self.limits, self._cancel)
         named = [*spec.search.objectives, *spec.search.constraints]
         self._predicts = any_known("predicted", named)
         self._efficiency = spec.folder / "efficiency" if any_known("measured", named) else None
@@ -83,10 +82,6 @@ class StudyController:
         self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
-        self.seconds_left: float | None = (
-            None  # set by who estimates it (run/progress.py); stored for readers
-        )
-        self._left_stored: float | None = study.user_attrs.get(SECONDS_LEFT)
 
     def reconcile(self) -> None:
         """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
@@ -100,7 +95,7 @@ class StudyController:
                 self._requeue(trial.number, trial.user_attrs.get(ATTEMPT, 1))
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
-            self._limits.count(trial)
+            self.limits.count(trial)
             self._judgement.recall(trial)
         attributes = self._study.user_attrs
         if attributes.get(WARM_START) is not None:
@@ -109,7 +104,7 @@ class StudyController:
             self.notes += [earlier.summary(), *earlier.notes]
             if SECONDS not in attributes:  # the study has just been created
                 self._outbox.append(Noted(text="; ".join([earlier.summary(), *earlier.notes])))
-        self._limits.resume(float(attributes.get(SECONDS, 0.0)))
+        self.limits.resume(float(attributes.get(SECONDS, 0.0)))
 
     def stop(self, reason: str, *, now: bool = True) -> None:
         """Start no more trials; interrupt running trials at their next update or, without `now`, let them finish.
@@ -156,7 +151,7 @@ class StudyController:
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
         params = self._spec.space.suggest(trial, self._spec.fixed)
-        self._limits.started += 1
+        self.limits.started += 1
         spec = self._spec.trial(params)
         if self._predicts and self._infeasible(trial, self._profile(spec, params)):
             return None
@@ -171,7 +166,7 @@ class StudyController:
         previous = self._study.get_trials(deepcopy=False)[trial.number] if attempt > 1 else None
         if previous is not None:
             live.reported = live.step = max(reported_steps(previous), default=0)
-            self._limits.spent_steps -= live.step
+            self.limits.spent_steps -= live.step
         self.live[trial.number] = live
         config = spec.model_dump(mode="json") | {"data": self._data_facts}
         self._outbox.append(live.started(self._resources, config))
@@ -188,7 +183,7 @@ class StudyController:
     def _left(self) -> int:
         """Trials that are still to be started."""
         over = self.steering.stopping is not None or self._enough.reason is not None or self.spent is not None
-        return 0 if over else max(0, self._limits.budget - self._limits.started)
+        return 0 if over else max(0, self.limits.budget - self.limits.started)
 
     @property
     def demand(self) -> int:
@@ -199,7 +194,7 @@ class StudyController:
     @property
     def spent(self) -> str | None:
         """Which of max_seconds and max_steps is used up, if one is."""
-        return self._limits.spent(self.live.copy().values())
+        return self.limits.spent(self.live.copy().values())
 
     def poll(self) -> None:
         """Handle, at most once a second, what other terminals request; a cancelled trial has ended then.
@@ -208,12 +203,9 @@ class StudyController:
         """
         if not self.steering.due():
             return
-        if not self._limits.budget:
-            self._limits.budget = int(self._study.user_attrs[BUDGET])
-        self._study.set_user_attr(SECONDS, self._limits.seconds)
-        if self.seconds_left != self._left_stored:
-            self._left_stored = self.seconds_left
-            self._study.set_user_attr(SECONDS_LEFT, self._left_stored)
+        if not self.limits.budget:
+            self.limits.budget = int(self._study.user_attrs[BUDGET])
+        self.limits.store(self._study)
         self.steering.obey()
 
     def _cancel(self, number: int, who: str) -> bool:
@@ -317,7 +309,7 @@ class StudyController:
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)
-        self._limits.spent_steps += live.step
+        self.limits.spent_steps += live.step
         end = live.end(outcome, reason)
         live.trial.set_user_attr(END, end)
         self._tell(live.trial, end)
@@ -339,9 +331,9 @@ class StudyController:
     def _interrupt(self, number: int, reason: str, outcome: Outcome = Outcome.INTERRUPTED) -> None:
         live = self.live.pop(number)
         # What `_ask` takes back when it goes on, and a new driver finds.
-        self._limits.spent_steps += live.reported
+        self.limits.spent_steps += live.reported
         self._requeue(number, live.attempt)
-        self._limits.started -= 1
+        self.limits.started -= 1
         self._outbox.append(TrialEnded(trial=number, step=live.step, outcome=outcome, reason=reason))
 
     def _requeue(self, number: int, attempt: int) -> None:

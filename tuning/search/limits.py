@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterable
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.search.running import RunningTrial
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.attributes import END, reported_steps
+from proxytune.tuning.store.attributes import END, SECONDS, SECONDS_LEFT, reported_steps
 
 
 class Limits:
@@ -17,6 +18,7 @@ class Limits:
         budget: trials in all; 0 until the controller has read the stored one.
         started: trials of the budget that are spent or running.
         spent_steps: training steps of trials that are not live.
+        seconds_left: until the study's end, by the estimate of run/progress.py; None: not known.
     """
 
     def __init__(self, spec: StudySpec, clock: Callable[[], float] | None = None) -> None:
@@ -26,12 +28,19 @@ class Limits:
         self.budget = 0
         self.started = 0
         self.spent_steps = 0
+        self.seconds_left: float | None = None
         self.resume(0.0)
 
     def resume(self, seconds: float) -> None:
         """Start the clock; `seconds` are those of earlier drivers."""
         self._seconds = seconds
         self._began = self._clock()
+
+    def store(self, study: optuna.Study) -> None:
+        """Keep the times for the next driver and for readers."""
+        study.set_user_attr(SECONDS, self.seconds)
+        if study.user_attrs.get(SECONDS_LEFT) != self.seconds_left:
+            study.set_user_attr(SECONDS_LEFT, self.seconds_left)
 
     def count(self, trial: FrozenTrial) -> None:
         """Count a trial of earlier drivers, which is not live."""

@@ -122,7 +122,9 @@ def running(make_spec: Callable[..., StudySpec]) -> Any:
     study.optuna.tell(ended, 0.5)
     trial = SimpleNamespace(step=10, metrics={"val_accuracy": 0.25}, params={"model.num_proxies": 8})
     steering = SimpleNamespace(stopping=None, paused_by=None, share=None)
-    controller = SimpleNamespace(live={live.number: trial}, steering=steering, notes=["n" * 150])
+    controller = SimpleNamespace(
+        live={live.number: trial}, steering=steering, limits=SimpleNamespace(), notes=["n" * 150]
+    )
     return study, controller
 
 
@@ -153,7 +155,7 @@ def test_readers_see_the_time_left_that_the_driver_estimates(
 
     with driving() as controller:
         assert left() is None
-        controller.seconds_left = 170.0
+        controller.limits.seconds_left = 170.0
         controller.poll()
         assert left() == 170.0
         line = "about 2 min 50 s left"
