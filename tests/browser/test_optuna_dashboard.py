@@ -20,7 +20,7 @@ from proxytune.tuning.trial.update import TrialUpdate
 playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
 pytest.importorskip("optuna_dashboard", reason="the dev extra brings optuna-dashboard")
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 SCREENSHOT = Path(__file__).parents[2] / "build" / "screenshots" / "optuna-dashboard.png"
 
 

@@ -77,6 +77,7 @@ def test_without_the_anchor_there_are_no_ratios() -> None:
     assert measurement.sequences_per_second > 0
 
 
+@pytest.mark.slow
 def test_trainings_at_once_are_counted_together(tmp_path: Path) -> None:
     arguments = ["bench", "--packed", "1,2", "--lengths", "128", "--batch-size", "2", "--quick", "--json"]
     result = CliRunner(catch_exceptions=False).invoke(cli, [*arguments, "--out", str(tmp_path)])

@@ -97,6 +97,9 @@ def test_a_trial_that_the_user_named_does_not_become_the_best(finished, study: S
     assert [one["best"] for one in register(copied, [finished.written, named])] == [True, False]
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
 def test_an_mlflow_that_is_away_is_one_line(finished, study: Study, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in finished.written.folder.iterdir()}
     copied = elsewhere(study, tmp_path / "studies", "http://127.0.0.1:9")

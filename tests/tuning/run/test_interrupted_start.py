@@ -50,6 +50,8 @@ def check(found: list[tuple[str, int, int, str]]) -> None:
             assert not any(word in said for word in ("Traceback", "proxytune: ")), said
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.timeout(1800)
 def test_at_some_moments(tmp_path: Path) -> None:
     check(ends(tmp_path, signal.SIGINT, 160))

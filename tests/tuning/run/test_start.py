@@ -232,6 +232,7 @@ def statements_of_a_resume(spec: Any) -> list[str]:
     return [statement for statement in statements if "proxytune_driver" not in statement]
 
 
+@pytest.mark.slow
 def test_a_study_of_any_size_is_resumed_by_one_read_of_its_trials(make_spec) -> None:
     end = {"outcome": "complete", "reason": "", "step": 3, "metrics": {"val_accuracy": 0.5, "val_loss": 0.5}}
     ended = optuna.trial.create_trial(value=0.5, user_attrs={END: end}, intermediate_values={3: 0.5})

@@ -108,6 +108,9 @@ def test_an_empty_file_is_left_alone(tmp_path: Path) -> None:
     assert follow_move(default_uri(tmp_path)) == []
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
 def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path) -> None:
     """The shipper of the copy changes nothing in the original, and finds the runs that were copied."""
     outbox = Outbox(storage / "study" / "outbox")

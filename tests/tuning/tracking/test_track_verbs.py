@@ -57,6 +57,9 @@ def test_sync_ships_what_waits_and_leaves_nothing_running(
     assert call("show", study.name, "--storage", storage, "--json")["events_waiting"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
 def test_rebuild_writes_a_whole_study_elsewhere(
     study: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
 ) -> None:
@@ -78,7 +81,7 @@ def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path,
     with pytest.raises(StorageError, match="still wait for MLflow: MLflow at sqlite"):
         call(
             *("track", "rebuild", study.name, "--storage", storage),
-            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "8"),
+            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "20"),
         )
     with pytest.raises(InputError, match="holds a password"):
         call("track", "rebuild", study.name, "--storage", storage, "--uri", "http://me:secret@host")
