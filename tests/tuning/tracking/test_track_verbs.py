@@ -75,14 +75,20 @@ def test_rebuild_writes_a_whole_study_elsewhere(
     assert make_store(f"sqlite:///{other}", "elsewhere").differences(study.folder / "outbox") == {}
 
 
-def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_a_store_that_cannot_be_opened_is_one_line(study: StudySpec, storage: Path, tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(StorageError, match="still wait for MLflow: MLflow at sqlite"):
         call(
             *("track", "rebuild", study.name, "--storage", storage),
-            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "20"),
+            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "60"),  # MLflow takes long to import
         )
+
+
+def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path) -> None:
     with pytest.raises(InputError, match="holds a password"):
         call("track", "rebuild", study.name, "--storage", storage, "--uri", "http://me:secret@host")
     outbox = Outbox(study.folder / "outbox")
