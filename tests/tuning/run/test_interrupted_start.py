@@ -60,10 +60,12 @@ def test_at_some_moments(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(6000)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_at_many_moments(tmp_path: Path, number: signal.Signals, record: Callable[..., None]) -> None:
+def test_at_many_moments(
+    tmp_path: Path, number: signal.Signals, record_property: Callable[[str, object], None]
+) -> None:
     found = ends(tmp_path, number, 7)
     check(found)
-    record(interrupted=len(found) - 2)
+    record_property("interrupted", len(found) - 2)
 
 
 @pytest.mark.slow
