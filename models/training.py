@@ -146,8 +146,8 @@ class Trainer:
         """Means over all examples of `batches`, without dropout.
 
         Returns:
-            val_accuracy, val_loss; the figures of classifier_diagnostics.py on a few of the examples, spread over `batches`: means over
-            layers, and each layer's own under the name with _layer1, _layer2, ...; and update_sizes of the last step.
+            val_accuracy, val_loss; the figures of classifier_diagnostics.py on a few of the examples, spread over
+            `batches`: means over layers, and each layer's own under the name with _layer1, _layer2, ...; and update_sizes of the last step.
 
         Raises:
             Diverged: the loss is NaN or infinite.

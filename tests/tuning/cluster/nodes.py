@@ -77,7 +77,6 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",
             "RAY_agent_register_timeout_ms": "120000",
             "RAY_memory_monitor_refresh_ms": "0",  # what else the machine holds is not the test's affair
             "OMP_NUM_THREADS": "1",
