@@ -93,8 +93,9 @@ def run_study(
             shipper.start(SHIPPING_DELAY_SECONDS)
             stack.callback(shipper.close, DRAIN_SECONDS)
             stack.push(functools.partial(_end_of_failure, outbox))
-        lease.on_lost = lambda: controller.stop("another driver took the study over")
-        if not controller.finished:
+            lease.on_lost = lambda: controller.stop("another driver took the study over")
+            finished = controller.finished  # reads the storage
+        if not finished:
             if address == "local":
                 say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
