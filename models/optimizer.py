@@ -10,6 +10,8 @@ gradient of many proxies (2e-7 on ListOps at the start), whose steps it shrinks;
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,20 @@ def make_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.Ada
         rate = config.learning_rate * config.proxy_learning_rate_multiple
         groups.append({"params": list(proxies.values()), "lr": rate, "eps": PROXY_EPS})
     # One kernel for all tensors: on a CPU an eighth of the time of a loop over them, the same up to rounding.
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    return EagerAdamW(groups, weight_decay=config.weight_decay, fused=True)
+
+
+class EagerAdamW(torch.optim.AdamW):
+    """torch.optim.AdamW without its guards for torch.compile, which compiles models here, never the optimizer.
+
+    Each guard imports torch._dynamo, 2 s of CPU before the first step of a process. PyTorch has no setting for it.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 @torch.no_grad()

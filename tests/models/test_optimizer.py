@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from proxytune.models.errors import ConfigError
-from proxytune.models.optimizer import update_sizes
+from proxytune.models.optimizer import EagerAdamW, update_sizes
 from proxytune.models.training import Trainer, TrainingConfig
 from tests.models.test_training import MODEL, TRAINING, make_batch
 
@@ -25,6 +27,47 @@ def test_proxies_are_a_group_with_a_rate_and_an_eps_of_their_own() -> None:
         assert proxies["betas"] == others["betas"]
         trainer.train_step(make_batch(seed))
     assert len(Trainer(replace(MODEL, attention="softmax"), TRAINING).optimizer.param_groups) == 1
+
+
+def test_the_eager_adamw_is_pytorchs_to_the_bit() -> None:
+    """Steps, and a state that passes from one to the other and on."""
+    draws = torch.Generator().manual_seed(0)
+    first = torch.randn(4, 3, generator=draws)
+    weights = [first.clone().requires_grad_() for _ in range(2)]
+    kinds = (torch.optim.AdamW, EagerAdamW)
+    optimizers = [
+        kind([weight], lr=0.1, weight_decay=0.1) for kind, weight in zip(kinds, weights, strict=True)
+    ]
+    for turn in range(6):
+        gradient = torch.randn(4, 3, generator=draws)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            optimizer.zero_grad()
+            assert weight.grad is None
+            weight.grad = gradient.clone()
+            optimizer.step()
+        assert not torch.equal(weights[0], first)
+        torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+        if turn == 2:  # from here on, each goes on from the other's state
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            for optimizer, state in zip(optimizers, reversed(states), strict=True):
+                optimizer.load_state_dict(state)
+
+
+def test_training_imports_no_compiler() -> None:
+    """torch._dynamo, which PyTorch's optimizers import, takes 2 s that the first step of each worker would wait for."""
+    program = """
+import sys
+from proxytune.models.training import Trainer
+from tests.models.test_training import MODEL, TRAINING, make_batch
+trainer = Trainer(MODEL, TRAINING)
+trainer.train_step(make_batch(0))
+trainer.load_state_dict(trainer.state_dict())
+trainer.train_step(make_batch(1))
+assert trainer.step == 2 and "torch" in sys.modules
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stdout + done.stderr
 
 
 def test_eps_does_not_swallow_the_step_of_the_proxies() -> None:

@@ -33,7 +33,6 @@ TRAINING = (
     "proxytune.tuning.cluster.trainable",
     "proxytune.tuning.trial.trial_run",
     "proxytune.tuning.trial.efficiency",
-    "torch._dynamo",  # every optimizer imports it, for 2 s
 )
 """The modules that workers need first: Tune, torch and the trainer."""
 CONNECT_SECONDS = 5.0

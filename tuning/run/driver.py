@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 60.0
 """How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
 
-SHIPPING_DELAY_SECONDS = 10.0
+SHIPPING_DELAY_SECONDS = 15.0
 """How long the import of MLflow, 4 s of CPU, is put off: the machine has Ray and the first trials to start."""
 
 
