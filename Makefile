@@ -86,7 +86,7 @@ faults: .venv/installed
 SEED ?= $(shell date +%s)
 MINUTES ?= 60
 soak: .venv/installed
-	$(BIN)/python -P tests/faults/soak.py --seed $(SEED) --minutes $(MINUTES)
+	$(BIN)/python -P tests/faults/soak.py --seed $(SEED) --minutes $(MINUTES) --record tests/faults/soaks.jsonl
 
 # The table of forms in which data are read, from the registry that reads them.
 data-page: .venv/installed

@@ -334,10 +334,11 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, help="end when each kind was injected so often")
     parser.add_argument("--only", nargs="*", help="these kinds of faults alone")
+    parser.add_argument("--record", type=Path, help="append the result to this file, a line of JSON")
     asked = parser.parse_args()
     result = run(asked.seed, asked.minutes, asked.rounds, asked.only)
     print(json.dumps(result, indent=1))
-    record = REPOSITORY / "build" / "soak" / f"{result['seed']}.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(result, indent=1))
+    if asked.record:
+        with asked.record.open("a") as file:
+            file.write(json.dumps(result) + "\n")
     sys.exit(bool(result["problems"]))

@@ -1,4 +1,4 @@
-"""docs/FAULTS.md from what the fault tests kept under build/faults: `make faults`, or python table.py > docs/FAULTS.md."""
+"""docs/FAULTS.md from what the fault tests kept under build/faults, and from soaks.jsonl: `make faults`, or python table.py > docs/FAULTS.md."""
 
 import json
 from collections import Counter, defaultdict
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
+SOAKS = Path(__file__).with_name("soaks.jsonl")  # the results of `make soak`
 ELSEWHERE = {
     "driver and shipper killed with -9 at 25 (slow: 500) random points": "tests/tuning/tracking/test_crashes.py::test_kills_lose_and_double_nothing",
     "driver interrupted, killed with -9 and contended in one study; a worker killed with -9": "tests/tuning/run/test_run.py::test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice",
@@ -99,5 +100,5 @@ def table(kept: list[dict[str, Any]], soaks: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    soaks = [json.loads(path.read_text()) for path in sorted((REPOSITORY / "build" / "soak").glob("*.json"))]
+    soaks = [json.loads(line) for line in SOAKS.read_text().splitlines()]
     print(table(rows(REPOSITORY / "build" / "faults"), soaks), end="")

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,23 @@ def test_a_seed_determines_kinds_pauses_and_choices() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
-def test_every_kind_of_fault_in_one_study_loses_and_doubles_nothing(record: Callable[..., None]) -> None:
-    script = Path(__file__).with_name("soak.py")
-    command = [sys.executable, "-P", script, "--seed", "0", "--rounds", "1", "--minutes", "45"]
+def test_every_kind_of_fault_in_one_study_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    script, kept = Path(__file__).with_name("soak.py"), tmp_path / "soaks.jsonl"
+    command = [
+        sys.executable,
+        "-P",
+        script,
+        "--seed",
+        "0",
+        "--rounds",
+        "1",
+        "--minutes",
+        "45",
+        "--record",
+        kept,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout[done.stdout.index("\n{") :])
+    result = json.loads(kept.read_text())
     assert result["problems"] == []
     assert result["injected"] == dict.fromkeys(FAULTS, 1)
