@@ -1,4 +1,4 @@
-"""A confirmation in the study's journal, and from there in MLflow."""
+"""Publishes a confirmation to the study's journal and to MLflow."""
 
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate, TestedWinner
@@ -10,7 +10,7 @@ from proxytune.tuning.tracking.shipper import Shipper
 
 
 def publish(study: Study, confirmation: Confirmation) -> None:
-    """Put the confirmation into the study's journal and, as far as MLflow answers, into its run there."""
+    """Append the confirmation to the study's journal and ship it to the study's MLflow run, if MLflow responds."""
     test = confirmation.test
     event = Confirmed(
         objective=confirmation.objective,

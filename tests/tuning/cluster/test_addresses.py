@@ -53,7 +53,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         (find_cluster, "ray://127.0.0.1:10001", ["ray://", "proxytune submit"]),
         (find_cluster, "http://127.0.0.1:8265", ["submit STUDY --address http://127.0.0.1:8265"]),
         (find_cluster, "head", ["'head'", "HOST:PORT"]),
-        (Jobs, "http://127.0.0.1:9", ["nothing answers at http://127.0.0.1:9"]),
+        (Jobs, "http://127.0.0.1:9", ["no response from http://127.0.0.1:9"]),
         (Jobs, "http://OTHER", ["not as the dashboard of Ray"]),
         (Jobs, "127.0.0.1:8265", ["http://HEAD:8265"]),
         (Jobs, "ray://127.0.0.1:10001", ["http://HEAD:8265"]),

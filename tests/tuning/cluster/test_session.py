@@ -42,7 +42,7 @@ def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> Non
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        (Resources(cpu=4), "resources.cpu: 4 is more than a node has here (3)"),
+        (Resources(cpu=4), "resources.cpu: 4 is more than the largest node has (3)"),
         (Resources(gpu=1), "resources.gpu: 1"),
     ],
 )
