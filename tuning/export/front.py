@@ -1,4 +1,4 @@
-"""The index of a Pareto front's folders: the same table as Markdown and as a page with the report's picture."""
+"""The index of an exported Pareto front: a table as Markdown and as an HTML page with the report's plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ INDEX, PAGE = "index.md", "index.html"
 
 
 def point_name(trial: int) -> str:
-    """The folder of a trial in a front."""
+    """Folder name of a trial in an exported front."""
     return f"trial-{trial:04d}"
 
 
 def write_index(
     folder: Path, study: str, records: Sequence[TrialRecord], selections: Sequence[Selection]
 ) -> None:
-    """Write index.md and index.html into the folder that holds the trials' folders.
+    """Write index.md and index.html into the parent of the trials' folders.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the files cannot be written.
     """
     objectives = selections[0].objectives
     metrics = {one.trial: records[one.trial].metrics for one in selections}
@@ -37,7 +37,7 @@ def write_index(
     head = ["trial", *map(label, objectives), *(key.rpartition(".")[2] for key in params)]
     directions = ", ".join(f"{name} ({direction})" for name, direction in objectives.items())
     reading = (
-        f"{len(points)} of {len(records)} trials: complete, within the constraints, and dominated by no other trial in "
+        f"{len(points)} of {len(records)} trials: complete, within the constraints, and not dominated in "
         f"{directions}. One seed each. Every folder is self-contained and has a card."
     )
     rows = [_row(one, list(objectives), params) for one in points]
@@ -65,7 +65,7 @@ def _row(record: TrialRecord, objectives: Sequence[str], params: Sequence[str]) 
 
 
 def _figure(records: Sequence[TrialRecord], front: Sequence[int], objectives: Sequence[str]) -> Any:
-    """The report's picture of the front, from the records."""
+    """The report's plot of the front, from the records."""
     complete = {
         one.trial: one
         for one in records

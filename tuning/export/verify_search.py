@@ -1,4 +1,4 @@
-"""Whether sweep.json is consistent, its rule chooses the trial that was exported, and the folder is that trial's."""
+"""Checks that sweep.json is consistent, that its rule chooses the exported trial, and that the folder matches the trial."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from proxytune.tuning.store.records import TrialRecord, excesses, strict_json
 
 
 def check_search(folder: Path) -> Iterator[str]:
-    """The sweep card is consistent, its rule chooses this trial, and the folder is this trial's."""
+    """Check that the sweep card is consistent, chooses this trial, and matches the folder."""
     provenance = read_json(folder / PROVENANCE)
     if not (folder / SWEEP).exists():
         if "trial" in provenance:
@@ -58,7 +58,7 @@ def check_search(folder: Path) -> Iterator[str]:
 
 
 def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Every trial's numbers follow from its metrics."""
+    """Check that every trial's values follow from its metrics."""
     for position, record in enumerate(records):
         name = f"trials[{position}]"
         if record.trial != position:
@@ -77,7 +77,7 @@ def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
 
 
 def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Seeds and budgets agree with the spec and the trials."""
+    """Check that seeds and budgets agree with the spec and the trials."""
     search = spec.search
     confirmation = sweep["confirmation"]
     seeds = {
@@ -99,11 +99,11 @@ def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[Trial
 
 
 def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """The rule, applied again, gives the trial."""
+    """Check that the recorded rule chooses the recorded trial."""
     stated, own = sweep["selection"], spec.search.objectives
     rule, number, limits = stated["rule"], stated["trial"], stated["limits"]
     if rule not in RULES:
-        yield f"{SWEEP}: selection.rule {rule!r} is none of {', '.join(RULES)}"
+        yield f"{SWEEP}: selection.rule {rule!r} must be one of {', '.join(RULES)}"
         return
     objectives = ranking.front_objectives(own) if rule == "pareto" else dict(own)
     yield from compared(SWEEP, stated["objectives"], objectives, "its spec", "selection.objectives")
@@ -130,7 +130,7 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
 
 
 def _confirmed(confirmation: Confirmation) -> Iterator[str]:
-    """The confirmation's means and intervals follow from its values, and its winner from those."""
+    """Check that the confirmation's means, intervals and winner follow from its values."""
     direction = -ranking.sign(confirmation.direction)
     for position, one in enumerate(confirmation.candidates):
         name = f"confirmation.candidates[{position}]"
@@ -161,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ValueError: the file holds no JSON; names it.
+        ValueError: the file does not contain JSON; the message names it.
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

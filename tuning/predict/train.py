@@ -63,7 +63,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
 
 
 def train_seeds(spec: TrialSpec, num_seeds: int, console: Console) -> list[dict[str, Any]]:
-    """Train with training.seed and the seeds after it, one after the other; each one's seed, step and metrics.
+    """Train from `num_seeds` consecutive seeds starting at training.seed; return seed, step and metrics of each.
 
     Raises:
         DataError: the task's data is missing or damaged.
@@ -80,7 +80,7 @@ def train_seeds(spec: TrialSpec, num_seeds: int, console: Console) -> list[dict[
 
 
 def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each metric that every seed reported: its mean over seeds, and the 95 % interval of that mean."""
+    """Mean and 95 % interval over seeds of each metric that every seed reported."""
     shared = set.intersection(*(set(one["metrics"]) for one in results))
     columns = {
         name: [one["metrics"][name] for one in results] for name in results[0]["metrics"] if name in shared
