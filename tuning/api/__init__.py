@@ -83,4 +83,4 @@ def export_study(
         from proxytune.tuning.predict.registry import register as register_models
 
         register_models(study, written)
-    return [one.folder for one in written]
+    return [result.folder for result in written]

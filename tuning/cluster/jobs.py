@@ -74,12 +74,12 @@ class Jobs:
             raise InputError(
                 f"address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
             )
-        for chatty in (
+        for name in (
             "dashboard.modules.dashboard_sdk",
             "dashboard.modules.job.sdk",
             "_private.runtime_env.packaging",
         ):
-            logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
         self.address = address.rstrip("/")
         self._folder_is_private = False  # whether the head's session folder is known to be private
         mode = self._authentication_mode()

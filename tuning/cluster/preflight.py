@@ -134,10 +134,10 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
     text = f"{cpus:g} CPU, {gpus:g} GPU, {answer['memory_gib']:.1f} GiB"
     if answer["cuda"]["gpus"]:
         text += f" ({'; '.join(answer['cuda']['gpus'])})"
-    blind = gpus > 0 and answer["cuda"]["build"] is None
-    if blind:
+    cpu_only = gpus > 0 and answer["cuda"]["build"] is None
+    if cpu_only:
         text += "; torch there is a build without CUDA: install a CUDA build"
-    yield Finding(name, "resources", RED if blind else OK, text)
+    yield Finding(name, "resources", RED if cpu_only else OK, text)
 
     yield Finding(name, "folder", *answer["folder"])
     ahead, margin = answer["skew"]

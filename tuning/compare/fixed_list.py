@@ -50,7 +50,7 @@ def _evaluate(study: Study, trials: Sequence[FrozenTrial], *, who: str, again: b
     checkpoints = [study.checkpoints(trial) for trial in trials]
     subject = {
         "trials": [trial.number for trial in trials],
-        "models": [checksum(one) for one in checkpoints],
+        "models": [checksum(stored) for stored in checkpoints],
     }
     specs = [study.spec.trial(trial.params) for trial in trials]
     models = list(zip(specs, checkpoints, strict=True))

@@ -203,7 +203,7 @@ def result_on_test(
     winner = confirmation.best
     subject = {
         "trial": winner.trial,
-        "models": [checksum(one) for one in checkpoints],
+        "models": [checksum(stored) for stored in checkpoints],
         "plan": _planned_by(confirmation),
     }
     specs = [study.spec.trial(winner.params | {SEED: seed}) for seed in winner.seeds]

@@ -16,14 +16,14 @@ def publish(study: Study, confirmation: Confirmation) -> None:
         objective=confirmation.objective,
         candidates=tuple(
             ConfirmedCandidate(
-                trial=one.trial,
-                seeds=dict(zip(one.seeds, one.values, strict=False)),
-                mean=one.mean,
-                low=one.interval[0] if one.interval else None,
-                high=one.interval[1] if one.interval else None,
+                trial=candidate.trial,
+                seeds=dict(zip(candidate.seeds, candidate.values, strict=False)),
+                mean=candidate.mean,
+                low=candidate.interval[0] if candidate.interval else None,
+                high=candidate.interval[1] if candidate.interval else None,
             )
-            for one in confirmation.candidates
-            if one.mean is not None
+            for candidate in confirmation.candidates
+            if candidate.mean is not None
         ),
         winner=confirmation.winner,
         rule=confirmation.rule,

@@ -52,7 +52,9 @@ def _title(provenance: Mapping[str, Any], spec: TrialSpec) -> str:
 def _candidate(provenance: Mapping[str, Any], sweep: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The trial's entry in the confirmation, if it was a candidate."""
     candidates = ((sweep or {}).get("confirmation") or {}).get("candidates", ())
-    return next((one for one in candidates if one["trial"] == provenance.get("trial")), None)
+    return next(
+        (candidate for candidate in candidates if candidate["trial"] == provenance.get("trial")), None
+    )
 
 
 def _what(spec: TrialSpec, config: ModelConfig, provenance: Mapping[str, Any]) -> Iterator[str]:

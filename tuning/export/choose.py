@@ -53,11 +53,11 @@ def eligible_points(
 ) -> dict[int, Mapping[str, float]]:
     """Metrics of the eligible trials within the limits; trials without a limited metric are omitted."""
     return {
-        one.trial: one.metrics
-        for one in records
-        if one.eligible
-        and all(rule.metric in one.metrics for rule in limits)
-        and feasible(limits, one.metrics)
+        record.trial: record.metrics
+        for record in records
+        if record.eligible
+        and all(rule.metric in record.metrics for rule in limits)
+        and feasible(limits, record.metrics)
     }
 
 
@@ -93,7 +93,9 @@ def choose(
     if request.constraints:
         number = ranking.best(eligible_points(records, request.constraints), objectives)
         if number is None:
-            raise InputError(_nearest(study, [one for one in records if one.eligible], request.constraints))
+            raise InputError(
+                _nearest(study, [record for record in records if record.eligible], request.constraints)
+            )
         return [Selection(trial=number, rule="limits", objectives=objectives, limits=request.limits)]
     found = chosen(eligible_points(records), objectives, confirmation)
     assert found is not None
@@ -113,9 +115,9 @@ def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> 
 
 
 def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> None:
-    if any(one.eligible for one in records):
+    if any(record.eligible for record in records):
         return
-    complete = [one for one in records if one.outcome == Outcome.COMPLETE]
+    complete = [record for record in records if record.outcome == Outcome.COMPLETE]
     if complete:
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(
@@ -127,16 +129,18 @@ def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Seq
 def _nearest(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> str:
     """Message that names the trial nearest to constraints that no trial satisfies."""
     rules = ", ".join(map(str, constraints))
-    known = [one for one in records if all(rule.metric in one.metrics for rule in constraints)]
+    known = [record for record in records if all(rule.metric in record.metrics for rule in constraints)]
     if not known:
         missing = next(
-            rule.metric for rule in constraints if not any(rule.metric in one.metrics for one in records)
+            rule.metric
+            for rule in constraints
+            if not any(rule.metric in record.metrics for record in records)
         )
         return (
             f"no trial of study {study} has measured {missing}, so {rules} cannot be checked; `proxytune confirm` "
             "measures it for the candidates, a constraint on it for every trial"
         )
-    nearest = min(known, key=lambda one: (violation(constraints, one.metrics), one.trial))
+    nearest = min(known, key=lambda record: (violation(constraints, record.metrics), record.trial))
     broken = ", ".join(
         f"{rule.metric} {nearest.metrics[rule.metric]:.4g}"
         for rule in constraints

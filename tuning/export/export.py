@@ -101,7 +101,10 @@ def export_study(
             _write_trial(point, study, records, selection, confirmation, say)
         write_index(temporary, study.name, records, selections)
         write_sums(temporary)
-    return [ExportResult(folder / point_name(one.trial), records[one.trial], one) for one in selections]
+    return [
+        ExportResult(folder / point_name(selection.trial), records[selection.trial], selection)
+        for selection in selections
+    ]
 
 
 def _write_trial(
@@ -140,15 +143,16 @@ def _write_trial(
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
     """All recorded openings of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
     confirmed = [
-        {"at": one["at"], "by": one["by"], "what": _subject(one["subject"])} for one in read_openings(study)
+        {"at": opening["at"], "by": opening["by"], "what": _subject(opening["subject"])}
+        for opening in read_openings(study)
     ]
     mark = evaluation_mark(study.name)
     evaluated = [
-        {"at": one["time"], "by": one["by"], "what": one["reason"]}
-        for one in recorded_openings(prepare_task(spec.task).folder)
-        if one["reason"].startswith(mark)
+        {"at": opening["time"], "by": opening["by"], "what": opening["reason"]}
+        for opening in recorded_openings(prepare_task(spec.task).folder)
+        if opening["reason"].startswith(mark)
     ]
-    return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
+    return sorted([*confirmed, *evaluated], key=lambda opening: opening["at"])
 
 
 def _subject(subject: Mapping[str, Any]) -> str:

@@ -191,8 +191,8 @@ def _reason(error: BaseException) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    for one in reversed(chain):
-        if missing := re.search(r"No ONNX function found for [^.\n]*\.[\w.]+'?[^.\n]*", str(one)):
+    for exception in reversed(chain):
+        if missing := re.search(r"No ONNX function found for [^.\n]*\.[\w.]+'?[^.\n]*", str(exception)):
             return missing[0].strip()
     lines = (line.strip() for line in str(chain[-1]).splitlines())
     return f"{type(chain[-1]).__name__}: {next(filter(None, lines), '')}"[:300]

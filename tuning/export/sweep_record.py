@@ -51,7 +51,7 @@ def sweep_card(
             "max_steps": search.max_steps,
             "max_seconds": search.max_seconds,
             "spent_trials": len(records),
-            "spent_steps": sum(one.step for one in records),
+            "spent_steps": sum(record.step for record in records),
             "spent_seconds": seconds,
         },
         "selection": {
@@ -66,7 +66,7 @@ def sweep_card(
         "searched_with": _driver_facts(study),
         "test_openings": [dict(opening) for opening in openings],
         "confirmation": None if confirmation is None else confirmation.to_json(),
-        "trials": [one.to_json() for one in records],
+        "trials": [record.to_json() for record in records],
     }
     return dict(strict_json(card))
 

@@ -31,7 +31,7 @@ from proxytune.tuning.spec.trial_spec import FROM_TASK, TrialSpec, load_trial
 from proxytune.tuning.trial.data import cache_folder
 
 REQUIRED = (CARD, CONFIG, METRICS_FILE, MODEL, PROVENANCE, WEIGHTS)
-_WRONG = (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError, ExportError)
+_CONTENT_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError, ExportError)
 """Exceptions that values of a changed file may raise."""
 
 
@@ -59,7 +59,7 @@ def _guarded(name: str, check: Callable[[Path], Iterator[str]], folder: Path) ->
     try:
         for line in check(folder):
             lines.append(line)  # noqa: PERF402  # keeps the lines before an error
-    except _WRONG as error:
+    except _CONTENT_ERRORS as error:
         lines.append(f"{folder.name}: {name} check failed: {_one_line(error)}")
     except OSError as error:
         lines.append(f"{Path(error.filename or folder).name}: {error.strerror}")
@@ -99,7 +99,7 @@ def _data(folder: Path) -> Iterator[str]:
     spec, stated = load_trial(folder / CONFIG), read_json(folder / PROVENANCE)["data"]
     if stated["task"] != spec.task.name:
         yield f"{PROVENANCE}: data.task is {stated['task']!r}, {CONFIG} has {spec.task.name!r}"
-    found = {one.fingerprint: one for one in _prepared_here(spec, stated["conventions"])}
+    found = {prepared.fingerprint: prepared for prepared in _prepared_here(spec, stated["conventions"])}
     if stated["fingerprint"] in found:
         try:
             found[stated["fingerprint"]].verify()

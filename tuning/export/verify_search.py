@@ -91,7 +91,7 @@ def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[Trial
         "max_steps": search.max_steps,
         "max_seconds": search.max_seconds,
         "spent_trials": len(records),
-        "spent_steps": sum(one.step for one in records),
+        "spent_steps": sum(record.step for record in records),
     }
     yield from compared(SWEEP, {name: sweep["budget"][name] for name in budget}, budget, "the rest", "budget")
     if sweep["study"] != spec.name:
@@ -119,9 +119,9 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
     except InputError as error:
         yield f"{SWEEP}: selection.trial is {number!r}, but {error}"
         return
-    wanted = [one for one in again if one.trial == number and type(number) is int]
+    wanted = [selection for selection in again if selection.trial == number and type(number) is int]
     if not wanted:
-        yield f"{SWEEP}: selection.trial is {number!r}, the rule gives {' or '.join(str(one.trial) for one in again)}"
+        yield f"{SWEEP}: selection.trial is {number!r}, the rule gives {' or '.join(str(selection.trial) for selection in again)}"
     text = Selection(
         trial=0, rule=rule, objectives=objectives, limits=limits, confirmed=again[0].confirmed
     ).text
@@ -132,25 +132,29 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
 def _confirmed(confirmation: Confirmation) -> Iterator[str]:
     """Check that the confirmation's means, intervals and winner follow from its values."""
     direction = -ranking.sign(confirmation.direction)
-    for position, one in enumerate(confirmation.candidates):
+    for position, candidate in enumerate(confirmation.candidates):
         name = f"confirmation.candidates[{position}]"
-        if one.values and not np.isclose(one.mean or 0.0, float(np.mean(one.values)), rtol=1e-12):
-            yield f"{SWEEP}: {name}.mean is {one.mean}, its values give {np.mean(one.values)}"
-        bounds = interval(one.values, bounds_of(confirmation.objective))
-        if (one.interval is None) != (bounds is None) or not np.allclose(one.interval or (), bounds or ()):
-            yield f"{SWEEP}: {name}.interval is {one.interval}, its values give {bounds}"
-    left = [one for one in confirmation.candidates if one.eliminated_after is None]
-    if len({len(one.values) for one in left}) == 1:
-        table = direction * np.array([one.values for one in left]).T[:, :, None]
-        tied = [one for one, worse in zip(left, clearly_worse(table), strict=True) if not worse]
-        if {one.trial for one in tied} != set(confirmation.tied):
-            given = [one.trial for one in tied]
+        if candidate.values and not np.isclose(
+            candidate.mean or 0.0, float(np.mean(candidate.values)), rtol=1e-12
+        ):
+            yield f"{SWEEP}: {name}.mean is {candidate.mean}, its values give {np.mean(candidate.values)}"
+        bounds = interval(candidate.values, bounds_of(confirmation.objective))
+        if (candidate.interval is None) != (bounds is None) or not np.allclose(
+            candidate.interval or (), bounds or ()
+        ):
+            yield f"{SWEEP}: {name}.interval is {candidate.interval}, its values give {bounds}"
+    left = [candidate for candidate in confirmation.candidates if candidate.eliminated_after is None]
+    if len({len(candidate.values) for candidate in left}) == 1:
+        table = direction * np.array([candidate.values for candidate in left]).T[:, :, None]
+        tied = [candidate for candidate, worse in zip(left, clearly_worse(table), strict=True) if not worse]
+        if {candidate.trial for candidate in tied} != set(confirmation.tied):
+            given = [candidate.trial for candidate in tied]
             yield f"{SWEEP}: confirmation.tied is {list(confirmation.tied)}, the values give {given}"
     else:
-        tied = [one for one in confirmation.candidates if one.trial in confirmation.tied]
+        tied = [candidate for candidate in confirmation.candidates if candidate.trial in confirmation.tied]
 
-    def order(one: Candidate) -> tuple[float, ...]:
-        return (*one.cost, -direction * (one.mean or 0.0))
+    def order(candidate: Candidate) -> tuple[float, ...]:
+        return (*candidate.cost, -direction * (candidate.mean or 0.0))
 
     cheapest = min(tied, key=order).trial
     if confirmation.winner != cheapest:

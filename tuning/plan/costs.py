@@ -55,7 +55,11 @@ def star(spec: StudySpec) -> list[Point]:
         InputError: there are more than MOST_POINTS points.
     """
     centre = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
-    ranges = [key for key, one in spec.space.distributions.items() if isinstance(one, FloatDistribution)]
+    ranges = [
+        key
+        for key, distribution in spec.space.distributions.items()
+        if isinstance(distribution, FloatDistribution)
+    ]
     for key in ranges:
         centre.setdefault(key, _values(spec.search.space[key])[1])
     points = [Point(centre)]
@@ -137,5 +141,5 @@ def _between(ratios: Mapping[Any, Any], value: Any) -> Any:
     if value in ratios:
         return ratios[value]
     values = sorted(ratios)
-    known = np.array([ratios[one] for one in values])
+    known = np.array([ratios[known_value] for known_value in values])
     return np.array([np.interp(value, values, column) for column in known.T])

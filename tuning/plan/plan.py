@@ -128,8 +128,8 @@ def make_plan(
         simulated.append(_simulate(spec, costs, slots, start, seed))
     rungs = (*spec.rung_steps(), int(spec.training["steps"]))
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # with torch, as a trial's process
-    seconds = np.array([one.seconds for one in simulated])
-    steps = [1000 * step for one in simulated for step in one.step_seconds]
+    seconds = np.array([draw.seconds for draw in simulated])
+    steps = [1000 * step for draw in simulated for step in draw.step_seconds]
     if not steps:
         raise InputError(
             "search.constraints: no configuration that the sampler proposed satisfies them; nothing would be trained"
@@ -140,13 +140,13 @@ def make_plan(
         draws=draws,
         seconds=Interval.of(seconds),
         slot_hours=Interval.of(seconds * slots / 3600),
-        steps=Interval.of([sum(one.reached) for one in simulated]),
+        steps=Interval.of([sum(draw.reached) for draw in simulated]),
         trials={
-            rung: Interval.of([sum(step >= rung for step in one.reached) for one in simulated])
+            rung: Interval.of([sum(step >= rung for step in draw.reached) for draw in simulated])
             for rung in rungs
         },
-        memory_mib=Interval.of([own + one.memory_mib for one in simulated]),
-        busy=Interval.of([one.busy_seconds / (one.seconds * slots) for one in simulated]),
+        memory_mib=Interval.of([own + draw.memory_mib for draw in simulated]),
+        busy=Interval.of([draw.busy_seconds / (draw.seconds * slots) for draw in simulated]),
         step_milliseconds=Interval.of(steps),
     )
 

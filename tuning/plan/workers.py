@@ -41,7 +41,6 @@ class Report:
     """A report that the method has received."""
 
     trial: Any
-    report: int
     value: float
     ending: Ending
 
@@ -81,7 +80,7 @@ class Workers:
         """Advance to the next report and pass it to the method."""
         now, _, trial, report = heapq.heappop(self._queue)
         curve = self.curves[trial]
-        sent = Report(trial, report, curve.value(report), curve.ending(report))
+        sent = Report(trial, curve.value(report), curve.ending(report))
         self._next_report[trial] = report + 1
         self._method.now = now
         self.busy_seconds += self._seconds(curve, report)

@@ -57,9 +57,11 @@ def evaluate_export(
         facts["recorded_accuracy"] = final_accuracy(spec, exported.metrics)
     else:
         mark = evaluation_mark(spec.name)
-        own = [one for one in recorded_openings(prepared.folder) if one["reason"].startswith(mark)]
-        known = [one["at"] for one in exported.provenance.get("test_openings", [])]
-        earlier = sorted({*known, *(one["time"] for one in own)})
+        own = [
+            opening for opening in recorded_openings(prepared.folder) if opening["reason"].startswith(mark)
+        ]
+        known = [opening["at"] for opening in exported.provenance.get("test_openings", [])]
+        earlier = sorted({*known, *(opening["time"] for opening in own)})
         if earlier and not again:
             raise InputError(
                 f"the test split was opened for {spec.name} before ({earlier[-1]}); `again` opens it once more, and "

@@ -41,7 +41,7 @@ class Predictor:
                 answers[number] = {"line": number, "error": str(error)}
         for numbers in self._passes(readable):
             for number, row in zip(
-                numbers, self._probabilities([readable[one] for one in numbers]), strict=True
+                numbers, self._probabilities([readable[key] for key in numbers]), strict=True
             ):
                 label = max(range(len(row)), key=row.__getitem__)
                 answers[number] = {

@@ -52,14 +52,14 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
         "description": f"Winners of study {study.name}: {study.spec.task.name}, by {objectives}.",
         "models": [
             {
-                "folder": str(one.folder.absolute()),
-                "trial": one.record.trial,
-                "best": one.selection.rule in ("best", "confirmed"),
-                "metrics": one.record.metrics,
-                "description": f"Trial {one.record.trial} of study {study.name}; {one.selection.text}.",
-                "examples": example_lines(one.folder),
+                "folder": str(result.folder.absolute()),
+                "trial": result.record.trial,
+                "best": result.selection.rule in ("best", "confirmed"),
+                "metrics": result.record.metrics,
+                "description": f"Trial {result.record.trial} of study {study.name}; {result.selection.text}.",
+                "examples": example_lines(result.folder),
             }
-            for one in written
+            for result in written
         ],
     }
     try:

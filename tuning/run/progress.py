@@ -117,9 +117,9 @@ class Watch:
         done = sum(ended) + sum(live) + sum(waiting)
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(
-            f"best {', '.join(f'{name} {value:.4g}' for name, value in one['values'].items())}"
-            f" ({trial_name(trials[one['trial']])})"
-            for one in facts["best"][:1]
+            f"best {', '.join(f'{name} {value:.4g}' for name, value in point['values'].items())}"
+            f" ({trial_name(trials[point['trial']])})"
+            for point in facts["best"][:1]
         )
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
         activity = self._activity(started=left is not None or any(live))
