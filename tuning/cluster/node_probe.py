@@ -37,19 +37,21 @@ class NodeProbe:
     def clock(self) -> float:
         return time.time()
 
-    def look(self, spec_json: str | None, marker: str | None) -> dict[str, Any]:
+    def inspect(self, spec_json: str | None, marker: str | None) -> dict[str, Any]:
         spec = None if spec_json is None else StudySpec.model_validate_json(spec_json)
         return {
             "versions": versions(),
             "cuda": _cuda(),
-            "folder": _look_at_folder(),
+            "folder": _check_folder(),
             "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
-            "storage": None if marker is None else _leave_marker(Path(marker)),
-            "checkpoints": None if spec is None or spec.checkpoints is None else _try_store(spec.checkpoints),
-        } | ({"data": None, "fingerprint": None} if spec is None else _look_for_data(spec))
+            "storage": None if marker is None else _write_marker(Path(marker)),
+            "checkpoints": None
+            if spec is None or spec.checkpoints is None
+            else _check_store(spec.checkpoints),
+        } | ({"data": None, "fingerprint": None} if spec is None else _check_data(spec))
 
 
-def _look_at_folder() -> tuple[str, str]:
+def _check_folder() -> tuple[str, str]:
     folder = session_folder()
     try:
         check_private(folder)
@@ -58,7 +60,7 @@ def _look_at_folder() -> tuple[str, str]:
     return OK, f"{folder} is private to this user"
 
 
-def _leave_marker(marker: Path) -> tuple[str, str]:
+def _write_marker(marker: Path) -> tuple[str, str]:
     """(OK, the name of a file written next to the driver's file) or (RED, an error message)."""
     if not (marker / "driver").exists():
         return RED, f"{marker.parent} is not the driver's folder there: mount the shared one on every node"
@@ -70,7 +72,7 @@ def _leave_marker(marker: Path) -> tuple[str, str]:
         return RED, f"{marker.parent} cannot be written there: {error.strerror} (as user {os.getuid()})"
 
 
-def _try_store(url: str) -> tuple[str, str]:
+def _check_store(url: str) -> tuple[str, str]:
     try:
         try_folder(Folder(url))
     except StorageError as error:
@@ -78,7 +80,7 @@ def _try_store(url: str) -> tuple[str, str]:
     return OK, f"{url} is writable"
 
 
-def _look_for_data(spec: StudySpec) -> dict[str, Any]:
+def _check_data(spec: StudySpec) -> dict[str, Any]:
     task, cache = spec.task, cache_folder()
     try:
         folder = prepared_folder(task.name, **task.source, cache=cache, **task.options)

@@ -62,11 +62,11 @@ def examine(spec: StudySpec | None, address: str) -> list[Finding]:
             if isinstance(answer, Exception):
                 findings.append(Finding(name, "answers", RED, one_line(answer)))
                 continue
-            findings += _judge_node(name, answer, mine)
+            findings += _node_findings(name, answer, mine)
             if answer["checkpoints"] is not None:  # then only the driver uses the folder
                 findings.append(Finding(name, "checkpoints", *answer["checkpoints"]))
             elif marker is not None:
-                findings.append(_judge_storage(name, answer, marker))
+                findings.append(_storage_finding(name, answer, marker))
             if answer["fingerprint"]:
                 fingerprints[name] = answer["fingerprint"]
         if len(set(fingerprints.values())) > 1:
@@ -94,7 +94,7 @@ def _ask_nodes(
                 None if spec is None else spec.model_dump_json(),
                 None if marker is None else str(marker),
             )
-            probes.append((node, probe, probe.look.remote(*arguments)))
+            probes.append((node, probe, probe.inspect.remote(*arguments)))
     deadline = time.monotonic() + NODE_SECONDS
     for node, probe, answer in probes:
         name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
@@ -118,7 +118,7 @@ def _skew(probe: Any) -> tuple[float, float]:
     return best
 
 
-def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iterator[Finding]:
+def _node_findings(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iterator[Finding]:
     theirs = answer["versions"]
     others = [
         f"{package} {theirs[package]}, here {mine[package]}"
@@ -151,7 +151,7 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
         yield Finding(name, "data", *answer["data"])
 
 
-def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:
+def _storage_finding(name: str, answer: dict[str, Any], marker: Path) -> Finding:
     storage = marker.parent
     if answer["storage"][0] == OK and not (marker / answer["storage"][1]).exists():
         return Finding(

@@ -33,7 +33,7 @@ def check_private(folder: Path) -> None:
     """
     real = folder.resolve()
     states = (above.stat() for above in (real, *real.parents))
-    _judge(str(real), os.getuid(), ((status.st_uid, status.st_mode) for status in states))
+    _require_private(str(real), os.getuid(), ((status.st_uid, status.st_mode) for status in states))
 
 
 def check_answer(line: str) -> None:
@@ -46,10 +46,10 @@ def check_answer(line: str) -> None:
         folder, user, above = json.loads(line)
     except ValueError:
         raise InputError(f"its head node cannot run Python: {line[:300]}") from None
-    _judge(folder, user, above)
+    _require_private(folder, user, above)
 
 
-def _judge(folder: str, user: int, above: Iterable[tuple[int, int]]) -> None:
+def _require_private(folder: str, user: int, above: Iterable[tuple[int, int]]) -> None:
     """Check the (owner, mode) of the folder and of its parents."""
     if not any(owner == user and not mode & 0o077 for owner, mode in above):
         raise InputError(
