@@ -34,9 +34,7 @@ class Board:
         self._clock = clock
         self._beats = 0
         self._arrival: int | None = None
-        self._changed: dict[
-            str, tuple[bytes, float]
-        ] = {}  # last content of each row, and the time of its last change
+        self._changed: dict[str, tuple[bytes, float]] = {}  # content of each row and time of its change
 
     def exchange(self, claim: Claim) -> list[Claim]:
         """Publish a claim, with its `arrival` set here; return the claims of all live drivers, this one first."""

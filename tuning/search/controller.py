@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Noted, Reported, Resources, TrialEnded
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.search.enough import Enough
+from proxytune.tuning.search.enough import StopRule
 from proxytune.tuning.search.judgement import Judgement
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.packing import Packing
@@ -68,7 +68,7 @@ class StudyController:
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
         self.limits = limits or Limits(spec)
-        self._enough = Enough(spec, study, outbox, self.limits)
+        self._rule = StopRule(spec, study, outbox, self.limits)
         self._next_number = 0  # of the next trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
@@ -96,7 +96,7 @@ class StudyController:
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
             self.limits.count(trial)
-            self._judgement.recall(trial)
+            self._judgement.restore(trial)
         attributes = self._study.user_attrs
         if attributes.get(WARM_START) is not None:
             earlier = WarmStart.from_json(attributes[WARM_START])
@@ -139,7 +139,7 @@ class StudyController:
     def next_trial(self) -> Assignment | None:
         """The next trial to run: an interrupted, an enqueued or a newly sampled trial; None if no trial may start."""
         while not self.finished and self.steering.may_start(len(self.live)):
-            if self._enough.look(self._next_number):
+            if self._rule.ends_before(self._next_number):
                 break
             if (assignment := self._ask()) is not None:
                 return assignment
@@ -182,7 +182,7 @@ class StudyController:
     @property
     def _left(self) -> int:
         """Number of trials still to be started."""
-        over = self.steering.stopping is not None or self._enough.reason is not None or self.spent is not None
+        over = self.steering.stopping is not None or self._rule.reason is not None or self.spent is not None
         return 0 if over else max(0, self.limits.budget - self.limits.started)
 
     @property

@@ -20,7 +20,7 @@ MIN_ENDED = 10
 """Trials that must have ended before the rule is evaluated; the number of TPE's random startup trials."""
 
 
-class Enough:
+class StopRule:
     """Evaluates `search.stop_when`; the result is kept in the storage."""
 
     def __init__(self, spec: StudySpec, study: optuna.Study, outbox: Outbox, limits: Limits) -> None:
@@ -37,7 +37,7 @@ class Enough:
             return None
         return str(self._ended["reason"])
 
-    def look(self, number: int) -> bool:
+    def ends_before(self, number: int) -> bool:
         """Whether the study ends before trial `number` starts. False while interrupted or enqueued trials wait."""
         rule = self._spec.search.stop_when
         if rule is None or self._ended is not None:

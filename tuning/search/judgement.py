@@ -33,7 +33,7 @@ class Judgement:
         """The rungs of the trial's bracket."""
         return self._brackets[number % len(self._brackets)]
 
-    def recall(self, trial: FrozenTrial) -> None:
+    def restore(self, trial: FrozenTrial) -> None:
         """Restore the rung entries of a trial from the storage."""
         for rung, entry in rung_entries(trial).items():
             self.bracket(trial.number).enter(trial.number, rung, Entry.from_json(entry))
