@@ -112,9 +112,7 @@ def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
         experiment_id = client.create_experiment(order["experiment"], order["artifacts"])
     else:
         experiment_id = experiment.experiment_id
-    mlflow.set_experiment(
-        experiment_id=experiment_id
-    )  # otherwise the model is logged to Default, below the cwd
+    mlflow.set_experiment(experiment_id=experiment_id)  # else the model goes to Default, below the cwd
     versions = [_register_one(client, experiment_id, order, model) for model in order["models"]]
     client.update_registered_model(order["name"], order["description"])
     return versions
