@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.package import package_folders
-from proxytune.tuning.cluster.preflight import RED, _judge_node
+from proxytune.tuning.cluster.preflight import RED, _node_findings
 from proxytune.tuning.cluster.session import RaySession
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.trial_spec import Resources
@@ -101,7 +101,7 @@ def answer(**changes) -> dict:
     ],
 )
 def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str], words: str) -> None:
-    findings = list(_judge_node("node", answer(**changes), answer()["versions"]))
+    findings = list(_node_findings("node", answer(**changes), answer()["versions"]))
     assert {finding.check for finding in findings if finding.state == RED} == red
     assert words in " ".join(finding.text for finding in findings if finding.state == RED)
 
