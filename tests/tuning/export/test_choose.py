@@ -160,7 +160,7 @@ def test_an_impossible_request_names_its_keys(values: dict[str, Any], words: str
 @pytest.mark.parametrize(
     ("records", "asked", "words"),
     [
-        ([], {}, ["no trial of the full budget", "resume it"]),
+        ([], {}, ["no trial that reached the full budget", "resume it"]),
         ([record(0, 0.1, outcome="pruned")], {}, ["1 trials so far"]),
         (
             [record(0, 0.9, 9.0, excess=4.0), record(1, 0.1, 6.0, excess=1.0)],

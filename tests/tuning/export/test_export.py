@@ -147,7 +147,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="there exists"):
         export_study(study, tmp_path / "there")
-    with pytest.raises(InputError, match="no trial of the full budget"):
+    with pytest.raises(InputError, match="no trial that reached the full budget"):
         export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
     for state in (copied / "small" / "trials" / "0").glob("step-*/state-*.pt"):
