@@ -19,7 +19,7 @@ def untested(version: str) -> str | None:
     """A one-line warning about a version of Ray that this module was not tested with; None if it was."""
     if version.split(".")[:2] == TESTED.split("."):
         return None
-    return f"this proxytune was tested with Ray {TESTED}, not with Ray {version}: a study may fail to start there"
+    return f"Ray {version} was not tested with this proxytune (tested: Ray {TESTED}); a study may fail to start there"
 
 
 def draining_nodes() -> set[str]:

@@ -158,7 +158,7 @@ def test_ready_made_ids_are_taken_as_they_are(ids: list[int]) -> None:
     ("name", "line", "words"),
     [
         ("text", b"", "empty"),
-        ("retrieval", b"only one", "a tab between them"),
+        ("retrieval", b"only one", "separated by a tab"),
         ("retrieval", b"one\t", None),  # an empty literal is b'', which is a text of three bytes
         ("image", b"1 2 3", "3 pixels, a picture has 1024"),
         ("image", b"1 x", "integers from 0 to 255"),
