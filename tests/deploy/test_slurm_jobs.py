@@ -175,4 +175,4 @@ def test_two_jobs_share_a_node_with_a_ray_and_gpus_of_their_own(slurm: Any, depl
     assert facts[wide]["gpus"][0][1] != facts[beside]["gpus"][0][1]  # of the two on n1
     for job in (wide, beside):
         assert slurm.job(job)["JobState"] == "COMPLETED"
-        assert "refuses the token" in (slurm.folder / f"{job}.out").read_text()
+        assert "rejected the token" in (slurm.folder / f"{job}.out").read_text()

@@ -1,4 +1,4 @@
-"""The winner from Python: `from proxytune.tuning import load_study, best, pareto_front, export_study`."""
+"""The Python API: `from proxytune.tuning import load_study, best, pareto_front, export_study`."""
 
 from pathlib import Path
 
@@ -13,35 +13,35 @@ from proxytune.tuning.store.winner import winner
 
 
 def load_study(name: str, storage: Path | str = "studies", database: str | None = None) -> Study:
-    """An existing study, as `proxytune show NAME --storage STORAGE --database URL` opens it.
+    """Open an existing study, like `proxytune show NAME --storage STORAGE --database URL`.
 
     Raises:
-        InputError: there is none of that name, and which there are.
-        StorageError: the storage does not answer.
+        InputError: the study does not exist; the message lists the existing studies.
+        StorageError: the storage cannot be reached.
     """
     return open_study(name, Path(storage), database)
 
 
 def best(study: Study) -> TrialRecord:
-    """The study's winner: the confirmation's, or the search's where there is no confirmation.
+    """The study's winner: that of its confirmation, or of its search if it is not confirmed.
 
     Raises:
-        InputError: no trial of the full budget is within the constraints.
-        StorageError: the storage does not answer.
+        InputError: no trial that reached the full budget is within the constraints.
+        StorageError: the storage cannot be reached.
     """
     found = winner(study)
     if found is None:
         raise InputError(
-            f"study {study.name} has no trial of the full budget within its constraints yet; run it further"
+            f"study {study.name} has no trial that reached the full budget within its constraints yet; resume it"
         )
     return study_records(study)[found.trial]
 
 
 def pareto_front(study: Study) -> list[TrialRecord]:
-    """The trials that no other trial dominates, by number; a single objective is compared together with memory.
+    """The non-dominated trials by number; with a single objective, training memory is the second objective.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage cannot be reached.
     """
     records = study_records(study)
     compared = ranking.front_objectives(study.spec.search.objectives)
@@ -58,22 +58,22 @@ def export_study(
     min_throughput: float | None = None,
     register: bool = True,
 ) -> list[Path]:
-    """Write the winner or another choice of trials, as `proxytune export` does. Returns the folders.
+    """Export the winner or other trials, like `proxytune export`, and return the written folders.
 
     Args:
-        study: from `load_study`.
+        study: a study from `load_study`.
         folder: a path that does not exist.
-        trial: a trial's number.
-        pareto: a folder for each trial of the Pareto front.
-        max_memory_mib: the best trial of at most this memory per sequence in training, in MiB.
-        min_throughput: the best trial of at least this training speed, in sequences per second.
-        register: also register the model in MLflow; what was written stays if that fails.
+        trial: export the trial of this number.
+        pareto: export every trial of the Pareto front, each into its own folder.
+        max_memory_mib: export the best trial of at most this training memory per sequence, in MiB.
+        min_throughput: export the best trial of at least this training speed, in sequences per second.
+        register: also register the models in MLflow; the written folders remain if this fails.
 
     Raises:
-        InputError: the folder exists, arguments exclude each other, or no trial can be chosen by them.
-        StorageError: a checkpoint is gone or damaged, or the folder cannot be written.
+        InputError: the folder exists, arguments exclude each other, or no trial satisfies them.
+        StorageError: a checkpoint is missing or damaged, or the folder cannot be written.
         DataError: the task's data is missing or damaged.
-        ProxytuneError: everything is written, and MLflow refused it.
+        ProxytuneError: the folders are written, but the registration in MLflow failed.
     """
     request = export_request(
         trial=trial, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
@@ -83,4 +83,4 @@ def export_study(
         from proxytune.tuning.predict.registry import register as register_models
 
         register_models(study, written)
-    return [one.folder for one in written]
+    return [result.folder for result in written]

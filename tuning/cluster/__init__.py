@@ -1,1 +1,1 @@
-"""Ray: the session a study runs in."""
+"""Ray: sessions, jobs, adapters of the search, and checks of a cluster."""

@@ -1,7 +1,7 @@
-"""Ray's side of the search: a Searcher and a scheduler that pass everything on to the controller.
+"""Ray's side of the search: a Searcher and a scheduler that delegate to the controller.
 
-An exception here would abort the whole experiment (and leave its trials as they are), so none leaves: the first one
-is kept, the search stops, and the driver raises it after Ray has ended.
+An exception here would abort the whole experiment and leave its trials in their current state. Exceptions are therefore
+caught: the first is kept, the search stops, and the driver raises it after Ray has ended.
 """
 
 import threading
@@ -20,21 +20,21 @@ from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.trial.update import TrialUpdate
 
 KEPT_TRIALS = 100
-"""How many trials Tune may know, ended ones included; it runs more if the cluster has more slots."""
+"""Number of trials that Tune keeps, ended trials included; it runs more if the cluster has more slots."""
 
 
 class RayBridge:
-    """What the searcher and the scheduler share: the controller, who is who, and the first error.
+    """State shared by the searcher and the scheduler: the controller, the trial ids, and the first error.
 
-    They are called from the thread that runs Ray's loop. Once `close` has returned, that loop may go on (it may hang
-    in a Ray that has died), and the controller belongs to the caller alone.
+    Both are called from the thread that runs Ray's loop. After `close` that loop may continue (it may hang if Ray has
+    died), but it no longer uses the controller.
     """
 
     def __init__(self, controller: StudyController, slots: Callable[[], int]) -> None:
         self.controller = controller
         self.slots = slots
         self.numbers: dict[str, int] = {}  # Ray's trial ids to Optuna's numbers
-        self.given_up: dict[str, int] = {}  # Ray's trial ids, whose worker may be lost so many times more
+        self.given_up: dict[str, int] = {}  # Ray's trial ids to the number of times they may be handed back
         self.handed_back: Counter[int] = Counter()
         self.error: Exception | None = None
         self.lock = threading.Lock()
@@ -50,25 +50,25 @@ class RayBridge:
 
 
 def with_shares(trainable: type, cpu: float) -> Any:
-    """The trainable on so many cores and the share of a GPU that its configuration names."""
+    """The trainable with `cpu` cores and the share of a GPU given in its configuration."""
     return tune.with_resources(
         trainable, lambda config: tune.PlacementGroupFactory([{"CPU": cpu, "GPU": config["gpu"]}])
     )
 
 
 class StudySearcher(Searcher):
-    """Hands out the controller's trials, one for each free slot."""
+    """Suggests the controller's trials, one per free slot."""
 
     def __init__(self, bridge: RayBridge) -> None:
         super().__init__()
         self._bridge = bridge
 
     def save(self, checkpoint_path: str) -> None:
-        """Ray's own state is never read again: the controller's storage holds the truth."""
+        """Does nothing: the study's storage is authoritative, and Ray's state is never read again."""
 
     def suggest(self, trial_id: str) -> Any:
         try:
-            slots = self._bridge.slots()  # asks Ray, which may hang: not under the lock
+            slots = self._bridge.slots()  # calls Ray, which may hang; the lock is not held
         except Exception as error:
             self._bridge.fail(error)
             return Searcher.FINISHED
@@ -102,10 +102,10 @@ class StudySearcher(Searcher):
         with bridge.lock:
             if error and number is not None and not bridge.closed:
                 try:
-                    # Ray gives a trial up at once if the worker that it was to reuse is dead, whatever max_failures is.
+                    # Ray fails a trial whose reused worker is dead at once, regardless of max_failures.
                     if bridge.handed_back[number] < chances:
                         bridge.handed_back[number] += 1
-                        bridge.controller.hand_back(number, "its worker was lost before it could begin")
+                        bridge.controller.hand_back(number, "its worker was lost before the trial started")
                     else:
                         bridge.controller.lost(
                             number, "its worker was lost more often than resources.max_failures"
@@ -115,9 +115,9 @@ class StudySearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """Stops a trial when the controller says so, and lets the controller hear other terminals in every round of Ray's loop.
+    """Stops trials on the controller's decision, and polls requests from other terminals in every round of Ray's loop.
 
-    While nothing may be started (a pause, a share of the cluster that is used up), no worker keeps a slot for it.
+    While no trial may start (a pause, or the study's share of the cluster is used up), idle workers release their slots.
     """
 
     def __init__(self, bridge: RayBridge) -> None:
@@ -165,7 +165,7 @@ class StudyScheduler(FIFOScheduler):
 
 
 class Silence(TrialProgressCallback):
-    """In place of Tune's own progress callback, which keeps every trial that it has heard of."""
+    """Replaces Tune's progress callback, which keeps every trial in memory."""
 
     def log_result(self, trial: Trial, result: dict[str, Any], error: bool = False) -> None:
         pass

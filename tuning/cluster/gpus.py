@@ -4,7 +4,7 @@ from typing import Any
 
 
 def smallest_gpu_mib() -> float | None:
-    """Memory of the smallest GPU among the nodes of the connected cluster; None if torch sees none there."""
+    """Memory of the cluster's smallest GPU in MiB; None if there is no GPU or torch does not see one on some node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

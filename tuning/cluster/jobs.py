@@ -1,7 +1,8 @@
-"""Studies as jobs of a Ray cluster, over its dashboard's HTTP address: submitted, watched and stopped from anywhere.
+"""Submits, follows and stops studies as jobs of a Ray cluster, through the HTTP address of its dashboard.
 
-A job is `proxytune run STUDY --address auto` on the head node: start or resume. It carries this package and the
-resolved study file, never the working directory. At most one job of a study is alive; `<study>` names it.
+A job runs `proxytune run STUDY --address auto` on the head node, which starts or resumes the study. It contains this
+package and the resolved study file, never the working directory. At most one job of a study is alive; it is addressed by
+the study's name.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 
 STOP_SECONDS = 120
-"""From SIGTERM to SIGKILL of a stopped job (Ray's own default is 3): checkpoints, then what waits for MLflow."""
+"""Time from SIGTERM to SIGKILL of a stopped job (Ray's default is 3 s): to write checkpoints and ship to MLflow."""
 CONNECT_SECONDS = 5.0
 _STUDY, _ATTEMPT = "proxytune_study", "proxytune_attempt"  # a job's metadata
 _ALIVE = ("PENDING", "RUNNING")
@@ -47,20 +48,20 @@ class Job:
         return self.status in _ALIVE
 
     def facts(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
 class Jobs:
-    """The studies' jobs of one cluster.
+    """The jobs of studies on one cluster.
 
-    The token is RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token, unless it is given; it is sent
-    only to a cluster that asks for one, and a cluster that asks for none gets no job: anybody could run code there.
-    `ray_version` is the cluster's.
+    The token is the argument, else RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. It is sent only to
+    a cluster that requires a token. A cluster without token authentication is refused: anyone could run code there.
+    `ray_version` is the version of Ray on the cluster.
 
     Raises:
-        InputError: nothing answers at the address, it is no Ray dashboard, it is open, the token is missing or
-            wrong, or its Ray is of another version.
+        InputError: the address does not respond or is not a Ray dashboard, the cluster has no authentication, the token
+            is missing or wrong, or the cluster has another version of Ray.
     """
 
     def __init__(self, address: str, token: str | None = None) -> None:
@@ -73,23 +74,23 @@ class Jobs:
             raise InputError(
                 f"address {address}: jobs go to the dashboard of the cluster's head, http://HEAD:8265"
             )
-        for chatty in (
+        for name in (
             "dashboard.modules.dashboard_sdk",
             "dashboard.modules.job.sdk",
             "_private.runtime_env.packaging",
         ):
-            logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
         self.address = address.rstrip("/")
-        self._folder_is_private = False  # of its head; not known yet
+        self._folder_is_private = False  # whether the head's session folder is known to be private
         mode = self._authentication_mode()
         if mode != "token":
             raise InputError(
-                f"the cluster at {self.address} lets anybody run code ({mode}): start it with RAY_AUTH_MODE=token"
+                f"the cluster at {self.address} lets anyone run code ({mode}): start it with RAY_AUTH_MODE=token"
             )
         token = token or user_token()
         if token is None:
             raise InputError(
-                f"the cluster at {self.address} asks for a token: set RAY_AUTH_TOKEN_PATH to the file that holds it"
+                f"the cluster at {self.address} requires a token: set RAY_AUTH_TOKEN_PATH to the file that contains it"
             )
         try:
             with _explicit_address():
@@ -101,41 +102,41 @@ class Jobs:
             )
         except AuthenticationError:
             raise InputError(
-                f"the cluster at {self.address} refuses the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold "
-                "the one that it was started with"
+                f"the cluster at {self.address} rejected the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold "
+                "the token that the cluster was started with"
             ) from None
         except (requests.RequestException, ConnectionError, RuntimeError) as error:
             raise InputError(f"{self.address}: {one_line(error)}") from None
         self.ray_version = theirs = str(answer.json()["ray_version"])
         if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
             raise InputError(
-                f"the cluster at {self.address} has Ray {theirs} and this machine {ray.__version__}: install the same"
+                f"the cluster at {self.address} has Ray {theirs}, this machine {ray.__version__}: install the same version"
             )
 
     def submit(self, spec: StudySpec) -> str:
-        """Start or resume the study as a job and return its submission id; the id of the one that is alive, if any.
+        """Start or resume the study as a job and return its submission id, or the id of the job that is already alive.
 
         Raises:
-            InputError: the study's storage is no place that a cluster can share, or others can replace what its head runs.
+            InputError: the study's storage path is relative, or other users can replace the code that the head runs.
         """
         if not spec.storage.is_absolute():
             raise InputError(
-                f"storage: {spec.storage} is relative to this folder; a job needs an absolute one that every node "
+                f"storage: {spec.storage} is relative to this folder; a job needs an absolute path that every node "
                 "shares, such as storage: /mnt/studies"
             )
         return self._once(spec.name, ["run", "study.yaml"], spec)
 
     def confirm(self, spec: StudySpec, *, top: int, seeds: int) -> str:
-        """Confirm the study's winner as a job (`proxytune confirm`); the id of the one that is alive, if any.
+        """Confirm the study's winner as a job (`proxytune confirm`) and return its id, or that of the job already alive.
 
-        Its `status`, `logs` and `stop` go by the name `<study>.confirm`.
+        `status`, `logs` and `stop` address it as `<study>.confirm`.
         """
         where = ["--storage", str(spec.storage), *(["--database", spec.database] if spec.database else [])]
         arguments = ["confirm", spec.name, *where, "--top", str(top), "--seeds", str(seeds)]
         return self._once(f"{spec.name}.confirm", arguments, spec)
 
     def _once(self, name: str, arguments: Sequence[str], spec: StudySpec) -> str:
-        """Start a job of this name unless one is alive; either's id."""
+        """Start a job of this name unless one is alive; return the id of the live job."""
         alive = self.newest(name)
         if alive is not None and alive.alive:
             return alive.submission_id
@@ -159,7 +160,7 @@ class Jobs:
                 return rival.submission_id
 
     def jobs(self) -> list[Job]:
-        """All submissions of all studies that the cluster remembers, oldest first."""
+        """All submissions of studies that the cluster lists, oldest first."""
         found = [
             Job(
                 submission_id=details.submission_id,
@@ -182,12 +183,12 @@ class Jobs:
         )
 
     def status(self, name: str) -> str | None:
-        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; none: the study was never submitted here."""
+        """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; None if the study was never submitted here."""
         job = self.newest(name)
         return None if job is None else job.status
 
     def logs(self, name: str) -> str:
-        """All that the study's last submission has printed so far.
+        """Output of the study's last submission so far.
 
         Raises:
             InputError: the study was never submitted here.
@@ -195,7 +196,7 @@ class Jobs:
         return str(self._call("get_job_logs", self.known(name).submission_id))
 
     def follow(self, name: str) -> Iterator[str]:
-        """What the study's last submission prints, from its beginning, until it ends.
+        """Yield the output of the study's last submission, from its beginning until it ends.
 
         Raises:
             InputError: the study was never submitted here.
@@ -218,9 +219,9 @@ class Jobs:
             loop.close()
 
     def stop(self, name: str) -> None:
-        """Ask the study's job to stop: every trial hands back a checkpoint, and `submit` goes on with it.
+        """Request the study's job to stop: every trial writes a checkpoint, from which `submit` resumes.
 
-        Returns at once; killed after STOP_SECONDS if it has not ended by then.
+        Returns immediately; the job is killed if it has not ended after STOP_SECONDS.
 
         Raises:
             InputError: no job of the study is alive.
@@ -231,11 +232,11 @@ class Jobs:
         self._call("stop_job", job.submission_id)
 
     def run(self, arguments: Sequence[str], files: Path) -> tuple[int, str]:
-        """Run another proxytune verb on the head node, with the folder's files beside it: exit code, output."""
+        """Run a proxytune command on the head node with `files` as its working directory; return exit code and output."""
         return self._ended(self._start(f"proxytune-{arguments[0]}-{time.time_ns()}", arguments, files, {}))
 
     def _ended(self, submission: str) -> tuple[int, str]:
-        """Exit code and output of a job, once it has ended."""
+        """Wait for a job to end; return its exit code and output."""
         while True:
             details = self._call("get_job_info", submission)
             if details.status.is_terminal():
@@ -244,7 +245,7 @@ class Jobs:
             time.sleep(0.5)
 
     def _check_folder(self) -> None:
-        """Refuse a cluster where others can replace the package of a job, before it has one: by a job without."""
+        """Refuse a cluster where other users can replace a job's package, checked by a job without a package."""
         if not self._folder_is_private:
             look = f"exec python -I -c {shlex.quote(LOOK)}"
             _, output = self._ended(
@@ -278,12 +279,12 @@ class Jobs:
         """The study's last submission.
 
         Raises:
-            InputError: it was never submitted here, and which were.
+            InputError: it was never submitted here; the message lists the studies that were.
         """
         job = self.newest(name)
         if job is None:
             known = sorted({other.study for other in self.jobs()})
-            there = f"studies there: {', '.join(known)}" if known else "none was"
+            there = f"studies there: {', '.join(known)}" if known else "it has no studies"
             raise InputError(f"study {name} was not submitted to {self.address}; {there}")
         return job
 
@@ -294,7 +295,7 @@ class Jobs:
             raise ProxytuneError(f"{self.address}: {one_line(error)}") from None
 
     def _authentication_mode(self) -> str:
-        """What the cluster asks its visitors for; the only question that goes out without the token."""
+        """The cluster's authentication mode; the only request that is sent without the token."""
         import requests
 
         try:
@@ -302,13 +303,11 @@ class Jobs:
             return str(answer.json()["authentication_mode"])
         except (requests.ConnectionError, requests.Timeout):
             raise InputError(
-                f"nothing answers at {self.address} within {CONNECT_SECONDS:g} s: is the head node up, and is this "
+                f"no response from {self.address} within {CONNECT_SECONDS:g} s: is the head node up, and is this "
                 "its dashboard's address (http://HEAD:8265, through a tunnel or a port-forward)?"
             ) from None
         except (requests.RequestException, ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{self.address} answers, but not as the dashboard of Ray 2.52 or later"
-            ) from None
+            raise InputError(f"{self.address} is not the dashboard of Ray 2.52 or later") from None
 
 
 def user_token() -> str | None:
@@ -333,7 +332,7 @@ def user_token() -> str | None:
 
 @contextmanager
 def _explicit_address() -> Iterator[None]:
-    """Ray lets RAY_ADDRESS win over an address that was given; here the given one counts."""
+    """Hide RAY_ADDRESS, which Ray would prefer over an explicit address."""
     hidden = {
         name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ
     }
@@ -344,6 +343,6 @@ def _explicit_address() -> Iterator[None]:
 
 
 def one_line(error: BaseException | str) -> str:
-    """What an error of Ray or of the network says, in one line of at most 300 characters."""
+    """The message of an error as one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,4 +1,4 @@
-"""What `proxytune doctor` runs on each node: facts, and for what can be judged there (OK or RED, a text)."""
+"""The checks that `proxytune doctor` runs on each node: facts, and results as (OK or RED, a message)."""
 
 import importlib.metadata
 import os
@@ -25,41 +25,43 @@ PACKAGES = ("ray", "torch", "proxytune", "pyarrow", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """What this process runs with."""
+    """Versions of Python and of the packages in this process."""
     return {"python": platform.python_version()} | {
         package: importlib.metadata.version(package) for package in PACKAGES
     }
 
 
 class NodeProbe:
-    """Runs on a node, as the trials will: with their environment, user and packages."""
+    """Runs on a node with the same environment, user and packages as trials."""
 
     def clock(self) -> float:
         return time.time()
 
-    def look(self, spec_json: str | None, marker: str | None) -> dict[str, Any]:
+    def inspect(self, spec_json: str | None, marker: str | None) -> dict[str, Any]:
         spec = None if spec_json is None else StudySpec.model_validate_json(spec_json)
         return {
             "versions": versions(),
             "cuda": _cuda(),
-            "folder": _look_at_folder(),
+            "folder": _check_folder(),
             "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
-            "storage": None if marker is None else _leave_marker(Path(marker)),
-            "checkpoints": None if spec is None or spec.checkpoints is None else _try_store(spec.checkpoints),
-        } | ({"data": None, "fingerprint": None} if spec is None else _look_for_data(spec))
+            "storage": None if marker is None else _write_marker(Path(marker)),
+            "checkpoints": None
+            if spec is None or spec.checkpoints is None
+            else _check_store(spec.checkpoints),
+        } | ({"data": None, "fingerprint": None} if spec is None else _check_data(spec))
 
 
-def _look_at_folder() -> tuple[str, str]:
+def _check_folder() -> tuple[str, str]:
     folder = session_folder()
     try:
         check_private(folder)
     except InputError as error:
         return RED, str(error)
-    return OK, f"{folder} is this user's alone"
+    return OK, f"{folder} is private to this user"
 
 
-def _leave_marker(marker: Path) -> tuple[str, str]:
-    """(OK, the name of a file that was written beside the driver's) or (RED, why not)."""
+def _write_marker(marker: Path) -> tuple[str, str]:
+    """(OK, the name of a file written next to the driver's file) or (RED, an error message)."""
     if not (marker / "driver").exists():
         return RED, f"{marker.parent} is not the driver's folder there: mount the shared one on every node"
     try:
@@ -70,7 +72,7 @@ def _leave_marker(marker: Path) -> tuple[str, str]:
         return RED, f"{marker.parent} cannot be written there: {error.strerror} (as user {os.getuid()})"
 
 
-def _try_store(url: str) -> tuple[str, str]:
+def _check_store(url: str) -> tuple[str, str]:
     try:
         try_folder(Folder(url))
     except StorageError as error:
@@ -78,7 +80,7 @@ def _try_store(url: str) -> tuple[str, str]:
     return OK, f"{url} is writable"
 
 
-def _look_for_data(spec: StudySpec) -> dict[str, Any]:
+def _check_data(spec: StudySpec) -> dict[str, Any]:
     task, cache = spec.task, cache_folder()
     try:
         folder = prepared_folder(task.name, **task.source, cache=cache, **task.options)
@@ -91,14 +93,14 @@ def _look_for_data(spec: StudySpec) -> dict[str, Any]:
     except DataError as error:
         return {"data": (RED, one_line(error)), "fingerprint": None}
     except OSError as error:
-        text = f"{cache} cannot be written: {error.strerror}; set PROXYTUNE_CACHE to a folder that can"
+        text = f"{cache} cannot be written: {error.strerror}; set PROXYTUNE_CACHE to a writable folder"
         return {"data": (RED, text), "fingerprint": None}
-    text = f"not prepared yet; will be, {task.described_source()}, before the first trial there"
+    text = f"not prepared yet; will be prepared, {task.described_source()}, before the first trial there"
     return {"data": (OK, text), "fingerprint": None}
 
 
 def _cuda() -> dict[str, Any]:
-    """What torch there was built for, and the GPUs that the driver program lists."""
+    """The CUDA version that torch was built for, and the GPUs listed by nvidia-smi."""
     import torch
 
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]

@@ -1,8 +1,8 @@
-"""The installed package as folders that Ray puts on a node's import path: what its wheel holds, and nothing else.
+"""The installed package as folders that Ray puts on a node's import path, with the same files as the wheel.
 
-Not the wheel itself: of a .whl in `py_modules` Ray makes a `pip install --target`, which fetches every dependency
-again (torch too) on every node. The dependencies are the image's; this code is the submitter's, whatever version
-of it the image has.
+The wheel itself is not used: for a .whl in `py_modules` Ray runs `pip install --target`, which downloads every
+dependency (including torch) on every node. The dependencies come from the image; this package comes from the submitter,
+regardless of the version in the image.
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ ROOMS = ("datasets", "models", "tuning")
 
 
 def package_folders(parent: Path) -> list[str]:
-    """Copy the package and its metadata into `parent`, one folder for each entry of `py_modules`."""
+    """Copy the package and its metadata into `parent`; return the entries of `py_modules`."""
     for room in ROOMS:
         spec = importlib.util.find_spec(f"proxytune.{room}")
         assert spec is not None

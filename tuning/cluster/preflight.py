@@ -1,6 +1,6 @@
-"""What could go wrong on a cluster, looked for before it does: `proxytune doctor`.
+"""`proxytune doctor`: checks a cluster for problems before a study runs.
 
-Each node is asked by an actor of its own that takes none of its cores; the driver asks what only it will use.
+An actor on each node, which reserves no cores, runs the node's checks; the driver checks services that only it uses.
 """
 
 import os
@@ -30,7 +30,7 @@ from proxytune.tuning.store.lease import RENEWAL_SECONDS
 from proxytune.tuning.store.stored_study import database_url
 
 NODE_SECONDS = 120.0
-"""How long a node may take to answer: its first worker process has to start."""
+"""Time limit for a node's answer; its first worker process has to start."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Finding:
     text: str
 
     def facts(self) -> dict[str, str]:
-        """For JSON."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
 def examine(spec: StudySpec | None, address: str) -> list[Finding]:
-    """Look at every node of a cluster (or this machine) with the eyes of a study, if one is given.
+    """Check every node of a cluster, or this machine, for a study if one is given.
 
     Raises:
-        InputError: there is no cluster at the address, or it cannot be connected to.
+        InputError: there is no cluster at the address, or the connection failed.
     """
-    open_to_all = address != LOCAL and _takes_anybody(find_cluster(address))
+    open_to_all = address != LOCAL and _accepts_without_token(find_cluster(address))
     with ray_session(address) as session, _marker(spec) as marker:
         findings = [_token(open_to_all)] if address != LOCAL else []
         mine = versions()
@@ -62,16 +62,16 @@ def examine(spec: StudySpec | None, address: str) -> list[Finding]:
             if isinstance(answer, Exception):
                 findings.append(Finding(name, "answers", RED, one_line(answer)))
                 continue
-            findings += _judge_node(name, answer, mine)
+            findings += _node_findings(name, answer, mine)
             if answer["checkpoints"] is not None:  # then only the driver uses the folder
                 findings.append(Finding(name, "checkpoints", *answer["checkpoints"]))
             elif marker is not None:
-                findings.append(_judge_storage(name, answer, marker))
+                findings.append(_storage_finding(name, answer, marker))
             if answer["fingerprint"]:
                 fingerprints[name] = answer["fingerprint"]
         if len(set(fingerprints.values())) > 1:
-            told = ", ".join(f"{name} has {value[:12]}" for name, value in fingerprints.items())
-            findings.append(Finding("cluster", "data", RED, f"prepared data differ: {told}"))
+            listed = ", ".join(f"{name} has {value[:12]}" for name, value in fingerprints.items())
+            findings.append(Finding("cluster", "data", RED, f"prepared data differ: {listed}"))
         if spec is not None:
             findings += [_room(session, spec), _database(spec), _mlflow(spec)]
     return findings
@@ -94,19 +94,19 @@ def _ask_nodes(
                 None if spec is None else spec.model_dump_json(),
                 None if marker is None else str(marker),
             )
-            probes.append((node, probe, probe.look.remote(*arguments)))
+            probes.append((node, probe, probe.inspect.remote(*arguments)))
     deadline = time.monotonic() + NODE_SECONDS
     for node, probe, answer in probes:
         name = f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
         try:
             facts = ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
             yield name, facts | {"skew": _skew(probe), "resources": node["Resources"]}
-        except Exception as error:  # whatever a sick node answers is a finding
+        except Exception as error:  # any failure of a node is a finding
             yield name, error
 
 
 def _skew(probe: Any) -> tuple[float, float]:
-    """By how many seconds the node's clock is ahead of ours, and how far that may be off."""
+    """Seconds by which the node's clock is ahead of this one, and the error bound."""
     import ray
 
     best = (0.0, float("inf"))
@@ -118,15 +118,15 @@ def _skew(probe: Any) -> tuple[float, float]:
     return best
 
 
-def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iterator[Finding]:
+def _node_findings(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iterator[Finding]:
     theirs = answer["versions"]
     others = [
         f"{package} {theirs[package]}, here {mine[package]}"
         for package in mine
         if theirs[package] != mine[package]
     ]
-    told = "; ".join(others) or ", ".join(f"{package} {version}" for package, version in theirs.items())
-    yield Finding(name, "versions", RED if others else OK, told)
+    text = "; ".join(others) or ", ".join(f"{package} {version}" for package, version in theirs.items())
+    yield Finding(name, "versions", RED if others else OK, text)
     if (warning := untested(theirs["ray"])) is not None:
         yield Finding(name, "ray", WARNING, warning)
 
@@ -134,10 +134,10 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
     text = f"{cpus:g} CPU, {gpus:g} GPU, {answer['memory_gib']:.1f} GiB"
     if answer["cuda"]["gpus"]:
         text += f" ({'; '.join(answer['cuda']['gpus'])})"
-    blind = gpus > 0 and answer["cuda"]["build"] is None
-    if blind:
-        text += "; torch there is a build without CUDA: install the CUDA one"
-    yield Finding(name, "resources", RED if blind else OK, text)
+    cpu_only = gpus > 0 and answer["cuda"]["build"] is None
+    if cpu_only:
+        text += "; torch there is a build without CUDA: install a CUDA build"
+    yield Finding(name, "resources", RED if cpu_only else OK, text)
 
     yield Finding(name, "folder", *answer["folder"])
     ahead, margin = answer["skew"]
@@ -145,17 +145,17 @@ def _judge_node(name: str, answer: dict[str, Any], mine: dict[str, str]) -> Iter
     state = RED if off > RENEWAL_SECONDS else WARNING if off > 1 else OK
     text = f"{ahead:+.2f} s (to {margin:.2f} s)"
     if state == RED:
-        text += ": leases and logs go by the clock; set it by NTP"
+        text += ": leases and logs depend on the clock; synchronize it with NTP"
     yield Finding(name, "clock", state, text)
     if answer["data"] is not None:
         yield Finding(name, "data", *answer["data"])
 
 
-def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:
+def _storage_finding(name: str, answer: dict[str, Any], marker: Path) -> Finding:
     storage = marker.parent
     if answer["storage"][0] == OK and not (marker / answer["storage"][1]).exists():
         return Finding(
-            name, "storage", RED, f"{storage} is another folder there than here: mount the shared one"
+            name, "storage", RED, f"{storage} is a different folder there: mount the shared folder"
         )
     state, text = answer["storage"]
     return Finding(name, "storage", state, f"{storage} is shared and writable" if state == OK else text)
@@ -163,7 +163,7 @@ def _judge_storage(name: str, answer: dict[str, Any], marker: Path) -> Finding:
 
 @contextmanager
 def _marker(spec: StudySpec | None) -> Iterator[Path | None]:
-    """A folder in the study's storage that holds a file of the driver, for as long as the context is held."""
+    """A temporary folder in the study's storage that contains a file written by the driver."""
     if spec is None:
         yield None
         return
@@ -172,15 +172,15 @@ def _marker(spec: StudySpec | None) -> Iterator[Path | None]:
         marker.mkdir(parents=True)
         (marker / "driver").write_text(platform.node())
     except OSError:
-        pass  # each node will say that it is not there
+        pass  # each node will report that it is missing
     try:
         yield marker
     finally:
         shutil.rmtree(marker, ignore_errors=True)
 
 
-def _takes_anybody(gcs_address: str) -> bool:
-    """Whether the cluster answers one who shows no token."""
+def _accepts_without_token(gcs_address: str) -> bool:
+    """Whether the cluster answers a request without a token."""
     import grpc
 
     try:
@@ -192,9 +192,9 @@ def _takes_anybody(gcs_address: str) -> bool:
 
 def _token(open_to_all: bool) -> Finding:
     if open_to_all:
-        text = "anybody who reaches its ports can run code: start it with RAY_AUTH_MODE=token"
+        text = "anyone who can reach its ports can run code: start it with RAY_AUTH_MODE=token"
         return Finding("cluster", "token", RED, text)
-    return Finding("cluster", "token", OK, "asked of everybody")
+    return Finding("cluster", "token", OK, "required for every connection")
 
 
 def _room(session: RaySession, spec: StudySpec) -> Finding:
@@ -208,20 +208,20 @@ def _room(session: RaySession, spec: StudySpec) -> Finding:
     if session.scales:
         return Finding("cluster", "room", OK, f"{text}; the autoscaler may add nodes")
     if wanted is not None and fits < wanted:
-        return Finding("cluster", "room", RED, f"{text}, resources.max_concurrent asks for {wanted}")
+        return Finding("cluster", "room", RED, f"{text}, resources.max_concurrent is {wanted}")
     return Finding("cluster", "room", OK, text)
 
 
 def _database(spec: StudySpec) -> Finding:
     url = sa.engine.make_url(database_url(spec.folder, spec.database))
-    told = url.render_as_string(hide_password=True)
+    shown = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").parent
         while not folder.exists():
             folder = folder.parent
         writable = os.access(folder, os.W_OK)
         return Finding(
-            "cluster", "database", OK if writable else RED, told if writable else f"{folder} is read-only"
+            "cluster", "database", OK if writable else RED, shown if writable else f"{folder} is read-only"
         )
     options = {"connect_timeout": 10} if url.get_backend_name() == "postgresql" else {}
     try:
@@ -230,8 +230,8 @@ def _database(spec: StudySpec) -> Finding:
             connection.execute(sa.text("SELECT 1"))
         engine.dispose()
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        return Finding("cluster", "database", RED, f"{told}: {one_line(error)}")
-    return Finding("cluster", "database", OK, told)
+        return Finding("cluster", "database", RED, f"{shown}: {one_line(error)}")
+    return Finding("cluster", "database", OK, shown)
 
 
 def _mlflow(spec: StudySpec) -> Finding:
@@ -254,7 +254,7 @@ def _mlflow(spec: StudySpec) -> Finding:
         }.get(error.code, error.reason)
         return Finding("cluster", "mlflow", RED, f"{uri} answers {error.code}: {hint}")
     except OSError as error:
-        text = f"{uri} does not answer: {one_line(error)}; trials run all the same, and are shipped later"
+        text = f"{uri} does not respond: {one_line(error)}; trials run without it and are shipped later"
         return Finding("cluster", "mlflow", RED, text)
 
 

@@ -1,6 +1,6 @@
-"""Whether other users of a machine can replace what Ray runs there.
+"""Checks that other users of a machine cannot replace the code that Ray runs there.
 
-Ray gives its folders mode 0777, and the packages of jobs lie in them; so a folder above must keep others out.
+Ray creates its folders, which contain the packages of jobs, with mode 0777; a parent folder must therefore be private.
 """
 
 import json
@@ -22,37 +22,37 @@ while True:
     path = os.path.dirname(path)
 print(json.dumps([folder, os.getuid(), above]))
 """
-"""A script that prints what `check_answer` judges. Ray writes the output of a job into its session's folder."""
+"""A script that prints the input of `check_answer`. Ray writes the output of a job into its session folder."""
 
 
 def check_private(folder: Path) -> None:
-    """See that `folder`, or one above it, is this user's and closed to all others.
+    """Check that `folder` or one of its parents belongs to this user and is closed to all others.
 
     Raises:
-        InputError: none is.
+        InputError: other users can enter all of them.
     """
     real = folder.resolve()
     states = (above.stat() for above in (real, *real.parents))
-    _judge(str(real), os.getuid(), ((status.st_uid, status.st_mode) for status in states))
+    _require_private(str(real), os.getuid(), ((status.st_uid, status.st_mode) for status in states))
 
 
 def check_answer(line: str) -> None:
-    """`check_private` of the folder that a job of LOOK wrote to, by the line that it printed.
+    """`check_private` for the session folder of a job that ran LOOK, from the line that it printed.
 
     Raises:
-        InputError: others can enter it, or the line is no answer.
+        InputError: other users can enter the folder, or the line is not valid JSON.
     """
     try:
         folder, user, above = json.loads(line)
     except ValueError:
         raise InputError(f"its head node cannot run Python: {line[:300]}") from None
-    _judge(folder, user, above)
+    _require_private(folder, user, above)
 
 
-def _judge(folder: str, user: int, above: Iterable[tuple[int, int]]) -> None:
-    """By (owner, mode) of the folder and those above it."""
+def _require_private(folder: str, user: int, above: Iterable[tuple[int, int]]) -> None:
+    """Check the (owner, mode) of the folder and of its parents."""
     if not any(owner == user and not mode & 0o077 for owner, mode in above):
         raise InputError(
-            f"other users of the machine can replace what Ray runs from {folder}: start Ray with --temp-dir=FOLDER/ray, "
-            "where FOLDER is its user's and has mode 700"
+            f"other users of the machine can replace the code that Ray runs from {folder}: start Ray with "
+            "--temp-dir=FOLDER/ray, where FOLDER belongs to its user and has mode 700"
         )

@@ -1,4 +1,4 @@
-"""An ordered map over Ray tasks, so that generating a task's data uses every core of a cluster."""
+"""An ordered map over Ray tasks, which generates a task's data on every core of a cluster."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,14 @@ Result = TypeVar("Result")
 
 
 def ray_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
-    """Map over tasks on the connected cluster; results come in order, two a core are worked on ahead.
+    """Map over tasks on the connected cluster; results are in order, with two tasks per core submitted ahead.
 
-    The form of `proxytune.datasets.parallel.Mapper`; `items` may be endless. Those worked on ahead when the caller leaves end
-    with it: `ray.cancel` of a task that is just completing ends the process (2.60, task_manager.cc, "Tried to complete task
-    that was not pending").
+    Implements `proxytune.datasets.parallel.Mapper`; `items` may be infinite. Tasks submitted ahead are not cancelled when
+    the caller stops iterating: `ray.cancel` of a task that is just completing aborts the process (2.60, task_manager.cc,
+    "Tried to complete task that was not pending").
     """
     ahead = 2 * int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
-    task: Any = ray.remote(_apply)  # Ray takes no partial as a task
+    task: Any = ray.remote(_apply)  # Ray does not accept a partial as a task
     shared = ray.put(function)
     remaining = iter(items)
     pending: deque[Any] = deque(task.remote(shared, item) for item in islice(remaining, ahead))

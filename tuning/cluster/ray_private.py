@@ -1,6 +1,6 @@
-"""What is private in Ray: each function names the public interface that is missing.
+"""Uses of Ray's private interfaces; each function names the public interface that is missing.
 
-`tests/tuning/cluster/test_ray_private.py` fails in one sentence when a new version of Ray changes one of these.
+`tests/tuning/cluster/test_ray_private.py` fails with a one-line message when a new version of Ray changes one of these.
 """
 
 import functools
@@ -16,14 +16,14 @@ TESTED = "2.60"
 
 
 def untested(version: str) -> str | None:
-    """One line about a version of Ray with which this module was not tested; None: it was."""
+    """A one-line warning about a version of Ray that this module was not tested with; None if it was."""
     if version.split(".")[:2] == TESTED.split("."):
         return None
-    return f"Ray {version} was not tested with this proxytune, {TESTED} was: a study may fail to start there"
+    return f"Ray {version} was not tested with this proxytune (tested: Ray {TESTED}); a study may fail to start there"
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to be taken away.
+    """Ids of the nodes that are about to be removed.
 
     Missing: `ray.nodes()` does not report the draining state.
     """
@@ -35,9 +35,9 @@ def draining_nodes() -> set[str]:
 def autoscales() -> bool:
     """Whether an autoscaler may add nodes to the cluster.
 
-    Missing: a public call. Which nodes it may add is told nowhere: the GCS has a table for it that no autoscaler of Ray
-    2.60 fills. The second version has a flag in the GCS. The first one reports its types of nodes; where it only looks
-    on, each node is a type of its own, `node_` and its id.
+    Missing: a public call. The nodes that it may add are not available: the GCS has a table for them that no autoscaler
+    of Ray 2.60 fills. Autoscaler v2 sets a flag in the GCS. Version 1 reports its node types; if it only monitors the
+    cluster, each node has its own type, named `node_` and its id.
     """
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.experimental import internal_kv
@@ -50,7 +50,7 @@ def autoscales() -> bool:
 
 
 def gcs_address(address: str) -> str:
-    """HOST:PORT of the cluster that `auto`, or HOST:PORT, means on this machine.
+    """HOST:PORT of the cluster that `auto` or HOST:PORT resolves to on this machine.
 
     Missing: `ray.init` resolves `auto`, but only while it connects.
 
@@ -64,12 +64,12 @@ def gcs_address(address: str) -> str:
 
 
 def forget_ended_trials(scheduled: Any, most: int) -> None:
-    """Once Tune knows `most` trials, drop those that have ended, but for the newest.
+    """Once Tune holds `most` trials, remove the ended trials except the newest trial.
 
-    Missing: Tune keeps each trial for as long as it runs, 36 KiB of memory each, and looks at all of them in every round.
+    Missing: Tune keeps every trial until it exits, 36 KiB of memory each, and iterates over all of them in every round.
 
     Args:
-        scheduled: what Tune passes to a scheduler's methods as `tune_controller`.
+        scheduled: the `tune_controller` argument of a scheduler's methods.
     """
     known = scheduled.get_trials()
     if len(known) < most:
@@ -83,22 +83,22 @@ def forget_ended_trials(scheduled: Any, most: int) -> None:
 
 
 def end_waiting_workers(scheduled: Any) -> None:
-    """End the workers that Tune keeps for a next trial, so that they save and free their slots for others.
+    """End the workers that Tune keeps for the next trial, so that they save and release their slots.
 
-    Missing: with `reuse_actors` Tune keeps one worker, in its slot, for as long as the search goes on.
+    Missing: with `reuse_actors` Tune keeps one worker in its slot until the search ends.
 
     Args:
-        scheduled: what Tune passes to a scheduler's methods as `tune_controller`.
+        scheduled: the `tune_controller` argument of a scheduler's methods.
     """
     tune = scheduled._tune_controller
-    if not tune._actor_cache.total_max_objects and not tune._pending_trials:  # no trial waits for one of them
+    if not tune._actor_cache.total_max_objects and not tune._pending_trials:  # no trial waits for a worker
         tune._cleanup_cached_actors(force_all=True)
 
 
 def never_wait_for_trials() -> None:
-    """Let Tune's loop go on while no trial is out, as it does while one runs.
+    """Keep Tune's loop running while no trial runs.
 
-    Missing: a setting. Tune waits for the next trial up to 10 minutes at a time, and ends no worker meanwhile.
+    Missing: a setting. Tune blocks up to 10 minutes at a time for the next trial, and ends no worker meanwhile.
     """
     from ray.tune.execution.tune_controller import TuneController
 
@@ -119,9 +119,9 @@ _ROWS = b"proxytune"
 
 
 def put_row(name: str, row: bytes) -> None:
-    """Keep a row in the cluster's key-value table, which all its drivers read; it ends with the cluster.
+    """Write a row to the cluster's key-value table, which all drivers read; the table is lost with the cluster.
 
-    Missing: a public call; a named actor would be a process on one of the nodes.
+    Missing: a public call; a named actor would be an additional process on one of the nodes.
     """
     from ray.experimental import internal_kv
 
@@ -129,7 +129,7 @@ def put_row(name: str, row: bytes) -> None:
 
 
 def read_rows() -> dict[str, bytes]:
-    """All rows by their names. Missing: as `put_row`."""
+    """All rows by name. Missing: as for `put_row`."""
     from ray.experimental import internal_kv
 
     names = internal_kv._internal_kv_list(b"", namespace=_ROWS)
@@ -138,16 +138,16 @@ def read_rows() -> dict[str, bytes]:
 
 
 def delete_row(name: str) -> None:
-    """Remove a row. Missing: as `put_row`."""
+    """Remove a row. Missing: as for `put_row`."""
     from ray.experimental import internal_kv
 
     internal_kv._internal_kv_del(name, namespace=_ROWS)
 
 
 def session_folder() -> Path:
-    """Where Ray keeps sockets, logs and packages on this node, in a process that is connected.
+    """The folder of Ray's sockets, logs and packages on this node; requires a connection.
 
-    Missing: the runtime context does not name it.
+    Missing: the runtime context does not report it.
     """
     from ray._private import worker
 
@@ -156,12 +156,12 @@ def session_folder() -> Path:
 
 
 def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
-    """Ask the GCS for its cluster id, by this user's token or by none.
+    """Request the cluster id from the GCS, with this user's token or without a token.
 
     Missing: `ray.init` takes 20 s to report a wrong token and never gives up on a port that is not a GCS.
 
     Raises:
-        grpc.RpcError: nothing answers in time, or the token is refused (UNAUTHENTICATED).
+        grpc.RpcError: there is no response in time, or the token is rejected (UNAUTHENTICATED).
     """
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
@@ -177,10 +177,10 @@ def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
 
 
 def without_paths() -> Any:
-    """A job's configuration with which Ray puts none of the driver's folders on its workers' import path.
+    """A job configuration with which Ray does not add the driver's folders to its workers' import path.
 
-    In the current folder `datasets` may be ours. Missing: a setting; Ray leaves the folders out only where a runtime
-    environment names a working folder, and for that it starts another agent and each worker a second time.
+    The current folder may contain this repository's `datasets`. Missing: a setting; Ray omits the folders only if the
+    runtime environment has a working folder, for which it starts another agent and starts each worker twice.
     """
     from ray.job_config import JobConfig
 
@@ -196,43 +196,43 @@ _IDLE_PROCESSES = ("start_monitor", "start_api_server", "start_log_monitor")
 
 @contextmanager
 def without_idle_processes() -> Iterator[None]:
-    """While it is held, a Ray that this process starts has no autoscaler, no dashboard and no reader of logs.
+    """Within this context, a Ray started by this process has no autoscaler, dashboard or log monitor.
 
-    A Ray of one node, without a dashboard, that prints no worker's output, needs none of the three Python processes. The
-    dashboard's agent, which must be there, opens no port 52365 then, which a second Ray on the machine would wait 3 s for.
-    Missing: settings; with `include_dashboard=False` Ray starts the dashboard's process all the same, and waits for it.
+    A single-node Ray without a dashboard that prints no worker output does not need these three Python processes. The
+    dashboard's agent, which is required, then does not open port 52365; a second Ray on the machine would wait 3 s for it.
+    Missing: settings; with `include_dashboard=False` Ray still starts the dashboard's process and waits for it.
     """
     from ray._private import utils
     from ray._private.node import Node
 
     replaced: list[tuple[Any, str, Any]] = [(Node, name, _nothing) for name in _IDLE_PROCESSES]
     replaced.append((utils, "get_dashboard_dependency_error", lambda: ImportError("no dashboard is wanted")))
-    with _instead(replaced):
+    with _patched(replaced):
         yield
 
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """While it is held, Ray leaves SIGTERM to this process; its own handlers end a driver with code 1 or 15.
+    """Within this context, Ray does not replace the SIGTERM handler; its own handlers exit with code 1 or 15.
 
     Missing: a setting; `ray.init` replaces the handler twice.
     """
     from ray._private import utils
 
-    with _instead([(utils, "set_sigterm_handler", _nothing)]):
+    with _patched([(utils, "set_sigterm_handler", _nothing)]):
         yield
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """In place of what Ray would do."""
+    """Replaces a function of Ray that must do nothing."""
 
 
 @contextmanager
-def _instead(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Put the third of each in place of the attribute that the second names of the first, while it is held."""
+def _patched(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Replace attributes, given as (owner, name, value), within this context."""
     before = [getattr(owner, name) for owner, name, _ in replaced]
-    for owner, name, instead in replaced:
-        setattr(owner, name, instead)
+    for owner, name, value in replaced:
+        setattr(owner, name, value)
     try:
         yield
     finally:
@@ -241,10 +241,10 @@ def _instead(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def use_waiting_workers() -> None:
-    """Let Tune run trials in the workers that Ray started beforehand; those of a local Ray have imported their modules.
+    """Let Tune run trials in the workers that Ray has prestarted; with a local Ray they have imported their modules.
 
-    Missing: a setting; Tune gives every trial an environment of its own (a variable for PyTorch Lightning), for which Ray
-    starts another worker, and the first ones are never used.
+    Missing: a setting; Tune gives every trial its own environment (a variable for PyTorch Lightning), for which Ray
+    starts another worker, and the prestarted workers are never used.
     """
     from ray.tune.execution import class_cache
 
@@ -252,17 +252,17 @@ def use_waiting_workers() -> None:
 
 
 def preloading(modules: Sequence[str]) -> dict[str, Any]:
-    """Ray's system configuration by which its workers import the modules as they start, before they are needed.
+    """Ray's system configuration that makes workers import the modules when they start.
 
-    Half as many workers as cores start at once, so that the first trial need not wait for all of them to be ready.
-    Missing: an option of `ray.init` for it; `worker_process_setup_hook` starts each worker a second time.
+    At most half as many workers as cores start at once, so that the first trial does not wait for all of them.
+    Missing: an option of `ray.init`; `worker_process_setup_hook` starts each worker twice.
     """
     at_once = max(1, (os.cpu_count() or 1) // 2)
     return {"preload_python_modules": list(modules), "worker_maximum_startup_concurrency": at_once}
 
 
 def never_connect_by_itself() -> None:
-    """Make a Ray call without a connection an error instead of the start of a local cluster, in this process.
+    """Make a Ray call without a connection raise instead of starting a local cluster, in this process.
 
     Missing: RAY_ENABLE_AUTO_CONNECT is read once, when Ray is first imported.
     """

@@ -1,4 +1,4 @@
-"""A driver's scratch folder, which this user alone can enter, and those that killed drivers have left."""
+"""A driver's private scratch folder, and the removal of folders left by killed drivers."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SCRATCH = "PROXYTUNE_SCRATCH"
-"""The variable by which processes that Ray starts here carry the folder's path; `ray_session` sets it."""
+"""Environment variable with the folder's path, inherited by processes that Ray starts; set by `ray_session`."""
 _PREFIX = "proxytune-"
 _LOCK = "driver.lock"  # held while the driver lives
 _END_SECONDS = 5.0
@@ -19,12 +19,12 @@ _END_SECONDS = 5.0
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder of mode 0700, removed at exit; before, those of drivers that were killed are removed.
+    """Create a folder of mode 0700 and remove it at exit. Folders of killed drivers are removed first.
 
-    Ray's processes that use the folder are killed first: a worker or agent that still starts when its Ray is gone would
-    make the folder again. Others that have a file of it open, such as a user's `tail` of a log, go on.
+    Before removal, Ray's processes that use the folder are killed: a worker or agent that starts after its Ray has ended
+    would create the folder again. Other processes with open files in it, such as a user's `tail` of a log, keep running.
 
-    It lies below /tmp where $TMPDIR is too long for Ray's sockets, whose paths may have 107 characters.
+    The folder is below /tmp if $TMPDIR is too long for Ray's sockets, whose paths are limited to 107 characters.
     """
     parent = tempfile.gettempdir()
     parent = parent if len(parent) <= 20 else "/tmp"
@@ -33,7 +33,7 @@ def scratch_folder() -> Iterator[Path]:
     lock = os.open(folder / f"{_LOCK}.new", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # nobody sees it unlocked
+        (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # other drivers never see it unlocked
         yield folder
     finally:
         _kill_rays_processes(folder)
@@ -57,7 +57,7 @@ def _kill_rays_processes(folder: Path) -> None:
 def _is_rays(process: Path, folder: Path) -> bool:
     """Whether a process below /proc was started by the folder's Ray and uses the folder.
 
-    Ray's agents write their title over their command line and environment. They have files of the folder open then.
+    Ray's agents overwrite their command line and environment with their title; they have files of the folder open.
     """
     try:
         title = (process / "cmdline").read_bytes()
@@ -71,13 +71,13 @@ def _is_rays(process: Path, folder: Path) -> bool:
             with suppress(OSError):
                 if os.readlink(file).startswith(name):
                     return True
-    except OSError:  # it has ended, or is another user's
+    except OSError:  # the process has ended or belongs to another user
         pass
     return False
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove this user's scratch folders whose lock nobody holds."""
+    """Remove this user's scratch folders whose lock is free."""
     for path in parent.glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError):  # another user's, held, or removed by another driver
             if path.parent.lstat().st_uid != os.getuid():

@@ -1,4 +1,4 @@
-"""Ray for one run of a study: started here with a token of its own, or an existing cluster; nothing of it is kept."""
+"""A Ray session for one run of a study: a local Ray with token authentication, or an existing cluster."""
 
 import logging
 import os
@@ -34,11 +34,11 @@ TRAINING = (
     "proxytune.tuning.trial.trial_run",
     "proxytune.tuning.trial.efficiency",
 )
-"""The modules that workers need first: Tune, torch and the trainer."""
+"""Modules that workers import at their start: Tune, torch and the trainer."""
 CONNECT_SECONDS = 5.0
 _HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
-RECOUNT_SECONDS = 2.0  # how long a count of the cluster's nodes is good
-_PENDING = "1000"  # trials of one study that may wait for nodes that an autoscaler has yet to start
+RECOUNT_SECONDS = 2.0  # validity of a count of the cluster's nodes
+_PENDING = "1000"  # trials of one study that may wait for nodes started by an autoscaler
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -47,16 +47,16 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study's storage holds the truth, not Ray's state file
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Ray's state file is not used; the study's storage is authoritative
     "TUNE_WARN_THRESHOLD_S": "10",
 }
 
 
 @dataclass
 class RaySession:
-    """A connection to Ray and a scratch folder that goes with it. The cluster may grow and shrink meanwhile.
+    """A connection to Ray and its scratch folder. The cluster may grow and shrink during the session.
 
-    scales: whether an autoscaler may add nodes to it. Ray does not tell a driver how many, and of which kind.
+    scales: whether an autoscaler may add nodes. Ray does not report to a driver how many and of which type.
     """
 
     scratch: Path
@@ -65,10 +65,10 @@ class RaySession:
     _nodes: list[dict[str, float]] = field(default_factory=list, init=False)
 
     def trial_resources(self, resources: Resources) -> dict[str, float]:
-        """What Ray reserves for one trial.
+        """Resources that Ray reserves for one trial.
 
         Raises:
-            InputError: no node of the cluster has what one trial needs, and none can be added.
+            InputError: no node of the cluster has the resources of one trial, and no autoscaler can add nodes.
         """
         nodes = self.nodes()
         cpus = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
@@ -77,19 +77,19 @@ class RaySession:
         if self.scales:
             return {"cpu": float(resources.cpu), "gpu": float(gpu)}
         if resources.cpu > cpus:
-            raise InputError(f"resources.cpu: {resources.cpu} is more than a node has here ({cpus:g})")
+            raise InputError(f"resources.cpu: {resources.cpu} is more than the largest node has ({cpus:g})")
         if gpu > gpus:
             raise InputError(
-                f"resources.gpu: {gpu:g} is more than a node has here ({gpus:g}); "
+                f"resources.gpu: {gpu:g} is more than the largest node has ({gpus:g}); "
                 "set resources.gpu to 0 or auto, or use machines with a GPU"
             )
         return {"cpu": float(resources.cpu), "gpu": float(gpu)}
 
     def slots(self, needs: dict[str, float], max_concurrent: int | None) -> int:
-        """How many trials may be out at once, each on one node; recounted as nodes come and go.
+        """Number of concurrent trials, each on one node; recounted as nodes join and leave.
 
-        On a cluster that scales, `max_concurrent`, else one more than there is room for: the autoscaler starts a node for
-        a trial that waits, and more trials than that would be proposed before others have told what they found.
+        On a cluster with an autoscaler: `max_concurrent`, or one more than the nodes can run. The autoscaler starts a
+        node for the waiting trial; further trials would be proposed before the results of running trials are known.
         """
         fits = 0
         for node in self.nodes():
@@ -102,7 +102,7 @@ class RaySession:
         return min(fits, max_concurrent or fits)
 
     def nodes(self) -> list[dict[str, float]]:
-        """The resources of each node that takes trials."""
+        """Resources of each node that is alive and not draining."""
         if time.monotonic() - self._counted > RECOUNT_SECONDS:
             import ray
 
@@ -117,20 +117,19 @@ class RaySession:
 
 @contextmanager
 def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[RaySession]:
-    """Ray on this machine (ended at exit), or the cluster at `address`: auto, or HOST:PORT of its head.
+    """Start Ray on this machine (ended at exit), or connect to the cluster at `address`: auto, or HOST:PORT of its head.
 
-    The scratch folder, which this user alone can enter, is removed at exit. A local Ray's folders, which all could write,
-    lie in it. Ray guards its ports with the token of ~/.ray/auth_token
-    (RAY_AUTH_MODE=disabled would turn that off), which is made here first, readable by this user alone: Ray itself
-    would leave it readable by all. Workers do not get the driver's folders on their import
-    path, where `datasets` may be ours: here by the job's configuration, on a cluster by a working folder of the scratch
-    folder. Nodes of a cluster get this package too.
+    The private scratch folder is removed at exit. It contains the folders of a local Ray, which Ray makes writable by
+    every user. Ray protects its ports with the token of ~/.ray/auth_token (RAY_AUTH_MODE=disabled turns this off). The
+    token is created here first, readable only by this user; Ray itself would make it readable by all users. The driver's
+    folders, which may contain this repository's `datasets`, are kept off the workers' import path: locally by the job
+    configuration, on a cluster by a working folder in the scratch folder. Nodes of a cluster also receive this package.
 
-    Workers of a local Ray import the modules `preload` while the driver is still busy with its own start.
+    Workers of a local Ray import the `preload` modules while the driver is still starting.
 
     Raises:
-        InputError: there is no cluster at the address, it refuses the token, or its versions are others.
-        Interrupted: Ray did not start in time; the machine is too busy.
+        InputError: there is no cluster at the address, it rejected the token, or its versions differ.
+        Interrupted: Ray did not start in time; the machine is overloaded.
     """
     found = LOCAL if address == LOCAL else find_cluster(address)
     with scratch_folder() as scratch, _environment(address, scratch):
@@ -146,7 +145,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
                 "_temp_dir": str(scratch / "ray"),
                 "_system_config": preloading(preload),
             }
-        elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job has brought its own
+        elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job already has a runtime environment
             (scratch / "workers").mkdir()
             modules = package_folders(scratch / "package")
             options["runtime_env"] = {"working_dir": str(scratch / "workers"), "py_modules": modules}
@@ -158,7 +157,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
                 f"Ray at {address} cannot be used: {one_line(error)}. The driver of a study runs on a node of the "
                 "cluster: from elsewhere, `proxytune submit STUDY --address http://HEAD:8265`"
             ) from None
-        except Exception as error:  # a bare one: Ray gives its own processes 30 s to start
+        except Exception as error:  # Ray raises a plain Exception if its processes do not start within 30 s
             raise Interrupted(f"Ray did not start: {one_line(error)} The same command tries again") from None
         try:
             yield RaySession(scratch, scales=address != LOCAL and autoscales())
@@ -168,8 +167,8 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
 
 @contextmanager
 def _environment(address: str, scratch: Path) -> Iterator[None]:
-    """The environment that Ray and Tune read, while the context is held."""
-    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # for good: see leave_ray
+    """Set the environment variables that Ray and Tune read, within this context."""
+    os.environ["TUNE_DISABLE_AUTO_INIT"] = "1"  # not restored; see leave_ray
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT | {SCRATCH: str(scratch)})
     if address != LOCAL:
@@ -182,10 +181,10 @@ def _environment(address: str, scratch: Path) -> Iterator[None]:
 
 
 def find_cluster(address: str) -> str:
-    """HOST:PORT of a cluster that answers and takes our token, asked within CONNECT_SECONDS: Ray would take minutes.
+    """HOST:PORT of a cluster that responds and accepts our token within CONNECT_SECONDS; Ray itself would take minutes.
 
     Raises:
-        InputError: no form of an address that a driver can use, nothing answers there, or it refuses the token.
+        InputError: the address is not valid for a driver, there is no response, or the token is rejected.
     """
     if "://" in address:
         http = address if address.startswith("http") else "http://HEAD:8265"
@@ -196,7 +195,7 @@ def find_cluster(address: str) -> str:
     if address != "auto" and not _HOST_PORT.fullmatch(address):
         raise InputError(f"address {address!r} must be local, auto, or HOST:PORT such as 10.0.0.1:6379")
     if user_token() is not None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, at import
     import grpc
 
     try:
@@ -208,18 +207,18 @@ def find_cluster(address: str) -> str:
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise InputError(
-                f"Ray at {found} refuses the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold the one that "
+                f"Ray at {found} rejected the token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must hold the token that "
                 "the cluster was started with"
             ) from None
         raise InputError(
-            f"no Ray cluster at {found} ({one_line(error.details() or error.code().name)}): name its head's own port, "
-            "6379 by default, or start one with `ray start --head`"
+            f"no Ray cluster at {found} ({one_line(error.details() or error.code().name)}): give the port of its head, "
+            "6379 by default, or start a cluster with `ray start --head`"
         ) from None
     return found
 
 
 def _ensure_token() -> None:
-    """Make the user's Ray token if there is none; RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH name another one."""
+    """Create the user's Ray token if it does not exist and RAY_AUTH_TOKEN(_PATH) is not set."""
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = Path.home() / ".ray" / "auth_token"

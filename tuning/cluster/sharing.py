@@ -1,10 +1,10 @@
-"""Several studies on one Ray cluster: each driver tells the others what it asks for, and computes its own share.
+"""Several studies on one Ray cluster: each driver publishes its claim and computes its own share.
 
-What drivers of one cluster surely have in common is the cluster: their databases and folders may differ, and an actor
-would be a process of its own that is lost with its node. So each driver keeps a row in the key-value table of Ray's GCS,
-and renews it. No clock of another host counts: a row that has not changed for GONE_SECONDS, by the reader's own clock,
-is that of a driver that died. All drivers apply one rule (search/shares.py) to the same rows, so nobody decides for
-others; while rows are read that are a few seconds old, Ray lets the trial wait for which there is no room.
+Drivers of one cluster may have different databases and folders, and an actor would be an additional process that is lost
+with its node. Each driver therefore keeps a row in the key-value table of Ray's GCS and renews it. Clocks of other hosts
+are not used: a row that has not changed for GONE_SECONDS by the reader's clock belongs to a dead driver. All drivers
+apply the same rule (search/shares.py) to the same rows, so no coordinator is needed. Rows may be a few seconds old; a
+trial without room then waits in Ray.
 """
 
 import json
@@ -24,7 +24,7 @@ from proxytune.tuning.store.study import Study
 
 BEAT_SECONDS = 2.0
 GONE_SECONDS = 15.0
-_LEAVE_SECONDS = 5.0  # for the last word to a cluster that may have died
+_LEAVE_SECONDS = 5.0  # for removing the row from a cluster that may have died
 
 
 class Board:
@@ -34,10 +34,10 @@ class Board:
         self._clock = clock
         self._beats = 0
         self._arrival: int | None = None
-        self._changed: dict[str, tuple[bytes, float]] = {}  # each row as it was last read, and since when
+        self._changed: dict[str, tuple[bytes, float]] = {}  # content of each row and time of its change
 
     def exchange(self, claim: Claim) -> list[Claim]:
-        """Write the own claim; those of all drivers that are alive. Its `arrival` is set here."""
+        """Publish a claim, with its `arrival` set here; return the claims of all live drivers, this one first."""
         if self._arrival is None:
             self._arrival = 1 + max((other.arrival for other in self._read()), default=0)
         self._beats += 1
@@ -55,18 +55,18 @@ class Board:
         claims = []
         for row, since in self._changed.values():
             if now - since < GONE_SECONDS:
-                with suppress(ValueError, TypeError, KeyError):  # of a proxytune with other claims
+                with suppress(ValueError, TypeError, KeyError):  # written by another version of proxytune
                     claims.append(Claim(**json.loads(row)["claim"]))
         return claims
 
 
 class Sharing:
-    """One study's part in it."""
+    """Keeps one study's claim and share up to date."""
 
     def __init__(
         self, controller: StudyController, study: Study, session: RaySession, resources: dict[str, float]
     ) -> None:
-        """`resources` are what Ray reserves for a trial that does not share a GPU."""
+        """`resources` are the resources of a trial that does not share a GPU."""
         self._controller, self._session, self._resources = controller, session, resources
         self._study, self._priority = study.id, study.spec.resources.priority
         self._name = f"{study.name} of {terminal_user()}"
@@ -74,7 +74,7 @@ class Sharing:
         self._given = 0
 
     def beat(self) -> None:
-        """Tell what the study asks for now, and take the share that is left to it."""
+        """Publish the study's current claim and update its share."""
         claim = Claim(
             study=self._study,
             name=self._name,
@@ -95,7 +95,7 @@ class Sharing:
         delete_row(self._study)
 
     def _slots(self) -> int:
-        """Trials that the cluster could run at once; those that share GPUs have the part that they have on average now."""
+        """Trials that the cluster could run at once; packed trials count with their current average share of a GPU."""
         needs, taken = self._resources, self._controller.gpus_taken
         if taken:
             needs = needs | {"gpu": taken / max(1, len(self._controller.live))}
@@ -106,14 +106,14 @@ class Sharing:
 def sharing(
     controller: StudyController, study: Study, session: RaySession, resources: dict[str, float]
 ) -> Iterator[None]:
-    """Share the cluster with the other studies on it, while the context is held; before a first trial can start."""
+    """Share the cluster with other studies within this context; the share is set before the first trial starts."""
     part = Sharing(controller, study, session, resources)
     part.beat()
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(BEAT_SECONDS):
-            with suppress(Exception):  # a GCS that is away; watch.py notices one that stays away
+            with suppress(Exception):  # the GCS does not respond; watch.py detects whether it has died
                 part.beat()
         with suppress(Exception):
             part.leave()

@@ -1,6 +1,6 @@
-"""One trial on Ray: an actor that is reused from trial to trial and reports one TrialUpdate at a time.
+"""The Ray actor that trains trials, one after another, and reports one TrialUpdate per step.
 
-The driver imports this module too. It trains nothing, so torch and the trainer are imported where a worker needs them.
+The driver imports this module too; torch and the trainer are therefore imported only in the worker's methods.
 """
 
 import signal
@@ -28,15 +28,15 @@ DRAIN_POLL_SECONDS = 5.0
 
 
 class TrialTrainable(tune.Trainable):
-    """Runs one TrialRun after the other.
+    """Runs one TrialRun after another.
 
-    What a trial itself gets wrong (a diverged loss, memory, refused data, a bug) is a TrialUpdate with its outcome, which
-    ends it. What the machine gets wrong (OSError, a killed process) is raised: Ray starts the trial again, up to
-    max_failures, and it goes on from its newest checkpoint. A full disk is a TrialUpdate that ends the driver.
+    Failures of a trial (divergence, out of memory, rejected data, a bug) are reported as a TrialUpdate with an outcome
+    that ends the trial. Failures of the machine (OSError, a killed process) are raised: Ray restarts the trial, up to
+    max_failures times, and it resumes from its newest checkpoint. A full disk is a TrialUpdate that ends the driver.
     """
 
     def _make_run(self) -> "TrialRun":
-        """The training of the trial that was given to this actor."""
+        """The training of the trial assigned to this actor."""
         from proxytune.tuning.trial.trial_run import TrialRun
 
         return TrialRun(self._spec, self._checkpoints)
@@ -59,7 +59,7 @@ class TrialTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         update = self._advance()
         if self._leaving or self._node_is_draining():
-            self._leave()  # what this update says is in the checkpoint, and is said again where it goes on
+            self._leave()  # the checkpoint contains this update, which is reported again when the trial resumes
         return {"update": update.to_json(), "device": device_name()}
 
     def cleanup(self) -> None:
@@ -106,26 +106,26 @@ class TrialTrainable(tune.Trainable):
         if update.metrics is not None and self._efficiency is not None:
             update = replace(update, metrics=update.metrics | self._efficiency)
         if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
-            self._run = None  # nothing of it is worth a checkpoint
+            self._run = None  # no checkpoint for a trial that ended this way
         return update
 
     def _end(self) -> None:
-        """The trial is over or interrupted: keep what it has learnt since its last report."""
+        """Save the training state since the last report; the trial has ended or is interrupted."""
         if self._run is not None:
             self._run.save()
             self._run = None
 
-    # A machine that is about to go: a checkpoint within its grace, then Ray starts the trial again elsewhere.
+    # A machine about to be removed: write a checkpoint within the grace period, then Ray restarts the trial elsewhere.
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if self._training and self._run is not None:
-            self._leaving = True  # the state is whole again after the running step
+            self._leaving = True  # the state is consistent only after the running step
             self._run.interrupt()
         else:
             self._leave()
 
     def _node_is_draining(self) -> bool:
-        """Whether Ray was told that this node will be taken away (a spot notice, a pod's end, `ray drain-node`)."""
+        """Whether Ray was notified that this node will be removed (a spot notice, a pod's end, `ray drain-node`)."""
         if time.monotonic() - self._looked < DRAIN_POLL_SECONDS:
             return False
         self._looked = time.monotonic()
@@ -133,7 +133,7 @@ class TrialTrainable(tune.Trainable):
 
         try:
             return ray.get_runtime_context().get_node_id() in draining_nodes()
-        except Exception:  # a head that is restarting is no reason to leave
+        except Exception:  # the head may be restarting, which is not a reason to leave
             return False
 
     def _leave(self) -> None:
@@ -144,7 +144,7 @@ class TrialTrainable(tune.Trainable):
 
 
 def device_name() -> str:
-    """What this process trains on: `cpu`, or the GPU that Ray gave it."""
+    """Name of the training device: `cpu`, or the GPU that Ray assigned."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

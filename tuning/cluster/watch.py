@@ -1,7 +1,7 @@
-"""Notice that Ray has died under a driver.
+"""Detects that Ray has died while a driver uses it.
 
-Ray's own calls do not: without its raylet they wait for ever, without its GCS they wait for a minute and then end the
-process without a word to Python. So the driver looks for itself whether both still take connections.
+Ray's calls do not detect it: without the raylet they wait without limit; without the GCS they wait for a minute and then
+end the process without raising in Python. The driver therefore checks whether both still accept connections.
 """
 
 import atexit
@@ -16,13 +16,13 @@ from proxytune.tuning.cluster.ray_private import never_connect_by_itself
 PROBE_SECONDS = 1.0
 LOCAL_GRACE_SECONDS = 3.0
 CLUSTER_GRACE_SECONDS = 40.0
-"""How long a cluster's GCS may be away (it may be restarting); after 60 s Ray would end the process."""
+"""How long a cluster's GCS may not respond (it may be restarting); after 60 s Ray would end the process."""
 SHUTDOWN_SECONDS = 10.0
 
 
 @contextmanager
 def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]:
-    """Call `on_death` with what does not answer any more, once and from a thread, while the context is held."""
+    """Within this context, call `on_death` once, from a thread, with a message if the GCS or the raylet has died."""
     import ray
 
     context = ray.get_runtime_context()
@@ -55,9 +55,9 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
 
 
 def leave_ray() -> None:
-    """`ray.shutdown`, which waits for ever on a Ray that has died: after SHUTDOWN_SECONDS it is given up.
+    """Call `ray.shutdown` with a limit of SHUTDOWN_SECONDS, because it waits without limit if Ray has died.
 
-    A search that still runs in its thread would start another Ray here by its next call: Ray's default.
+    Ray's automatic start is disabled first: a search still running in its thread would start another Ray.
     """
     import ray
 
@@ -66,7 +66,7 @@ def leave_ray() -> None:
     ending.start()
     ending.join(SHUTDOWN_SECONDS)
     if ending.is_alive():
-        atexit.unregister(ray.shutdown)  # it would wait once more
+        atexit.unregister(ray.shutdown)  # it would block at exit
 
 
 def _answers(address: tuple[str, int]) -> bool:

@@ -1,4 +1,4 @@
-"""The comparison of configurations from finished studies: accuracy, differences paired by seed, memory, throughput."""
+"""Compares configurations of finished studies: accuracy, differences paired by seed, memory, throughput."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,18 +10,19 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.study import Study
 
 ANCHORS = ("softmax", "softmax-explicit", "softmax-checkpointed")
-"""What the ratios are to: the first of these that was trained on the same task."""
+"""Reference of the ratios: the first of these mechanisms that was trained on the same task."""
 
 
 def compare(studies: Sequence[Study]) -> Comparison:
     """The rows of all studies by task, in the order of the studies and of their trials.
 
-    A study that trains a fixed list (a grid, or everything enqueued) has a row for each configuration without its seed, a
-    search one for each mechanism. Differences are to the first row of the task, so an ablation lists its base first.
+    A study of a fixed list (a grid, or all trials enqueued) has a row for each configuration, ignoring the seed. A search
+    has a row for each mechanism. Differences are relative to the first row of the task, so an ablation lists its base
+    first.
 
     Raises:
-        InputError: a study has no trial of the full budget.
-        StorageError: a storage does not answer.
+        InputError: a study has no trial that reached the full budget.
+        StorageError: a storage cannot be reached.
     """
     found = sorted((row for study in studies for row in study_rows(study)), key=lambda row: row.task)
     rows = []
@@ -34,7 +35,7 @@ def compare(studies: Sequence[Study]) -> Comparison:
 
 
 def specs_without_speed(study: Study, rows: Sequence[Row]) -> list[TrialSpec]:
-    """The configurations of these rows whose speed was never measured."""
+    """The configurations of the study's rows whose speed was not measured."""
     trials = study.trials()
     return [
         study.spec.trial(trials[row.trial].params)
@@ -78,16 +79,18 @@ def _notes(rows: Sequence[Row], anchors: dict[str, Row | None]) -> list[str]:
         notes += _task_notes(task, [row for row in rows if row.task == task], anchor)
     single = sum(row.interval is None for row in rows)
     if single:
-        notes.append(f"{single} of {len(rows)} accuracies rest on one training and have no interval")
+        notes.append(f"{single} of {len(rows)} accuracies are from a single training and have no interval")
     if any(row.evaluation_error is not None for row in rows):
         notes.append(
             "± is the binomial standard error of one accuracy on the validation examples; intervals are over training "
-            "seeds and do not cover the choice of these examples"
+            "seeds and do not include the sampling of these examples"
         )
     kinds = {row.memory_is for row in rows}
     measured = ", ".join(sorted({row.study for row in rows if row.memory_is == "measured"}))
     notes.append(
-        f"memory is {kinds.pop()}" if len(kinds) == 1 else f"memory is measured in {measured}, else predicted"
+        f"memory is {kinds.pop()}"
+        if len(kinds) == 1
+        else f"memory is measured in {measured}, otherwise predicted"
     )
     missing = sorted({row.study for row in rows if row.train_per_second is None})
     if missing:
@@ -97,7 +100,7 @@ def _notes(rows: Sequence[Row], anchors: dict[str, Row | None]) -> list[str]:
 
 def _task_notes(task: str, rows: Sequence[Row], anchor: Row | None) -> list[str]:
     notes = [
-        f"{task}: no ratios, since no softmax was trained on it"
+        f"{task}: no ratios, because softmax attention was not trained on it"
         if anchor is None
         else f"{task}: (x) is relative to {anchor.mechanism} of study {anchor.study}"
     ]

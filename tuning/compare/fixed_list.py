@@ -1,4 +1,4 @@
-"""Studies that train a fixed list of configurations and select nothing: the test split of all, as one opening."""
+"""Studies of a fixed list of configurations without selection: all are tested in one opening of the test split."""
 
 import functools
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from proxytune.tuning.store.study import Study
 
 
 def is_fixed_list(study: Study) -> bool:
-    """Whether the study trains a fixed list of configurations without selection: a grid, or all enqueued."""
+    """Whether the study trains a fixed list of configurations: a grid, or all trials enqueued."""
     search = study.spec.search
     return search.sampler.name == "grid" or len(search.enqueue) >= study.budget
 
 
 def evaluate_on_test(study: Study, *, who: str, again: bool, say: Say) -> None:
-    """Evaluate every complete trial of a study that selects nothing, on this machine; the study keeps the result.
+    """Evaluate every complete trial of a fixed list on the test split, on this machine, and store the result.
 
-    All trials count as one opening: none is chosen by its test result. The same trials are not tested twice.
+    All trials count as one opening, because no trial is chosen by its test result. The same trials are not tested twice.
 
     Raises:
-        InputError: the study is a search or has trials to run, or its split was opened before and not `again`.
+        InputError: the study is a search or has trials to run, or the split was opened before and `again` is false.
         HeldError: the study is being run.
         DataError: the data is missing or damaged.
-        StorageError: a checkpoint is gone, or the storage does not answer.
+        StorageError: a checkpoint is missing or damaged, or the storage cannot be reached.
     """
     if not is_fixed_list(study):
         raise InputError(
@@ -50,7 +50,7 @@ def _evaluate(study: Study, trials: Sequence[FrozenTrial], *, who: str, again: b
     checkpoints = [study.checkpoints(trial) for trial in trials]
     subject = {
         "trials": [trial.number for trial in trials],
-        "models": [checksum(one) for one in checkpoints],
+        "models": [checksum(stored) for stored in checkpoints],
     }
     specs = [study.spec.trial(trial.params) for trial in trials]
     models = list(zip(specs, checkpoints, strict=True))

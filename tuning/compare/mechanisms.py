@@ -1,7 +1,7 @@
-"""Throughput, predicted memory and FLOPs of every attention mechanism over the length, in one run on this machine.
+"""Measures throughput, and predicts memory and FLOPs, of every attention mechanism over the length on this machine.
 
-Times are ratios to explicit softmax attention in the same run, as the paper's 3.8x and 0.08x are; absolute figures belong
-to the machine. A CPU is measured on one thread in seconds of its own time, so that a busy machine blurs them less.
+Ratios are relative to explicit softmax attention in the same run, like the paper's 3.8x and 0.08x; absolute figures
+depend on the machine. On a CPU one thread is measured in seconds of CPU time, which other load affects less.
 """
 
 import time
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ANCHOR = "softmax-explicit"
 PAPER_LENGTH, PAPER_THROUGHPUT_RATIO, PAPER_MEMORY_RATIO = 4096, 3.8, 0.08
 
-# Name in the table -> what differs from the protocol's model. Fused attention on a CPU has no dropout of its own.
+# Name in the table -> differences from the protocol's model. Fused attention on a CPU does not support dropout.
 MECHANISMS: dict[str, dict[str, Any]] = {
     ANCHOR: {},
     "softmax-checkpointed": {},
@@ -38,22 +38,20 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     "bigbird": {},
 }
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-TOKENS_PER_STEP = 32_768  # what the trainer takes in one pass on a CPU
-MIB_PER_STEP = 4096.0  # a step is made of fewer sequences where these would not fit
+TOKENS_PER_STEP = 32_768  # tokens that the trainer processes in one pass on a CPU
+MIB_PER_STEP = 4096.0  # a step has fewer sequences if its predicted memory exceeds this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One mechanism at one length; a ratio is to ANCHOR at the same length, None if that was not measured."""
+    """One mechanism at one length. Ratios are relative to ANCHOR at the same length; None if it was not measured."""
 
     mechanism: str
     length: int
     sequences_per_second: float  # training
     sequences_per_step: int  # of the timed step
     training_mib_per_sequence: float  # predicted, one pass over batch_size sequences
-    measured_ratio: (
-        float | None
-    )  # peak memory of the timed step to the prediction for it; None where none is counted
+    measured_ratio: float | None  # measured / predicted peak memory of the timed step; None on a CPU
     batch_size: int
     training_gflops_per_sequence: float
     parameters: int
@@ -69,15 +67,15 @@ def run(
     device: str = "cpu",
     progress: Callable[[Measurement], None] = lambda measurement: None,
 ) -> list[Measurement]:
-    """Measure.
+    """Measure every mechanism at every length.
 
     Args:
-        lengths: tokens a sequence, all valid.
-        mechanisms: names of MECHANISMS.
-        batch_size: of the memory prediction.
-        quick: one timed step of an eighth of the tokens instead of the best of three.
+        lengths: tokens per sequence, all valid.
+        mechanisms: names in MECHANISMS.
+        batch_size: batch size of the memory prediction.
+        quick: time one step with an eighth of the tokens instead of the best of three steps.
         device: cpu or cuda.
-        progress: called with each measurement as it is made, before there are ratios.
+        progress: called with each measurement, which has no ratios yet.
     """
     measurements = []
     with one_thread():
@@ -92,7 +90,7 @@ def run(
 
 
 def model_config(mechanism: str, length: int) -> ModelConfig:
-    """The protocol's model for bytes, with 128 proxies, landmarks or features."""
+    """The protocol's model for byte input, with 128 proxies, landmarks or features."""
     changes = {"attention": mechanism} | MECHANISMS[mechanism]
     return ModelConfig(vocab_size=512, max_length=length, num_classes=2, **changes)
 
@@ -100,7 +98,7 @@ def model_config(mechanism: str, length: int) -> ModelConfig:
 def measure(
     mechanism: str, config: ModelConfig, batch_size: int, tokens: int, repeats: int, device: str
 ) -> Measurement:
-    """Time training steps of about `tokens` tokens and predict the rest."""
+    """Time training steps of about `tokens` tokens; predict memory and FLOPs."""
     costs = footprint(config, batch_size, device=device)
     fitting = int(MIB_PER_STEP / costs.training_mib_per_sequence)
     sequences = max(1, min(tokens // config.max_length, fitting))
@@ -119,7 +117,7 @@ def measure(
 
 
 def steps_of(config: ModelConfig, sequences: int, steps: int, device: str) -> tuple[Trainer, SimpleNamespace]:
-    """A trainer in fp32 for `steps` steps, one pass each, and a batch for it, all of whose tokens are valid."""
+    """An fp32 trainer for `steps` steps of one pass each, and a batch in which all tokens are valid."""
     training = TrainingConfig(
         steps=steps,
         warmup_steps=0,
@@ -141,7 +139,7 @@ def steps_of(config: ModelConfig, sequences: int, steps: int, device: str) -> tu
 
 
 def time_steps(config: ModelConfig, sequences: int, repeats: int, device: str) -> tuple[float, int | None]:
-    """The best of `repeats` training steps after one that warms up: its seconds, and the peak of a GPU's memory."""
+    """Seconds of the fastest of `repeats` training steps after a warm-up step, and the peak GPU memory in bytes."""
     trainer, batch = steps_of(config, sequences, repeats + 1, device)
     on_gpu = device != "cpu"
     clock = time.perf_counter if on_gpu else time.process_time
@@ -160,7 +158,7 @@ def time_steps(config: ModelConfig, sequences: int, repeats: int, device: str) -
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch's CPU kernels on one thread."""
+    """Run PyTorch's CPU kernels on one thread within this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -170,7 +168,7 @@ def one_thread() -> Iterator[None]:
 
 
 def with_ratios(measurements: list[Measurement]) -> list[Measurement]:
-    """Fill in the ratios to the anchor of the same length."""
+    """Add the ratios to ANCHOR at the same length."""
     anchors = {m.length: m for m in measurements if m.mechanism == ANCHOR}
     return [
         Measurement(
@@ -187,7 +185,7 @@ def with_ratios(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def headline(measurements: list[Measurement]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The figures shown in the table of all benchmarks."""
     return {
         f"a training step of Proxyformer, n = {m.length}": (
             f"{ratio(m.throughput_ratio)} the throughput and {ratio(m.memory_ratio)} the memory of explicit softmax"
@@ -225,7 +223,7 @@ def figure(measurements: list[Measurement]) -> "Figure":
         lengths = sorted({m.length for m in measurements})
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
-        axes.set_xlabel("n, tokens a sequence")
+        axes.set_xlabel("n, tokens per sequence")
         axes.set_title(label)
         axes.grid(alpha=0.3)
     drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
@@ -233,7 +231,7 @@ def figure(measurements: list[Measurement]) -> "Figure":
 
 
 def table(measurements: list[Measurement]) -> Table:
-    """All measurements, a section a length."""
+    """A table of all measurements, with one section per length."""
     result = Table(
         title=f"Training, fp32, one pass of {measurements[0].batch_size} sequences for the memory",
         caption=(
@@ -261,5 +259,5 @@ def table(measurements: list[Measurement]) -> Table:
 
 
 def ratio(value: float | None) -> str:
-    """Three digits, or a dash."""
+    """Format a ratio with three digits, or as a dash."""
     return "-" if value is None else f"{value:.3g}x"

@@ -1,4 +1,4 @@
-"""Trainings at the same time on one device: what `gpu: auto`, which gives a trial a share of a GPU, gains there."""
+"""Measures concurrent trainings on one device: the gain of `gpu: auto`, which assigns a trial a share of a GPU."""
 
 import multiprocessing
 import time
@@ -18,18 +18,18 @@ from proxytune.tuning.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_barrier: Barrier  # of a process that was started here
+_barrier: Barrier  # set in each child process
 MECHANISM = "proxyformer"
 START_SECONDS = 300.0  # to import torch, open the device and train two steps, in every process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """`trials` processes that train at once; throughput_ratio is to the first row, None in it."""
+    """A run of `trials` concurrent processes; throughput_ratio is relative to the first row, and None there."""
 
     trials: int
     length: int
-    sequences_per_second: float  # of all together
+    sequences_per_second: float  # summed over all processes
     throughput_ratio: float | None = None
 
 
@@ -41,17 +41,17 @@ def run(
     device: str = "cuda",
     progress: Callable[[Packed], None] = lambda packed: None,
 ) -> list[Packed]:
-    """Train Proxyformer in each number of processes of `trials` at once, on `device` (cpu: a thread each).
+    """Train Proxyformer in each number of concurrent processes on `device` (on a CPU with one thread per process).
 
     Args:
         trials: numbers of processes, each at least 1.
-        length: tokens a sequence, all valid.
-        batch_size: sequences a step.
-        seconds: how long every process trains.
-        progress: called with each row as it is made.
+        length: tokens per sequence, all valid.
+        batch_size: sequences per step.
+        seconds: training time of every process.
+        progress: called with each finished row.
 
     Raises:
-        InputError: so many do not fit into the device's memory.
+        InputError: the processes do not fit into the device's memory.
     """
     rows: list[Packed] = []
     for many in trials:
@@ -69,10 +69,10 @@ def run(
 
 
 def _together(many: int, *arguments: Any) -> float:
-    """Sequences a second of `many` processes together.
+    """Total sequences per second of `many` processes.
 
     Raises:
-        InputError: their memory does not suffice.
+        InputError: the processes do not fit into the device's memory.
     """
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     barrier = context.Barrier(many)
@@ -80,7 +80,7 @@ def _together(many: int, *arguments: Any) -> float:
         speeds = pool.starmap(_train, [arguments] * many, chunksize=1)
     fitting = [speed for speed in speeds if speed is not None]
     if len(fitting) < many:
-        raise InputError(f"{many} trainings at once do not fit into the device's memory")
+        raise InputError(f"{many} concurrent trainings do not fit into the device's memory")
     return sum(fitting)
 
 
@@ -90,7 +90,7 @@ def _begin(barrier: Barrier) -> None:
 
 
 def _train(length: int, batch_size: int, seconds: float, device: str) -> float | None:
-    """Sequences a second of this process from when all have begun; None if one of them lacks memory."""
+    """Sequences per second of this process after all have started; None if a process is out of memory."""
     torch.set_num_threads(1)
     try:
         trainer, batch = steps_of(model_config(MECHANISM, length), batch_size, 1_000_000, device)
@@ -106,7 +106,7 @@ def _train(length: int, batch_size: int, seconds: float, device: str) -> float |
 
 
 def _count(trainer: Trainer, batch: Any, seconds: float) -> float:
-    """Steps within `seconds`, the last one in part; a step ends by reading its loss, so the device has done it."""
+    """Steps within `seconds`, the last step counted in part. Each step reads its loss, which synchronises the device."""
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         trainer.train_step(batch)
@@ -115,29 +115,29 @@ def _count(trainer: Trainer, batch: Any, seconds: float) -> float:
 
 
 def headline(rows: Sequence[Packed]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The figures shown in the table of all benchmarks."""
     return {
-        f"{row.trials} trainings at once": f"{ratio(row.throughput_ratio)} the throughput of {rows[0].trials}"
+        f"{row.trials} concurrent trainings": f"{ratio(row.throughput_ratio)} the throughput of {rows[0].trials}"
         for row in rows[1:]
     }
 
 
 def figure(rows: Sequence[Packed]) -> "Figure":
-    """Sequences a second of all together over their number."""
+    """Total sequences per second over the number of processes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(6, 4), layout="constrained")
     axes = drawing.subplots()
     axes.plot([row.trials for row in rows], [row.sequences_per_second for row in rows], marker="o")
-    axes.set_xlabel("trainings at once")
-    axes.set_ylabel("sequences/s of all")
+    axes.set_xlabel("concurrent trainings")
+    axes.set_ylabel("total sequences/s")
     axes.set_ylim(bottom=0)
     return drawing
 
 
 def table(rows: Sequence[Packed]) -> Table:
-    """A row for each number of trials."""
-    result = Table(title=f"Trainings of {MECHANISM} at once on one device, n = {rows[0].length}")
+    """A table with a row for each number of trials."""
+    result = Table(title=f"Concurrent trainings of {MECHANISM} on one device, n = {rows[0].length}")
     for name in ("trials", "sequences/s", "x"):
         result.add_column(name, justify="right")
     for row in rows:

@@ -1,4 +1,4 @@
-"""A comparison as Markdown and as an HTML page with a picture; published figures stand apart."""
+"""A comparison as Markdown and as an HTML page with plots; published figures are in separate tables."""
 
 import html
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ HEAD = (
     "train seq/s",
     "inference seq/s",
 )
-WORDS = ("task", "mechanism", "configuration", "study", "basis", "method")  # columns that are not figures
+WORDS = ("task", "mechanism", "configuration", "study", "basis", "method")  # columns of text
 COLOURS = ("#0072b2", "#c2410c", "#00795c", "#a2437f", "#c77700", "#6b7280", "#2b8fc4", "#7c2d12", "#1f2937")
-MIN_SPAN = 8  # standard errors of the evaluation that the accuracy axis shows at least
+MIN_SPAN = 8  # minimum span of the accuracy axis, in standard errors of the evaluation
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row as HEAD says."""
+    """The cells of a row, in the order of HEAD."""
     return (
         row.task,
         row.mechanism,
@@ -70,7 +70,7 @@ def _test(row: Row) -> str:
 
 
 def _figure(value: float | None, to_softmax: float | None) -> str:
-    """A figure, and in brackets how many times softmax's it is."""
+    """A figure, with its ratio to softmax in parentheses."""
     if value is None:
         return ""
     if to_softmax is None:
@@ -83,7 +83,7 @@ Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
 def published_tables(tasks: Sequence[str]) -> list[Table]:
-    """What others print for these tasks (names with or without options), a table for each source."""
+    """Published figures for these tasks (names with or without options), one table per source."""
     columns = [task for task in TASKS if any(name.split(" ")[0] == task for name in tasks)]
     if not columns:
         return []
@@ -101,7 +101,7 @@ def published_tables(tasks: Sequence[str]) -> list[Table]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Ours, the notes, then the published ones under a heading of their own."""
+    """The measured rows, the notes, and the published figures under a separate heading."""
     lines = ["## Measured by proxytune", "", *_markdown(HEAD, [cells(row) for row in comparison.rows]), ""]
     lines += [f"- {note}" for note in comparison.notes]
     lines += ["", "## Published by others: test accuracy in %, under their own protocols", ""]
@@ -115,7 +115,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_html(comparison: Comparison) -> str:
-    """One self-contained page: tables and picture."""
+    """A self-contained page with tables and plots."""
     rows = comparison.rows
     tasks = sorted({row.task for row in rows})
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes)
@@ -128,12 +128,12 @@ def as_html(comparison: Comparison) -> str:
         [
             f"{_html(HEAD, [cells(row) for row in rows])}<ul>{notes}</ul>",
             "<h2>Accuracy against cost</h2><p class=reading>Against memory, up and to the left is better; against "
-            "throughput, up and to the right. Thick bars are 95 % intervals over seeds, thin ones 1.96 binomial standard "
+            "throughput, up and to the right. Thick bars are 95 % intervals over seeds, thin bars 1.96 binomial standard "
             "errors of the evaluation; hollow points are single trainings. The accuracy axis spans at least "
             f"{MIN_SPAN} of these errors, so that noise does not look like a difference.</p>"
             f"<div class=wide>{picture.html()}</div>",
             "<h2>Published by others</h2><p class=reading>Test accuracy in percent under their own protocols: not "
-            "measured here, and comparable with the table above in tendency only. "
+            "measured here, and only roughly comparable with the table above. "
             f"{html.escape(PROXYFORMER)}</p>{others}",
         ],
     )
@@ -150,7 +150,7 @@ def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(rows: Sequence[Row]) -> go.Figure:
-    """Accuracy against memory, and against training throughput where it was measured; a line of panels for each task."""
+    """Accuracy against memory, and against training throughput if measured; one row of panels per task."""
     tasks = sorted({row.task for row in rows})
     costs = [("memory_mib", "MiB per sequence, training (log scale)")]
     if any(row.train_per_second for row in rows):
@@ -187,7 +187,7 @@ def accuracy_range(rows: Sequence[Row]) -> list[float]:
 
 
 def _point(row: Row, cost: str, colour: str, *, legend: bool) -> list[go.Scatter]:
-    """A row's point: a thin bar for the evaluation's error, then the point with its interval over seeds."""
+    """Traces of a row: a thin bar for the evaluation's error, and the point with its interval over seeds."""
     x, y = [getattr(row, cost)], [row.accuracy]
     low, high = row.interval or (row.accuracy, row.accuracy)
     error = 1.96 * (row.evaluation_error or 0.0)

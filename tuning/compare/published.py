@@ -1,6 +1,7 @@
-"""Accuracies that other papers print for the same small model, to be shown beside ours and never mixed with them.
+"""Accuracies published in other papers for the same small model, shown separately from measured accuracies.
 
-All use two layers of dimension 64, feed-forward 128, two heads; steps, rates, splits and seeds differ from source to source.
+All use two layers of dimension 64, feed-forward 128, two heads; steps, learning rates, splits and seeds differ between
+sources.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
 @dataclass(frozen=True)
 class Published:
-    """One table of one source: test accuracy in percent, by method, in the order of TASKS."""
+    """A published table: test accuracy in percent by method, in the order of TASKS."""
 
     source: str
     protocol: str
@@ -47,7 +48,7 @@ PUBLISHED = (
     ),
     Published(
         "Spectraformer, README of github.com/cruiseresearchgroup/spectraformer",
-        "Skyformer's code run again, mean over seeds",
+        "Skyformer's code rerun, mean over seeds",
         {
             "softmax": (38.49, 59.72, 80.86, 37.48, 67.56),
             "Nyströmformer": (38.69, 61.57, 80.57, 39.49, 69.96),
@@ -60,7 +61,7 @@ PUBLISHED = (
     ),
     Published(
         "PolaFormer (ICLR 2025), README of its repository",
-        "the same small model; its other rows are copied from the JAX code's and left out here",
+        "the same small model; its other rows are copied from the JAX code's table and omitted here",
         {
             "softmax": (38.71, 61.55, 80.93, 39.14, 70.39),
             "Nyströmformer": (37.95, 62.36, 80.89, 38.94, 69.34),
@@ -81,7 +82,7 @@ PUBLISHED = (
     ),
 )
 PROXYFORMER = (
-    "Lee et al. 2024, Proxyformer (AAAI, 10.1609/aaai.v38i12.29244): its table of accuracies is not available to us; "
-    "its laboratory states 0.08 times the memory and 3.8 times the throughput of self-attention at 4,096 tokens "
+    "Lee et al. 2024, Proxyformer (AAAI, 10.1609/aaai.v38i12.29244): its table of accuracies was not available; "
+    "the authors' laboratory states 0.08 times the memory and 3.8 times the throughput of self-attention at 4,096 tokens "
     "(sw.skku.edu, news item 166326)."
 )

@@ -8,10 +8,10 @@ from typing import Any
 class Difference:
     """A row's accuracy minus another row's, paired by training seed."""
 
-    to: str  # the other row: its configuration and study
+    to: str  # configuration and study of the other row
     mean: float
-    interval: tuple[float, float] | None  # 95 %, over the shared seeds; None below two
-    seeds: int  # shared by both rows
+    interval: tuple[float, float] | None  # 95 %, over the shared seeds; None for fewer than two
+    seeds: int  # number of shared seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,13 @@ class Row:
     study: str
     task: str  # with its options
     mechanism: str
-    configuration: str  # the other searched values that vary in the study, without the seed
-    trial: int  # the first one of this configuration
+    configuration: str  # other searched values that vary in the study, without the seed
+    trial: int  # number of the first trial of this configuration
     accuracy: float  # on the validation split, mean over seeds, 0 to 1
-    interval: tuple[float, float] | None  # 95 %, over seeds; None below two
+    interval: tuple[float, float] | None  # 95 %, over seeds; None for fewer than two
     evaluation_error: (
         float | None
-    )  # binomial standard error of one accuracy on so many examples; None: number unknown
+    )  # binomial standard error of one accuracy on the validation examples; None: their number is unknown
     by_seed: dict[int, float]  # the accuracy of each training seed
     basis: str  # where the accuracy comes from
     difference: Difference | None = None  # to the first row of the task
@@ -53,11 +53,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The rows, and notes on how to read them."""
+    """The rows, and notes on their interpretation."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that JSON holds."""
+        """The comparison as JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Where a benchmark's figures are kept: a dated JSON and PNG a run, with the command, the machine and the versions."""
+"""Saves benchmark results: a dated JSON and PNG per run, with the command, the machine and the versions."""
 
 import json
 import os
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def save_result(folder: Path, name: str, headline: dict[str, str], result: Any, figure: "Figure") -> Path:
-    """Write <name>-<UTC time>.json and .png into `folder`, which is made if need be; the path of the JSON.
+    """Write <name>-<UTC time>.json and .png into `folder`, which is created if needed; return the path of the JSON.
 
-    `headline` is what a table of all benchmarks shows of this one: a few figures with their units, in words.
+    `headline` holds the figures shown in the table of all benchmarks, as text with units.
     """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)

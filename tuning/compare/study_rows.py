@@ -1,4 +1,4 @@
-"""The rows of one study: every configuration of a fixed list, or the best of each mechanism of a search."""
+"""The rows of a study: every configuration of a fixed list, or the best configuration of each mechanism of a search."""
 
 import json
 import math
@@ -26,7 +26,10 @@ from proxytune.tuning.store.winner import eligible
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
 
 TRAIN, INFERENCE = "train_sequences_per_second", "inference_sequences_per_second"
-_IN_MECHANISM = ("model.attention", "model.conv_kernel_size")  # searched keys that the mechanism's name holds
+_IN_MECHANISM = (
+    "model.attention",
+    "model.conv_kernel_size",
+)  # searched keys that are part of the mechanism's name
 Trials = list[FrozenTrial]
 
 
@@ -34,12 +37,12 @@ def study_rows(study: Study) -> list[Row]:
     """The rows of a study, in the order of their first trials.
 
     Raises:
-        InputError: the study has no trial of the full budget.
-        StorageError: the storage does not answer.
+        InputError: the study has no trial that reached the full budget.
+        StorageError: the storage cannot be reached.
     """
     complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
     if not complete:
-        raise InputError(f"study {study.name} has no trial of the full budget yet; resume it")
+        raise InputError(f"study {study.name} has no trial that reached the full budget yet; resume it")
     within = eligible(study)
     configurations: dict[str, Trials] = {}
     for trial in [trial for trial in complete if trial.number in within] or complete:
@@ -51,7 +54,7 @@ def study_rows(study: Study) -> list[Row]:
 
 
 def mechanism(spec: TrialSpec) -> str:
-    """The attention's name, with the convolution where it has one."""
+    """Name of the attention, with its convolution if it has one."""
     kernel = spec.model["conv_kernel_size"]
     return str(spec.model["attention"]) + (f" + conv {kernel}" if kernel else "")
 
@@ -86,7 +89,7 @@ def _best_rows(study: Study, configurations: Sequence[Trials]) -> list[Row]:
 
 
 def _confirmed(confirmation: Confirmation, numbers: set[int]) -> Candidate | None:
-    """The winner if it is one of these trials, else the best of them that stayed to the end of the race."""
+    """The winner if it is one of these trials, else the best of them that was not eliminated."""
     those = [
         candidate
         for candidate in confirmation.candidates
@@ -143,7 +146,7 @@ def _by_seed(study: Study, trials: Trials) -> dict[int, float]:
 
 
 def _tested(study: Study, numbers: Sequence[int]) -> dict[str, Any]:
-    """The test accuracy of these trials, if the newest opening of a fixed list holds all of them."""
+    """The test accuracy of these trials, from the newest opening that tested all of them."""
     for opening in reversed(read_openings(study)):
         tested, result = opening["subject"].get("trials", []), opening["result"]
         if result is not None and set(numbers) <= set(tested):
@@ -195,7 +198,7 @@ def _task(spec: TrialSpec) -> str:
 
 
 def _configuration(study: Study, params: Mapping[str, Any]) -> str:
-    """The searched values that vary in a fixed list, apart from the seed and the mechanism's name."""
+    """Searched values that vary in a fixed list, without the seed and the keys in the mechanism's name."""
     trials = study.trials() if is_fixed_list(study) else []
     shown = []
     for key, value in sorted(params.items()):
@@ -213,7 +216,7 @@ def _evaluation_error(study: Study, accuracy: float) -> float | None:
 
 
 def _efficiency(study: Study, spec: TrialSpec) -> tuple[str | None, dict[str, float]]:
-    """What the search, `confirm` or a measurement found for the configuration, and on which device."""
+    """The device and the efficiency measured for the configuration by the search, `confirm` or `compare`."""
     costs = cost_spec(spec)
     for path in sorted(efficiency_folder(study).glob("*.json")):
         try:
@@ -221,6 +224,6 @@ def _efficiency(study: Study, spec: TrialSpec) -> tuple[str | None, dict[str, fl
             if stored["costs"] == costs:
                 threads = stored["threads"]
                 return f"{stored['device']}, {threads} thread{'s' * (threads > 1)}", stored["efficiency"]
-        except (OSError, ValueError, KeyError):  # another version's, or being written
+        except (OSError, ValueError, KeyError):  # written by another version, or incomplete
             continue
     return None, {}

@@ -1,4 +1,4 @@
-"""Which trials of a study are confirmed: the best feasible ones, or the Pareto front, each configuration once."""
+"""Selects the trials to confirm: the best feasible trials, or the Pareto front, each configuration once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +17,12 @@ SEED = "training.seed"
 
 
 def candidates(study: Study, top: int) -> list[FrozenTrial]:
-    """The `top` best trials of the full budget within the constraints, best first, or all where there are fewer.
+    """The `top` best feasible trials of the full budget, best first, or all of them if there are fewer.
 
-    With several objectives: the Pareto front; where it is longer, its points with the most space around them.
+    With several objectives: the Pareto front; if it is longer, its points with the largest crowding distances.
 
     Raises:
-        InputError: there is none, and which trial comes nearest to the constraints.
+        InputError: there is no candidate; the message names the trial nearest to the constraints.
     """
     points, objectives = eligible(study), study.spec.search.objectives
     trials = study.trials()
@@ -40,10 +40,10 @@ def candidates(study: Study, top: int) -> list[FrozenTrial]:
 
 
 def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:
-    """The reason why there is no candidate, with the complete trial that is nearest to the constraints."""
+    """Message explaining why there is no candidate, with the complete trial nearest to the constraints."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        return f"study {study.name} has no trial of the full budget yet; resume it"
+        return f"study {study.name} has no trial that reached the full budget yet; resume it"
     rules = study.spec.constraints
     nearest = min(complete, key=lambda trial: violation(rules, trial.user_attrs[END]["metrics"]))
     metrics = nearest.user_attrs[END]["metrics"]
@@ -52,11 +52,11 @@ def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:
         for rule in rules
         if not feasible([rule], metrics)
     )
-    return f"no trial of study {study.name} is within its constraints; trial {nearest.number} comes nearest: {broken}"
+    return f"no trial of study {study.name} satisfies its constraints; trial {nearest.number} is nearest: {broken}"
 
 
 def _once_each(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without trials that are a better one's configuration again, or its configuration with another seed."""
+    """Drop trials whose configuration, apart from the seed, equals that of a better trial."""
     seen: set[str] = set()
     kept = []
     for trial in trials:
@@ -69,12 +69,12 @@ def _once_each(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]
 
 
 def without_seed(trial: FrozenTrial) -> dict[str, Any]:
-    """The trial's searched values, apart from a seed among them."""
+    """The trial's searched values without the seed."""
     return {key: value for key, value in trial.params.items() if key != SEED}
 
 
 def fresh_seeds(study: Study, number: int) -> tuple[int, ...]:
-    """The lowest `number` seeds that the search did not train from."""
+    """The lowest `number` seeds that the search did not use."""
     used = {int(study.spec.training["seed"])} | {
         int(trial.params[SEED]) for trial in study.trials() if SEED in trial.params
     }

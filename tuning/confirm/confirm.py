@@ -1,7 +1,7 @@
-"""Confirms a winner: its candidates race on fresh seeds, their speed is measured, the winner is tested once.
+"""Confirms a winner: candidates race on fresh seeds, their speed is measured, and the winner is tested once.
 
-Everything is written to the study's own storage under its lease: every retraining as it ends (in NAME.confirm), each
-opening of the test split before it happens, its result, the confirmation. So a killed confirmation resumes.
+All results are written to the study's storage under its lease: each retraining when it ends (in NAME.confirm), each
+opening of the test split before it happens, its result, and the confirmation. A killed confirmation can be resumed.
 """
 
 import functools
@@ -44,20 +44,20 @@ def confirm_study(
     watch: Any = None,
     say: Say = lambda line: None,
 ) -> Confirmation:
-    """Retrain the `top` best candidates from `num_seeds` fresh seeds each, choose the winner and test it; or resume this.
+    """Retrain the `top` best candidates from `num_seeds` fresh seeds each, choose the winner and test it; or resume.
 
     Args:
         study: a study whose search is not running.
-        top: how many candidates; with fewer in the study, those.
+        top: number of candidates; all of them if the study has fewer.
         num_seeds: seeds of each candidate, at least 2.
-        who: opens the test split; goes into the record.
-        again: open the test split although it has been opened before.
+        who: the user who opens the test split, for the record.
+        again: open the test split even if it has been opened before.
         address: the Ray cluster, as for `run_study`.
         watch: progress of the retrainings, as for `run_study`.
-        say: called with a line that reports progress.
+        say: called with progress messages.
 
     Raises:
-        InputError: no candidate, other data than the search's, or the test split was opened and this would open it again.
+        InputError: there is no candidate, the data differs from the search's, or the test split was opened before.
         HeldError: the study is being run or confirmed.
         Interrupted: the same call resumes.
         ProxytuneError: retrainings failed, or every candidate was eliminated.
@@ -104,11 +104,9 @@ def record(
     again: bool,
     say: Say,
 ) -> Confirmation:
-    """Store the confirmation, test its winner, and publish both to the journal and MLflow; arguments of `result_on_test`.
+    """Store the confirmation, test its winner, and publish both to the journal and MLflow.
 
-    Raises:
-        InputError: the split was opened before for other models, and not `again`.
-        StorageError: a checkpoint is gone, or the storage or the journal cannot be written.
+    Args and errors: see `result_on_test`; StorageError also if the storage or the journal cannot be written.
     """
     _store(study, confirmation)
     test = result_on_test(study, confirmation, checkpoints, evaluate, who=who, again=again, say=say)
@@ -119,7 +117,7 @@ def record(
 
 
 def _already(study: Study, plan: Plan) -> Confirmation | None:
-    """The finished confirmation of the same plan.
+    """The finished confirmation of the same plan, if there is one.
 
     Raises:
         InputError: the test split was opened for another plan.
@@ -143,7 +141,7 @@ def _planned(candidates: Iterable[int], seeds: Iterable[int]) -> dict[str, list[
 
 
 def efficiency_folder(study: Study) -> Path:
-    """The folder of measured speeds of a study's configurations; the search writes to it, too."""
+    """The folder of measured speeds of a study's configurations, shared with the search."""
     return study.folder / "efficiency"
 
 
@@ -155,7 +153,7 @@ def _store(study: Study, confirmation: Confirmation) -> None:
 def _measure(
     study: Study, chosen: Mapping[int, FrozenTrial], session: "RaySession", say: Say
 ) -> dict[int, dict[str, float]]:
-    """Each candidate's efficiency, measured on a node of which every core and GPU is reserved."""
+    """Measure each candidate's efficiency on a node with all cores and GPUs reserved."""
     import ray
 
     from proxytune.tuning.trial.efficiency import stored_efficiency
@@ -173,7 +171,7 @@ def _measure(
 
 @contextmanager
 def _worker_errors(what: str) -> Iterator[None]:
-    """Turn an error on a worker into one line."""
+    """Convert an error on a worker into a one-line ProxytuneError."""
     import ray
 
     try:
@@ -192,20 +190,20 @@ def result_on_test(
     again: bool,
     say: Say,
 ) -> TestResult:
-    """The winner's result on the test split, by `open_once`.
+    """The winner's result on the test split, obtained by `open_once`.
 
     Args:
-        checkpoints: those of the winner's retrainings, in the order of its seeds.
-        evaluate: called with the models (spec and checkpoints), `by` and `reason`, as `accuracies_on_test` is.
+        checkpoints: checkpoints of the winner's retrainings, in the order of its seeds.
+        evaluate: called like `accuracies_on_test`, with the models (spec and checkpoints), `by` and `reason`.
 
     Raises:
-        InputError: the split was opened before for other models, and not `again`.
-        StorageError: a checkpoint is gone.
+        InputError: the split was opened before for other models, and `again` is false.
+        StorageError: a checkpoint is missing or damaged.
     """
     winner = confirmation.best
     subject = {
         "trial": winner.trial,
-        "models": [checksum(one) for one in checkpoints],
+        "models": [checksum(stored) for stored in checkpoints],
         "plan": _planned_by(confirmation),
     }
     specs = [study.spec.trial(winner.params | {SEED: seed}) for seed in winner.seeds]

@@ -1,4 +1,4 @@
-"""An opening of the test split: recorded in the study's storage before it happens, and once for the same models."""
+"""Opens the test split: once per set of models, recorded in the study's storage before it happens."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,26 +28,26 @@ def open_once(
     again: bool,
     say: Say,
 ) -> dict[str, Any]:
-    """The accuracies of models on the test split: known already, or from an opening that is recorded before it.
+    """The accuracies of models on the test split: the stored result, or that of a new, recorded opening.
 
-    An opening that was recorded and has no result (its process was killed) is continued for the very same models:
-    nobody has seen a result, and the result is the same.
+    A recorded opening without a result (its process was killed) is resumed for the same models: no result has been seen,
+    and the evaluation is deterministic.
 
     Args:
         study: the study; the caller holds its lease.
-        subject: plain values that identify the models; `trial` or `trials` names them.
-        what: the subject in words, such as "trial 7".
+        subject: JSON values that identify the models; `trial` or `trials` names them.
+        what: a description of the subject, such as "trial 7".
         evaluate: called with `by` and `reason`; yields (examples in the split, accuracy) for each model.
-        who: opens the split; goes into the record.
-        again: open the split although it was opened before.
-        say: called with a line that reports progress.
+        who: the user who opens the split, for the record.
+        again: open the split even if it was opened before.
+        say: called with progress messages.
 
     Returns:
-        `values` (a model's accuracy each, in the order of `evaluate`), `num_examples`, `openings` (of this study so
-        far), `opened_at` and `opened_by`.
+        `values` (the accuracy of each model, in the order of `evaluate`), `num_examples`, `openings` (number of openings
+        of this study so far), `opened_at` and `opened_by`.
 
     Raises:
-        InputError: the split was opened before for other models, and not `again`.
+        InputError: the split was opened before for other models, and `again` is false.
     """
     openings = read_openings(study)
     same = bool(openings) and openings[-1]["subject"] == subject
@@ -84,16 +84,16 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, tuple[float, floa
 
 
 def refuse(study: Study, openings: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a further opening.
+    """Refuse another opening.
 
     Raises:
-        InputError: always; when and for which trials the split was opened.
+        InputError: always; the message gives the time and the trials of the last opening.
     """
     last = openings[-1]
     subject = last["subject"]
     trials = f"trial {subject['trial']}" if "trial" in subject else f"{len(subject['trials'])} trials"
     raise InputError(
-        f"study {study.name} opened its test split at {last['at']} for {trials}; another opening must be asked for "
+        f"study {study.name} opened its test split at {last['at']} for {trials}; another opening must be requested "
         "(again), and every export records it"
     )
 
@@ -102,12 +102,12 @@ def checksum(checkpoints: Checkpoints) -> str:
     """The sha256 of a trial's newest checkpoint, from its manifest.
 
     Raises:
-        StorageError: the checkpoint is gone or damaged.
+        StorageError: the checkpoint is missing or damaged.
     """
     try:
         return str(read_manifest(next(checkpoints.paths()))["sha256"])
     except (StopIteration, OSError, ValueError, KeyError):
-        raise StorageError(f"{checkpoints.folder}: the checkpoint is gone or damaged") from None
+        raise StorageError(f"{checkpoints.folder}: the checkpoint is missing or damaged") from None
 
 
 def _store(study: Study, openings: Sequence[Mapping[str, Any]]) -> None:

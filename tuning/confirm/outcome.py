@@ -1,4 +1,4 @@
-"""The outcome of finished retrainings: each candidate's mean and interval, who is tied, who wins."""
+"""The outcome of finished retrainings: each candidate's mean and interval, the tied candidates, the winner."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,18 +28,18 @@ def conclude(
     efficiency: Mapping[int, dict[str, float]],
     num_retrainings: int,
 ) -> Confirmation:
-    """The confirmation that the retrainings give, not tested yet.
+    """Build the confirmation from the retrainings, without a test result.
 
     Args:
-        study: the study that is confirmed.
+        study: the confirmed study.
         chosen: its candidates by trial number.
         plan: candidates and seeds.
         trials: the retraining of each point.
-        efficiency: the measured costs of each candidate.
-        num_retrainings: how many were started, for the record.
+        efficiency: the measured efficiency of each candidate.
+        num_retrainings: number of started retrainings, for the record.
 
     Raises:
-        ProxytuneError: a retraining failed, or no candidate is left.
+        ProxytuneError: a retraining failed, or every candidate was eliminated.
     """
     objectives = study.spec.search.objectives
     objective, direction = next(iter(objectives.items()))
@@ -88,14 +88,14 @@ def _check_complete(study: Study, plan: Plan, values: Values, out: Mapping[int, 
 
 
 def _tied(left: Sequence[int], values: Values) -> list[int]:
-    """Those of the candidates that are left which are not clearly worse in the first objective."""
+    """The remaining candidates that are not clearly worse in the first objective."""
     first = np.array([[own[0] for own in values[number] if own is not None] for number in left], np.float64)
     worse = clearly_worse(first.T[:, :, None])
     return [number for number, is_worse in zip(left, worse, strict=True) if not is_worse]
 
 
 def _loss(candidate: Candidate, direction: str) -> float:
-    """The mean, signed so that less is better."""
+    """The mean, signed so that lower is better."""
     return np.inf if candidate.mean is None else sign(direction) * candidate.mean
 
 
@@ -129,7 +129,7 @@ def _candidate(
         broken_rules = [rule for rule in study.spec.constraints if not feasible([rule], metrics)]
         if broken_rules:
             metric, eliminated_after = broken_rules[0].metric, len(seeds)
-            reason = f"its mean {metric} of {metrics[metric]:.4g} breaks the constraint"
+            reason = f"its mean {metric} of {metrics[metric]:.4g} violates the constraint"
     return Candidate(
         trial=trial.number,
         params=dict(trial.params),

@@ -1,4 +1,4 @@
-"""A confirmation in the study's journal, and from there in MLflow."""
+"""Publishes a confirmation to the study's journal and to MLflow."""
 
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Confirmed, ConfirmedCandidate, TestedWinner
@@ -10,20 +10,20 @@ from proxytune.tuning.tracking.shipper import Shipper
 
 
 def publish(study: Study, confirmation: Confirmation) -> None:
-    """Put the confirmation into the study's journal and, as far as MLflow answers, into its run there."""
+    """Append the confirmation to the study's journal and ship it to the study's MLflow run, if MLflow responds."""
     test = confirmation.test
     event = Confirmed(
         objective=confirmation.objective,
         candidates=tuple(
             ConfirmedCandidate(
-                trial=one.trial,
-                seeds=dict(zip(one.seeds, one.values, strict=False)),
-                mean=one.mean,
-                low=one.interval[0] if one.interval else None,
-                high=one.interval[1] if one.interval else None,
+                trial=candidate.trial,
+                seeds=dict(zip(candidate.seeds, candidate.values, strict=False)),
+                mean=candidate.mean,
+                low=candidate.interval[0] if candidate.interval else None,
+                high=candidate.interval[1] if candidate.interval else None,
             )
-            for one in confirmation.candidates
-            if one.mean is not None
+            for candidate in confirmation.candidates
+            if candidate.mean is not None
         ),
         winner=confirmation.winner,
         rule=confirmation.rule,

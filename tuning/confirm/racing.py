@@ -1,10 +1,10 @@
-"""The statistics of a confirmation: which candidate is clearly worse, and an interval for a mean over few seeds.
+"""The statistics of a confirmation: elimination of clearly worse candidates, and intervals for means over few seeds.
 
-Candidates race in waves, a wave being one seed for all that are left (F-Race: Birattari et al. 2002; here with the
-t-test of a randomised block design, seeds being the blocks, whose variance is pooled over the candidates: two seeds of
-five candidates already give it four degrees of freedom). A candidate that is clearly worse than another gets no more
-seeds; those that are left after the last seed are tied. One level and no correction for repeated looks: that would
-forgo most of what racing saves, and whom it eliminates by mistake is almost as good as the best (the figures are in
+Candidates race in waves; a wave is one seed for each remaining candidate (F-Race: Birattari et al. 2002; here with the
+t-test of a randomised block design, with seeds as blocks and the variance pooled over candidates, so that two seeds of
+five candidates already give four degrees of freedom). A candidate that is clearly worse than another gets no more
+seeds; the candidates that remain after the last seed are tied. The level is not corrected for repeated tests: that would
+lose most of the savings, and wrongly eliminated candidates are almost as good as the best (figures in
 tests/tuning/confirm/test_racing.py and ARCHITECTURE.md).
 """
 
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.05
-"""Of the one-sided test that eliminates, and one minus the confidence of an interval."""
+"""Level of the one-sided elimination test; intervals have confidence 1 - LEVEL."""
 MIN_SEEDS = 2
-"""Seeds of each candidate before any is eliminated."""
-_EXACT_SEEDS = 7  # up to here every resample is looked at; beyond, so many are drawn:
+"""Seeds of each candidate before the first elimination."""
+_EXACT_SEEDS = 7  # up to this number all resamples are enumerated; above it _RESAMPLES are drawn
 _RESAMPLES = 10_000
 
 Floats = NDArray[np.float64]
 
 
 def clearly_worse(table: Floats) -> NDArray[np.bool_]:
-    """Which candidates are clearly worse than some other one.
+    """Mask of the candidates that are clearly worse than another candidate.
 
-    Another candidate must be clearly better in an objective, and in each other one clearly better or equal: so with
-    several objectives only those leave that would not be on the Pareto front.
+    The other candidate must be clearly better in one objective, and clearly better or equal in all others. With several
+    objectives, only candidates off the Pareto front are therefore eliminated.
 
     Args:
-        table: what was measured, more being better: (seeds, candidates, objectives).
+        table: measured values, higher is better, of shape (seeds, candidates, objectives).
     """
     seeds, candidates, _ = table.shape
     if seeds < MIN_SEEDS or candidates < 2:
@@ -43,9 +43,9 @@ def clearly_worse(table: Floats) -> NDArray[np.bool_]:
     residuals = table - means - table.mean(axis=1, keepdims=True) + table.mean(axis=(0, 1))
     freedom = (seeds - 1) * (candidates - 1)
     variance = (residuals**2).sum(axis=(0, 1)) / freedom
-    scale = np.abs(table).max(axis=(0, 1)) * 1e-9  # what rounding leaves of a variance of zero
+    scale = np.abs(table).max(axis=(0, 1)) * 1e-9  # rounding error of a zero variance
     error = np.maximum(np.sqrt(2 * variance / seeds), scale)
-    lead = means[None, :, :] - means[:, None, :]  # (worse one, better one, objective)
+    lead = means[None, :, :] - means[:, None, :]  # (worse, better, objective)
     clearly = lead > stats.t.isf(LEVEL, freedom) * error
     not_behind = clearly | (np.abs(lead) <= scale)
     worse: NDArray[np.bool_] = (clearly.any(axis=2) & not_behind.all(axis=2)).any(axis=1)
@@ -53,14 +53,14 @@ def clearly_worse(table: Floats) -> NDArray[np.bool_]:
 
 
 def race(values: Mapping[int, Sequence[Sequence[float] | None]]) -> dict[int, int]:
-    """The eliminated candidates and after how many seeds, from the values so far.
+    """The eliminated candidates and the number of seeds after which each was eliminated.
 
-    Waves are judged one after the other, each as soon as every candidate that is still in has its value, so the
-    outcome does not depend on the order in which values came.
+    Waves are evaluated in order, each as soon as every remaining candidate has its value, so the result does not depend
+    on the order in which values arrive.
 
     Args:
-        values: for each candidate, for each seed in order, its objectives (more being better); None: not known yet;
-            not finite: the training broke down, which eliminates too.
+        values: for each candidate, for each seed in order, its objectives (higher is better). None: not known yet.
+            Values that are not finite (the training diverged) eliminate the candidate.
     """
     left, out = list(values), dict[int, int]()
     for wave in range(1, min(map(len, values.values()), default=0) + 1):
@@ -80,12 +80,12 @@ def race(values: Mapping[int, Sequence[Sequence[float] | None]]) -> dict[int, in
 def interval(
     values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float] | None:
-    """The 95 % confidence interval of the mean over all seeds, from a few of them; None below two.
+    """The 95 % confidence interval of the mean over seeds; None for fewer than two values.
 
-    The studentised bootstrap (Efron and Tibshirani 1993, section 12.5), over every resample where these can be
-    counted. Percentile and BCa intervals of five values cover 82 to 86 % of the time, this one 94 to 96 %. Where
-    resamples without spread leave it open (below five values, or many equal ones) it is Student's.
-    It ends where values do: accuracies lie `within` 0 and 1.
+    The studentised bootstrap (Efron and Tibshirani 1993, section 12.5), over all resamples if they can be enumerated.
+    For five values, percentile and BCa intervals have a coverage of 82 to 86 %, this interval 94 to 96 %. If resamples
+    without spread make it unbounded (fewer than five values, or many equal values), Student's interval is used. The
+    bounds are clipped to `within`, such as 0 and 1 for accuracies.
     """
     x = np.asarray(values, float)
     n = len(x)
@@ -102,7 +102,7 @@ def interval(
 
 
 def _studentised(x: Floats, error: float) -> tuple[float, float]:
-    """The bootstrap's quantiles of (resample's mean - mean) / resample's standard error."""
+    """Bootstrap quantiles of (mean of the resample - mean) / standard error of the resample."""
     n = len(x)
     positions, weights = _resamples(n)
     drawn = x[positions]
@@ -120,7 +120,7 @@ def _studentised(x: Floats, error: float) -> tuple[float, float]:
 
 @lru_cache(maxsize=16)
 def _resamples(n: int) -> tuple[NDArray[np.intp], Floats]:
-    """Positions of each resample of n values, and its probability."""
+    """Indices and probability of each resample of n values."""
     if n > _EXACT_SEEDS:
         drawn = np.random.default_rng(0).integers(0, n, size=(_RESAMPLES, n))
         return drawn, np.full(_RESAMPLES, 1 / _RESAMPLES)

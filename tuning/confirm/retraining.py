@@ -1,8 +1,8 @@
-"""Retraining candidates from fresh seeds: a study of its own beside the first, NAME.confirm, that races.
+"""Retrains candidates from fresh seeds in a separate study, NAME.confirm, in which the candidates race.
 
-Each of its trials is a point (candidate, seed). So everything that holds for a study holds here too: lease, checkpoints,
-resuming, steering, MLflow. Points are handed out seed by seed, so that a wave is complete before the next one is, but a
-free slot goes ahead; a candidate that is eliminated loses what is queued, and what runs stops at its next update.
+Each of its trials is a point (candidate, seed). It has all features of a study: lease, checkpoints, resuming, steering,
+MLflow. Points are assigned seed by seed, so waves complete in order, although a free slot may start the next wave. When a
+candidate is eliminated, its queued points are removed and its running trials stop at their next update.
 """
 
 import math
@@ -26,7 +26,7 @@ SUFFIX = ".confirm"
 _BROKEN = (
     Outcome.DIVERGED,
     Outcome.OUT_OF_MEMORY,
-)  # outcomes that speak against a candidate; others are tried again
+)  # outcomes that eliminate a candidate; other failures are retried
 
 Point = tuple[int, int]
 """A candidate's trial number in the study, and a seed."""
@@ -34,7 +34,7 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """Whom to retrain from which seeds."""
+    """The candidates and the seeds to retrain them from."""
 
     candidates: Mapping[
         int, Mapping[str, Any]
@@ -43,12 +43,12 @@ class Plan:
 
     @property
     def points(self) -> list[Point]:
-        """All of them, a seed of every candidate after the other."""
+        """All points, ordered by seed, then by candidate."""
         return [(candidate, seed) for seed in self.seeds for candidate in self.candidates]
 
 
 def retraining_spec(spec: StudySpec, plan: Plan) -> StudySpec:
-    """The study that retrains the plan's points; the same whatever the plan, but for its budget."""
+    """The study that retrains the plan's points; apart from its budget it does not depend on the plan."""
     values = spec.model_dump(mode="json")
     space = {key: domain for key, domain in values["search"]["space"].items() if key != SEED}
     values["name"] = f"{spec.name}{SUFFIX}"
@@ -56,7 +56,7 @@ def retraining_spec(spec: StudySpec, plan: Plan) -> StudySpec:
         "space": space | {SEED: {"low": 0, "high": 2**31 - 1}},
         "objectives": values["search"]["objectives"],
         "constraints": values["search"]["constraints"],
-        "sampler": {"name": "random"},  # never asked: every trial is enqueued
+        "sampler": {"name": "random"},  # unused: every trial is enqueued
         "stopping": {"name": "none"},
         "trials": len(plan.points),
     }
@@ -64,10 +64,10 @@ def retraining_spec(spec: StudySpec, plan: Plan) -> StudySpec:
 
 
 def retrainings(trials: Sequence[FrozenTrial]) -> dict[Point, FrozenTrial]:
-    """The trial that counts for each point: one that ended for good, else one that is still to be run."""
+    """The trial of each point: one with a final outcome, otherwise one that is pending."""
     found: dict[Point, FrozenTrial] = {}
     for trial in trials:
-        if CANDIDATE not in trial.user_attrs:  # somebody enqueued it
+        if CANDIDATE not in trial.user_attrs:  # enqueued by a user
             continue
         point: Point = (trial.user_attrs[CANDIDATE], trial.user_attrs[WITH_SEED])
         pending = not trial.state.is_finished() and END not in trial.user_attrs
@@ -85,7 +85,7 @@ def _decided(trial: FrozenTrial) -> bool:
 def measured(
     plan: Plan, trials: Mapping[Point, FrozenTrial], objectives: Mapping[str, str]
 ) -> dict[int, list[list[float] | None]]:
-    """What `race` takes: for each candidate and seed the objectives, more being better; NaN where it diverged."""
+    """The input of `race`: for each candidate and seed the objectives, higher is better; NaN if it diverged."""
 
     def values(point: Point) -> list[float] | None:
         trial = trials.get(point)
@@ -105,11 +105,11 @@ class Race(StudyController):
     def __init__(self, plan: Plan, *rest: Any) -> None:
         super().__init__(*rest)
         self._plan = plan
-        self._points: dict[int, Point] = {}  # by the retraining's number
-        self._out: dict[int, int] = {}  # eliminated candidate -> after how many seeds
+        self._points: dict[int, Point] = {}  # by number of the retraining
+        self._out: dict[int, int] = {}  # eliminated candidate -> number of seeds before its elimination
 
     def reconcile(self) -> None:
-        """Also put every point of the plan in the queue that is missing there, and take out what is not wanted."""
+        """Also enqueue missing points of the plan and remove points that are not part of it."""
         trials = retrainings(self._study.get_trials(deepcopy=False))
         out = race(measured(self._plan, trials, self._spec.search.objectives))
         for point in self._plan.points:
@@ -121,7 +121,7 @@ class Race(StudyController):
             if CANDIDATE in trial.user_attrs:
                 self._points[trial.number] = (trial.user_attrs[CANDIDATE], trial.user_attrs[WITH_SEED])
         self._study.set_user_attr(BUDGET, len(self._study.get_trials(deepcopy=False)))
-        self._judge()
+        self._eliminate()
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
         stop = super().receive(number, update, where)
@@ -133,10 +133,10 @@ class Race(StudyController):
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         super()._end(number, outcome, reason)
-        self._judge()
+        self._eliminate()
 
-    def _judge(self) -> None:
-        """Update the eliminations, and remove the eliminated candidates and points of an earlier plan from the queue."""
+    def _eliminate(self) -> None:
+        """Update the eliminations; remove points of eliminated candidates and of earlier plans from the queue."""
         trials = self._study.get_trials(deepcopy=False)
         values = measured(self._plan, retrainings(trials), self._spec.search.objectives)
         before, self._out = self._out, race(values)
@@ -154,7 +154,7 @@ class Race(StudyController):
         return f"candidate {candidate} is eliminated after {self._out[candidate]} seeds"
 
     def _withdraw(self, trial: FrozenTrial, reason: str) -> None:
-        """End a trial that waits. Killed in between, the next driver finds its end and does the rest."""
+        """End a waiting trial. If the driver is killed in between, the next driver finds the END attribute and finishes."""
         trial_id = self._trial_id(trial.number)
         step = max(trial.intermediate_values, default=0)
         end = {"outcome": Outcome.PRUNED, "reason": reason, "step": step, "metrics": {}}

@@ -1,4 +1,4 @@
-"""The test split, opened once for the models of a winner; runs on a Ray worker and imports no search."""
+"""Evaluates the models of a winner on the test split; runs on a Ray worker and does not import the search."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ from proxytune.tuning.trial.trial_run import EVALUATION_BATCH_SIZE, final_weight
 def accuracies_on_test(
     models: Sequence[tuple[TrialSpec, Checkpoints]], by: str, reason: str, log_folder: Path
 ) -> Iterator[tuple[int, float]]:
-    """Open the test split (which is logged in `log_folder`) and evaluate each model, a spec and its trial's checkpoints.
+    """Open the test split, which is logged in `log_folder`, and evaluate each model, given by spec and checkpoints.
 
     Yields:
         (examples in the test split, the model's accuracy there).
 
     Raises:
         DataError: the data is missing or damaged, or the log cannot be written.
-        CorruptCheckpoint: a model's newest checkpoint is gone or damaged; then nothing has been opened.
+        CorruptCheckpoint: a model's newest checkpoint is missing or damaged; the split is not opened then.
     """
     states = [_newest(checkpoints) for _, checkpoints in models]
     prepared = prepare_task(models[0][0].task)

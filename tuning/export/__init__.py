@@ -1,1 +1,1 @@
-"""The export: which trial is chosen, and the folder that is written and verified."""
+"""The export: choice of the trial, writing and verification of its folder."""

@@ -1,4 +1,4 @@
-"""card.md: what an exported model is, its accuracy with uncertainty, its cost, and its limits."""
+"""card.md: description, accuracy with uncertainty, cost and limits of an exported model."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,14 +16,14 @@ def card(
     provenance: Mapping[str, Any],
     sweep: Mapping[str, Any] | None,
 ) -> str:
-    """The card of one exported model as Markdown.
+    """The card of an exported model as Markdown.
 
     Args:
-        spec: what was trained.
-        config: its model.
-        metrics: its last report's.
-        provenance: what provenance.json says.
-        sweep: its sweep card; None for a model that was trained alone.
+        spec: the trained configuration.
+        config: its model configuration.
+        metrics: metrics of its last report.
+        provenance: the content of provenance.json.
+        sweep: its sweep card; None for a model trained outside of a search.
     """
     candidate = _candidate(provenance, sweep)
     sections = {
@@ -50,9 +50,11 @@ def _title(provenance: Mapping[str, Any], spec: TrialSpec) -> str:
 
 
 def _candidate(provenance: Mapping[str, Any], sweep: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The trial's part of the confirmation, if it took part."""
+    """The trial's entry in the confirmation, if it was a candidate."""
     candidates = ((sweep or {}).get("confirmation") or {}).get("candidates", ())
-    return next((one for one in candidates if one["trial"] == provenance.get("trial")), None)
+    return next(
+        (candidate for candidate in candidates if candidate["trial"] == provenance.get("trial")), None
+    )
 
 
 def _what(spec: TrialSpec, config: ModelConfig, provenance: Mapping[str, Any]) -> Iterator[str]:
@@ -98,11 +100,11 @@ def _how_well(
         curse = candidate["search_value"] - candidate["mean"]
         yield (
             f"The search had measured {candidate['search_value']:.4f} with one seed: {abs(curse):.4f} "
-            f"{'more' if curse > 0 else 'less'} than the mean (the weights here are that one's)."
+            f"{'more' if curse > 0 else 'less'} than the mean (the exported weights are from that training)."
         )
         if len(confirmation["tied"]) > 1 and candidate["trial"] in confirmation["tied"]:
             tied = ", ".join(map(str, confirmation["tied"]))
-            yield f"Trials {tied} are tied: their means cannot be told apart."
+            yield f"Trials {tied} are tied: their means do not differ significantly."
         if candidate["eliminated_after"] is not None:
             yield f"Eliminated in the confirmation: {candidate['reason']}."
         test = confirmation.get("test")
@@ -112,7 +114,7 @@ def _how_well(
                 f"{len(test['values'])} seeds on {test['num_examples']:,} examples."
             )
     else:
-        trials = f", the choice among {len(sweep['trials'])} trials and so optimistic" if sweep else ""
+        trials = f", optimistic because chosen among {len(sweep['trials'])} trials" if sweep else ""
         yield f"**val_accuracy {metrics['val_accuracy']:.4f}: one seed, unconfirmed**{trials}."
     last = f"val_accuracy {metrics['val_accuracy']:.4f}, val_loss {metrics['val_loss']:.4f} nats"
     if spec.run_config().final_weights == "best":
@@ -133,18 +135,18 @@ def _cost(
         f"Parameters: {known['parameters']:,.0f}. Forward pass of one sequence: "
         f"{known['flops_per_sequence'] / 1e6:,.1f} MFLOP."
     )
-    yield f"Memory of a training step: {known[MEMORY]:.2f} MiB a sequence at the task's full length."
+    yield f"Memory of a training step: {known[MEMORY]:.2f} MiB per sequence at the task's full length."
     where = _hardware((sweep or {}).get("searched_with", {}).get("hardware") or provenance["hardware"])
     if THROUGHPUT in known:
         yield (
-            f"Throughput on {where}, with no other trial of the study on the machine (its other load is not known): "
+            f"Throughput on {where}, without other trials of the study on the machine (other load is not known): "
             f"{known[THROUGHPUT]:,.1f} sequences/s in training, {known['inference_sequences_per_second']:,.1f} "
             "sequences/s in inference."
         )
     else:
         yield (
-            f"Throughput on {where}: {known['tokens_per_second']:,.0f} tokens/s in training while other trials may have "
-            "shared the machine; it was not measured separately."
+            f"Throughput on {where}: {known['tokens_per_second']:,.0f} tokens/s in training, possibly while other "
+            "trials shared the machine; it was not measured separately."
         )
 
 
@@ -167,7 +169,7 @@ def _openings(provenance: Mapping[str, Any]) -> Iterator[str]:
     for number, opening in enumerate(openings, 1):
         yield f"Opening {number}: {opening['at']} by {opening['by']}, {opening['what']}."
     if len(openings) > 1:
-        yield "**Opened more than once: figures on it after the first are no longer those of unseen data.**"
+        yield "**Opened more than once: figures after the first opening are no longer figures on unseen data.**"
 
 
 def _limits(
@@ -180,16 +182,16 @@ def _limits(
     if "score" in conventions:
         yield f"{provenance['data']['task']}: {conventions['score']}."
     if sweep is not None and candidate is None:
-        yield "No confirmation on fresh seeds, so no interval: `proxytune confirm` gives one."
-    yield f"Longer inputs are truncated to {config.max_length:,} tokens; scores hold for data under the conventions above only."
-    yield "Probabilities are a softmax of the logits; they have not been calibrated."
+        yield "Not confirmed on fresh seeds, so there is no interval; `proxytune confirm` computes it."
+    yield f"Longer inputs are truncated to {config.max_length:,} tokens; scores are valid only for data under the conventions above."
+    yield "Probabilities are the softmax of the logits; they are not calibrated."
 
 
 def _use() -> Iterator[str]:
     yield "`proxytune verify .` checks this folder; `sha256sum -c SHA256SUMS` its files."
     yield "`proxytune predict . < lines`, `proxytune evaluate . --split val`, `proxytune train .`"
-    yield "`proxytune.models.load_exported(folder)` gives the torch module."
-    yield "Load model.pt2 and model.onnx from a folder that has been verified only: loading a foreign .pt2 can run code."
+    yield "`proxytune.models.load_exported(folder)` returns the torch module."
+    yield "Load model.pt2 and model.onnx only from a verified folder: loading an untrusted .pt2 file can run code."
 
 
 def _interval(interval: Any) -> str:

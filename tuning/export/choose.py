@@ -1,6 +1,6 @@
-"""The choice of the exported trial, by a rule that can be applied again to the trials in sweep.json (verify does).
+"""Chooses the exported trial by a rule that `verify` applies again to the trials in sweep.json.
 
-Every rule works on the eligible trials: trained to the full budget, within every constraint.
+Every rule considers the eligible trials: trained to the full budget and within every constraint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ RULES = {
     "confirmed": "{confirmed}",
     "trial": "named by the user",
 }
-"""The rules by name; `Selection.text` is one with its gaps filled in."""
+"""The rules by name; `Selection.text` is a rule with its placeholders filled in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The trial that was chosen, and by which rule."""
+    """The chosen trial and the rule that chose it."""
 
     trial: int
     rule: str  # a key of RULES
-    objectives: Mapping[str, str]  # metric: maximize | minimize; what the rule compares
+    objectives: Mapping[str, str]  # metric: maximize | minimize, compared by the rule
     limits: Mapping[str, float] = field(default_factory=dict)  # max_memory_mib, min_throughput
     confirmed: str = ""  # the rule of the confirmation
 
@@ -51,13 +51,13 @@ class Selection:
 def eligible_points(
     records: Sequence[TrialRecord], limits: Sequence[Constraint] = ()
 ) -> dict[int, Mapping[str, float]]:
-    """The metrics of the eligible trials within the limits; a trial whose limited metric is unknown is left out."""
+    """Metrics of the eligible trials within the limits; trials without a limited metric are omitted."""
     return {
-        one.trial: one.metrics
-        for one in records
-        if one.eligible
-        and all(rule.metric in one.metrics for rule in limits)
-        and feasible(limits, one.metrics)
+        record.trial: record.metrics
+        for record in records
+        if record.eligible
+        and all(rule.metric in record.metrics for rule in limits)
+        and feasible(limits, record.metrics)
     }
 
 
@@ -69,18 +69,18 @@ def choose(
     request: ExportRequest = THE_WINNER,
     confirmation: Confirmation | None = None,
 ) -> list[Selection]:
-    """The trial that the request asks for, or the trials of the Pareto front; by default the study's winner.
+    """The requested trial, or the trials of the Pareto front; by default the study's winner.
 
     Args:
-        study: its name, for the errors.
-        records: every trial.
-        objectives: the study's.
-        constraints: the study's, for the error that names the nearest trial.
-        request: what is asked.
-        confirmation: the study's, if it has one.
+        study: name of the study, for error messages.
+        records: all trials.
+        objectives: objectives of the study.
+        constraints: constraints of the study, for the error that names the nearest trial.
+        request: the request.
+        confirmation: the study's confirmation, if it has one.
 
     Raises:
-        InputError: no trial can be chosen by this request; names the nearest one.
+        InputError: no trial satisfies the request; the message names the nearest trial.
     """
     if request.trial is not None:
         _check_complete(study, records, request.trial)
@@ -93,7 +93,9 @@ def choose(
     if request.constraints:
         number = ranking.best(eligible_points(records, request.constraints), objectives)
         if number is None:
-            raise InputError(_nearest(study, [one for one in records if one.eligible], request.constraints))
+            raise InputError(
+                _nearest(study, [record for record in records if record.eligible], request.constraints)
+            )
         return [Selection(trial=number, rule="limits", objectives=objectives, limits=request.limits)]
     found = chosen(eligible_points(records), objectives, confirmation)
     assert found is not None
@@ -104,7 +106,7 @@ def choose(
 
 def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> None:
     if number >= len(records):
-        known = f"it has 0 to {len(records) - 1}" if records else "it has none yet"
+        known = f"its trials are 0 to {len(records) - 1}" if records else "it has no trials yet"
         raise InputError(f"study {study} has no trial {number}; {known}")
     if records[number].outcome != Outcome.COMPLETE:
         raise InputError(
@@ -113,36 +115,38 @@ def _check_complete(study: str, records: Sequence[TrialRecord], number: int) -> 
 
 
 def _check_eligible(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> None:
-    if any(one.eligible for one in records):
+    if any(record.eligible for record in records):
         return
-    complete = [one for one in records if one.outcome == Outcome.COMPLETE]
+    complete = [record for record in records if record.outcome == Outcome.COMPLETE]
     if complete:
         raise InputError(_nearest(study, complete, constraints))
     raise InputError(
-        f"study {study} has no trial of the full budget within its constraints yet "
+        f"study {study} has no trial that reached the full budget within its constraints yet "
         f"({len(records)} trials so far); resume it"
     )
 
 
 def _nearest(study: str, records: Sequence[TrialRecord], constraints: Sequence[Constraint]) -> str:
-    """Which trial is nearest to constraints that no trial meets."""
+    """Message that names the trial nearest to constraints that no trial satisfies."""
     rules = ", ".join(map(str, constraints))
-    known = [one for one in records if all(rule.metric in one.metrics for rule in constraints)]
+    known = [record for record in records if all(rule.metric in record.metrics for rule in constraints)]
     if not known:
         missing = next(
-            rule.metric for rule in constraints if not any(rule.metric in one.metrics for one in records)
+            rule.metric
+            for rule in constraints
+            if not any(rule.metric in record.metrics for record in records)
         )
         return (
-            f"no trial of study {study} has measured {missing}, so none is known to keep {rules}; `proxytune confirm` "
-            "measures its candidates, a constraint on it every trial"
+            f"no trial of study {study} has measured {missing}, so {rules} cannot be checked; `proxytune confirm` "
+            "measures it for the candidates, a constraint on it for every trial"
         )
-    nearest = min(known, key=lambda one: (violation(constraints, one.metrics), one.trial))
+    nearest = min(known, key=lambda record: (violation(constraints, record.metrics), record.trial))
     broken = ", ".join(
         f"{rule.metric} {nearest.metrics[rule.metric]:.4g}"
         for rule in constraints
         if rule.excess(nearest.metrics[rule.metric]) > 0
     )
     return (
-        f"no complete trial of study {study} keeps {rules}; trial {nearest.trial} comes nearest with {broken}, "
+        f"no complete trial of study {study} satisfies {rules}; trial {nearest.trial} is nearest with {broken}, "
         "and can be exported by its number"
     )

@@ -1,4 +1,4 @@
-"""Where an export is written: a new folder, or an empty prefix of an object store."""
+"""The destination of an export: a new folder, or an empty prefix of an object store."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from proxytune.tuning.store.folder import Folder
 
 @contextmanager
 def destination(path: str) -> Iterator[Path]:
-    """The folder to write; for an object store a temporary one, which is uploaded when the context ends without an error.
+    """The folder to write; for an object store, a temporary folder that is uploaded if the context ends without an error.
 
-    SHA256SUMS is uploaded last: where it exists, the export is complete.
+    SHA256SUMS is uploaded last: an export that has it is complete.
 
     Raises:
         InputError: something exists at the path, or it is not a URL of an object store.
-        StorageError: the store does not answer, or refuses.
+        StorageError: the store cannot be reached or denies access.
     """
     if "://" not in path:
         yield Path(path)
@@ -30,7 +30,7 @@ def destination(path: str) -> Iterator[Path]:
         raise InputError(f"{path}: {error}") from None
     try:
         if target.names():
-            raise InputError(f"{path} exists; name a prefix that is empty, or remove it first")
+            raise InputError(f"{path} exists; name an empty prefix, or remove it first")
         with tempfile.TemporaryDirectory(prefix="proxytune-") as name:
             folder = Path(name) / target.name
             yield folder

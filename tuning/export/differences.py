@@ -1,4 +1,4 @@
-"""Where two trees of plain values differ, as paths such as `trials[3].values.val_accuracy`."""
+"""Compares two trees of JSON values; differences are paths such as `trials[3].values.val_accuracy`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ ABSENT = "absent"
 
 
 def differing(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The paths at which the trees differ, with both values: one for each leaf or missing branch."""
+    """The paths at which the trees differ, with both values; one path per leaf or missing branch."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
             inner = f"{path}.{key}" if path else str(key)
@@ -21,7 +21,7 @@ def differing(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 
 def compared(name: str, actual: Any, wanted: Any, source: str, path: str = "") -> Iterator[str]:
-    """A line for each difference: file `name` has `actual`, but `source` has `wanted`."""
+    """A message for each difference between `actual` in file `name` and `wanted` in `source`."""
     for field, mine, theirs in differing(actual, wanted, path):
         yield f"{name}: {field} is {_short(mine)}, {source} has {_short(theirs)}"
 

@@ -1,9 +1,9 @@
 """Writes the winner, or every trial of the Pareto front, as self-contained folders; each is complete or absent.
 
-config.yaml     a TrialSpec: what `proxytune train` takes          metrics.json      the last report
-model.json      the folder's format and the model's fields        provenance.json   where it comes from
+config.yaml     a TrialSpec, the input of `proxytune train`       metrics.json      the last report
+model.json      the folder's format and the model's fields        provenance.json   origin of the model
 weights.safetensors, model.pt2, model.onnx                        sweep.json        the whole search
-card.md         for people                                        SHA256SUMS
+card.md         description for readers                           SHA256SUMS
 """
 
 import importlib.metadata
@@ -56,7 +56,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportResult:
-    """One folder that was written."""
+    """A folder that was written."""
 
     folder: Path
     record: TrialRecord
@@ -69,17 +69,17 @@ def export_study(
     request: ExportRequest = THE_WINNER,
     say: Say = lambda line: None,
 ) -> list[ExportResult]:
-    """Write the chosen trial to `folder`, or a folder for each trial of the Pareto front and an index of them.
+    """Write the chosen trial to `folder`, or a folder for each trial of the Pareto front with an index.
 
     Args:
-        study: where the trials are.
+        study: the study to export from.
         folder: a path that does not exist.
-        request: which trial; by default the study's winner.
-        say: called with a line that reports progress.
+        request: the trial to export; by default the study's winner.
+        say: called with progress messages.
 
     Raises:
-        InputError: the folder exists, no trial can be chosen by this request, or the data is not that of the trials.
-        StorageError: a checkpoint is gone or damaged, or the folder cannot be written; nothing is left behind.
+        InputError: the folder exists, no trial satisfies the request, or the data differs from that of the trials.
+        StorageError: a checkpoint is missing or damaged, or the folder cannot be written; partial files are removed.
         DataError: the task's data is missing or damaged.
     """
     refuse_existing(folder)
@@ -101,7 +101,10 @@ def export_study(
             _write_trial(point, study, records, selection, confirmation, say)
         write_index(temporary, study.name, records, selections)
         write_sums(temporary)
-    return [ExportResult(folder / point_name(one.trial), records[one.trial], one) for one in selections]
+    return [
+        ExportResult(folder / point_name(selection.trial), records[selection.trial], selection)
+        for selection in selections
+    ]
 
 
 def _write_trial(
@@ -138,44 +141,45 @@ def _write_trial(
 
 
 def _openings(study: Study, spec: TrialSpec) -> list[dict[str, str]]:
-    """Every recorded opening of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
+    """All recorded openings of the test split for this study: by its confirmation, and by `evaluate` on this machine."""
     confirmed = [
-        {"at": one["at"], "by": one["by"], "what": _subject(one["subject"])} for one in read_openings(study)
+        {"at": opening["at"], "by": opening["by"], "what": _subject(opening["subject"])}
+        for opening in read_openings(study)
     ]
     mark = evaluation_mark(study.name)
     evaluated = [
-        {"at": one["time"], "by": one["by"], "what": one["reason"]}
-        for one in recorded_openings(prepare_task(spec.task).folder)
-        if one["reason"].startswith(mark)
+        {"at": opening["time"], "by": opening["by"], "what": opening["reason"]}
+        for opening in recorded_openings(prepare_task(spec.task).folder)
+        if opening["reason"].startswith(mark)
     ]
-    return sorted([*confirmed, *evaluated], key=lambda one: one["at"])
+    return sorted([*confirmed, *evaluated], key=lambda opening: opening["at"])
 
 
 def _subject(subject: Mapping[str, Any]) -> str:
-    """The models of an opening in words."""
+    """Description of the models of an opening."""
     if "trial" in subject:
         return f"confirm, trial {subject['trial']}"
     return f"compare, all {len(subject['trials'])} trials of the fixed list"
 
 
 def evaluation_mark(name: str) -> str:
-    """How the reason of each opening by `proxytune evaluate` begins, for a study's models."""
+    """Prefix of the recorded reason of each opening by `proxytune evaluate` for a study's models."""
     return f"evaluate {name}:"
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raises InputError if the folder exists: a user's files are never overwritten."""
+    """Raise InputError if the folder exists: files of the user are never overwritten."""
     if folder.exists() or folder.is_symlink():
-        raise InputError(f"{folder} exists; name a folder that does not, or remove it first")
+        raise InputError(f"{folder} exists; name a folder that does not exist, or remove it first")
 
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name if all went well, and is gone if not.
+    """A temporary folder that is renamed to `folder` at exit, or removed if an error was raised.
 
     Raises:
         InputError: the folder exists.
-        StorageError: the disk refuses.
+        StorageError: the folder cannot be written.
     """
     refuse_existing(folder)
     temporary = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex}"
@@ -201,17 +205,17 @@ def write_folder(
     """Fill an empty folder with one model.
 
     Args:
-        folder: exists and is empty.
-        spec: what was trained.
-        metrics: its last report.
-        provenance: where it comes from; versions, data and hardware are added.
+        folder: an existing, empty folder.
+        spec: the trained configuration.
+        metrics: metrics of its last report.
+        provenance: origin of the model; versions, data and hardware are added.
         weights: the classifier's state_dict.
-        sweep: the sweep card; None where there was no search.
-        say: called with a line that reports progress.
+        sweep: the sweep card; None for a model trained outside of a search.
+        say: called with progress messages.
 
     Raises:
         DataError: the task's data is missing or damaged.
-        OSError: the disk refuses.
+        OSError: the files cannot be written.
     """
     prepared = prepare_task(spec.task)
     config = spec.model_config_for(prepared.info)
@@ -219,7 +223,7 @@ def write_folder(
     write_json(folder / METRICS_FILE, dict(metrics))
     write_json(folder / MODEL, model_file(config))
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it 0600
+    (folder / WEIGHTS).chmod(0o644)  # safetensors creates it with 0600
     say("writing model.pt2 and model.onnx, and running each in a fresh process")
     model = Classifier(config)
     model.load_state_dict(dict(weights))
@@ -247,5 +251,5 @@ def hardware() -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON; what is not finite becomes a string."""
+    """Write strict JSON; numbers that are not finite become strings."""
     path.write_text(json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")

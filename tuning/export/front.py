@@ -1,4 +1,4 @@
-"""The index of a Pareto front's folders: the same table as Markdown and as a page with the report's picture."""
+"""The index of an exported Pareto front: a table as Markdown and as an HTML page with the report's plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,39 +18,39 @@ INDEX, PAGE = "index.md", "index.html"
 
 
 def point_name(trial: int) -> str:
-    """The folder of a trial in a front."""
+    """Folder name of a trial in an exported front."""
     return f"trial-{trial:04d}"
 
 
 def write_index(
     folder: Path, study: str, records: Sequence[TrialRecord], selections: Sequence[Selection]
 ) -> None:
-    """Write index.md and index.html into the folder that holds the trials' folders.
+    """Write index.md and index.html into the parent of the trials' folders.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the files cannot be written.
     """
     objectives = selections[0].objectives
-    metrics = {one.trial: records[one.trial].metrics for one in selections}
+    metrics = {selection.trial: records[selection.trial].metrics for selection in selections}
     points = [records[trial] for trial in ranking.ordered(metrics, objectives)]
-    params = sorted({key for one in points for key in one.params})
+    params = sorted({key for record in points for key in record.params})
     head = ["trial", *map(label, objectives), *(key.rpartition(".")[2] for key in params)]
     directions = ", ".join(f"{name} ({direction})" for name, direction in objectives.items())
     reading = (
-        f"{len(points)} of {len(records)} trials: complete, within the constraints, and dominated by no other trial in "
+        f"{len(points)} of {len(records)} trials: complete, within the constraints, and not dominated in "
         f"{directions}. One seed each. Every folder is self-contained and has a card."
     )
-    rows = [_row(one, list(objectives), params) for one in points]
+    rows = [_row(record, list(objectives), params) for record in points]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [
-        f"| [{point_name(one.trial)}]({point_name(one.trial)}/card.md) | {' | '.join(text for text, _ in row)} |"
-        for one, row in zip(points, rows, strict=True)
+        f"| [{point_name(record.trial)}]({point_name(record.trial)}/card.md) | {' | '.join(text for text, _ in row)} |"
+        for record, row in zip(points, rows, strict=True)
     ]
     title = f"Pareto front of study {study}"
     (folder / INDEX).write_text(f"# {title}\n\n{reading}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     cells = [
-        [point_name(one.trial), *(shown(value, text) for text, value in row)]
-        for one, row in zip(points, rows, strict=True)
+        [point_name(record.trial), *(shown(value, text) for text, value in row)]
+        for record, row in zip(points, rows, strict=True)
     ]
     picture = dressed(Picture("", "", _figure(records, list(metrics), list(objectives))))
     parts = [f"<p class=reading>{reading}</p><div class=wide>{table(head, cells, sortable=True)}</div>"]
@@ -65,26 +65,26 @@ def _row(record: TrialRecord, objectives: Sequence[str], params: Sequence[str]) 
 
 
 def _figure(records: Sequence[TrialRecord], front: Sequence[int], objectives: Sequence[str]) -> Any:
-    """The report's picture of the front, from the records."""
+    """The report's plot of the front, from the records."""
     complete = {
-        one.trial: one
-        for one in records
-        if one.outcome == Outcome.COMPLETE and all(name in one.metrics for name in objectives)
+        record.trial: record
+        for record in records
+        if record.outcome == Outcome.COMPLETE and all(name in record.metrics for name in objectives)
     }
     groups = {
         "the front": list(front),
-        "other complete trials": [n for n, one in complete.items() if one.eligible and n not in front],
-        "break a constraint": [n for n, one in complete.items() if not one.eligible],
+        "other complete trials": [n for n, record in complete.items() if record.eligible and n not in front],
+        "break a constraint": [n for n, record in complete.items() if not record.eligible],
     }
     texts = {
         trial: "<br>".join(
             [
                 f"<b>trial {trial}</b>",
-                *(f"{label(name)} {number(one.metrics[name])}" for name in objectives),
-                *(f"{key.rpartition('.')[2]} = {short(value)}" for key, value in one.params.items()),
+                *(f"{label(name)} {number(record.metrics[name])}" for name in objectives),
+                *(f"{key.rpartition('.')[2]} = {short(value)}" for key, value in record.params.items()),
             ]
         )
-        for trial, one in complete.items()
+        for trial, record in complete.items()
     }
-    metrics = {trial: one.metrics for trial, one in complete.items()}
+    metrics = {trial: record.metrics for trial, record in complete.items()}
     return front_figure(metrics, objectives[:MAX_OBJECTIVES], groups, texts)

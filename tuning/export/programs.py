@@ -1,8 +1,9 @@
-"""The exported classifier as programs for others: torch.export (model.pt2) and ONNX (model.onnx), each checked.
+"""The exported classifier as torch.export (model.pt2) and ONNX (model.onnx) programs, each checked.
 
-Both are made in a process of their own, since exporting imports, logs and warns a lot, and each is then loaded in a fresh
-one and run on real examples. One that cannot be made or differs is left out, with the reason. They take the batch as
-large as it is, and any length up to the task's unless the mechanism's operators fix it.
+Both are written in a separate process, because exporting imports many modules and emits many warnings. Each is then
+loaded in a fresh process and run on real examples. A program that cannot be written, or whose logits differ, is omitted
+and the reason is recorded. Programs accept any batch size up to MAX_BATCH, and any length up to the task's unless the
+mechanism's operators require a fixed length.
 """
 
 import importlib.util
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 PT2, ONNX = "model.pt2", "model.onnx"
 INPUTS = ("token_ids", "mask")
 TOLERANCE = 1e-4
-"""The largest difference of a logit from the eager model's, absolute and relative to it."""
+"""Absolute and relative tolerance of a logit against the eager model's."""
 MAX_BATCH = 4096
 _CHECK_SECONDS, _WRITE_SECONDS = 600, 1800
 
 
 def write_programs(folder: Path, model: "Classifier", prepared: "PreparedTask") -> dict[str, dict[str, Any]]:
-    """Write model.pt2 and model.onnx into a folder that has model.json and the weights.
+    """Write model.pt2 and model.onnx into a folder that contains model.json and the weights.
 
     Returns:
-        For each program {"length", "max_logit_difference", "checked_on"}, or {"missing": why it is not there}.
+        For each program {"length", "max_logit_difference", "checked_on"}, or {"missing": the reason}.
     """
     done = _child("write", str(folder), seconds=_WRITE_SECONDS)
     if "missing" in done:
@@ -73,7 +74,7 @@ def _checked(path: Path, model: "Classifier", prepared: "PreparedTask", *, fixed
         np.savez(inputs, **arrays)
         done = _child("check", str(path), str(inputs), seconds=_CHECK_SECONDS)
     if "missing" in done:
-        return {"missing": f"it cannot be run: {done['missing']}"}
+        return {"missing": f"the program cannot be run: {done['missing']}"}
     if not done["close"]:
         return {"missing": f"its logits differ from the eager model's by up to {done['difference']:.2g}"}
     return {
@@ -83,21 +84,21 @@ def _checked(path: Path, model: "Classifier", prepared: "PreparedTask", *, fixed
 
 
 def _child(*arguments: str, seconds: float) -> dict[str, Any]:
-    """The last line that a process of this module prints, or {"missing": reason}."""
+    """Run this module in a process; return the JSON object in its last output line, or {"missing": reason}."""
     command = [sys.executable, "-P", "-m", __name__, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        return {"missing": f"it took more than {seconds:g} seconds"}
+        return {"missing": f"the process exceeded {seconds:g} seconds"}
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        return {"missing": f"its process ended with {done.returncode}: {last}"[:300]}
+        return {"missing": f"the process exited with code {done.returncode}: {last}"[:300]}
     return dict(answer)
 
 
-# In the child processes.
+# The following functions run in the child processes.
 
 
 def _write(folder: Path) -> dict[str, dict[str, Any]]:
@@ -120,16 +121,16 @@ def _write(folder: Path) -> dict[str, dict[str, Any]]:
         written = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=INPUTS)
         assert written is not None
         written.save(folder / ONNX)
-    except Exception as error:  # an operator that ONNX does not have, mostly
+    except Exception as error:  # mostly an operator that ONNX does not support
         facts[ONNX] = {"missing": _reason(error)}
     return facts
 
 
 def export_program(model: "Classifier") -> "tuple[ExportedProgram, str]":
-    """The classifier as a torch.export program, and the lengths it takes ("1 to 128", or "exactly 128").
+    """The classifier as a torch.export program, and the lengths it accepts ("1 to 128" or "exactly 128").
 
     Raises:
-        Exception: what torch.export throws where the model cannot be traced at all.
+        Exception: the error of torch.export if the model cannot be traced with a fixed length either.
     """
     import torch
     from torch.export import Dim
@@ -172,7 +173,7 @@ def _check(path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _run_pt2(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
     import torch
 
-    program = torch.export.load(path).module()  # written a moment ago by the parent, and read by nobody else
+    program = torch.export.load(path).module()  # trusted: just written by the parent process
     with torch.no_grad():
         return [program(*map(torch.from_numpy, batch)).numpy() for batch in inputs]
 
@@ -186,19 +187,19 @@ def _run_onnx(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """An exporter's message as one line."""
+    """The exporter's error message as one line."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    for one in reversed(chain):
-        if missing := re.search(r"No ONNX function found for [^.\n]*\.[\w.]+'?[^.\n]*", str(one)):
+    for exception in reversed(chain):
+        if missing := re.search(r"No ONNX function found for [^.\n]*\.[\w.]+'?[^.\n]*", str(exception)):
             return missing[0].strip()
     lines = (line.strip() for line in str(chain[-1]).splitlines())
     return f"{type(chain[-1]).__name__}: {next(filter(None, lines), '')}"[:300]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`write FOLDER`, or `check PROGRAM INPUTS`; the answer is the last line of standard output, JSON."""
+    """Run `write FOLDER` or `check PROGRAM INPUTS`; the last line of standard output is the result as JSON."""
     if arguments[0] == "write":
         answer: dict[str, Any] = _write(Path(arguments[1]))
     else:

@@ -1,4 +1,4 @@
-"""What is asked of an export: one value for the command, the Python API, the service, its client and verify."""
+"""The export request, shared by the command, the Python API, the service, its client and verify."""
 
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ THROUGHPUT = "train_sequences_per_second"
 
 
 class Limits(Section):
-    """Limits beside the study's own constraints; None is no limit."""
+    """Limits in addition to the study's constraints; None means no limit."""
 
     max_memory_mib: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description=f"Upper limit of {MEMORY}", examples=[40]
@@ -23,7 +23,7 @@ class Limits(Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are given."""
+        """The limits that are set."""
         return self.model_dump(include={"max_memory_mib", "min_throughput"}, exclude_none=True)
 
     @property
@@ -34,7 +34,7 @@ class Limits(Section):
 
 
 class ExportRequest(Limits):
-    """Which trial to export: a numbered one, the whole Pareto front, the best within limits, or by default the winner."""
+    """The trial to export: by number, the whole Pareto front, the best within limits, or by default the winner."""
 
     trial: int | None = Field(
         default=None, ge=0, le=10**6, description="A trial's number; default: the winner"
@@ -55,9 +55,9 @@ THE_WINNER = ExportRequest()
 
 
 def export_request(**values: Any) -> ExportRequest:
-    """The request with these fields.
+    """A validated request with these fields.
 
     Raises:
-        InputError: a field is unknown or out of range, or two of them exclude each other.
+        InputError: a field is unknown or out of range, or two fields exclude each other.
     """
     return validated(ExportRequest, values, where="export")

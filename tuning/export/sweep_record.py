@@ -1,4 +1,4 @@
-"""The sweep card (sweep.json): all that a reader needs to see how the winner came about, and to choose it again."""
+"""The sweep card (sweep.json): the full record of a search, from which the winner can be chosen again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,11 +27,11 @@ def sweep_card(
 
     Args:
         study: the study, for its spec and budget.
-        records: every trial.
-        selection: which one was chosen, and how.
+        records: all trials.
+        selection: the chosen trial and the rule that chose it.
         confirmation: its confirmation, if any.
-        openings: of the test split, each with `at` and `by`.
-        data: the task's fingerprint and conventions.
+        openings: openings of the test split, each with `at` and `by`.
+        data: fingerprint and conventions of the task's data.
     """
     spec = study.spec
     search = spec.search
@@ -51,7 +51,7 @@ def sweep_card(
             "max_steps": search.max_steps,
             "max_seconds": search.max_seconds,
             "spent_trials": len(records),
-            "spent_steps": sum(one.step for one in records),
+            "spent_steps": sum(record.step for record in records),
             "spent_seconds": seconds,
         },
         "selection": {
@@ -66,12 +66,12 @@ def sweep_card(
         "searched_with": _driver_facts(study),
         "test_openings": [dict(opening) for opening in openings],
         "confirmation": None if confirmation is None else confirmation.to_json(),
-        "trials": [one.to_json() for one in records],
+        "trials": [record.to_json() for record in records],
     }
     return dict(strict_json(card))
 
 
 def _driver_facts(study: Study) -> dict[str, Any]:
-    """Versions and hardware of the first driver; empty where the journal has none."""
+    """Versions and hardware of the first driver; empty if the journal does not record them."""
     facts = first_facts(study.folder / "outbox")
     return {name: facts[name] for name in ("git_revision", "versions", "hardware") if name in facts}

@@ -1,8 +1,8 @@
-"""Check that an export folder is unchanged, and that its winner follows from its own rule.
+"""Verifies that an export folder is unchanged and that its winner follows from its recorded rule.
 
-SHA256SUMS finds every changed file. The contents are also compared with each other, so that a folder whose sums were
-rewritten after a change is found too: every trial's record, the choice, the configuration, the metrics, the model, and
-the fingerprint of the data where that data is on this machine.
+SHA256SUMS detects changed files. To detect a folder whose sums were rewritten after a change, the contents are also
+compared with each other: every trial's record, the choice, the configuration, the metrics, the model, and the
+fingerprint of the data if that data is on this machine.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ from proxytune.tuning.spec.trial_spec import FROM_TASK, TrialSpec, load_trial
 from proxytune.tuning.trial.data import cache_folder
 
 REQUIRED = (CARD, CONFIG, METRICS_FILE, MODEL, PROVENANCE, WEIGHTS)
-_WRONG = (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError, ExportError)
-"""What the values of a changed file may raise when they are used."""
+_CONTENT_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, InputError, ExportError)
+"""Exceptions that values of a changed file may raise."""
 
 
 def verify_export(folder: Path) -> list[str]:
-    """A line for each problem, naming the file, and the field where contents contradict each other; empty if intact.
+    """A message for each problem, with the file and any contradicting field; empty if the folder is intact.
 
     Raises:
         InputError: the folder does not exist.
@@ -54,12 +54,12 @@ def verify_export(folder: Path) -> list[str]:
 
 
 def _guarded(name: str, check: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
-    """The lines of one check, and one more where it meets a file that it cannot read."""
+    """The messages of a check, plus a message if it failed on invalid content or an unreadable file."""
     lines = []
     try:
         for line in check(folder):
-            lines.append(line)  # noqa: PERF402  # those before an error count too
-    except _WRONG as error:
+            lines.append(line)  # noqa: PERF402  # keeps the lines before an error
+    except _CONTENT_ERRORS as error:
         lines.append(f"{folder.name}: {name} check failed: {_one_line(error)}")
     except OSError as error:
         lines.append(f"{Path(error.filename or folder).name}: {error.strerror}")
@@ -85,7 +85,7 @@ def _version(folder: Path) -> Iterator[str]:
 
 
 def _model(folder: Path) -> Iterator[str]:
-    """The configuration, the model's fields, the weights and the metrics fit each other."""
+    """Check that the configuration, the model's fields, the weights and the seed agree."""
     spec, provenance = load_trial(folder / CONFIG), read_json(folder / PROVENANCE)
     mine = {key: value for key, value in read_json(folder / MODEL)["model"].items() if key not in FROM_TASK}
     yield from compared(MODEL, mine, spec.model, CONFIG, "model")
@@ -95,11 +95,11 @@ def _model(folder: Path) -> Iterator[str]:
 
 
 def _data(folder: Path) -> Iterator[str]:
-    """The data's fingerprint, where data of the same task, options and conventions is prepared on this machine."""
+    """Check the data's fingerprint if data of the same task, options and conventions is prepared on this machine."""
     spec, stated = load_trial(folder / CONFIG), read_json(folder / PROVENANCE)["data"]
     if stated["task"] != spec.task.name:
         yield f"{PROVENANCE}: data.task is {stated['task']!r}, {CONFIG} has {spec.task.name!r}"
-    found = {one.fingerprint: one for one in _prepared_here(spec, stated["conventions"])}
+    found = {prepared.fingerprint: prepared for prepared in _prepared_here(spec, stated["conventions"])}
     if stated["fingerprint"] in found:
         try:
             found[stated["fingerprint"]].verify()
@@ -107,7 +107,7 @@ def _data(folder: Path) -> Iterator[str]:
             yield str(error)
     elif found:
         yield (
-            f"{PROVENANCE}: data.fingerprint is {stated['fingerprint']!r}, the same task's data on this machine has "
+            f"{PROVENANCE}: data.fingerprint is {stated['fingerprint']!r}, data of this task on this machine has "
             f"{' or '.join(found)}"
         )
 
@@ -118,7 +118,7 @@ def _prepared_here(spec: TrialSpec, conventions: Mapping[str, str]) -> Iterator[
         try:
             prepared = open_prepared(path)
         except DataError:
-            continue  # a leftover, or another task whose name begins the same
+            continue  # an incomplete folder, or another task with the same prefix
         if prepared.options == options and dict(prepared.info.conventions) == dict(conventions):
             yield prepared
 
@@ -128,4 +128,4 @@ def _one_line(error: BaseException) -> str:
 
 
 CHECKS = {"version": _version, "model": _model, "search": check_search, "data": _data}
-"""The comparisons of the contents, by the name that an error gives."""
+"""The checks of the contents, by the name used in error messages."""

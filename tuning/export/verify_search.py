@@ -1,4 +1,4 @@
-"""Whether sweep.json is consistent, its rule chooses the trial that was exported, and the folder is that trial's."""
+"""Checks that sweep.json is consistent, that its rule chooses the exported trial, and that the folder matches the trial."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from proxytune.tuning.store.records import TrialRecord, excesses, strict_json
 
 
 def check_search(folder: Path) -> Iterator[str]:
-    """The sweep card is consistent, its rule chooses this trial, and the folder is this trial's."""
+    """Check that the sweep card is consistent, chooses this trial, and matches the folder."""
     provenance = read_json(folder / PROVENANCE)
     if not (folder / SWEEP).exists():
         if "trial" in provenance:
@@ -58,7 +58,7 @@ def check_search(folder: Path) -> Iterator[str]:
 
 
 def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Every trial's numbers follow from its metrics."""
+    """Check that every trial's values follow from its metrics."""
     for position, record in enumerate(records):
         name = f"trials[{position}]"
         if record.trial != position:
@@ -77,7 +77,7 @@ def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
 
 
 def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Seeds and budgets agree with the spec and the trials."""
+    """Check that seeds and budgets agree with the spec and the trials."""
     search = spec.search
     confirmation = sweep["confirmation"]
     seeds = {
@@ -91,7 +91,7 @@ def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[Trial
         "max_steps": search.max_steps,
         "max_seconds": search.max_seconds,
         "spent_trials": len(records),
-        "spent_steps": sum(one.step for one in records),
+        "spent_steps": sum(record.step for record in records),
     }
     yield from compared(SWEEP, {name: sweep["budget"][name] for name in budget}, budget, "the rest", "budget")
     if sweep["study"] != spec.name:
@@ -99,11 +99,11 @@ def _accounts(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[Trial
 
 
 def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """The rule, applied again, gives the trial."""
+    """Check that the recorded rule chooses the recorded trial."""
     stated, own = sweep["selection"], spec.search.objectives
     rule, number, limits = stated["rule"], stated["trial"], stated["limits"]
     if rule not in RULES:
-        yield f"{SWEEP}: selection.rule {rule!r} is none of {', '.join(RULES)}"
+        yield f"{SWEEP}: selection.rule {rule!r} must be one of {', '.join(RULES)}"
         return
     objectives = ranking.front_objectives(own) if rule == "pareto" else dict(own)
     yield from compared(SWEEP, stated["objectives"], objectives, "its spec", "selection.objectives")
@@ -119,9 +119,9 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
     except InputError as error:
         yield f"{SWEEP}: selection.trial is {number!r}, but {error}"
         return
-    wanted = [one for one in again if one.trial == number and type(number) is int]
+    wanted = [selection for selection in again if selection.trial == number and type(number) is int]
     if not wanted:
-        yield f"{SWEEP}: selection.trial is {number!r}, the rule gives {' or '.join(str(one.trial) for one in again)}"
+        yield f"{SWEEP}: selection.trial is {number!r}, the rule gives {' or '.join(str(selection.trial) for selection in again)}"
     text = Selection(
         trial=0, rule=rule, objectives=objectives, limits=limits, confirmed=again[0].confirmed
     ).text
@@ -130,27 +130,31 @@ def _choice(sweep: Mapping[str, Any], spec: StudySpec, records: Sequence[TrialRe
 
 
 def _confirmed(confirmation: Confirmation) -> Iterator[str]:
-    """The confirmation's means and intervals follow from its values, and its winner from those."""
+    """Check that the confirmation's means, intervals and winner follow from its values."""
     direction = -ranking.sign(confirmation.direction)
-    for position, one in enumerate(confirmation.candidates):
+    for position, candidate in enumerate(confirmation.candidates):
         name = f"confirmation.candidates[{position}]"
-        if one.values and not np.isclose(one.mean or 0.0, float(np.mean(one.values)), rtol=1e-12):
-            yield f"{SWEEP}: {name}.mean is {one.mean}, its values give {np.mean(one.values)}"
-        bounds = interval(one.values, bounds_of(confirmation.objective))
-        if (one.interval is None) != (bounds is None) or not np.allclose(one.interval or (), bounds or ()):
-            yield f"{SWEEP}: {name}.interval is {one.interval}, its values give {bounds}"
-    left = [one for one in confirmation.candidates if one.eliminated_after is None]
-    if len({len(one.values) for one in left}) == 1:
-        table = direction * np.array([one.values for one in left]).T[:, :, None]
-        tied = [one for one, worse in zip(left, clearly_worse(table), strict=True) if not worse]
-        if {one.trial for one in tied} != set(confirmation.tied):
-            given = [one.trial for one in tied]
+        if candidate.values and not np.isclose(
+            candidate.mean or 0.0, float(np.mean(candidate.values)), rtol=1e-12
+        ):
+            yield f"{SWEEP}: {name}.mean is {candidate.mean}, its values give {np.mean(candidate.values)}"
+        bounds = interval(candidate.values, bounds_of(confirmation.objective))
+        if (candidate.interval is None) != (bounds is None) or not np.allclose(
+            candidate.interval or (), bounds or ()
+        ):
+            yield f"{SWEEP}: {name}.interval is {candidate.interval}, its values give {bounds}"
+    left = [candidate for candidate in confirmation.candidates if candidate.eliminated_after is None]
+    if len({len(candidate.values) for candidate in left}) == 1:
+        table = direction * np.array([candidate.values for candidate in left]).T[:, :, None]
+        tied = [candidate for candidate, worse in zip(left, clearly_worse(table), strict=True) if not worse]
+        if {candidate.trial for candidate in tied} != set(confirmation.tied):
+            given = [candidate.trial for candidate in tied]
             yield f"{SWEEP}: confirmation.tied is {list(confirmation.tied)}, the values give {given}"
     else:
-        tied = [one for one in confirmation.candidates if one.trial in confirmation.tied]
+        tied = [candidate for candidate in confirmation.candidates if candidate.trial in confirmation.tied]
 
-    def order(one: Candidate) -> tuple[float, ...]:
-        return (*one.cost, -direction * (one.mean or 0.0))
+    def order(candidate: Candidate) -> tuple[float, ...]:
+        return (*candidate.cost, -direction * (candidate.mean or 0.0))
 
     cheapest = min(tied, key=order).trial
     if confirmation.winner != cheapest:
@@ -161,7 +165,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ValueError: the file holds no JSON; names it.
+        ValueError: the file does not contain JSON; the message names it.
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

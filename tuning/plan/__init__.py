@@ -1,1 +1,1 @@
-"""A search in virtual time, and what a study will take before anything is spent."""
+"""Simulates a study in virtual time to predict its cost before anything is trained."""

@@ -1,9 +1,9 @@
-"""What configurations of a study cost: a few points of the space are known, the others lie between them.
+"""Costs of a study's configurations, interpolated from a few known points of the space.
 
-The points are a star: a configuration in the middle, and others that differ from it in one key that the cost depends on
-(`cost_spec`). A configuration costs what the middle does, times the ratio of each of its keys: the product is right for
-the batch size and the layers, which multiply. Within a range a ratio is linear in the value, between three points,
-as FLOPs are in the number of proxies.
+The points form a star: a central configuration, and others that differ from it in one key that affects the cost
+(`cost_spec`). The cost of a configuration is that of the centre times one ratio per key; the product is exact for the
+batch size and the number of layers, whose effects multiply. Within a range, a ratio is interpolated linearly between
+three points, because FLOPs are linear in the number of proxies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,11 @@ MOST_POINTS = 40
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one configuration, on one slot while all slots work.
+    """The cost of one configuration on one slot while all slots are busy.
 
-    step, evaluation, start: seconds of an optimizer step, of an evaluation on the whole validation split, and of what
-    a worker does before the first step. memory_mib: predicted peak of a step. The others: `predicted_profile`.
+    step, evaluation, start: seconds of an optimizer step, of an evaluation on the whole validation split, and of a
+    worker's preparation before the first step. memory_mib: predicted peak of a step. The others: see
+    `predicted_profile`.
     """
 
     step: float
@@ -40,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the star: the value of `key` that differs from the middle; of the middle itself no key."""
+    """A point of the star, which differs from the centre in the value of `key`; the centre has no key."""
 
     params: Mapping[str, Scalar]
     key: str = ""
@@ -48,35 +49,39 @@ class Point:
 
 
 def star(spec: StudySpec) -> list[Point]:
-    """The points whose costs are to be known; the first is the middle, the first enqueued configuration if there is one.
+    """The points whose costs must be known. The first is the centre: the first enqueued configuration, if there is any.
 
     Raises:
-        InputError: they are too many.
+        InputError: there are more than MOST_POINTS points.
     """
-    middle = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
-    ranges = [key for key, one in spec.space.distributions.items() if isinstance(one, FloatDistribution)]
+    centre = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
+    ranges = [
+        key
+        for key, distribution in spec.space.distributions.items()
+        if isinstance(distribution, FloatDistribution)
+    ]
     for key in ranges:
-        middle.setdefault(key, _values(spec.search.space[key])[1])
-    points = [Point(middle)]
+        centre.setdefault(key, _values(spec.search.space[key])[1])
+    points = [Point(centre)]
     for key, domain in spec.search.space.items():
-        if key in ranges:  # a rate or a share costs the same wherever it is not zero
+        if key in ranges:  # the cost of a rate or a fraction does not depend on its value unless it is zero
             continue
         values = _values(domain)
         if isinstance(spec.space.distributions[key], IntDistribution):
             values = sorted({round(float(value)) for value in values})
-        costs = [cost_spec(spec.trial(middle | {key: value})) for value in values]
+        costs = [cost_spec(spec.trial(centre | {key: value})) for value in values]
         if any(cost != costs[0] for cost in costs):
-            points += [Point(middle | {key: value}, key, value) for value in values]
+            points += [Point(centre | {key: value}, key, value) for value in values]
     if len(points) > MOST_POINTS:
         raise InputError(
-            f"search.space: its keys have {len(points)} values with costs of their own, and a plan knows "
-            f"{MOST_POINTS} at most; plan a smaller space"
+            f"search.space: {len(points)} values of its keys affect the cost, and a plan supports at most "
+            f"{MOST_POINTS}; plan a smaller space"
         )
     return points
 
 
 def _values(domain: Domain) -> Sequence[Any]:
-    """All choices, or the ends and the middle of a range."""
+    """All choices, or the ends and the midpoint of a range."""
     if domain.choice is not None:
         return domain.choice
     assert domain.low is not None
@@ -86,12 +91,12 @@ def _values(domain: Domain) -> Sequence[Any]:
 
 
 def predicted_costs(spec: StudySpec, points: Sequence[Point], step: float) -> list[Cost]:
-    """Costs from the seconds of a step in the middle of the star: the steps of others are as their FLOPs.
+    """Costs from the seconds of a step at the centre; the step time of other points scales with their FLOPs.
 
-    Nothing is known of evaluations and starts, which count as nothing.
+    Evaluations and starts are unknown and count as zero seconds.
     """
-    middle = _flops(spec, points[0])
-    return [known_cost(spec, point, step * _flops(spec, point) / middle, 0.0, 0.0) for point in points]
+    centre = _flops(spec, points[0])
+    return [known_cost(spec, point, step * _flops(spec, point) / centre, 0.0, 0.0) for point in points]
 
 
 def _flops(spec: StudySpec, point: Point) -> float:
@@ -100,7 +105,7 @@ def _flops(spec: StudySpec, point: Point) -> float:
 
 
 def known_cost(spec: StudySpec, point: Point, step: float, evaluation: float, start: float) -> Cost:
-    """These seconds, with what is predicted of the point."""
+    """The cost of a point: the given seconds and the predicted profile."""
     trial = spec.trial(point.params)
     profile = predicted_profile(trial, trial_device(trial))
     training = trial.training_config()
@@ -110,22 +115,22 @@ def known_cost(spec: StudySpec, point: Point, step: float, evaluation: float, st
 
 
 class Costs:
-    """The cost of any configuration of a study, from those of its star."""
+    """The cost of any configuration of a study, from the costs of its star."""
 
     def __init__(self, points: Sequence[Point], costs: Sequence[Cost]) -> None:
         """The points of `star` and the cost of each."""
-        self._middle = np.array(astuple(costs[0]))
+        self._centre = np.array(astuple(costs[0]))
         self._ratios: dict[str, dict[Scalar, Any]] = {}
         for point, cost in zip(points[1:], costs[1:], strict=True):
             own = {point.key: points[0].params[point.key]} if point.key in points[0].params else {}
             ratios = self._ratios.setdefault(
-                point.key, {value: np.ones(len(self._middle)) for value in own.values()}
+                point.key, {value: np.ones(len(self._centre)) for value in own.values()}
             )
-            ratios[point.value] = np.array(astuple(cost)) / np.maximum(self._middle, 1e-12)
+            ratios[point.value] = np.array(astuple(cost)) / np.maximum(self._centre, 1e-12)
 
     def of(self, params: Mapping[str, Any]) -> Cost:
         """The cost of a configuration (searched values by dotted keys)."""
-        cost = self._middle.copy()
+        cost = self._centre.copy()
         for key, ratios in self._ratios.items():
             if key in params:
                 cost *= _between(ratios, params[key])
@@ -136,5 +141,5 @@ def _between(ratios: Mapping[Any, Any], value: Any) -> Any:
     if value in ratios:
         return ratios[value]
     values = sorted(ratios)
-    known = np.array([ratios[one] for one in values])
+    known = np.array([ratios[known_value] for known_value in values])
     return np.array([np.interp(value, values, column) for column in known.T])

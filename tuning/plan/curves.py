@@ -1,9 +1,9 @@
-"""Random learning curves: nobody knows the real ones before the study has run.
+"""Random learning curves, because the real curves are unknown before the study has run.
 
-A part of the final values' variance, between nothing and all of it, is -sum_j w_j (x_j - c_j)^2 at the configuration x
-(a point of the unit cube), with a random optimum c and random weights w: a sampler has something to find, and its
-proposals drift to one part of the space. The rest is each trial's own. An earlier value differs from the final one by a
-random walk in ln(step), whose size is drawn too: from rungs that tell everything to rungs that tell little.
+A random fraction (0 to 1) of the final values' variance is -sum_j w_j (x_j - c_j)^2 at the configuration x (a point of
+the unit cube), with a random optimum c and random weights w: the sampler can find the optimum, and its proposals drift
+to one part of the space. The remaining variance is independent for each trial. An earlier value differs from the final
+value by a random walk in ln(step) of random size, so rungs range from fully to weakly informative.
 """
 
 import math
@@ -18,13 +18,13 @@ from proxytune.tuning.plan.workers import Ending
 from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.study_spec import StudySpec
 
-MOST_LEARNABLE = 1.0  # of the final values' variance, in the configuration
-MOST_NOISE = 1.0  # of the walk over a whole training, in standard deviations of the final values
+MOST_LEARNABLE = 1.0  # largest fraction of the final values' variance that the configuration explains
+MOST_NOISE = 1.0  # largest size of the walk over a whole training, in standard deviations of the final values
 
 
 @dataclass(frozen=True)
 class DrawnCurve:
-    """A training that reaches its full budget; times begin when its worker takes it."""
+    """A training that reaches its full budget; times count from its assignment to a worker."""
 
     steps: tuple[int, ...]
     values: tuple[float, ...]
@@ -56,7 +56,7 @@ class Draw:
         self._own = math.sqrt(1 - learnable)
 
     def curve(self, params: Mapping[str, Any], training: Mapping[str, Any], cost: Cost) -> DrawnCurve:
-        """The curve of a configuration with these training values, which costs so much."""
+        """The curve of a configuration with these training values and this cost."""
         steps = report_steps(training)
         times = [
             cost.start + step * cost.step + (index + 1) * cost.evaluation for index, step in enumerate(steps)
@@ -69,7 +69,7 @@ class Draw:
         return -float(self._weights @ (point - self._optimum) ** 2)
 
     def _walk(self, steps: Sequence[int]) -> Any:
-        """From 0 at the last step back, of standard deviation 1 over the whole training."""
+        """A random walk backwards from 0 at the last step, of standard deviation 1 over the whole training."""
         logs = np.log(steps)
         spans = np.diff(logs) / max(math.log(steps[-1]), 1e-12)
         moves = self._random.normal(size=len(spans)) * np.sqrt(spans)

@@ -1,4 +1,4 @@
-"""Measures the costs of a study's points on this machine, in as many processes at once as trials will run."""
+"""Measures the costs of a study's points on this machine, in as many concurrent processes as trials will run."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.data import prepare_task
 
 SECONDS = 0.5
-"""For how long training, and then evaluation, is timed at each point; at least four batches each."""
+"""Duration of the timed training, and of the timed evaluation, at each point; at least four batches each."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Measured:
 
 
 def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
-    """Measure the points on the task's real batches; figures are means over the processes.
+    """Measure the points on real batches of the task; figures are means over the processes.
 
-    On one core for each `resources.cpu`, so at most as many processes as run here.
+    Each process uses `resources.cpu` cores, so there are at most as many processes as this machine has cores for.
 
     Raises:
         DataError: the task's data is missing or damaged, or a process was killed.
-        Others as `measure_efficiency`.
+        Also the errors of `measure_efficiency`.
     """
     for point in points:
         prepare_task(spec.trial(point.params).task)
@@ -47,7 +47,7 @@ def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
 
 
 def _measure(work: tuple[float, list[str]]) -> tuple[float, list[tuple[float, float, float]]]:
-    """Seconds until the first trial was built, then of each one: a step, an evaluation, a start."""
+    """Seconds until the first trial was built; then for each trial the seconds of a step, an evaluation and a start."""
     from proxytune.tuning.trial.efficiency import measure_efficiency
     from proxytune.tuning.trial.trial_run import TrialRun
 
@@ -59,7 +59,7 @@ def _measure(work: tuple[float, list[str]]) -> tuple[float, list[tuple[float, fl
         began = time.perf_counter()
         TrialRun(spec, None)
         built = time.perf_counter() - began
-        if not figures:  # the first one loads what all use
+        if not figures:  # the first trial loads what all trials share; time it again
             start = time.time() - asked
             began = time.perf_counter()
             TrialRun(spec, None)

@@ -1,4 +1,4 @@
-"""What a study will take: its own controller in virtual time, over random learning curves."""
+"""Predicts time, steps and memory of a study by running its controller in virtual time on random learning curves."""
 
 import resource
 from collections.abc import Callable, Mapping
@@ -18,16 +18,16 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
 MOST_DRAWS, FEWEST_DRAWS = 30, 5
-TRIALS_PLAYED = 1000
-"""About how many trials all draws play together, between those bounds: an ask takes 10 ms and more."""
+TRIALS_SIMULATED = 1000
+"""Approximate number of trials over all draws, within those bounds: an ask takes 10 ms or more."""
 START_PROCESSES = 3.0
-"""The start of a study in starts of one process: the driver's imports, Ray, the first workers."""
+"""Start time of a study in units of one process start: the driver's imports, Ray, the first workers."""
 _PREDICTED = ("parameters", "flops_per_sequence", "train_memory_mib_per_sequence")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The median over the draws, and the ends between which 90 % of them lie."""
+    """The median over the draws and the bounds of their central 90 %."""
 
     median: float
     low: float
@@ -41,11 +41,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is predicted to take.
+    """The predicted cost of a study.
 
-    seconds: from the call of `run` to the end of the last trial. slot_hours: that times the slots. trials: by step, how
-    many trials are trained up to each rung and to the full budget. memory_mib: of the largest trial's process.
-    busy: share of the slots' time in which they train. step_milliseconds: over the trials of all draws.
+    seconds: from the call of `run` to the end of the last trial. slot_hours: seconds / 3600 times the slots. trials: the
+    number of trials trained up to each rung and to the full budget, by step. memory_mib: memory of the largest trial's
+    process. busy: fraction of the slots' time spent training. step_milliseconds: over the trials of all draws.
     """
 
     study: str
@@ -64,7 +64,7 @@ class Plan:
 
 
 class _Controller(StudyController):
-    """Takes what is predicted of a trial from its costs: a prediction takes half a second."""
+    """Reads a trial's predicted profile from its cost, because computing it takes half a second."""
 
     costs: Costs
 
@@ -74,10 +74,10 @@ class _Controller(StudyController):
 
 
 class PlannedStudy(VirtualStudy):
-    """A study whose reports are drawn.
+    """A study with random reports.
 
-    Objectives of cost (memory, speed, ...) are those of the configuration; all others follow the drawn curve, and
-    constraints on them are taken to hold.
+    Cost metrics (memory, speed, ...) are those of the configuration. All other objectives follow the drawn curve, and
+    constraints on other metrics are assumed to hold.
     """
 
     def __init__(self, spec: StudySpec, costs: Costs) -> None:
@@ -109,29 +109,30 @@ def make_plan(
     start: float,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Play the study some times, each with other curves.
+    """Simulate the study several times with different random curves.
 
     Args:
-        spec: the study, taken as a new one.
-        costs: of its configurations.
-        slots: how many trials run at once.
-        start: seconds from the call of `run` to the first trial's start.
+        spec: the study, simulated as a new study.
+        costs: costs of its configurations.
+        slots: number of concurrent trials.
+        start: seconds from the call of `run` to the start of the first trial.
+        progress: called with a message before each simulation.
 
     Raises:
-        InputError: `search.warm_start` names a study that is not there, or no configuration keeps the constraints.
+        InputError: `search.warm_start` names a study that does not exist, or no configuration satisfies the constraints.
     """
-    draws = min(MOST_DRAWS, max(FEWEST_DRAWS, TRIALS_PLAYED // spec.search.trials))
-    played = []
+    draws = min(MOST_DRAWS, max(FEWEST_DRAWS, TRIALS_SIMULATED // spec.search.trials))
+    simulated = []
     for seed in range(draws):
-        progress(f"playing the study, draw {seed + 1} of {draws}")
-        played.append(_play(spec, costs, slots, start, seed))
+        progress(f"simulating the study, draw {seed + 1} of {draws}")
+        simulated.append(_simulate(spec, costs, slots, start, seed))
     rungs = (*spec.rung_steps(), int(spec.training["steps"]))
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # with torch, as a trial's process
-    seconds = np.array([one.seconds for one in played])
-    steps = [1000 * step for one in played for step in one.step_seconds]
+    seconds = np.array([draw.seconds for draw in simulated])
+    steps = [1000 * step for draw in simulated for step in draw.step_seconds]
     if not steps:
         raise InputError(
-            "search.constraints: no configuration that the sampler proposed keeps them; nothing would be trained"
+            "search.constraints: no configuration that the sampler proposed satisfies them; nothing would be trained"
         )
     return Plan(
         study=spec.name,
@@ -139,19 +140,20 @@ def make_plan(
         draws=draws,
         seconds=Interval.of(seconds),
         slot_hours=Interval.of(seconds * slots / 3600),
-        steps=Interval.of([sum(one.reached) for one in played]),
+        steps=Interval.of([sum(draw.reached) for draw in simulated]),
         trials={
-            rung: Interval.of([sum(step >= rung for step in one.reached) for one in played]) for rung in rungs
+            rung: Interval.of([sum(step >= rung for step in draw.reached) for draw in simulated])
+            for rung in rungs
         },
-        memory_mib=Interval.of([own + one.memory_mib for one in played]),
-        busy=Interval.of([one.busy_seconds / (one.seconds * slots) for one in played]),
+        memory_mib=Interval.of([own + draw.memory_mib for draw in simulated]),
+        busy=Interval.of([draw.busy_seconds / (draw.seconds * slots) for draw in simulated]),
         step_milliseconds=Interval.of(steps),
     )
 
 
 @dataclass(frozen=True)
-class _Played:
-    """One draw: its end, and of its trials the last steps, the seconds a step and the largest memory."""
+class _Simulated:
+    """One draw: its duration, and its trials' last steps, seconds per step and largest memory."""
 
     seconds: float
     busy_seconds: float
@@ -160,7 +162,7 @@ class _Played:
     memory_mib: float
 
 
-def _play(spec: StudySpec, costs: Costs, slots: int, start: float, seed: int) -> _Played:
+def _simulate(spec: StudySpec, costs: Costs, slots: int, start: float, seed: int) -> _Simulated:
     draw, known = Draw(spec, seed), []
 
     def curve(params: Mapping[str, Any]) -> DrawnCurve:
@@ -172,7 +174,7 @@ def _play(spec: StudySpec, costs: Costs, slots: int, start: float, seed: int) ->
     workers = Workers(study, curve, slots, start)
     while workers.next_time is not None:
         workers.step()
-    return _Played(
+    return _Simulated(
         seconds=study.now,
         busy_seconds=workers.busy_seconds,
         reached=list(study.reached.values()),

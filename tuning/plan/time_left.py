@@ -1,4 +1,4 @@
-"""How long a running study still takes, from steps and rungs."""
+"""Estimates the remaining time of a running study from steps and rungs."""
 
 import heapq
 import time
@@ -7,33 +7,33 @@ from collections.abc import Callable, Sequence
 from proxytune.tuning.spec.study_spec import StudySpec
 
 _PRIOR_TRIALS = 10.0
-"""How many trials at a rung the expectation by the stopping rule alone counts as."""
+"""Weight, in trials at a rung, of the continuation rate expected from the stopping rule alone."""
 _RISE = 1.5
-"""An estimate above the one shown by less than this factor is noise: what is shown stays until it is true."""
+"""A rise of the estimate by less than this factor is noise: the shown value is kept."""
 
 
 class StepsLeft:
-    """Steps that a study's trials are expected to take still, by how many went on at each rung so far."""
+    """Expected remaining steps of a study, from the fraction of trials that continued at each rung so far."""
 
     def __init__(self, spec: StudySpec, ended: Sequence[int], live: Sequence[int], budget: int) -> None:
-        """`ended` are the steps that each ended trial took, `live` those that each other trial has done."""
+        """`ended` and `live` are the completed steps of each ended trial and of each other started trial."""
         self._ends = (*spec.rung_steps(), int(spec.training["steps"]))
-        self._goes_on = []
+        self._continuing = []
         for rung in self._ends[:-1]:
             passed = sum(step > rung for step in (*ended, *live))
             arrived = passed + sum(step == rung for step in ended)
-            prior = _share_that_goes_on(spec, arrived + 1, budget)
-            self._goes_on.append((passed + _PRIOR_TRIALS * prior) / (arrived + _PRIOR_TRIALS))
+            prior = _continuation_rate(spec, arrived + 1, budget)
+            self._continuing.append((passed + _PRIOR_TRIALS * prior) / (arrived + _PRIOR_TRIALS))
         self.live = [self.after(step) for step in live]
         self.num_new = max(0, budget - len(ended) - len(live))
 
     def after(self, step: int) -> float:
-        """Of a trial that has done so many."""
+        """Expected remaining steps of a trial after `step` steps."""
         left, share = 0.0, 1.0
-        for end, goes_on in zip(self._ends, (*self._goes_on, 0.0), strict=True):
+        for end, continuing in zip(self._ends, (*self._continuing, 0.0), strict=True):
             if end > step:
                 left += share * (end - step)
-                step, share = end, share * goes_on
+                step, share = end, share * continuing
         return left
 
     @property
@@ -41,17 +41,17 @@ class StepsLeft:
         return sum(self.live) + self.num_new * self.after(0)
 
     def longest(self, slots: int) -> float:
-        """Of the slot that works longest, if a free one takes the next trial."""
+        """Steps of the slot that works longest, if each free slot takes the next trial."""
         ends = [0.0] * slots
         for steps in [*self.live, *[self.after(0)] * self.num_new]:
             heapq.heapreplace(ends, ends[0] + steps)
         return max(ends)
 
 
-def _share_that_goes_on(spec: StudySpec, first: int, last: int) -> float:
-    """Of the trials that are the n-th at a rung for n from `first` to `last`, if ranks are random.
+def _continuation_rate(spec: StudySpec, first: int, last: int) -> float:
+    """Expected fraction of the `first`-th to `last`-th arrivals at a rung that continue, if ranks are random.
 
-    Of `median` more than half: its rungs are close to each other, and who was good at one is at the next.
+    For `median` it is above one half: its rungs are close together, so a trial's ranks at successive rungs correlate.
     """
     stopping = spec.search.stopping
     if stopping.name == "median":
@@ -61,42 +61,42 @@ def _share_that_goes_on(spec: StudySpec, first: int, last: int) -> float:
 
 
 class TimeLeft:
-    """The time left at the speed since the first change in steps that this driver saw.
+    """The remaining time at the speed measured since the first change in steps that this driver observed.
 
-    That change itself does not count: it holds the start of Ray and of a worker, or the steps that a resumed trial had
-    done before. The speed is that of a slot, so it holds the starts and evaluations of trials. A free slot takes the next
-    trial, so the end is that of the slot that works longest.
+    That change is excluded: it includes the start of Ray and of a worker, or the earlier steps of a resumed trial. The
+    speed is measured per slot, so it includes starts and evaluations of trials. A free slot takes the next trial, so the
+    study ends with the slot that works longest.
     """
 
     def __init__(self, spec: StudySpec, clock: Callable[[], float] = time.monotonic) -> None:
         self._spec, self._clock = spec, clock
-        self._looked: tuple[float, int] | None = None  # when, and the steps done then
+        self._looked: tuple[float, int] | None = None  # time of the last call, and the steps done then
         self._began = False
         self._slot_seconds, self._steps = 0.0, 0  # since the first change
-        self._slots = 0  # the most trials that ran at once
+        self._slots = 0  # largest number of concurrent trials
         self._shown: float | None = None
 
     def remaining(self, ended: Sequence[int], live: Sequence[int], budget: int) -> float:
-        """Steps that are left of this study."""
+        """Expected remaining steps of this study."""
         return StepsLeft(self._spec, ended, live, budget).total
 
     def seconds(
         self, ended: Sequence[int], live: Sequence[int], budget: int, waiting: Sequence[int] = ()
     ) -> float | None:
-        """Seconds left; None until there is a speed, or while nothing runs.
+        """Remaining seconds; None until a speed is measured, or while nothing runs.
 
         Args:
-            ended: the steps that each ended trial took.
-            live: the steps that each running trial has done.
-            budget: the number of trials in all.
-            waiting: the steps of each trial that was interrupted or enqueued.
+            ended: completed steps of each ended trial.
+            live: completed steps of each running trial.
+            budget: total number of trials.
+            waiting: completed steps of each interrupted or enqueued trial.
         """
         now, done = self._clock(), sum(ended) + sum(live) + sum(waiting)
         then, before = self._looked or (now, done)
         self._looked = (now, done)
         if self._began:
             self._slot_seconds += (now - then) * len(live)
-            self._steps += done - before  # below zero where a lost worker's steps are done again
+            self._steps += done - before  # negative if steps of a lost worker are repeated
         self._began = self._began or done > before
         if self._steps <= 0 or not live:
             return None
@@ -104,7 +104,7 @@ class TimeLeft:
         self._slots = max(self._slots, len(live))
         left = steps.longest(self._slots) * self._slot_seconds / self._steps
         if (shown := self._shown) is not None:
-            last = not waiting and not steps.num_new  # no trial can bring surprises: it never rises
+            last = not waiting and not steps.num_new  # only running trials remain: the estimate never rises
             if shown < left and (last or left <= _RISE * shown):
                 left = shown
         self._shown = left
@@ -112,7 +112,7 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """For people: the two largest units."""
+    """Format seconds in their two largest units."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

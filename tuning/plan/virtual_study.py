@@ -1,6 +1,6 @@
-"""The real controller, with its samplers, rungs and budget, on Optuna's storage in memory, in virtual time.
+"""Runs the real controller, with its samplers, rungs and budget, on Optuna's in-memory storage in virtual time.
 
-A test holds that the sqlite storage of a real study gives the same search.
+A test checks that the sqlite storage of a real study gives the same search.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ from proxytune.tuning.trial.update import TrialUpdate
 
 
 class _NoJournal:
-    """An outbox that keeps nothing: what MLflow would show decides nothing."""
+    """An outbox that discards events; they do not affect the search."""
 
     def append(self, event: Any) -> bool:
         return True
 
 
 class MemoryStorage(optuna.storages.InMemoryStorage):
-    """Optuna's storage in memory, with an engine for the requests of other terminals, of which there are none."""
+    """Optuna's in-memory storage, with an engine for the (empty) table of requests from other terminals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,11 +37,11 @@ class MemoryStorage(optuna.storages.InMemoryStorage):
 
 
 class VirtualStudy:
-    """A study as a driver runs it; a `Method` of Workers.
+    """A study as a driver runs it; implements `Method` for Workers.
 
     Attributes:
-        controller: the real one.
-        study: Optuna's.
+        controller: the study controller.
+        study: the Optuna study.
     """
 
     now = 0.0
@@ -49,7 +49,7 @@ class VirtualStudy:
     def __init__(
         self, spec: StudySpec, storage: Any = None, controller: type[StudyController] = StudyController
     ) -> None:
-        """A new study; `controller` is a subclass that knows a configuration's costs, say."""
+        """Create a new study; `controller` may be a subclass, such as one with known costs."""
         storage = storage or MemoryStorage()
         self.study = optuna.create_study(
             study_name=spec.name,

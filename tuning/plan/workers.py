@@ -1,4 +1,4 @@
-"""An event queue plays the workers of a search, so that its hours take seconds."""
+"""Simulates the workers of a search with an event queue, so that hours take seconds."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -9,49 +9,48 @@ Ending = Literal["running", "complete", "diverged"]
 
 
 class Curve(Protocol):
-    """One training: its reports count from 0."""
+    """The learning curve of a training; reports are numbered from 0."""
 
     def value(self, report: int) -> float:
-        """The value of a report."""
+        """Value of a report."""
 
     def seconds(self, report: int) -> float:
-        """For how long the training had run at that report."""
+        """Training time at a report, in seconds."""
 
     def ending(self, report: int) -> Ending:
-        """Whether the training ends with that report, by itself."""
+        """Whether the training itself ends with a report, and how."""
 
 
 class Method(Protocol):
-    """A search."""
+    """A search method."""
 
-    now: float  # the virtual time in seconds, set before each call
+    now: float  # virtual time in seconds, set before each call
 
     def ask(self) -> tuple[Any, Mapping[str, Any]] | None:
-        """The trial for a free worker and its parameters; None: there is none any more.
+        """The next trial for a free worker and its parameters; None: no trials are left.
 
-        A trial that was told to end may come again, to go on.
+        A trial that was stopped may be returned again to resume.
         """
 
     def tell(self, trial: Any, report: int, value: float, seconds: float, ending: Ending) -> bool:
-        """A report of a trial, and the seconds it has run. Returns whether the worker is free."""
+        """Receive a report of a trial and its training time; return whether the worker is free."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """A report that a method was told."""
+class Report:
+    """A report that the method has received."""
 
     trial: Any
-    report: int
     value: float
     ending: Ending
 
 
 class Workers:
-    """Each worker takes a trial, trains to its next report, tells it, then goes on or takes another trial.
+    """Each worker takes a trial, trains to its next report, sends it, then continues or takes another trial.
 
     Attributes:
-        curves: of every trial that was begun.
-        busy_seconds: of all workers together, up to the last report of each.
+        curves: the curve of every started trial.
+        busy_seconds: training time summed over all workers, up to the last report of each.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Workers:
         number: int,
         began: float = 0.0,
     ) -> None:
-        """`curve` gives the training of a configuration; `number` of workers begin at time `began`."""
+        """`curve` returns the learning curve of a configuration; `number` workers start at time `began`."""
         self._method = method
         self._curve = curve
         self._queue: list[tuple[float, int, Any, int]] = []
@@ -74,22 +73,22 @@ class Workers:
 
     @property
     def next_time(self) -> float | None:
-        """When the next report comes; None: all workers are idle for good."""
+        """Time of the next report; None: all workers are idle and no trials are left."""
         return self._queue[0][0] if self._queue else None
 
-    def step(self) -> Told:
-        """Tell the next report."""
+    def step(self) -> Report:
+        """Advance to the next report and pass it to the method."""
         now, _, trial, report = heapq.heappop(self._queue)
         curve = self.curves[trial]
-        told = Told(trial, report, curve.value(report), curve.ending(report))
+        sent = Report(trial, curve.value(report), curve.ending(report))
         self._next_report[trial] = report + 1
         self._method.now = now
         self.busy_seconds += self._seconds(curve, report)
-        if self._method.tell(trial, report, told.value, curve.seconds(report), told.ending):
+        if self._method.tell(trial, report, sent.value, curve.seconds(report), sent.ending):
             self._begin(now)
         else:
             self._push(now, trial, report + 1)
-        return told
+        return sent
 
     def _begin(self, now: float) -> None:
         self._method.now = now

@@ -1,1 +1,1 @@
-"""Using an export: predict, evaluate, train again, register as an MLflow model."""
+"""Using an export: predict, evaluate, retrain, register as an MLflow model."""

@@ -1,4 +1,4 @@
-"""`proxytune evaluate`: an exported model on its task's validation split, or on the test split, which is recorded."""
+"""`proxytune evaluate`: evaluates an exported model on the validation split, or on the test split, which is recorded."""
 
 from typing import Any
 
@@ -23,15 +23,15 @@ def evaluate_export(
     """Accuracy and loss of an exported model on `val` or `test`.
 
     Args:
-        exported: the folder.
-        split: val, or test: then the opening is recorded beside the prepared data before it is read.
-        who: opens the test split.
-        again: open the test split although the folder or the record says that it has been for this study.
-        console: shows progress where the data must be prepared.
+        exported: the export.
+        split: `val` or `test`. An opening of the test split is recorded next to the prepared data before it is read.
+        who: the user who opens the test split.
+        again: open the test split even if it has been opened before for this study.
+        console: shows progress while data is prepared.
 
     Returns:
-        split, accuracy, loss, num_examples, same_data (whether it is the data that the model was exported with), and
-        for val the recorded accuracy, for test the number of openings.
+        split, accuracy, loss, num_examples, same_data (whether the data is that of the export), and recorded_accuracy
+        for `val` or openings (their number) for `test`.
 
     Raises:
         InputError: the test split was opened before, or the classifier does not fit the data.
@@ -57,13 +57,15 @@ def evaluate_export(
         facts["recorded_accuracy"] = final_accuracy(spec, exported.metrics)
     else:
         mark = evaluation_mark(spec.name)
-        own = [one for one in recorded_openings(prepared.folder) if one["reason"].startswith(mark)]
-        known = [one["at"] for one in exported.provenance.get("test_openings", [])]
-        earlier = sorted({*known, *(one["time"] for one in own)})
+        own = [
+            opening for opening in recorded_openings(prepared.folder) if opening["reason"].startswith(mark)
+        ]
+        known = [opening["at"] for opening in exported.provenance.get("test_openings", [])]
+        earlier = sorted({*known, *(opening["time"] for opening in own)})
         if earlier and not again:
             raise InputError(
                 f"the test split was opened for {spec.name} before ({earlier[-1]}); `again` opens it once more, and "
-                "every later export says so"
+                "every later export records it"
             )
         weights = read_sums(exported.folder)[WEIGHTS][:12]
         number = exported.provenance.get("trial")

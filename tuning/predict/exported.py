@@ -1,4 +1,4 @@
-"""An export folder read back, after every file in it has been checked."""
+"""Loads an export folder after checking every file in it."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from proxytune.tuning.spec.trial_spec import TrialSpec, load_trial
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export folder holds, as plain values; the classifier is built when it is asked for."""
+    """The contents of an export folder; the classifier is built on request."""
 
     folder: Path
     spec: TrialSpec
@@ -38,10 +38,10 @@ class Exported:
 
 
 def load_export(folder: Path, assignments: Sequence[str] = ()) -> Exported:
-    """An export folder whose files are all as they were written; `assignments` override its config.yaml.
+    """Load an export folder whose files are unchanged; `assignments` override its config.yaml.
 
     Raises:
-        InputError: no export folder, a front of several, damaged, or written by a newer proxytune.
+        InputError: the folder is not an export, is a Pareto front, is damaged, or was written by a newer proxytune.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -51,7 +51,7 @@ def load_export(folder: Path, assignments: Sequence[str] = ()) -> Exported:
     try:
         problems = changed_files(folder)
         if problems:
-            raise InputError(f"{folder} is damaged: {problems[0]}; `proxytune verify` says what has changed")
+            raise InputError(f"{folder} is damaged: {problems[0]}; `proxytune verify` lists the changes")
         read_model_file(folder)
     except ExportError as error:
         raise InputError(str(error)) from None

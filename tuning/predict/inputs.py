@@ -1,11 +1,11 @@
-"""One example as one line of text, in the task's own form, and back: what `predict` reads.
+"""Converts examples to and from lines of text, the input of `predict`. The format of a line depends on the task:
 
-text           the text itself
-retrieval      the two texts with a tab between them
+text           the text
+retrieval      the two texts, separated by a tab
 listops        an expression such as [MAX 2 9 [MIN 4 7 ] 0 ]
 recall         queries and pairs, such as 3? 3=5 7=2 3?
-pictures       the grey levels 0 to 255, row by row, with blanks between them
-ready-made ids (a model that was trained on such) the ids, with blanks between them; two documents: a tab
+pictures       the grey levels 0 to 255, row by row, separated by blanks
+ready-made ids (if the model was trained on ids) the ids, separated by blanks; two documents are separated by a tab
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _PICTURES = ("image", "pathfinder", "pathfinder64", "pathx")
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How a line becomes the token ids that the model was trained on."""
+    """The conversion between lines and the token ids of an exported model."""
 
     task: TaskSpec
     config: ModelConfig
@@ -45,25 +45,25 @@ class InputFormat:
         return self.conventions.get("documents", "").startswith("bytes literal")
 
     def parse(self, line: bytes) -> Documents:
-        """The documents of a line without its line end, cut to the task's length as in training.
+        """The documents of a line without its line end, truncated to the task's length as in training.
 
         Raises:
-            DataError: the line is empty or not in the task's form; says what is expected.
+            DataError: the line is empty or malformed; the message states the expected format.
         """
         parts = line.split(b"\t", 1) if self.config.num_documents == 2 else [line]
         if len(parts) != self.config.num_documents:
-            raise DataError("two documents with a tab between them are expected")
+            raise DataError("two documents separated by a tab are expected")
         limit = int(make_task(self.task.name, **self.task.options).max_length)
         documents = tuple(self._encode(part)[:limit] for part in parts)
         for document in documents:
             if not len(document):
                 raise DataError("empty")
             if not np.any(document != PADDING_ID):
-                raise DataError("nothing but padding")
+                raise DataError("only padding")
         return documents
 
     def show(self, documents: Documents) -> str:
-        """A line that `parse` makes these documents of; line ends and tabs within a text become blanks."""
+        """A line that `parse` converts to these documents; line ends and tabs within a text become blanks."""
         return "\t".join(self._decode(document) for document in documents)
 
     def _encode(self, part: bytes) -> NDArray[np.integer]:
@@ -88,12 +88,10 @@ class InputFormat:
         try:
             numbers = np.array(part.split(), np.int64)
         except (ValueError, OverflowError):
-            raise DataError(
-                f"whole numbers from 0 to {highest} with blanks between them are expected"
-            ) from None
+            raise DataError(f"integers from 0 to {highest} separated by blanks are expected") from None
         if numbers.min(initial=0) < 0 or numbers.max(initial=0) > highest:
             raise DataError(
-                f"whole numbers from 0 to {highest} are expected, not {numbers.min()} to {numbers.max()}"
+                f"integers from 0 to {highest} are expected, not {numbers.min()} to {numbers.max()}"
             )
         return numbers
 
@@ -106,7 +104,7 @@ class InputFormat:
         if self.task.name == "recall":
             return Recall(**self.task.options).decode(ids)
         shown = text.decode(ids)
-        if self._literal:  # of a literal that was cut, the part that is there
+        if self._literal:  # a truncated literal has no closing quote
             shown = shown.removeprefix("b").strip("'\"")
         return " ".join(shown.split())
 

@@ -1,4 +1,4 @@
-"""`proxytune predict`: a line in, a JSON object out, in the same order, as soon as a line is there."""
+"""`proxytune predict`: writes a JSON object for each input line, in order, as soon as the line arrives."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 
 
 class Predictor:
-    """An exported classifier that takes lines."""
+    """Classifies lines with an exported model."""
 
     def __init__(self, exported: Exported) -> None:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,11 +26,11 @@ class Predictor:
         self.input_format = InputFormat(exported.spec.task, self._model.config, conventions)
 
     def predict(self, lines: Sequence[bytes], first: int = 1) -> list[dict[str, Any]]:
-        """{"line", "label", "probabilities"} for each line, or {"line", "error"} where it is not in the task's form.
+        """{"line", "label", "probabilities"} for each line, or {"line", "error"} if it is malformed.
 
         Args:
-            lines: without their line ends.
-            first: the number of the first one.
+            lines: lines without line ends.
+            first: number of the first line.
         """
         answers: dict[int, dict[str, Any]] = {}
         readable: dict[int, Documents] = {}
@@ -41,7 +41,7 @@ class Predictor:
                 answers[number] = {"line": number, "error": str(error)}
         for numbers in self._passes(readable):
             for number, row in zip(
-                numbers, self._probabilities([readable[one] for one in numbers]), strict=True
+                numbers, self._probabilities([readable[key] for key in numbers]), strict=True
             ):
                 label = max(range(len(row)), key=row.__getitem__)
                 answers[number] = {
@@ -52,7 +52,7 @@ class Predictor:
         return [answers[number] for number in sorted(answers)]
 
     def _passes(self, readable: dict[int, Documents]) -> Iterator[list[int]]:
-        """The lines of each forward pass: similar lengths together, not too many tokens at a time."""
+        """The lines of each forward pass, grouped by length, with a limited number of tokens."""
         lengths = {number: max(map(len, documents)) for number, documents in readable.items()}
         waiting: list[int] = []
         for number in sorted(readable, key=lengths.__getitem__):
@@ -73,10 +73,10 @@ class Predictor:
 
 
 def predict_stream(exported: Exported, stream: BinaryIO) -> Iterator[dict[str, Any]]:
-    """The answer to each line of a stream: what has come is answered before more is waited for.
+    """Yield the prediction for each line of a stream; received lines are processed before waiting for more.
 
     Raises:
-        InputError: a line of more than MAX_LINE_BYTES.
+        InputError: a line is longer than MAX_LINE_BYTES.
     """
     predictor = Predictor(exported)
     number = 1
@@ -86,13 +86,13 @@ def predict_stream(exported: Exported, stream: BinaryIO) -> Iterator[dict[str, A
 
 
 def _batches(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """Whole lines without their ends, as many as have come, at most MAX_BATCH at a time."""
+    """Complete lines without line ends, as many as have arrived, at most MAX_BATCH at a time."""
     rest = b""
-    while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]  # what has come, without waiting for more
+    while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]  # does not wait for a full chunk
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_LINE_BYTES:
             raise InputError(
-                f"a line of more than {MAX_LINE_BYTES >> 20} MiB; one example a line is expected"
+                f"a line is longer than {MAX_LINE_BYTES >> 20} MiB; one example per line is expected"
             )
         yield from _cut(lines)
     if rest:

@@ -1,7 +1,7 @@
-"""An export as a registered MLflow model, logged to the study's tracking store.
+"""Registers an export as an MLflow model in the study's tracking store.
 
-MLflow's loader form is used (`served.py` and the folder as it is), since its other forms pickle. It is done in a process
-of its own, as all that talks to MLflow is: an MLflow that is away costs seconds and a line, never the export.
+The model uses MLflow's loader module (`served.py` with the unchanged folder), because its other formats use pickle. It
+runs in a separate process, like all MLflow calls: an unavailable MLflow costs seconds and a message, never the export.
 """
 
 import json
@@ -34,13 +34,13 @@ _SECONDS = 600
 def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, Any]]:
     """Log every folder as an MLflow model and register it under the study's name.
 
-    The study's winner gets the alias `best`, and its rule as description; trials chosen by number or limits do not.
+    Each version's description has the rule that chose its trial. Only the study's winner gets the alias `best`.
 
     Returns:
-        {"name", "version", "uri"} of each.
+        {"name", "version", "uri", "best"} of each model.
 
     Raises:
-        ProxytuneError: MLflow refused or is away; what was exported is untouched.
+        ProxytuneError: MLflow rejected the request or is unavailable; the exported folders are not affected.
     """
     objectives = ", ".join(f"{goal} {name}" for name, goal in study.spec.search.objectives.items())
     order = {
@@ -52,14 +52,14 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
         "description": f"Winners of study {study.name}: {study.spec.task.name}, by {objectives}.",
         "models": [
             {
-                "folder": str(one.folder.absolute()),
-                "trial": one.record.trial,
-                "best": one.selection.rule in ("best", "confirmed"),
-                "metrics": one.record.metrics,
-                "description": f"Trial {one.record.trial} of study {study.name}; {one.selection.text}.",
-                "examples": example_lines(one.folder),
+                "folder": str(result.folder.absolute()),
+                "trial": result.record.trial,
+                "best": result.selection.rule in ("best", "confirmed"),
+                "metrics": result.record.metrics,
+                "description": f"Trial {result.record.trial} of study {study.name}; {result.selection.text}.",
+                "examples": example_lines(result.folder),
             }
-            for one in written
+            for result in written
         ],
     }
     try:
@@ -73,7 +73,7 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ProxytuneError(f"MLflow at {study.tracking_uri} took more than {_SECONDS} seconds") from None
+        raise ProxytuneError(f"MLflow at {study.tracking_uri} did not respond within {_SECONDS} s") from None
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -85,7 +85,7 @@ def register(study: Study, written: Sequence[ExportResult]) -> list[dict[str, An
 
 
 def example_lines(folder: Path) -> list[str]:
-    """A few validation examples in the form that the model reads: MLflow's input example."""
+    """Validation examples in the model's input format, for MLflow's input example."""
     exported = load_export(folder)
     prepared: PreparedTask = prepare_task(exported.spec.task)
     input_format = InputFormat(
@@ -97,7 +97,7 @@ def example_lines(folder: Path) -> list[str]:
     ]
 
 
-# In the child process.
+# The following functions run in the child process.
 
 
 def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def _register_all(order: Mapping[str, Any]) -> list[dict[str, Any]]:
         experiment_id = client.create_experiment(order["experiment"], order["artifacts"])
     else:
         experiment_id = experiment.experiment_id
-    mlflow.set_experiment(experiment_id=experiment_id)  # else the model lands in Default, below the cwd
+    mlflow.set_experiment(experiment_id=experiment_id)  # else the model goes to Default, below the cwd
     versions = [_register_one(client, experiment_id, order, model) for model in order["models"]]
     client.update_registered_model(order["name"], order["description"])
     return versions
@@ -168,7 +168,7 @@ def _register_one(
 
 
 def _run_of(client: Any, experiment_id: str, journal: str | None, trial_key: str) -> str:
-    """The trial's own run, by the study's journal; one made for the model where its events have not been shipped."""
+    """The trial's run, found by the study's journal id; a new run if its events have not been shipped."""
     query = f"tags.study_id = '{journal}' AND tags.trial_key = '{trial_key}'"
     found = client.search_runs([experiment_id], query, max_results=1)
     if found:
@@ -179,13 +179,13 @@ def _run_of(client: Any, experiment_id: str, journal: str | None, trial_key: str
 
 
 def main() -> None:
-    """Do what standard input's JSON says; the answer is the last line of standard output."""
+    """Register the models given as JSON on standard input; the last line of standard output is the result."""
     import logging
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     try:
         answer: dict[str, Any] = {"models": _register_all(json.load(sys.stdin))}
-    except Exception as error:  # whatever MLflow, the network or a disk throw: one line for the parent
+    except Exception as error:  # from MLflow, the network or a disk; reported to the parent as one line
         answer = {"error": (" ".join(str(error).split()) or type(error).__name__)[:300]}
     print(f"\n{json.dumps(answer)}", flush=True)
 

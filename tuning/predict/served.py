@@ -1,4 +1,4 @@
-"""The exported classifier as MLflow serves it: `load_model` calls `_load_pyfunc` with the export folder. No pickle."""
+"""The exported classifier as an MLflow pyfunc, without pickle: `load_model` calls `_load_pyfunc` with the folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMN = "line"
-"""The input's one column: an example a row, in the form that `proxytune predict` reads."""
+"""The only input column: one example per row, in the format of `proxytune predict`."""
 
 
 class ServedModel:
-    """What MLflow calls."""
+    """The model object called by MLflow."""
 
     def __init__(self, folder: Path) -> None:
         self._predictor = Predictor(load_export(folder))
 
     def predict(self, model_input: "pandas.DataFrame", params: Any = None) -> "pandas.DataFrame":
-        """A label and the probabilities for each row.
+        """Label and probabilities for each row; `params` is required by MLflow and ignored.
 
         Raises:
-            ValueError: a row is not in the task's form; names it.
+            ValueError: a row is malformed; the message gives its number.
         """
         import pandas
 

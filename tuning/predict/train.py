@@ -63,7 +63,7 @@ def train_once(spec: TrialSpec, console: Console, title: str = "training") -> Tr
 
 
 def train_seeds(spec: TrialSpec, num_seeds: int, console: Console) -> list[dict[str, Any]]:
-    """Train with training.seed and the seeds after it, one after the other; each one's seed, step and metrics.
+    """Train from `num_seeds` consecutive seeds starting at training.seed; return seed, step and metrics of each.
 
     Raises:
         DataError: the task's data is missing or damaged.
@@ -72,18 +72,22 @@ def train_seeds(spec: TrialSpec, num_seeds: int, console: Console) -> list[dict[
     results = []
     for seed in range(spec.seed, spec.seed + num_seeds):
         values = spec.model_dump()
-        one = validated(TrialSpec, values | {"training": values["training"] | {"seed": seed}}, where=None)
-        trained = train_once(one, console, f"seed {seed}")
+        trial_spec = validated(
+            TrialSpec, values | {"training": values["training"] | {"seed": seed}}, where=None
+        )
+        trained = train_once(trial_spec, console, f"seed {seed}")
         console.print(f"seed {seed}: val_accuracy {trained.metrics['val_accuracy']:.4f}", highlight=False)
         results.append({"seed": seed, "step": trained.step, "metrics": trained.metrics})
     return results
 
 
 def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each metric that every seed reported: its mean over seeds, and the 95 % interval of that mean."""
-    shared = set.intersection(*(set(one["metrics"]) for one in results))
+    """Mean and 95 % interval over seeds of each metric that every seed reported."""
+    shared = set.intersection(*(set(result["metrics"]) for result in results))
     columns = {
-        name: [one["metrics"][name] for one in results] for name in results[0]["metrics"] if name in shared
+        name: [result["metrics"][name] for result in results]
+        for name in results[0]["metrics"]
+        if name in shared
     }
     return {
         name: {"mean": statistics.fmean(values), "interval": interval(values, bounds_of(name))}

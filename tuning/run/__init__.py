@@ -1,1 +1,1 @@
-"""Running a study: begin, drive, show progress."""
+"""Running a study: opening it, the driver, progress."""

@@ -1,4 +1,4 @@
-"""Open a study for a run: take its lease, then create it or open the stored one."""
+"""Opens a study for a run: acquires its lease, then creates the study or opens the stored study."""
 
 import json
 import uuid
@@ -30,7 +30,7 @@ from proxytune.tuning.store.study import Study
 
 @dataclass(frozen=True)
 class HeldStudy:
-    """A study whose lease this process holds, and what its user should know about the start."""
+    """A study whose lease this process holds, and messages for the user about the start."""
 
     study: Study
     lease: Lease
@@ -41,18 +41,18 @@ class HeldStudy:
 def hold_study(
     spec: StudySpec, *, data: Mapping[str, Any] | None = None, age: float = 0.0
 ) -> Iterator[HeldStudy]:
-    """Take the study's lease, then create the study or open the stored one, and release the lease at the end.
+    """Acquire the study's lease, create or open the study, and release the lease at exit.
 
-    Nothing of the study is written before the lease is held: a refused run leaves no trace.
+    Nothing of the study is written before the lease is held, so a refused run changes nothing.
 
     Args:
-        data: what `data_facts` gives for the prepared task; None: not known, and not compared.
-        age: seconds since the run was started; stops and pauses requested before do not concern it.
+        data: the result of `data_facts` for the prepared task; None: not known, not compared.
+        age: seconds since the run was started; earlier stop and pause requests are ignored.
 
     Raises:
         HeldError: another driver holds the study.
-        InputError: the folder and the database do not belong together, or the data is not that of earlier runs.
-        OtherSpecError: the stored spec differs, and where.
+        InputError: the folder and the database do not belong together, or the data differs from that of earlier runs.
+        OtherSpecError: the stored spec differs; the message names the keys.
         StorageError: the storage cannot be written.
     """
     make_folder(spec.folder)
@@ -74,10 +74,10 @@ def hold_study(
 
 
 def begin_study(spec: StudySpec) -> Study:
-    """Create or open the study as `hold_study` does, and let it go at once.
+    """Create or open the study as `hold_study` does, and release its lease.
 
     Raises:
-        As `hold_study`.
+        The errors of `hold_study`.
     """
     with hold_study(spec) as held:
         return held.study
@@ -93,32 +93,32 @@ def _open_or_create(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[s
     if SPEC in attributes:
         return _open(spec, storage)
     if STUDY_ID not in attributes:
-        raise InputError(f"study {spec.name} was not made by proxytune; give the study another name")
-    storage.delete_study(key)  # its creator was killed before it was complete
+        raise InputError(f"study {spec.name} was not created by proxytune; give the study another name")
+    storage.delete_study(key)  # its creator was killed before the study was complete
     return _create(spec, storage), []
 
 
 def _create(spec: StudySpec, storage: RDBStorage) -> Study:
-    """A new study; its spec is stored last, so that one without it is known to be incomplete."""
+    """Create a study. Its spec is stored last: a study without a spec is incomplete."""
     earlier = read_warm_start(spec)
     study = optuna.create_study(
         study_name=spec.name,
         storage=storage,
-        sampler=optuna.samplers.RandomSampler(),  # never asked: the controller sets one for each trial
+        sampler=optuna.samplers.RandomSampler(),  # unused: the controller sets a sampler for each trial
         directions=list(spec.search.objectives.values()),
     )
     study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(list(spec.search.objectives))  # what optuna-dashboard calls the values
+        study.set_metric_names(list(spec.search.objectives))  # shown by optuna-dashboard
     fill_study(study, spec, earlier)
-    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    # With spaces, so that pages that show attributes (optuna-dashboard) can wrap the line.
     study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return Study(spec, storage, study)
 
 
 def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
-    """The stored study, and what of the spec has no effect any more."""
+    """Open the stored study; also return a message for each change of the spec without effect."""
     study = optuna.load_study(study_name=spec.name, storage=storage, sampler=optuna.samplers.RandomSampler())
     attributes = study.user_attrs
     check_binding(spec, attributes.get(STUDY_ID), len(study.get_trials(deepcopy=False)))
@@ -126,23 +126,23 @@ def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
         json.loads(attributes[SPEC]), where=f"study {spec.name}"
     )  # newer keys: their defaults
     check_same(stored, spec)
-    if STUDY_ID not in attributes:  # made by 0.1.0
+    if STUDY_ID not in attributes:  # created by version 0.1.0
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
     opened = Study(spec, storage, study)
     wanted = wanted_budget(stored, spec, opened.budget)
     if wanted != attributes[BUDGET]:
         study.set_user_attr(BUDGET, wanted)
-    opened.requests.handled(opened.requests.pending(Kind.EXTEND))  # `wanted` follows the last one
-    # With spaces, at which pages that show attributes (optuna-dashboard) can break the line.
+    opened.requests.handled(opened.requests.pending(Kind.EXTEND))  # `wanted` includes the last request
+    # With spaces, so that pages that show attributes (optuna-dashboard) can wrap the line.
     study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return opened, without_effect(stored, spec, wanted)
 
 
 def _check_data(study: Study, data: Mapping[str, Any]) -> None:
-    """Store which data the study trains on at its first start, and refuse other data later.
+    """Store the facts of the study's data at its first start; refuse different data later.
 
     Raises:
-        InputError: it is other data.
+        InputError: the data differs from the stored facts.
     """
     if not study.data:
         study.optuna.set_user_attr(DATA, dict(data))

@@ -1,4 +1,4 @@
-"""Drives a study: holds it by a lease, runs it on Ray, leaves everything where the next driver finds it."""
+"""Drives a study: holds its lease, runs it on Ray, and stores all state for the next driver."""
 
 import functools
 import logging
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from proxytune.tuning.cluster.session import RaySession
 
 DRAIN_SECONDS = 60.0
-"""How long a finished study waits for MLflow before it leaves the rest to `proxytune run` or `track sync`."""
+"""How long a finished study waits for MLflow; `proxytune run` or `track sync` ships the remaining events."""
 
 SHIPPING_DELAY_SECONDS = 15.0
-"""How long the import of MLflow, 4 s of CPU, is put off: the machine has Ray and the first trials to start."""
+"""Delay of the import of MLflow (4 s of CPU), so that Ray and the first trials start sooner."""
 
 
 def run_study(
@@ -56,20 +56,22 @@ def run_study(
     age: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Study:
-    """Run the study until its budget is met: start or resume it.
+    """Start or resume the study and run it until its budget is spent.
 
-    `address` is the Ray cluster to run on (see ray_session); `trainable` replaces the training (benchmarks and fault
-    tests), `make_controller` the controller (by a subclass, say); `watch` is called once everything is set up and may return
-    a context manager that is held while the search runs (live progress). `age` is how many seconds ago the run was
-    started: stops and pauses requested since then are obeyed. `say` gets a line for each part of the spec, and each
-    earlier request, that has no effect, and one when Ray is started.
+    Args:
+        address: the Ray cluster to run on (see `ray_session`).
+        trainable: replaces the training (benchmarks and fault tests).
+        make_controller: creates the controller, such as a subclass.
+        watch: called when everything is set up; returns a context manager that is active during the search.
+        age: seconds since the run was started; stop and pause requests made since then apply.
+        say: called with a message for each key of the spec and each earlier request without effect, and when Ray starts.
 
     Raises:
         InputError: the study file cannot be run here.
         DataError: the task's data is missing or damaged.
         HeldError: another driver runs this study.
-        StorageError: the storage failed; what was acknowledged before is safe.
-        Interrupted: SIGINT or SIGTERM; the same call goes on.
+        StorageError: the storage failed; acknowledged results are safe.
+        Interrupted: SIGINT or SIGTERM; the same call resumes.
         ProxytuneError: the budget is spent and no trial has completed.
     """
     began = time.monotonic()
@@ -112,7 +114,7 @@ def run_study(
 
 
 def _check(spec: StudySpec, address: str, trainable: type | None) -> PreparedTask | None:
-    """See that the study can run here, before anything is written; its data, if the trials train on them."""
+    """Check that the study can run here, before anything is written; return its data if the trials train on it."""
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
@@ -138,7 +140,7 @@ def _started(study: Study, spec: StudySpec, prepared: PreparedTask | None) -> St
 
 
 def _end(study: Study, lease: Lease, controller: StudyController, outbox: Outbox) -> None:
-    """Say in the journal how the search ended; raises HeldError or Interrupted if it did not end by itself."""
+    """Record in the journal how the search ended; raise HeldError or Interrupted if it was taken over or stopped."""
     if lease.lost:
         raise HeldError(f"study {study.spec.name} was taken over by another driver")
     status = StudyStatus.INTERRUPTED if controller.steering.stopping else StudyStatus.FINISHED
@@ -154,12 +156,12 @@ def _require_a_complete_trial(study: Study) -> None:
     if not any(trial.state == TrialState.COMPLETE for trial in trials):
         reason = next((trial.user_attrs[END]["reason"] for trial in trials if END in trial.user_attrs), "")
         raise ProxytuneError(
-            f"none of the {len(trials)} trials of study {study.spec.name} reached its full budget; the first one: {reason}"
+            f"none of the {len(trials)} trials of study {study.spec.name} reached its full budget; the first ended: {reason}"
         )
 
 
 def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
-    """Say in the journal that the driver ends by an error or a signal, so that MLflow does not show it running."""
+    """Record in the journal that an error or a signal ended the driver, so that MLflow does not show it as running."""
     if error is not None and not isinstance(error, Interrupted):
         by_signal = isinstance(error, KeyboardInterrupt)
         status = StudyStatus.INTERRUPTED if by_signal else StudyStatus.FAILED
@@ -175,12 +177,12 @@ def _search(
     trainable: type | None,
     watch: Callable[[], Any] | None,
 ) -> None:
-    """Run the trials on Ray until the controller has no further one, or is stopped."""
+    """Run trials on Ray until the controller has no further trials or is stopped."""
     from proxytune.tuning.cluster.session import TRAINING, ray_session
 
     spec = study.spec
     with ray_session(address, () if trainable else TRAINING) as session, ExitStack() as stack:
-        # Ray Tune is imported now, a second and a half of CPU, while Ray's workers start.
+        # Importing Ray Tune takes 1.5 s of CPU; it happens here, while Ray's workers start.
         from proxytune.tuning.cluster.bridge import RayBridge
         from proxytune.tuning.cluster.jobs import one_line
         from proxytune.tuning.cluster.private import check_private
@@ -216,15 +218,17 @@ def _search(
             over.set()
 
         stack.enter_context(watch_ray(died, local=address == "local"))
-        # In a thread of its own: calls into a Ray that has died hang, and signals are not heard in them.
+        # In a separate thread: calls into a Ray that has died hang and block signal handlers.
         threading.Thread(target=search, name="search", daemon=True).start()
         try:
             over.wait()
         finally:
             bridge.close()
         if failures and controller.steering.stopping is None:
-            told = f"{type(failures[0]).__name__}: {one_line(failures[0])}"
-            raise Interrupted(f"Ray failed under study {spec.name} ({told}); {RESUMED}") from failures[0]
+            cause = f"{type(failures[0]).__name__}: {one_line(failures[0])}"
+            raise Interrupted(
+                f"Ray failed while running study {spec.name} ({cause}); {RESUMED}"
+            ) from failures[0]
         if bridge.error is not None:
             with storage_errors():
                 raise bridge.error
@@ -233,16 +237,16 @@ def _search(
 def _share_gpus(
     spec: StudySpec, session: "RaySession", bridge: "RayBridge", resources: Mapping[str, float], kind: Any
 ) -> Any:
-    """With `gpu: auto`, give trials shares of GPUs; the trainable that takes them. None: trials share none."""
+    """With `gpu: auto`, assign GPU shares to trials and return the trainable that uses them; None: no GPU is shared."""
     from proxytune.tuning.cluster.bridge import with_shares
     from proxytune.tuning.cluster.gpus import smallest_gpu_mib
-    from proxytune.tuning.search.packing import packed_slots, trials_a_gpu
+    from proxytune.tuning.search.packing import packed_slots, trials_per_gpu
 
     gpu_mib = smallest_gpu_mib() if spec.resources.gpu == "auto" and resources["gpu"] else None
     if gpu_mib is None:
         return None
     controller, cpu, most = bridge.controller, resources["cpu"], spec.resources.max_concurrent
-    controller.pack(gpu_mib, trials_a_gpu(session.nodes(), cpu))
+    controller.pack(gpu_mib, trials_per_gpu(session.nodes(), cpu))
     bridge.slots = lambda: packed_slots(
         session.nodes(), cpu, controller.gpus_taken, len(controller.live), most
     )
@@ -252,7 +256,7 @@ def _share_gpus(
 def _tune(
     spec: StudySpec, session: "RaySession", bridge: "RayBridge", kind: Any, resources: dict[str, float] | None
 ) -> None:
-    """Ray Tune's loop; `resources` are what each trial holds, unless its trainable says."""
+    """Run Ray Tune's loop; `resources` are those of each trial, None if the trainable defines them."""
     from ray import tune
 
     from proxytune.tuning.cluster.bridge import Silence, StudyScheduler, StudySearcher
@@ -260,7 +264,7 @@ def _tune(
 
     use_waiting_workers()
     never_wait_for_trials()
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller tells of trials that fail
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the controller reports failed trials
     tune.run(
         kind,
         name=spec.name,
@@ -281,7 +285,7 @@ def _tune(
 
 @contextmanager
 def _graceful_stop(controller: StudyController) -> Iterator[None]:
-    """First SIGINT or SIGTERM: every trial stops at its next update with a checkpoint. Second: leave at once."""
+    """First SIGINT or SIGTERM: every trial stops at its next update with a checkpoint. Second: exit immediately."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if controller.steering.stopping is not None:
@@ -295,7 +299,7 @@ def _graceful_stop(controller: StudyController) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        pass  # what was out with a worker goes on from its newest checkpoint
+        pass  # running trials resume from their newest checkpoints
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The journal of a study, as its driver writes it: only while it has the newest lease."""
+"""The journal of a study, writable only by the driver with the newest lease."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from proxytune.tuning.store.lease import Lease
 
 
 class FencedOutbox(Outbox):
-    """An outbox that refuses every append once another driver has taken the study over.
+    """An outbox that rejects appends after another driver has taken over the study.
 
-    Opening it also takes over the journal of a driver that lost its lease and is suspended, so that its lock is still
-    held: the lock's file is replaced, and the fence keeps that driver out.
+    Opening it also takes over the journal from a suspended driver that has lost its lease but still holds the lock: the
+    lock file is replaced, and the fence blocks that driver.
 
     Raises:
-        HeldError: another driver has taken the study over; also from `append`.
+        HeldError: another driver has taken over the study; also raised by `append`.
         StorageError: the folder cannot be written.
     """
 

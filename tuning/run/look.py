@@ -1,4 +1,4 @@
-"""What a start of a study would find, before it starts."""
+"""Checks a study against its stored state before it starts."""
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.same_spec import check_same
@@ -9,12 +9,12 @@ from proxytune.tuning.store.table_study import find_study
 
 
 def check_study(spec: StudySpec) -> list[str]:
-    """What a start of this study would find, one line each; nothing is written.
+    """Messages about the state that a start of this study would find; nothing is written.
 
     Raises:
-        InputError: its budget is spent, or what `search.warm_start` names is not there.
-        OtherSpecError: a study of that name exists with another spec.
-        StorageError: the storage does not answer.
+        InputError: its budget is spent, or the study named by `search.warm_start` does not exist.
+        OtherSpecError: a study of this name exists with another spec.
+        StorageError: the storage cannot be reached.
     """
     study = find_study(spec.name, spec.storage, spec.database)
     if study is None:
@@ -36,14 +36,14 @@ def check_study(spec: StudySpec) -> list[str]:
             )
     if study.ended_because and budget == study.budget:
         raise InputError(
-            f"search.stop_when: study {spec.name} has ended because {study.ended_because}; `extend` lets it go on"
+            f"search.stop_when: study {spec.name} has ended because {study.ended_because}; `extend` resumes it"
         )
     lines = [*_warm_start_lines(spec, study), *without_effect(study.spec, spec, budget)]
     return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
 
 
 def _warm_start_lines(spec: StudySpec, study: StoredStudy | None) -> list[str]:
-    """What the study took from an earlier one, or would take."""
+    """Messages about what the study has taken, or would take, from an earlier study."""
     stored = study and study.attributes.get(WARM_START)
     if not (stored if study else spec.search.warm_start):
         return []
@@ -54,20 +54,20 @@ def _warm_start_lines(spec: StudySpec, study: StoredStudy | None) -> list[str]:
 
 
 def wanted_budget(stored: StudySpec, spec: StudySpec, budget: int) -> int:
-    """The study's budget under a new spec: a raised `search.trials` raises it, otherwise it stays."""
+    """The study's budget under a new spec: raised if `search.trials` was raised, otherwise unchanged."""
     return max(budget, spec.search.trials) if spec.search.trials > stored.search.trials else budget
 
 
 def without_effect(stored: StudySpec, spec: StudySpec, budget: int) -> list[str]:
-    """A line for each change of the spec that a stored study does not follow."""
+    """A message for each change of the spec that has no effect on a stored study."""
     lines = []
     if spec.search.trials < stored.search.trials:
         lines.append(
-            f"search.trials: lowering it to {spec.search.trials} has no effect, study {spec.name} may take {budget}; "
-            "extend sets another number"
+            f"search.trials: lowering it to {spec.search.trials} has no effect, the budget of study {spec.name} is "
+            f"{budget}; extend changes it"
         )
     if spec.search.enqueue != stored.search.enqueue:
         lines.append(
-            f"search.enqueue: it changed, and only a new study follows it; add configurations to study {spec.name} by enqueue"
+            f"search.enqueue: the change applies only to new studies; add configurations to study {spec.name} with enqueue"
         )
     return lines

@@ -22,12 +22,12 @@ from proxytune.tuning.tracking.shipper import Shipper
 REFRESH_SECONDS = 1.0
 PLAIN_SECONDS = 15.0
 _MOST_ROWS = 12
-"""Running trials shown; a cluster runs more than a terminal has lines."""
+"""Maximum number of running trials shown; a cluster may run more than a terminal has lines."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a headline reports."""
+    """The state of a study shown in the headline."""
 
     ended: int
     budget: int
@@ -35,20 +35,20 @@ class _State:
     best: str
     activity: str  # stopping, paused, waiting for the first step, or running
     seconds_left: float | None
-    share: float  # of all steps, those that are done
+    share: float  # fraction of the expected steps that are done
 
     def text(self) -> str:
         left = "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
         return " | ".join(filter(None, (*self.parts(), left)))
 
     def parts(self) -> tuple[str, ...]:
-        """What is new when it changes, so without the time left."""
+        """The parts whose change prints a new line; the remaining time is not one of them."""
         trials = f"{self.ended} of {self.budget} trials ended"
         return (trials, self.outcomes, self.best, self.activity, f"{self.share:.0%} of the steps")
 
 
 class Watch:
-    """What `run` shows while the search goes on; a thread of its own, which writes nothing but limits.seconds_left."""
+    """Shows the progress of `run` during the search, in a thread that writes only `limits.seconds_left`."""
 
     def __init__(self, console: Console, study: Study, controller: StudyController, shipper: Shipper) -> None:
         self._console, self._study, self._controller, self._shipper = console, study, controller, shipper
@@ -84,7 +84,7 @@ class Watch:
             over = self._done.wait(REFRESH_SECONDS)
             if self._shipper.error != trouble:
                 trouble = self._shipper.error
-                self._console.print(trouble or "MLflow takes events again", highlight=False, markup=False)
+                self._console.print(trouble or "MLflow accepts events again", highlight=False, markup=False)
             self._print_ended(self._console)
             if time.monotonic() - last < PLAIN_SECONDS:
                 continue
@@ -94,7 +94,7 @@ class Watch:
                 self._console.print(state.text(), highlight=False, markup=False)
 
     def _print_ended(self, console: Console) -> None:
-        """A line for each trial that has ended since the last call: they stay above the table."""
+        """Print a line, above the table, for each trial that has ended since the last call."""
         for trial in self._study.trials():
             if trial.state.is_finished() and trial.number not in self._printed:
                 self._printed.add(trial.number)
@@ -117,9 +117,9 @@ class Watch:
         done = sum(ended) + sum(live) + sum(waiting)
         remaining = self._time_left.remaining(ended, live + waiting, facts["budget"])
         best = "; ".join(
-            f"best {', '.join(f'{name} {value:.4g}' for name, value in one['values'].items())}"
-            f" ({trial_name(trials[one['trial']])})"
-            for one in facts["best"][:1]
+            f"best {', '.join(f'{name} {value:.4g}' for name, value in point['values'].items())}"
+            f" ({trial_name(trials[point['trial']])})"
+            for point in facts["best"][:1]
         )
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
         activity = self._activity(started=left is not None or any(live))
@@ -157,7 +157,7 @@ class Watch:
                 *values,
                 escape(_params(trial.params)),
             )
-        bar_of_study = Table.grid()  # a bar alone ends without a new line
+        bar_of_study = Table.grid()  # a bare ProgressBar does not end with a new line
         bar_of_study.add_row(ProgressBar(total=1.0, completed=state.share, width=60))
         lines: list[RenderableType] = [
             _wrapped(f"{self._study.name}: {state.text()}"),
@@ -174,7 +174,7 @@ class Watch:
 
 
 def _wrapped(text: str, style: str = "") -> Text:
-    """A text that continues on the next line, whatever the console does with long lines."""
+    """A text that always wraps, regardless of the console's settings."""
     return Text(text, style, no_wrap=False, overflow="fold")
 
 
@@ -184,7 +184,7 @@ def _steps_of(trial: FrozenTrial) -> int:
 
 
 def trial_name(trial: FrozenTrial) -> str:
-    """The trial; a retraining by the trial that it repeats and its seed, as its own number means nothing to a user."""
+    """Display name of a trial; a retraining is named by its candidate and seed, which users know."""
     attributes = trial.user_attrs
     if CANDIDATE in attributes:
         return f"trial {attributes[CANDIDATE]} with seed {attributes[WITH_SEED]}"

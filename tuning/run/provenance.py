@@ -1,4 +1,4 @@
-"""Where results come from: code, versions, machine, data."""
+"""Provenance of results: code, versions, hardware, data."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ from proxytune.tuning.store.stored_study import StoredStudy
 
 
 def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
-    """Where and with what this driver runs."""
+    """Code revision, versions, hardware and data of this driver."""
     packages = ("proxytune", "torch", "ray", "optuna", "mlflow", "pyarrow")
     facts: dict[str, Any] = {
         "git_revision": git_revision(),
@@ -36,7 +36,7 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
 
 
 def _gpu_names() -> list[str]:
-    """The GPUs that torch sees here; without a driver of NVIDIA's or AMD's there is none, and torch is not imported."""
+    """The GPUs that torch sees here; torch is not imported on a machine without an NVIDIA or AMD driver."""
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return []
     import torch
@@ -45,7 +45,7 @@ def _gpu_names() -> list[str]:
 
 
 def data_facts(prepared: PreparedTask | None) -> dict[str, Any]:
-    """What the data is and which conventions it follows; two trainings are comparable only where these agree."""
+    """Identity and conventions of the data; trainings are comparable only if these are equal."""
     if prepared is None:
         return {}
     return {
@@ -56,24 +56,24 @@ def data_facts(prepared: PreparedTask | None) -> dict[str, Any]:
 
 
 def refuse_other_data(study: StoredStudy, data: Mapping[str, Any]) -> None:
-    """See that the data is that which the study's trials were trained on, where the study knows it.
+    """Check that the data is the data that the study's trials were trained on, if the study has recorded it.
 
     Args:
-        data: what `data_facts` gives for the data that is there now.
+        data: the result of `data_facts` for the current data.
 
     Raises:
-        InputError: it is other data.
+        InputError: the data differs.
     """
     known = study.data
     if known and known["fingerprint"] != data["fingerprint"]:
         raise InputError(
-            f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, and here it is "
+            f"study {study.name} trains on {known['task']} data {known['fingerprint'][:12]}, but the data here is "
             f"{data['fingerprint'][:12]}: restore the data at task.root, or start another study on it"
         )
 
 
 def git_revision() -> str | None:
-    """The commit of the current folder, with -dirty if it has changes; none outside a repository."""
+    """The commit of the current folder, with -dirty if it has changes; None outside a repository."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

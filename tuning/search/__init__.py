@@ -1,1 +1,1 @@
-"""The search: which trial comes next, which one stops, and the controller that alone writes the truth."""
+"""The search: proposal of trials, early stopping, and the controller, the only writer of trial states."""

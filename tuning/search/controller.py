@@ -1,8 +1,8 @@
-"""The controller: every transition of a trial, written to Optuna's storage (the truth) and to the outbox (for MLflow).
+"""The controller: writes every transition of a trial to Optuna's storage (authoritative) and to the outbox (for MLflow).
 
-One driver owns it. Ray's adapters (cluster/bridge.py) call `next_trial`, `receive` and `lost`; nothing else changes a trial.
-A trial that was interrupted is WAITING in Optuna, with its number and parameters, so that `ask` hands it out again
-before any new trial; its rungs and reports are in the storage, and a step is reported once.
+It belongs to one driver. Ray's adapters (cluster/bridge.py) call `next_trial`, `receive` and `lost`; nothing else changes
+a trial. An interrupted trial is WAITING in Optuna and keeps its number and parameters, so `ask` returns it before any
+new trial. Its rungs and reports are in the storage, and each step is reported once.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.events import Noted, Reported, Resources, TrialEnded
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.search.enough import Enough
+from proxytune.tuning.search.enough import StopRule
 from proxytune.tuning.search.judgement import Judgement
 from proxytune.tuning.search.limits import Limits
 from proxytune.tuning.search.packing import Packing
@@ -68,8 +68,8 @@ class StudyController:
         self._data_facts = data_facts or {}  # fingerprint and conventions, for every trial's record
         self._judgement = Judgement(spec)
         self.limits = limits or Limits(spec)
-        self._enough = Enough(spec, study, outbox, self.limits)
-        self._next_number = 0  # of a trial that the sampler proposes
+        self._rule = StopRule(spec, study, outbox, self.limits)
+        self._next_number = 0  # of the next trial that the sampler proposes
         self._id = str(study.user_attrs[STUDY_ID])
         requests = Requests(storage, spec.name, self._id)
         self.steering = Steering(requests, study, outbox, self.limits, self._cancel)
@@ -79,12 +79,12 @@ class StudyController:
         self._packing: Packing | None = None
         gpu = spec.resources.gpu
         self._resources = Resources(cpu=spec.resources.cpu, gpu=0.0 if gpu == "auto" else gpu)
-        self._earlier: list[FrozenTrial] = []  # of another study, for the sampler alone
+        self._earlier: list[FrozenTrial] = []  # trials of another study, visible only to the sampler
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
 
     def reconcile(self) -> None:
-        """Put the storage right after whatever happened to the last driver. Nobody else runs the study now."""
+        """Repair what an interrupted driver left in the storage. The caller holds the lease."""
         for trial in self._study.get_trials(deepcopy=False):
             self._next_number = trial.number + 1
             end = trial.user_attrs.get(END)
@@ -96,7 +96,7 @@ class StudyController:
             elif trial.state.is_finished() and end is not None:
                 self._end_event(trial.number, end)
             self.limits.count(trial)
-            self._judgement.recall(trial)
+            self._judgement.restore(trial)
         attributes = self._study.user_attrs
         if attributes.get(WARM_START) is not None:
             earlier = WarmStart.from_json(attributes[WARM_START])
@@ -114,39 +114,39 @@ class StudyController:
         self.steering.stop(reason, now)
 
     def hold(self, resources: Mapping[str, float]) -> None:
-        """Resources of each trial on the cluster (`cpu`, `gpu`); a packed trial has a share of a GPU instead."""
+        """Set the resources of each trial (`cpu`, `gpu`); a packed trial gets a share of a GPU instead."""
         self._resources = Resources(**resources)
 
     def pack(self, gpu_mib: float, most: int) -> None:
-        """Give trials shares of GPUs from now on, with the memory use that earlier drivers measured."""
+        """Assign GPU shares to new trials, based on the memory use that earlier drivers measured."""
         self._packing = Packing(gpu_mib, most, float(self._study.user_attrs.get(GPU_WORST, 0.0)))
 
     @property
     def gpus_taken(self) -> float:
-        """GPUs that are given to the trials that are out."""
+        """GPUs assigned to running trials."""
         return sum(live.gpu or 0.0 for live in self.live.copy().values())
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the data that every trial must train on, if any is prepared."""
+        """Fingerprint of the data that every trial must train on; None if the task has no prepared data."""
         return self._data_facts.get("fingerprint")
 
     def requeue_live(self) -> None:
-        """Hand back the trials that still run when the driver ends."""
+        """Requeue the trials that are still running when the driver exits."""
         for number in list(self.live):
             self._interrupt(number, self.steering.stopping or "the driver stopped")
 
     def next_trial(self) -> Assignment | None:
-        """The next trial to run: an interrupted one, an enqueued one, or one that the sampler proposes."""
+        """The next trial to run: an interrupted, an enqueued or a newly sampled trial; None if no trial may start."""
         while not self.finished and self.steering.may_start(len(self.live)):
-            if self._enough.look(self._next_number):
+            if self._rule.ends_before(self._next_number):
                 break
             if (assignment := self._ask()) is not None:
                 return assignment
         return None
 
     def _ask(self) -> Assignment | None:
-        """A trial from Optuna; None if its prediction breaks a constraint. It then ends without being run."""
+        """Ask Optuna for a trial; None if its prediction violates a constraint: the trial then ends without running."""
         self._study.sampler = make_sampler(self._spec, self._next_number, self._earlier)
         trial = self._study.ask()
         self._next_number = max(self._next_number, trial.number + 1)
@@ -181,48 +181,48 @@ class StudyController:
 
     @property
     def _left(self) -> int:
-        """Trials that are still to be started."""
-        over = self.steering.stopping is not None or self._enough.reason is not None or self.spent is not None
+        """Number of trials still to be started."""
+        over = self.steering.stopping is not None or self._rule.reason is not None or self.spent is not None
         return 0 if over else max(0, self.limits.budget - self.limits.started)
 
     @property
     def demand(self) -> int:
-        """Trials that could be out now, those that are included, if the cluster had room for all."""
+        """Trials that could run now on a cluster of unlimited size, running trials included."""
         wanted = 0 if self.steering.paused_by is not None else len(self.live) + self._left
         return min(wanted, self._spec.resources.max_concurrent or wanted)
 
     @property
     def spent(self) -> str | None:
-        """Which of max_seconds and max_steps is used up, if one is."""
+        """Message naming the exhausted limit (max_seconds or max_steps); None if neither is exhausted."""
         return self.limits.spent(self.live.copy().values())
 
     def poll(self) -> None:
-        """Handle, at most once a second, what other terminals request; a cancelled trial has ended then.
+        """Handle requests from other terminals, at most once per second.
 
-        Its worker is notified at its next update, which takes seconds where the worker has yet to start.
+        A cancelled trial ends here; its worker is notified at its next update, seconds later if it is still starting.
         """
         if not self.steering.due():
             return
         if not self.limits.budget:
             self.limits.budget = int(self._study.user_attrs[BUDGET])
         self.limits.store(self._study)
-        self.steering.obey()
+        self.steering.handle_requests()
 
     def _cancel(self, number: int, who: str) -> bool:
-        """End a trial for somebody. False: it waits, and is ended when it is handed out."""
+        """End a trial on request. False: it is waiting and will be ended when it is assigned."""
         if number in self.live:
             self._end(number, Outcome.STOPPED, f"stopped by {who}")
             return True
         return self._study.get_trials(deepcopy=False)[number].state.is_finished()
 
     def receive(self, number: int, update: TrialUpdate, where: Mapping[str, Any]) -> bool:
-        """Record a trial's update; True: the trial must stop now.
+        """Record a trial's update and return whether the trial must stop now.
 
         Raises:
-            StorageError: there is no room for the trial's checkpoint; it is handed back.
+            StorageError: the trial's checkpoint cannot be written or belongs to another training; the trial is requeued.
         """
         if (live := self.live.get(number)) is None:
-            return True  # a worker that was given up reports late
+            return True  # a late report from a worker that was declared lost
         self.notes += [f"trial {number}: {note}" for note in update.notes]
         if update.profile is not None:
             live.metrics = update.profile
@@ -232,15 +232,15 @@ class StudyController:
         if update.metrics is not None:
             live.metrics = update.metrics
             stop = self._report(live, update.step, update.metrics, where)
-        if update.gpu_mib and self._packing is not None and self._packing.learn(live.spec, update.gpu_mib):
+        if update.gpu_mib and self._packing is not None and self._packing.record(live.spec, update.gpu_mib):
             self._study.set_user_attr(GPU_WORST, self._packing.worst)
         if update.outcome == Outcome.OUT_OF_MEMORY and live.gpu is not None and live.gpu < 1:
             live.trial.set_user_attr(WHOLE_GPU, True)
-            self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; goes on with a whole one")
+            self._interrupt(number, f"out of memory in {live.gpu:g} of a GPU; resumes with a whole GPU")
         elif update.out_of_room:
             self._interrupt(number, update.reason)
             raise StorageError(
-                f"trial {number} cannot keep a checkpoint: {update.reason}; free disk space, then run the same command again"
+                f"trial {number} cannot write a checkpoint: {update.reason}; free disk space, then run the same command again"
             )
         elif update.foreign:
             self._interrupt(number, update.reason)
@@ -253,35 +253,35 @@ class StudyController:
                 pass  # cancelled
             elif update.metrics is not None and self.spent is not None:
                 self._end(number, Outcome.PRUNED, self.spent)
-            elif (told := self.steering.hand_back(len(self.live))) is not None:
-                self._interrupt(number, *told)
+            elif (interruption := self.steering.hand_back(len(self.live))) is not None:
+                self._interrupt(number, *interruption)
         return number not in self.live
 
     def lost(self, number: int, reason: str) -> None:
-        """The trial's worker failed for the last time that max_failures allows."""
+        """End the trial as failed: its worker failed more often than max_failures allows."""
         if number in self.live:
             self._end(number, Outcome.FAILED, reason)
 
     def hand_back(self, number: int, reason: str) -> None:
-        """Requeue the trial: it resumes from its newest checkpoint, before any new trial."""
+        """Requeue the trial; it resumes from its newest checkpoint, before any new trial starts."""
         if number in self.live:
             self._interrupt(number, reason)
 
     def again(self, number: int) -> None:
-        """The trial's worker was lost; another worker resumes it from the newest checkpoint."""
+        """Record another attempt: the worker was lost, and another worker resumes from the newest checkpoint."""
         if (live := self.live.get(number)) is not None:
             live.attempt += 1
             live.trial.set_user_attr(ATTEMPT, live.attempt)
             self._outbox.append(live.started(self._resources))
 
     def _profile(self, spec: TrialSpec, params: Mapping[str, Any]) -> dict[str, float]:
-        """What is predicted of a trial before it runs."""
+        """The profile predicted for a trial before it runs."""
         return predicted_profile(spec, "cuda" if self._packing else "cpu")
 
     def _infeasible(self, trial: optuna.Trial, profile: dict[str, float]) -> bool:
-        """Whether the prediction breaks a constraint. Told as PRUNED without values, from which samplers learn."""
+        """Whether the prediction violates a constraint; if so, end the trial as PRUNED without values for the sampler."""
         if broken := self._judgement.broken(profile):
-            reason = f"predicted {broken} breaks the constraint"
+            reason = f"predicted {broken} violates the constraint"
             end = {"outcome": Outcome.INFEASIBLE, "reason": reason, "step": 0, "metrics": profile}
             trial.set_user_attr(END, end)
             self._tell(trial, end)
@@ -290,7 +290,7 @@ class StudyController:
     def _report(
         self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]
     ) -> bool:
-        """Tell a new report; whether the trial is to stop at a rung."""
+        """Record a report if it is new; return whether the trial must stop at a rung."""
         before, number = live.reported, live.trial.number
         if step > before:
             live.reported = step
@@ -305,7 +305,7 @@ class StudyController:
         rungs.enter(number, rung, entry)
         if step > before:
             live.trial.set_user_attr(f"{RUNG}{rung}", entry.to_json())
-        return not rungs.goes_on(number, rung)
+        return not rungs.continues(number, rung)
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)
@@ -316,7 +316,7 @@ class StudyController:
         self._end_event(number, end)
 
     def _tell(self, trial: optuna.Trial, end: Mapping[str, Any]) -> None:
-        """Report to Optuna exactly what was measured: no value for a trial that did not reach its full budget."""
+        """Report the measured values to Optuna; a trial that did not reach its full budget has no value."""
         for metric, excess in self._judgement.excesses(end).items():
             trial.set_constraint(metric, excess)
         state = TrialState[Outcome(end["outcome"]).optuna_state]
@@ -330,7 +330,7 @@ class StudyController:
 
     def _interrupt(self, number: int, reason: str, outcome: Outcome = Outcome.INTERRUPTED) -> None:
         live = self.live.pop(number)
-        # What `_ask` takes back when it goes on, and a new driver finds.
+        # `_ask` subtracts these when the trial resumes; a new driver counts the same from the storage.
         self.limits.spent_steps += live.reported
         self._requeue(number, live.attempt)
         self.limits.started -= 1
@@ -342,7 +342,7 @@ class StudyController:
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _end_event(self, number: int, end: Mapping[str, Any]) -> None:
-        """The metrics of the last report are in its own event."""
+        """Append the trial's end to the outbox; the last report's metrics have an event of their own."""
         outcome = Outcome(end["outcome"])
         if outcome is not Outcome.INFEASIBLE:  # it has no run in MLflow
             self._outbox.append(

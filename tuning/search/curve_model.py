@@ -1,17 +1,17 @@
-"""A Gaussian process over learning curves: it predicts the value at the full budget from values at any step.
+"""A Gaussian process over learning curves that predicts the value at the full budget from values at any step.
 
-A value y was observed of the configuration x (a point of the unit cube) at s = ln(step / full budget), so that s = 0 is
-the full budget. The covariance of two observations is
+An observation is a value y of configuration x (a point of the unit cube) at s = ln(step / full budget); s = 0 is the
+full budget. The covariance of two observations is
 
     k((x, s), (x', s')) = v_f M(|x - x'| / l_x) M(|s - s'| / l_s) + v_t exp(-(s - s')^2 / (2 TREND^2)) + v_n [same]
 
-with M the Matern 5/2 function and one length l_x for each coordinate. The first term is what differs between
-configurations: l_s says how fast an early value stops telling of the final one, and so how much a stopped trial
-informs. The second is the trend that all curves share, the third noise. As in freeze-thaw optimisation (Swersky et al.
-2014, arXiv 1406.3896) all curves, stopped ones too, enter one process; the product of kernels over configuration and
-fidelity is that of BOCA (Kandasamy et al. 2017, arXiv 1703.06240). The logarithms of l_x, l_s, v_f, v_t and v_n are
-those of highest posterior density under normal priors (l_x grows with the root of the dimension, Hvarfner et al. 2024,
-arXiv 2402.02229).
+where M is the Matern 5/2 function, with one length scale l_x per coordinate. The first term models the differences
+between configurations: l_s sets how fast the correlation between early and final values decays, and therefore how much
+a stopped trial contributes. The second term is the trend shared by all curves, the third is noise. As in freeze-thaw
+optimisation (Swersky et al. 2014, arXiv 1406.3896), all curves, including those of stopped trials, enter one process;
+the product of kernels over configuration and fidelity is that of BOCA (Kandasamy et al. 2017, arXiv 1703.06240). The
+logarithms of l_x, l_s, v_f, v_t and v_n maximise the posterior density under normal priors (the prior mean of l_x grows
+with the square root of the dimension, Hvarfner et al. 2024, arXiv 2402.02229).
 """
 
 import math
@@ -41,17 +41,17 @@ class Observations:
 
 
 def prior(dimensions: int) -> tuple[Array, Array]:
-    """Mean and standard deviation of the logarithms of l_x (each), l_s, v_f, v_t, v_n."""
+    """Prior mean and standard deviation of the logarithms of l_x (one per coordinate), l_s, v_f, v_t and v_n."""
     lengths = np.full(dimensions, math.log(0.3 * math.sqrt(dimensions)))
     mean = np.concatenate([lengths, np.log([2.4, 1.0, 0.3, 1e-3])])
     return mean, np.concatenate([np.ones(dimensions), [0.7, 1.0, 1.0, 1.5]])
 
 
 class CurveModel:
-    """The process given observations."""
+    """The Gaussian process conditioned on observations."""
 
     def __init__(self, theta: Array, seen: Observations) -> None:
-        """`theta` holds the logarithms of l_x (each), l_s, v_f, v_t, v_n, as `fit` returns them."""
+        """`theta` holds the logarithms of l_x (one per coordinate), l_s, v_f, v_t and v_n, as returned by `fit`."""
         self._theta = theta
         self._seen = seen
         size = seen.x.shape[1]
@@ -64,18 +64,18 @@ class CurveModel:
         self._weights = cho_solve((self._factor, True), seen.y, check_finite=False)
 
     def mean(self, x: Array) -> Array:
-        """The mean of the value at the full budget of points (rows)."""
+        """Posterior mean at the full budget for points (rows)."""
         return np.asarray(self._covariance(x * self._scales, self._seen.s**2) @ self._weights)
 
     def final(self, x: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the value at the full budget of points (rows), without noise."""
+        """Posterior mean and standard deviation at the full budget for points (rows), without noise."""
         cross = self._covariance(x * self._scales, self._seen.s**2)
         explained = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         variance = self._v_f + self._v_t - (explained**2).sum(axis=0)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-9))
 
-    def believing(self, x: Array) -> "CurveModel":
-        """The process as if points (rows) had already reached what it predicts for them (Ginsbourger et al. 2010)."""
+    def with_predictions(self, x: Array) -> "CurveModel":
+        """The process with its own predictions for points (rows) added as observations (Ginsbourger et al. 2010)."""
         seen = self._seen
         return CurveModel(
             self._theta,
@@ -87,7 +87,7 @@ class CurveModel:
         )
 
     def _covariance(self, scaled: Array, apart: Array) -> Array:
-        """Of points (scaled rows) and the observations; `apart` is their squared distance in s, or one for all rows."""
+        """Covariance of points (scaled rows) with the observations; `apart`: squared distances in s, for each row or all."""
         far = (scaled**2).sum(axis=1)[:, None] + (self._scaled**2).sum(axis=1) - 2 * scaled @ self._scaled.T
         own = self._v_f * _matern(np.maximum(far, 0.0)) * _matern(apart / self._length**2)
         return np.asarray(own + self._v_t * np.exp(-apart / (2 * TREND**2)))
@@ -111,7 +111,7 @@ def fit(seen: Observations, start: Array) -> Array:
 
 
 def _loss(theta: Array, x_squares: Array, s_squares: Array, y: Array) -> tuple[float, Array]:
-    """The negative logarithm of the posterior density, up to a constant, and its gradient."""
+    """Negative log posterior density, up to a constant, and its gradient."""
     size = len(x_squares)
     inverse = np.exp(-2 * theta[: size + 1])
     v_f, v_t, v_n = np.exp(theta[size + 1 :])
@@ -142,6 +142,6 @@ def _matern(square: Array) -> Array:
 
 
 def _matern_slope(square: Array) -> Array:
-    """Its derivative by the squared distance."""
+    """Derivative of Matern 5/2 with respect to the squared distance."""
     root = np.sqrt(5 * square + 1e-12)
     return np.asarray(-5 / 6 * (1 + root) * np.exp(-root))

@@ -1,15 +1,17 @@
-"""The `curve` sampler: the greatest expected improvement at the full budget, learnt from all curves, stopped ones too.
+"""The `curve` sampler: maximises expected improvement at the full budget, modelled from all learning curves.
 
-The model of curve_model.py predicts what a configuration reaches at the full budget. The next one maximises the
-expected improvement EI(x) = E max(0, f(x) - f*) (Jones et al. 1998), where f* is the best prediction among the
-configurations that were begun, for the square root of the time that the training takes: EI(x) / c(x)^COST (Snoek et al.
-2012; Lee et al. 2020, arXiv 2003.10870, for exponents below 1), with ln c linear in x, from the trials that ended. With
-constraints it is multiplied by the probability that they hold (Gardner et al. 2014), each learnt by a process of its
-own. Trials that run count as if they had already reached what is predicted for them. Values are compared as z = -ln(gap / spread + SOFTEN), with gap the distance to the best value seen at any step
-and spread that of the median: differences between good configurations count, those between bad ones hardly do.
+The model of curve_model.py predicts the value of a configuration at the full budget, from the curves of stopped trials
+too. The sampler maximises the expected improvement EI(x) = E max(0, f(x) - f*) (Jones et al. 1998), where f* is the best
+prediction among the started configurations, divided by a power of the training time: EI(x) / c(x)^COST (Snoek et al.
+2012; Lee et al. 2020, arXiv 2003.10870, for exponents below 1). ln c is linear in x and fitted to ended trials. With
+constraints, EI is multiplied by the probability of feasibility (Gardner et al. 2014), with one process per constraint.
+Running trials count as if they had reached their predicted values. Values are transformed to
+z = -ln(gap / spread + SOFTEN), where gap is the distance to the best value seen at any step and spread is the median
+gap: differences between good configurations are expanded, differences between bad configurations are compressed.
 
-The storage holds all that it knows: the trials, and the hyperparameters since the last fit as an attribute of the
-study, so another process proposes the same. A fit comes each time that there are GROWTH times as many observations.
+All state is in the storage: the trials, and the hyperparameters of the last fit as a study attribute. Another process
+therefore proposes the same configuration. The hyperparameters are fitted again whenever the number of observations has
+grown by the factor GROWTH.
 """
 
 import math
@@ -31,23 +33,25 @@ from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import CURVE_MODEL, END
 
-NUM_STARTUP = 5  # trials with a value before the model proposes; until then at random
-MAX_OBSERVATIONS = 300  # of the model
-MAX_FIT = 160  # of a fit of its hyperparameters
+NUM_STARTUP = 5  # trials with a value before the model is used; random sampling until then
+MAX_OBSERVATIONS = 300  # in the model
+MAX_FIT = 160  # observations in a hyperparameter fit
 GROWTH = 1.2
-THINNING = 3.0  # of a curve the last report counts, the last one at a third of its step, and so on
+THINNING = (
+    3.0  # kept of a curve: the last report, the last report at a third of its step or earlier, and so on
+)
 SOFTEN = 0.1
 COST = 0.5
-RIDGE = 0.3  # of the regression of the time
+RIDGE = 0.3  # in the regression of the training time
 NUM_RANDOM, NUM_NEAR, NUM_REFINED = 300, 100, 200
-NUM_NODES = 15  # of the quadrature of an expected gain
-NEAR = (0.2, 0.05, 0.01)  # how far candidates lie from the best configurations, in the unit cube
+NUM_NODES = 15  # of the quadrature for an expected gain
+NEAR = (0.2, 0.05, 0.01)  # standard deviations of candidates around the best configurations, in the unit cube
 NUM_BEST = 10
-TWIN = 1e-4  # squared distance within which a configuration counts as tried
+TWIN = 1e-4  # squared distance below which a configuration counts as already tried
 
 
 class CurveSampler(BaseSampler):
-    """Proposes the configurations of one study with one objective."""
+    """Proposes configurations for a single-objective study."""
 
     def __init__(self, spec: StudySpec, seed: int) -> None:
         self._direction = 1.0 if "maximize" in spec.search.objectives.values() else -1.0
@@ -75,32 +79,34 @@ class CurveSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         others = [other for other in study.get_trials(deepcopy=False) if _is_begun(other, trial.number)]
-        learnt = self._learn(study, others)
-        return {} if learnt is None else self._encoding.decode(self._best(learnt[0]))
+        fitted = self._fit(study, others)
+        return {} if fitted is None else self._encoding.decode(self._best(fitted[0]))
 
     def expected_gain(self, study: optuna.Study) -> float | None:
-        """By how much the best configuration that is not tried is expected to exceed the best complete trial.
+        """Largest expected gain of an untried configuration over the best complete trial.
 
-        In the objective's unit, at the full budget, times the probability that its constraints hold; the best is the
-        one of greatest gain among random configurations and some near the best ones. None: nothing is complete yet,
-        or too few have a value.
+        In the objective's unit, at the full budget, multiplied by the probability of feasibility. The maximum is over
+        random configurations and configurations near the best trials. None: no feasible trial is complete, or too few
+        trials have a value.
         """
         trials = [other for other in study.get_trials(deepcopy=False) if _is_begun(other)]
         known = [other for other in trials if other.state == TrialState.COMPLETE and other.value is not None]
         known = [other for other in known if all(excess <= 0 for excess in other.constraints.values())]
-        learnt = self._learn(study, trials)
-        if learnt is None or not known:
+        fitted = self._fit(study, trials)
+        if fitted is None or not known:
             return None
-        judge, scale = learnt
-        mean, deviation, feasible = judge.predict(self._candidates(judge))
+        acquisition, scale = fitted
+        mean, deviation, feasible = acquisition.predict(self._candidates(acquisition))
         nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
         values = np.minimum(scale.value(mean[:, None] + deviation[:, None] * nodes), self._highest)
         best = max(self._direction * float(other.value or 0.0) for other in known)
         gains = np.maximum(values - best, 0.0) @ weights / weights.sum() * feasible
         return float(gains.max())
 
-    def _learn(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> "tuple[_Judge, _Scale] | None":
-        """What trials that were begun say of all others; None where too few have a value."""
+    def _fit(
+        self, study: optuna.Study, trials: Sequence[FrozenTrial]
+    ) -> "tuple[_Acquisition, _Scale] | None":
+        """The acquisition function given the started trials; None if too few of them have a value."""
         curves = [_curve(other, self._full) for other in trials]
         if sum(map(bool, curves)) < NUM_STARTUP:
             return None
@@ -109,14 +115,14 @@ class CurveSampler(BaseSampler):
         model = CurveModel(self._hyperparameters(study, CURVE_MODEL, seen), seen)
         running = [index for index, other in enumerate(trials) if other.state == TrialState.RUNNING]
         if running:
-            model = model.believing(points[running])
+            model = model.with_predictions(points[running])
         constraints = self._constraints(study, points, trials)
-        return _Judge(model, constraints, _cost(trials, points), points), scale
+        return _Acquisition(model, constraints, _cost(trials, points), points), scale
 
     def _observations(
         self, points: Array, curves: Sequence[Mapping[int, float]]
     ) -> "tuple[Observations, _Scale]":
-        """All curves, thinned and on the scale of the model; at most MAX_OBSERVATIONS of them."""
+        """Observations of all curves, thinned and standardised; at most MAX_OBSERVATIONS of them."""
         rows = [
             (index, step, value, position == 0)
             for index, curve in enumerate(curves)
@@ -135,11 +141,11 @@ class CurveSampler(BaseSampler):
         if len(rows) <= MAX_OBSERVATIONS:
             return seen, scale
         last = np.array([row[3] for row in rows])
-        worth = s / math.log(self._full) + 0.5 * last + 0.2 * seen.y  # late, last of its trial, good
+        worth = s / math.log(self._full) + 0.5 * last + 0.2 * seen.y  # prefers late, last and good reports
         return seen.take(np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])), scale
 
     def _hyperparameters(self, study: optuna.Study, name: str, seen: Observations) -> Array:
-        """Those of the study, fitted again where enough has been observed since."""
+        """The study's hyperparameters, fitted again if the number of observations has grown by GROWTH."""
         stored = study.user_attrs.get(name)
         number, theta = (0, prior(seen.x.shape[1])[0]) if stored is None else (stored[0], np.array(stored[1]))
         if len(seen.y) < GROWTH * number:
@@ -154,7 +160,7 @@ class CurveSampler(BaseSampler):
     def _constraints(
         self, study: optuna.Study, points: Array, trials: Sequence[FrozenTrial]
     ) -> list[tuple[CurveModel, float]]:
-        """For each constraint the process of its excess, and where on its scale feasible ends."""
+        """For each constraint, the process of its excess and the limit of feasibility on its standardised scale."""
         models = []
         for name in sorted({key for other in trials for key in other.constraints}):
             known = [index for index, other in enumerate(trials) if name in other.constraints]
@@ -167,30 +173,30 @@ class CurveSampler(BaseSampler):
             models.append((CurveModel(theta, seen), float(-excess.mean() / scale)))
         return models
 
-    def _best(self, judge: "_Judge") -> Array:
-        """The best of the candidates, then of some near that one."""
-        chosen = judge.choose(self._candidates(judge))
+    def _best(self, acquisition: "_Acquisition") -> Array:
+        """The best candidate, refined among points near it."""
+        chosen = acquisition.choose(self._candidates(acquisition))
         widths = self._random.choice(np.array(NEAR) / 2, size=(NUM_REFINED, 1))
         near = self._around(np.repeat(chosen[None], NUM_REFINED, axis=0), widths)
-        return judge.choose(self._encoding.snap(np.concatenate([chosen[None], near])))
+        return acquisition.choose(self._encoding.snap(np.concatenate([chosen[None], near])))
 
-    def _candidates(self, judge: "_Judge") -> Array:
-        """Random configurations, and some near the best ones."""
+    def _candidates(self, acquisition: "_Acquisition") -> Array:
+        """Random configurations and configurations near the best trials."""
         candidates = [self._random.random((NUM_RANDOM, self._encoding.size))]
         for width in NEAR:
-            centres = judge.points[self._random.choice(judge.best, NUM_NEAR)]
+            centres = acquisition.points[self._random.choice(acquisition.best, NUM_NEAR)]
             candidates.append(self._around(centres, np.full((NUM_NEAR, 1), width)))
         return self._encoding.snap(np.concatenate(candidates))
 
     def _around(self, centres: Array, widths: Array) -> Array:
-        """Points moved by a normal step in about half of their coordinates."""
+        """Points displaced by a normal step in about half of their coordinates."""
         moved = self._random.random(centres.shape) < 0.5
         return np.asarray(np.clip(centres + self._random.normal(size=centres.shape) * widths * moved, 0, 1))
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values to what the model sees, standardised z = -ln(gap / spread + SOFTEN), and back."""
+    """The transform between values and the model's standardised z = -ln(gap / spread + SOFTEN)."""
 
     best: float
     spread: float
@@ -198,13 +204,13 @@ class _Scale:
     deviation: float
 
     def value(self, standardised: Array) -> Array:
-        """The value, in the direction that is maximised; at most SOFTEN spreads above the best one seen."""
+        """The value, signed so that higher is better; at most SOFTEN spreads above the best value seen."""
         z = np.asarray(standardised) * self.deviation + self.mean
         return np.asarray(self.best - self.spread * (np.exp(-z) - SOFTEN))
 
 
-class _Judge:
-    """What makes one candidate better than another."""
+class _Acquisition:
+    """The acquisition function: expected improvement per cost, weighted by the probability of feasibility."""
 
     def __init__(
         self,
@@ -213,7 +219,7 @@ class _Judge:
         cost: Array,
         points: Array,
     ) -> None:
-        """`cost` holds the coefficients of ln c; `points` are the configurations that were begun."""
+        """`cost` holds the coefficients of ln c; `points` are the started configurations."""
         self.points = points
         self._model, self._constraints, self._cost = model, constraints, cost
         predicted = model.mean(points)
@@ -223,11 +229,11 @@ class _Judge:
         self.best = np.argsort(np.where(likely, -predicted, 1e9 - feasible), kind="stable")[:NUM_BEST]
 
     def predict(self, candidates: Array) -> tuple[Array, Array, Array]:
-        """Mean and standard deviation of the model, and the probability that all constraints hold."""
+        """Posterior mean and standard deviation, and the probability that all constraints hold."""
         return *self._model.final(candidates), self._feasible(candidates)
 
     def choose(self, candidates: Array) -> Array:
-        """The candidate of greatest gain: none that was tried, and one that more likely keeps the constraints than not if there is any."""
+        """The candidate of largest gain; untried and probably feasible (>= 0.5) candidates take precedence."""
         feasible = self._feasible(candidates)
         gain = expected_improvement(*self._model.final(candidates), self._incumbent) * feasible
         gain /= np.exp(COST * (candidates @ self._cost))
@@ -246,13 +252,13 @@ class _Judge:
 
 
 def expected_improvement(mean: Array, deviation: Array, incumbent: float) -> Array:
-    """E max(0, f - incumbent) of normal f."""
+    """E max(0, f - incumbent) for normally distributed f."""
     z = (mean - incumbent) / deviation
     return np.asarray(deviation * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)))
 
 
 def _cost(trials: Sequence[FrozenTrial], points: Array) -> Array:
-    """The coefficients of ln c(x), up to its constant, by ridge regression; zeros where no trial has ended."""
+    """Coefficients of ln c(x) without its constant, by ridge regression; zeros if no trial has ended."""
     ends = [trial.user_attrs.get(END, {"step": 0, "metrics": {}}) for trial in trials]
     rates = np.array([end["metrics"].get("seconds", 0.0) / max(1, end["step"]) for end in ends])
     x, y = points[rates > 0], np.log(rates[rates > 0])
@@ -263,12 +269,12 @@ def _cost(trials: Sequence[FrozenTrial], points: Array) -> Array:
 
 
 def _is_begun(other: FrozenTrial, asked: int | None = None) -> bool:
-    """Whether a trial has its configuration and was begun; `asked` is the number of the one that is proposed."""
+    """Whether a trial has parameters and was started; `asked` is the number of the trial being proposed."""
     return bool(other.params) and other.state != TrialState.WAITING and other.number != asked
 
 
 def _curve(trial: FrozenTrial, full: int) -> dict[int, float]:
-    """The values that a trial reported by step; NaN at the full budget for one that diverged."""
+    """Reported values by step; NaN at the full budget if the trial diverged."""
     curve = dict(trial.intermediate_values)
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         curve[full] = trial.value
@@ -278,7 +284,7 @@ def _curve(trial: FrozenTrial, full: int) -> dict[int, float]:
 
 
 def _thinned(curve: Mapping[int, float]) -> list[tuple[int, float]]:
-    """The last report, the last one at a third of its step, and so on."""
+    """The last report, the last report at a third of its step or earlier, and so on."""
     kept: list[tuple[int, float]] = []
     for step in sorted(curve, reverse=True):
         if not kept or step <= kept[-1][0] / THINNING:

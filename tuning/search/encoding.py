@@ -1,4 +1,4 @@
-"""Configurations as points of the unit cube, for samplers that measure distances between them."""
+"""Encodes configurations as points of the unit cube, for models that use distances."""
 
 import math
 from collections.abc import Mapping
@@ -17,14 +17,13 @@ INACTIVE = 0.5
 class Encoding:
     """Maps a search space to [0, 1]^d and back.
 
-    A range takes one coordinate, linear in the value, or in its logarithm where the space is logarithmic. A choice of
-    numbers in rising or falling order takes one coordinate, the position in the list. Another choice takes one
-    coordinate per value: 1 for the value chosen, 0 for the others. A key whose condition does not hold lies at
-    INACTIVE.
+    A range takes one coordinate, linear in the value, or in its logarithm for logarithmic ranges. A list of numbers in
+    ascending or descending order takes one coordinate, the position in the list. Any other list is one-hot encoded. A
+    key whose condition does not hold has all its coordinates at INACTIVE.
     """
 
     def __init__(self, space: SearchSpace, fixed: Mapping[str, Any]) -> None:
-        """`fixed` holds the study's own values (dotted keys), which conditions may name."""
+        """`fixed` holds the study's fixed values (dotted keys), which conditions may refer to."""
         self._space = space
         self._fixed = fixed
         self._columns: dict[str, slice] = {}
@@ -37,7 +36,7 @@ class Encoding:
         self._conditional = any(domain.when for domain in space.domains.values())
 
     def encode(self, params: Mapping[str, Any]) -> list[float]:
-        """The point of a configuration; keys that it lacks are inactive."""
+        """The point of a configuration; missing keys are inactive."""
         point = [INACTIVE] * self.size
         for key, columns in self._columns.items():
             if key in params:
@@ -45,14 +44,14 @@ class Encoding:
         return point
 
     def decode(self, point: Points) -> dict[str, Any]:
-        """The configuration nearest to a point, with a value for every key, also for inactive ones."""
+        """The configuration nearest to a point, with a value for every key, including inactive keys."""
         return {
             key: _decode(self._space.distributions[key], point[columns])
             for key, columns in self._columns.items()
         }
 
     def snap(self, points: Points) -> Points:
-        """The points (rows) moved to where configurations lie, inactive keys included."""
+        """Points (rows) rounded to valid choices, with inactive keys at INACTIVE."""
         snapped = points.copy()
         for key, columns in self._columns.items():
             distribution = self._space.distributions[key]
@@ -78,7 +77,7 @@ class Encoding:
 
 
 def _is_ordered(distribution: BaseDistribution) -> bool:
-    """Whether one coordinate holds it: a range, or a choice of numbers that rise or fall."""
+    """Whether one coordinate encodes it: a range, or a list of ascending or descending numbers."""
     if not isinstance(distribution, CategoricalDistribution):
         return True
     choices = distribution.choices
@@ -106,7 +105,7 @@ def _decode(distribution: Any, point: Points) -> Any:
     value = low + float(point[0]) * (high - low)
     if distribution.log:
         value = math.exp(value)
-    if distribution.step is not None:  # of every whole-number range too
+    if distribution.step is not None:  # integer ranges always have a step
         value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
     value = min(max(value, distribution.low), distribution.high)
     return int(value) if isinstance(distribution.low, int) else float(value)

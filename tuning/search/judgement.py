@@ -1,4 +1,4 @@
-"""What a trial's metrics mean for the search: its objectives, the constraints that it breaks, its place at a rung."""
+"""Evaluates a trial's metrics for the search: objectives, violated constraints, comparison at a rung."""
 
 import math
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from proxytune.tuning.trial.update import TrialUpdate
 
 
 class Judgement:
-    """Judges metrics by a study's objectives, constraints and brackets of rungs; changes no trial.
+    """Evaluates metrics against a study's objectives, constraints and brackets; never changes a trial.
 
     Attributes:
-        objectives: their names, in the study file's order.
+        objectives: names of the objectives, in the study file's order.
     """
 
     def __init__(self, spec: StudySpec) -> None:
@@ -30,16 +30,16 @@ class Judgement:
         self._brackets = make_brackets(spec)
 
     def bracket(self, number: int) -> Rungs:
-        """The rungs at which this trial is compared."""
+        """The rungs of the trial's bracket."""
         return self._brackets[number % len(self._brackets)]
 
-    def recall(self, trial: FrozenTrial) -> None:
-        """Enter a trial of earlier drivers at the rungs that it has crossed."""
+    def restore(self, trial: FrozenTrial) -> None:
+        """Restore the rung entries of a trial from the storage."""
         for rung, entry in rung_entries(trial).items():
             self.bracket(trial.number).enter(trial.number, rung, Entry.from_json(entry))
 
-    def verdict(self, update: TrialUpdate, left_behind: bool) -> tuple[Outcome, str] | None:
-        """The outcome of an update and its reason; None: the trial continues. `left_behind`: a rung stops it."""
+    def verdict(self, update: TrialUpdate, pruned: bool) -> tuple[Outcome, str] | None:
+        """The outcome of an update and its reason; None: the trial continues. `pruned`: a rung stops the trial."""
         if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             return update.outcome, update.reason
         values = [] if update.metrics is None else self.values(update.metrics)
@@ -48,22 +48,22 @@ class Judgement:
         if update.outcome == Outcome.COMPLETE:
             return Outcome.COMPLETE, ""
         if update.profile is not None and (broken := self.broken(update.profile)):
-            return Outcome.PRUNED, f"measured {broken} breaks the constraint"
-        if left_behind:
+            return Outcome.PRUNED, f"measured {broken} violates the constraint"
+        if pruned:
             return Outcome.PRUNED, f"not among the best at step {update.step}"
         return None
 
     def values(self, metrics: Mapping[str, float]) -> list[float]:
-        """The objectives' values, as measured."""
+        """Objective values in the study file's order, without sign changes."""
         return [metrics[name] for name in self.objectives]
 
     def entry(self, metrics: Mapping[str, float]) -> Entry:
-        """What a trial with these metrics enters at a rung: values to be minimised, and its violation."""
+        """The rung entry of a trial with these metrics: values to be minimised and the constraint violation."""
         values = [factor * value for factor, value in zip(self._signs, self.values(metrics), strict=True)]
         return Entry(values=tuple(values), violation=violation(self._constraints, metrics))
 
     def broken(self, profile: Mapping[str, float]) -> str:
-        """The violated constraints with their values; empty if all hold."""
+        """Violated constraints with their values; empty if all hold."""
         return ", ".join(
             f"{constraint.metric} {profile[constraint.metric]:.4g}"
             for constraint in self._constraints
@@ -71,12 +71,12 @@ class Judgement:
         )
 
     def excesses(self, end: Mapping[str, Any]) -> dict[str, float]:
-        """By how much an ended trial exceeds each constraint whose metric is known; 0 or less is feasible."""
+        """Excess of an ended trial over each constraint whose metric is known; 0 or less is feasible."""
         metrics, found = end["metrics"], {}
         for constraint in self._constraints:
             excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
             if end["outcome"] == Outcome.OUT_OF_MEMORY and constraint.metric == MEMORY:
-                # It needs more than it was predicted to; how much is unknown.
+                # The trial needs more memory than predicted; the amount is unknown.
                 excess = max(1.0, excess or 0.0)
             if excess is not None:
                 found[constraint.metric] = excess

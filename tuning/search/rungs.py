@@ -1,11 +1,11 @@
 """Rungs: the steps at which trials are compared, and which trials continue, for any number of objectives.
 
-Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934, the stopping form) keeps the best 1/reduction_factor of
-all that have reached a rung so far, and one more in place of the fraction; the first trial always continues. Hyperband (Li et al. 2018) runs
-several such brackets that begin later and later; the median rule (Golovin et al. 2017) compares at every evaluation and
-keeps the better half once enough trials are there. Best means: feasible before infeasible, then the non-dominated
-front it lies on, then the wider space around it on that front (Deb et al. 2002, NSGA-II); with one objective this is
-the plain order of its values. A value that is not finite comes last.
+Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934, stopping variant) keeps the best 1/reduction_factor of
+the trials that have reached a rung so far, rounded down, plus one; the first trial always continues. Hyperband (Li et
+al. 2018) runs several such brackets with increasing first rungs. The median rule (Golovin et al. 2017) compares at every
+evaluation and keeps the better half once MEDIAN_STARTUP trials are there. Trials are ranked by feasibility, then by
+non-dominated front, then by crowding distance on that front (Deb et al. 2002, NSGA-II); with one objective this is the
+order of its values. Values that are not finite rank last.
 """
 
 import math
@@ -20,13 +20,13 @@ MEDIAN_STARTUP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a trial had reached when it crossed a rung: values to be minimised, and how far it breaks constraints."""
+    """A trial's result when it crossed a rung: values to be minimised and the total constraint violation."""
 
     values: tuple[float, ...]
     violation: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For a trial's attribute."""
+        """The value of a trial attribute."""
         return {"values": list(self.values), "violation": self.violation}
 
     @classmethod
@@ -35,7 +35,7 @@ class Entry:
 
 
 class Rungs:
-    """The trials that crossed each rung, with their values. Its only state is what `enter` recorded."""
+    """The trials that crossed each rung, with their values. Its only state is the entries recorded by `enter`."""
 
     def __init__(self, steps: Sequence[int], keep: Callable[[int], int]) -> None:
         """`keep` maps the number of trials that have reached a rung to the number that continue."""
@@ -51,7 +51,7 @@ class Rungs:
         """Record a crossing; only the first crossing of a trial counts."""
         self._entries[rung].setdefault(trial, entry)
 
-    def goes_on(self, trial: int, rung: int) -> bool:
+    def continues(self, trial: int, rung: int) -> bool:
         """Whether a trial that has entered the rung continues, given the trials that have entered it so far."""
         entries = self._entries[rung]
         keep = self._keep(len(entries))
@@ -65,7 +65,7 @@ class Rungs:
 
 
 def make_brackets(spec: StudySpec) -> list[Rungs]:
-    """The rungs of each bracket, without entries; trial n belongs to bracket n modulo their number."""
+    """The rungs of each bracket, without entries; trial n belongs to bracket n modulo the number of brackets."""
     steps, stopping = spec.rung_steps(), spec.search.stopping
     if stopping.name == "median":
         return [Rungs(steps, better_half)]
@@ -74,16 +74,16 @@ def make_brackets(spec: StudySpec) -> list[Rungs]:
 
 
 def best_share(reduction_factor: int) -> Callable[[int], int]:
-    """Successive halving's rule: one in `reduction_factor`, rounded down, and one more.
+    """Successive halving's rule: 1/`reduction_factor` of the entries, rounded down, plus one.
 
-    One more also where nothing is left over: while few have arrived, a third of them is a noisy estimate of who belongs
-    to the best third of all. Over recorded trainings it found better configurations at every budget than rounding up.
+    One is added even if the division leaves no remainder: with few entries, their best third is a noisy estimate of the
+    best third of all trials. On recorded trainings this found better configurations at every budget than rounding up.
     """
     return lambda num_entries: num_entries // reduction_factor + 1
 
 
 def better_half(num_entries: int) -> int:
-    """The median rule: all until MEDIAN_STARTUP trials are there, then the better half."""
+    """The median rule: all entries until there are MEDIAN_STARTUP, then the better half."""
     return num_entries if num_entries < MEDIAN_STARTUP else math.ceil(num_entries / 2)
 
 
@@ -93,7 +93,7 @@ def _key(entry: Entry) -> tuple[float, float]:
 
 
 def rank(entries: Mapping[int, Entry]) -> list[int]:
-    """The trials from best to worst; ties in the order of entering."""
+    """Trials from best to worst; ties keep the order of entry."""
     order: list[int] = []
     remaining = dict(entries)
     while remaining:
@@ -121,7 +121,7 @@ def _finite(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _crowding(points: Sequence[Sequence[float]]) -> list[float]:
-    """NSGA-II's crowding distance of each point of one front; the ends of each objective are infinitely far."""
+    """NSGA-II's crowding distance of each point of a front; infinite for the extremes of each objective."""
     distance = [0.0] * len(points)
     for objective in range(len(points[0])):
         order = sorted(range(len(points)), key=lambda index: points[index][objective])

@@ -1,4 +1,4 @@
-"""A running trial: what its worker receives, and the state that the controller keeps while it runs."""
+"""A running trial: its worker's assignment and the state that the controller keeps while it runs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +14,18 @@ from proxytune.tuning.store.checkpoints import Checkpoints
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to be run now."""
+    """A trial to be run by a worker."""
 
     number: int
     spec: TrialSpec
     checkpoints: Checkpoints
-    gpu: float | None = None  # its share of one, where trials are packed
-    efficiency: Path | None = None  # the folder of measured speeds, if the study needs them
+    gpu: float | None = None  # its share of a GPU, if trials are packed
+    efficiency: Path | None = None  # the folder of measured speeds, if the study uses them
 
 
 @dataclass
 class RunningTrial:
-    """A trial that is out with a worker."""
+    """A trial that is assigned to a worker."""
 
     trial: optuna.Trial
     params: dict[str, Any]
@@ -37,7 +37,7 @@ class RunningTrial:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def started(self, held: Resources, config: dict[str, Any] | None = None) -> TrialStarted:
-        """The event of its start; `held` is what every trial holds, but for a share of a GPU."""
+        """The start event; `held` are the resources of every trial, except for a packed trial's share of a GPU."""
         if self.gpu is not None:
             held = held.model_copy(update={"gpu": self.gpu})
         return TrialStarted(
@@ -45,5 +45,5 @@ class RunningTrial:
         )
 
     def end(self, outcome: Outcome, reason: str) -> dict[str, Any]:
-        """What is stored as its end."""
+        """The value stored in the END attribute."""
         return {"outcome": outcome, "reason": reason, "step": self.step, "metrics": self.metrics}

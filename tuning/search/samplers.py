@@ -1,4 +1,4 @@
-"""The samplers by their names in the study file, seeded so that a resumed study proposes the same trials."""
+"""Samplers by their names in the study file, seeded so that a resumed study proposes the same trials."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 
 
 class Grid(optuna.samplers.RandomSampler):
-    """The points of a grid in their order; conditional keys are left out where they do not exist, as Optuna's cannot."""
+    """The points of a grid in order. Unlike Optuna's GridSampler, it omits conditional keys that are inactive."""
 
     def __init__(self, spec: StudySpec) -> None:
         super().__init__(seed=spec.search.sampler.seed)
@@ -34,7 +34,7 @@ class Grid(optuna.samplers.RandomSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Those of the first point that no trial has; beyond the grid (an extended budget) it begins anew."""
+        """The keys of the first point that no trial has; after the last point (extended budget) the grid repeats."""
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
         taken = [other.params or other.system_attrs.get("fixed_params") for other in others]
         left = [point for point in self._points if point not in taken]
@@ -44,21 +44,21 @@ class Grid(optuna.samplers.RandomSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Scalar]:
-        """That point."""
+        """The point chosen by `infer_relative_search_space`."""
         return self._next
 
 
 def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = ()) -> BaseSampler:
-    """The study's sampler for the trial of this number; `earlier` trials of another study inform it (warm_start.py).
+    """The study's sampler for trial `number`; `earlier` trials of another study inform it (warm_start.py).
 
-    Its random state comes from the study's seed and the number alone: it is the same in every process, and what
-    the sampler has learnt is in the storage. One generator for the whole study would begin anew at each resume and
-    propose its first trials a second time.
+    The random state depends only on the study's seed and the trial's number, so it is the same in every process; all
+    other state is in the storage. A single generator for the whole study would restart at each resume and propose its
+    first trials again.
     """
     sampler = spec.search.sampler
     if sampler.name == "grid":
         return Grid(spec)
-    if sampler.name == "qmc":  # one sequence for the whole study: its position is in the storage
+    if sampler.name == "qmc":  # one sequence for the whole study; its position is in the storage
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.QMCSampler(
@@ -67,7 +67,7 @@ def make_sampler(spec: StudySpec, number: int, earlier: Sequence[FrozenTrial] = 
     seed = int(np.random.SeedSequence([sampler.seed, number]).generate_state(1)[0])
     made: BaseSampler
     if sampler.name == "curve":
-        from proxytune.tuning.search.curve_sampler import CurveSampler  # it imports scipy: 0.5 s of a start
+        from proxytune.tuning.search.curve_sampler import CurveSampler  # importing scipy takes 0.5 s
 
         made = CurveSampler(spec, seed)
     else:

@@ -1,9 +1,9 @@
-"""Several studies on one cluster: how many slots each one may use, by a rule that every driver evaluates for itself.
+"""Fair shares of a cluster's slots among several studies, by a rule that every driver evaluates independently.
 
-Higher priorities are served first; what they cannot use goes to the next. Within a priority the slots are dealt one by
-one to the study that has the smallest part of the cluster. A remainder stays where it is, else it goes to the study that
-came first, so that shares do not move while nothing else does. Trials of two studies may need different resources; so
-parts of the cluster are compared, and a slot of a study is one part of as many as the cluster could give to it alone.
+Higher priorities are served first; slots that they cannot use go to the next priority. Within a priority, slots are
+dealt one by one to the study with the smallest fraction of the cluster. Ties go to a study that already holds the slot,
+then to the study that arrived first, so shares are stable while the claims are. Trials of two studies may need different
+resources; fractions are therefore compared, and a slot of a study is 1/n of the cluster if n of its trials fill it.
 """
 
 import heapq
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a study asks of the cluster.
+    """A study's claim on the cluster.
 
-    study: its id. name: what people call it. priority: higher goes first. slots: how many of its trials the cluster
-    could run at once, if it were alone. demand: how many it could use now, those that run included. share: the slots
-    that it was given so far. arrival: its place in the order in which studies came.
+    study: its id. name: its display name. priority: higher is served first. slots: number of its trials that the cluster
+    could run at once without other studies. demand: number of slots that it could use now, running trials included.
+    share: slots currently assigned to it. arrival: its position in the order of arrival.
     """
 
     study: str
@@ -37,7 +37,7 @@ def shares(claims: Sequence[Claim]) -> dict[str, int]:
     free = whole
 
     def place(claim: Claim) -> tuple[int, int, bool, int, str, Claim]:
-        """Who is served next comes first."""
+        """Heap entry; the smallest is served next."""
         had, cost = given[claim.study], whole // claim.slots
         return (-claim.priority, had * cost, claim.share <= had, claim.arrival, claim.study, claim)
 
@@ -56,7 +56,7 @@ def shares(claims: Sequence[Claim]) -> dict[str, int]:
 
 
 def explain(claims: Sequence[Claim], given: Mapping[str, int], study: str) -> str:
-    """Who keeps a study from using more slots, and why; empty: nobody does."""
+    """Which other studies limit this study's slots, and why; empty if none does."""
     own = next(claim for claim in claims if claim.study == study)
     wanted = min(own.demand, own.slots)
     using = [claim for claim in claims if claim.study != study and given[claim.study]]

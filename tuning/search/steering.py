@@ -1,6 +1,4 @@
-"""What holds a study's trials back: requests of other terminals to the driver (store/steering.py posts them), and the
-study's share of a cluster that other studies use too.
-"""
+"""Steers a running study: requests from other terminals (posted by store/steering.py) and its share of the cluster."""
 
 import math
 import time
@@ -22,20 +20,20 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Share:
-    """The slots of a cluster that the study may use. waits: who keeps it from using more, and why; empty: nobody."""
+    """The slots that the study may use. waits: which other studies limit them, and why; empty if none does."""
 
     slots: int
     waits: str = ""
 
 
 class Steering:
-    """Whether the study is being stopped or is paused, and the requests that say so; what other studies leave to it.
+    """Whether the study is stopping, paused or limited by other studies; handles the requests that change this.
 
     Attributes:
         stopping: why the study is being stopped, if it is.
-        now: whether a stop interrupts the trials that run.
+        now: whether the stop interrupts running trials.
         paused_by: who paused the study, if it is paused.
-        share: its share of the cluster, set by another thread; None: the study has its Ray to itself.
+        share: its share of the cluster, set by another thread; None: no other study uses this Ray.
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class Steering:
         limits: Limits,
         cancel: Callable[[int, str], bool],
     ) -> None:
-        """`cancel` ends a trial for somebody; False: it waits to be handed out, and the request stays pending."""
+        """`cancel` ends a trial on request; False: the trial is not assigned yet, and the request stays pending."""
         self._requests = requests
         self._study = study
         self._outbox = outbox
@@ -57,24 +55,24 @@ class Steering:
         self.now = False
         self.paused_by: str | None = None
         self.share: Share | None = None
-        self._told: str = study.user_attrs.get(WAITS, "")
+        self._waits: str = study.user_attrs.get(WAITS, "")
 
     def may_start(self, live: int) -> bool:
-        """Whether one more trial may be out than the `live` ones."""
+        """Whether another trial may start while `live` trials run."""
         return self.paused_by is None and (self.share is None or live < self.share.slots)
 
     def hand_back(self, live: int) -> tuple[str, Outcome] | None:
-        """Why a trial that runs is to be handed back, one of `live`, and as what; None: it goes on."""
+        """Reason and outcome for requeueing one of `live` running trials; None: it continues."""
         if self.stopping is not None and self.now:
             return self.stopping, Outcome.INTERRUPTED
         if self.paused_by is not None:
             return f"paused by {self.paused_by}", Outcome.PAUSED
         if self.share is not None and self.share.waits and live > self.share.slots:
-            return f"gave its slot to another study: {self.share.waits}", Outcome.INTERRUPTED
+            return f"released its slot to another study: {self.share.waits}", Outcome.INTERRUPTED
         return None
 
     def stop(self, reason: str, now: bool) -> None:
-        """Note a stop. Safe to call from a signal handler."""
+        """Request a stop. Safe to call from a signal handler."""
         self.stopping, self.now = reason, self.now or now
 
     def due(self) -> bool:
@@ -84,22 +82,22 @@ class Steering:
         self._polled = time.monotonic()
         return True
 
-    def obey(self) -> None:
-        """Handle every pending request, and tell who keeps slots from the study when that has changed."""
-        self._requests.handled([request for request in self._requests.pending() if self._obey(request)])
+    def handle_requests(self) -> None:
+        """Handle every pending request, and record which studies limit this one if that has changed."""
+        self._requests.handled([request for request in self._requests.pending() if self._handle(request)])
         waits = self.share.waits if self.share is not None else ""
-        if waits != self._told:
+        if waits != self._waits:
             self._study.set_user_attr(WAITS, waits)
-            self._outbox.append(Noted(text=waits or "no other study keeps slots from this one any more"))
-            self._told = waits
+            self._outbox.append(Noted(text=waits or "no other study limits this study's slots any more"))
+            self._waits = waits
 
-    def _obey(self, request: Request) -> bool:
+    def _handle(self, request: Request) -> bool:
         """Handle one request; False: it stays pending."""
         who = request.who
         if request.kind is Kind.STOP:
             now = bool(request.value["now"])
             if self.stopping is None or (now and not self.now):
-                self.stop(f"{who} asked for it", now)
+                self.stop(f"requested by {who}", now)
                 self._outbox.append(Noted(who=who, text="stop now" if now else "stop"))
         elif request.kind is Kind.PAUSE and self.paused_by is None:
             self.paused_by = who
@@ -114,7 +112,7 @@ class Steering:
         return True
 
     def _set_budget(self, trials: int, who: str) -> None:
-        """Change the number of trials, not below those that have started."""
+        """Change the number of trials, at least to the number of started trials."""
         begun = sum(trial.datetime_start is not None for trial in self._study.get_trials(deepcopy=False))
         trials = max(trials, begun)
         if trials != self._limits.budget:

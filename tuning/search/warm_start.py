@@ -1,13 +1,15 @@
-"""Warm start: trials of an earlier study for a new one, frozen when the new study is created.
+"""Warm start: reuses trials of an earlier study, read once when the new study is created.
 
-Two things, each as far as the two studies agree:
+Two uses, each as far as the two studies agree:
 
-- **Its best configurations go first.** Ranked by the new study's objectives where the old trials know them all (else by
-  their own), those that keep the new study's constraints, completed, and inside the new space; a key that only the new
-  study searches takes the old study's fixed value. They are trials of the new study like any other.
-- **Its trials inform the sampler** (tpe, gp and curve; the others have no use for foreign trials), if all that is not searched
-  now was the same (task, model, steps, ...) and the values lie inside the new space. They are no trials of the new
-  study: they have no number, count against no budget, stand in no rung, front or table, and are not shipped.
+- **The best configurations run first.** Candidates are complete, satisfy the new study's constraints and lie inside the
+  new space. They are ranked by the new study's objectives if the old trials reported them all, else by the old
+  objectives. A key that only the new study searches takes the old study's fixed value. They are ordinary trials of the
+  new study.
+- **The trials inform the sampler** (tpe, gp and curve; the other samplers cannot use them), if every key that is not
+  searched now had the same value (task, model, steps, ...) and the values lie inside the new space. They are not trials
+  of the new study: they have no number, do not count against the budget, appear in no rung, front or table, and are not
+  shipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +30,8 @@ from proxytune.tuning.store.attributes import BUDGET, END, ENQUEUED_BY, WARM_STA
 from proxytune.tuning.store.optuna_private import StudyView
 from proxytune.tuning.store.study import open_study
 
-MAX_INFORMING = 1000  # the newest ones; a sampler grows slow on more
-NO_MATTER = {
+MAX_INFORMING = 1000  # the newest trials; samplers become slow with more
+IGNORED_KEYS = {
     "training.seed",
     "training.eval_every",
     "training.micro_batch_size",
@@ -43,10 +45,10 @@ NO_MATTER = {
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What was taken from an earlier study, in plain values.
+    """What a new study takes from an earlier one, as JSON values.
 
-    first: {"trial", "params"} of the configurations that go first. trials: {"state", "params", "values", "steps",
-    "constraints"} of those that inform the sampler. notes: for people, what was left out and why.
+    first: {"trial", "params"} of the configurations that run first. trials: {"state", "params", "values", "steps",
+    "constraints"} of the trials that inform the sampler. notes: messages about what was left out and why.
     """
 
     study: str
@@ -63,9 +65,9 @@ class WarmStart:
         return cls(**values)
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line for the user."""
         return (
-            f"warm start from {self.study}: {len(self.first)} of its configurations go first, "
+            f"warm start from {self.study}: {len(self.first)} of its configurations run first, "
             f"{len(self.trials)} of its {self.num_trials} trials inform the sampler"
         )
 
@@ -86,51 +88,54 @@ class WarmStart:
 
 
 def read_warm_start(spec: StudySpec) -> WarmStart | None:
-    """What a new study of this spec takes from its `search.warm_start`, if it names one.
+    """Read the study named by `search.warm_start`; None if the key is not set.
 
     Raises:
-        InputError: there is no such study, or it is this one.
-        StorageError: its storage does not answer.
+        InputError: the study does not exist, or it is the new study itself.
+        StorageError: its storage cannot be reached.
     """
-    wish = spec.search.warm_start
-    if wish is None:
+    config = spec.search.warm_start
+    if config is None:
         return None
-    storage, database = wish.storage or spec.storage, wish.database or spec.database
-    if wish.study == spec.name and (storage.absolute(), database) == (spec.storage.absolute(), spec.database):
-        raise InputError(f"search.warm_start.study: {wish.study} is this study itself")
+    storage, database = config.storage or spec.storage, config.database or spec.database
+    if config.study == spec.name and (storage.absolute(), database) == (
+        spec.storage.absolute(),
+        spec.database,
+    ):
+        raise InputError(f"search.warm_start.study: {config.study} is this study itself")
     try:
-        source = open_study(wish.study, storage, database)
+        source = open_study(config.study, storage, database)
     except InputError as error:
         raise InputError(f"search.warm_start.study: {error}") from None
     return _take(spec, source.spec, source.trials())
 
 
 def fill_study(study: optuna.Study, spec: StudySpec, earlier: WarmStart | None) -> None:
-    """Give a new study its budget, what is enqueued, and then what it takes from an earlier one."""
+    """Store a new study's budget and enqueue its configurations, then those of an earlier study."""
     for params in spec.search.enqueue:
         study.enqueue_trial(dict(params))
     if earlier is not None:
         study.set_user_attr(WARM_START, earlier.to_json())
-        for one in earlier.first:
-            who = f"trial {one['trial']} of {earlier.study}"
-            study.enqueue_trial(one["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
+        for config in earlier.first:
+            who = f"trial {config['trial']} of {earlier.study}"
+            study.enqueue_trial(config["params"], {ENQUEUED_BY: who}, skip_if_exists=True)
     study.set_user_attr(BUDGET, spec.search.trials)
 
 
 def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> WarmStart:
-    """What `spec` takes from the trials of `source`."""
+    """Select the trials of `source` that `spec` can use."""
     assert spec.search.warm_start is not None
     new, notes = _flat(spec), []
     candidates: dict[int, dict[str, Any]] = {}
     entries: dict[int, Entry] = {}
     informing = []
     uninformed: list[tuple[int, str]] = []
-    told_all = all(
+    all_reported = all(
         set(spec.search.objectives) <= set(trial.user_attrs[END]["metrics"])
         for trial in trials
         if trial.state == TrialState.COMPLETE and END in trial.user_attrs
     )
-    objectives = spec.search.objectives if told_all else source.search.objectives
+    objectives = spec.search.objectives if all_reported else source.search.objectives
     rules = spec.constraints
     for trial in trials:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or END not in trial.user_attrs:
@@ -146,7 +151,7 @@ def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> 
         other = outside or _difference(spec, new, config)
         if other:
             uninformed.append((trial.number, other))
-        elif (known := _told(spec, source, trial, metrics)) is not None:
+        elif (known := _result(spec, source, trial, metrics)) is not None:
             constraints = {
                 rule.metric: rule.excess(metrics[rule.metric]) for rule in rules if rule.metric in metrics
             }
@@ -157,16 +162,16 @@ def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> 
         if len(first) == spec.search.warm_start.top:
             break
         if not candidate["feasible"] or entries[number].violation > 0:
-            notes.append(f"trial {number} does not go first: it breaks a constraint")
+            notes.append(f"trial {number} does not run first: it violates a constraint")
         elif candidate["outside"]:
-            notes.append(f"trial {number} does not go first: {candidate['outside']}")
-        elif candidate["params"] not in [*spec.search.enqueue, *(one["params"] for one in first)]:
+            notes.append(f"trial {number} does not run first: {candidate['outside']}")
+        elif candidate["params"] not in [*spec.search.enqueue, *(config["params"] for config in first)]:
             first.append({"trial": number, "params": candidate["params"]})
     if spec.search.sampler.name not in LEARNERS:
         informing = []
-        notes.append(f"sampler {spec.search.sampler.name} takes nothing from trials of another study")
-    elif not told_all:
-        notes.append("its trials do not know every objective of this study, so they inform no sampler")
+        notes.append(f"sampler {spec.search.sampler.name} cannot use trials of another study")
+    elif not all_reported:
+        notes.append("its trials lack an objective of this study, so they do not inform the sampler")
     elif uninformed:
         number, why = uninformed[0]
         notes.append(f"{len(uninformed)} trials do not inform the sampler, such as trial {number}: {why}")
@@ -177,13 +182,13 @@ LEARNERS = ("tpe", "gp", "curve")
 
 
 def _flat(spec: TrialSpec) -> dict[str, Any]:
-    """Every key of a configuration, dotted."""
+    """All values of a configuration by dotted key."""
     sections = {"model": spec.model, "training": spec.training, "task": spec.task.model_dump()}
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def _inside(spec: StudySpec, new: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The configuration's values of the keys that are searched now, and which one lies outside (empty: none)."""
+    """Values of the keys searched now, and a message about the first value outside its domain (empty if none)."""
     params: dict[str, Any] = {}
     for key in spec.space.order:
         if spec.space.holds(key, {**new, **params}):
@@ -194,28 +199,28 @@ def _inside(spec: StudySpec, new: Mapping[str, Any], config: Mapping[str, Any]) 
 
 
 def _difference(spec: StudySpec, new: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The first key that makes the configuration's values incomparable, and how; empty if none does."""
+    """The first key that makes the results incomparable, with both values; empty if there is none."""
     for key in sorted(config.keys() | new.keys()):
-        if key not in NO_MATTER and key not in spec.space.domains and config.get(key) != new.get(key):
+        if key not in IGNORED_KEYS and key not in spec.space.domains and config.get(key) != new.get(key):
             return f"{key} was {config.get(key)}, here {new.get(key)}"
     return ""
 
 
-def _told(
+def _result(
     spec: StudySpec, source: StudySpec, trial: FrozenTrial, metrics: Mapping[str, float]
 ) -> dict[str, Any] | None:
-    """What the new study's sampler sees of a trial's result; None: nothing."""
+    """The part of a trial's result that the new study's sampler can use; None if there is none."""
     if trial.state == TrialState.COMPLETE:
         values = [metrics.get(name) for name in spec.search.objectives]
         return {"state": "COMPLETE", "values": values, "steps": {}} if None not in values else None
     same = list(spec.search.objectives.items()) == list(source.search.objectives.items())
-    if same and trial.intermediate_values:  # of a single objective
+    if same and trial.intermediate_values:  # only single-objective studies have them
         return {"state": "PRUNED", "values": None, "steps": dict(trial.intermediate_values)}
     return None
 
 
 class WarmStartSampler(BaseSampler):
-    """A sampler that sees an earlier study's trials before those of its own."""
+    """A sampler that sees the trials of an earlier study before those of its own study."""
 
     def __init__(self, sampler: BaseSampler, earlier: Sequence[FrozenTrial]) -> None:
         self._sampler = sampler

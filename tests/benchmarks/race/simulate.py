@@ -44,10 +44,10 @@ class Race:
         """Play until each of the budgets, in seconds of the simulated clock, lowest first."""
         for budget in budgets:
             while (when := self._workers.next_time) is not None and when <= budget:
-                told = self._workers.step()
-                self._last[told.trial] = told.value
-                if told.ending == "complete":
-                    self._trained = max(self._trained, told.value)
+                report = self._workers.step()
+                self._last[report.trial] = report.value
+                if report.ending == "complete":
+                    self._trained = max(self._trained, report.value)
             self.outcome.regrets["trained"].append(self._task.best - self._trained)
             self.outcome.regrets["leader"].append(self._task.best - self._leading())
         return self.outcome

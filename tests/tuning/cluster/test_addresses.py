@@ -53,8 +53,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
         (find_cluster, "ray://127.0.0.1:10001", ["ray://", "proxytune submit"]),
         (find_cluster, "http://127.0.0.1:8265", ["submit STUDY --address http://127.0.0.1:8265"]),
         (find_cluster, "head", ["'head'", "HOST:PORT"]),
-        (Jobs, "http://127.0.0.1:9", ["nothing answers at http://127.0.0.1:9"]),
-        (Jobs, "http://OTHER", ["not as the dashboard of Ray"]),
+        (Jobs, "http://127.0.0.1:9", ["no response from http://127.0.0.1:9"]),
+        (Jobs, "http://OTHER", ["is not the dashboard of Ray"]),
         (Jobs, "127.0.0.1:8265", ["http://HEAD:8265"]),
         (Jobs, "ray://127.0.0.1:10001", ["http://HEAD:8265"]),
     ],
@@ -101,7 +101,7 @@ def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pyt
         asked: list[str] = []
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
-    with serving(Older) as place, pytest.raises(InputError, match=r"has Ray 2\.40\.0 and this machine 2\."):
+    with serving(Older) as place, pytest.raises(InputError, match=r"has Ray 2\.40\.0, this machine 2\."):
         Jobs(f"http://{place}")
     assert "/api/version Bearer a-token" in Older.asked
 

@@ -72,7 +72,7 @@ def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
 
 
 def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
-    with pytest.raises(InputError, match="refuses the token") as wrong:
+    with pytest.raises(InputError, match="rejected the token") as wrong:
         Jobs(cluster.dashboard, "wrong")
     jobs = Jobs(cluster.dashboard, TOKEN)
     with pytest.raises(InputError, match=r"storage: .*studies is relative") as relative:
@@ -88,8 +88,8 @@ def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        ([], {"RAY_AUTH_TOKEN": "wrong"}, "refuses the token"),
-        (["--set", "resources.gpu=3"], {}, "resources.gpu: 3 is more than a node has here (0)"),
+        ([], {"RAY_AUTH_TOKEN": "wrong"}, "rejected the token"),
+        (["--set", "resources.gpu=3"], {}, "resources.gpu: 3 is more than the largest node has (0)"),
     ],
 )
 def test_what_a_cluster_refuses_a_driver_is_one_line(
@@ -136,7 +136,7 @@ def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster,
         assert 3590 < float(red[name, "clock"].split()[0]) < 3610
         assert "without CUDA" in red[name, "resources"]
         assert "PROXYTUNE_CACHE" in red[name, "data"]
-        assert "resources.gpu: 4 is more than a node has here (2)" in red["cluster", "room"]
+        assert "resources.gpu: 4 is more than the largest node has (2)" in red["cluster", "room"]
     finally:
         node.kill()
 

@@ -128,7 +128,9 @@ def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> No
 @pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, 0o701])
 def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path, mode: int) -> None:
     open_folder.chmod(mode)
-    with pytest.raises(InputError, match=rf"can replace what Ray runs from {open_folder}") as refused:
+    with pytest.raises(
+        InputError, match=rf"can replace the code that Ray runs from {open_folder}"
+    ) as refused:
         check_private(open_folder)
     assert "\n" not in str(refused.value)
 
@@ -145,7 +147,9 @@ def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: i
     if mode == 0o700:
         check_answer(answer)
     else:
-        with pytest.raises(InputError, match=f"can replace what Ray runs from {closed}/logs: start Ray"):
+        with pytest.raises(
+            InputError, match=f"can replace the code that Ray runs from {closed}/logs: start Ray"
+        ):
             check_answer(answer)
     with pytest.raises(InputError, match="cannot run Python: sh: python: not found"):
         check_answer("sh: python: not found")

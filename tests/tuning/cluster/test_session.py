@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.cluster.package import package_folders
-from proxytune.tuning.cluster.preflight import RED, _judge_node
+from proxytune.tuning.cluster.preflight import RED, _node_findings
 from proxytune.tuning.cluster.session import RaySession
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.trial_spec import Resources
@@ -42,7 +42,7 @@ def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> Non
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        (Resources(cpu=4), "resources.cpu: 4 is more than a node has here (3)"),
+        (Resources(cpu=4), "resources.cpu: 4 is more than the largest node has (3)"),
         (Resources(gpu=1), "resources.gpu: 1"),
     ],
 )
@@ -101,7 +101,7 @@ def answer(**changes) -> dict:
     ],
 )
 def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str], words: str) -> None:
-    findings = list(_judge_node("node", answer(**changes), answer()["versions"]))
+    findings = list(_node_findings("node", answer(**changes), answer()["versions"]))
     assert {finding.check for finding in findings if finding.state == RED} == red
     assert words in " ".join(finding.text for finding in findings if finding.state == RED)
 

@@ -124,7 +124,7 @@ def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) ->
     low, high = softmax.interval
     assert 0.28 < low < 0.30 < 0.32 < high < 0.34
     assert (len(proxyformer.by_seed), proxyformer.interval, proxyformer.basis) == (1, None, "one training")
-    assert any("1 of 2 accuracies rest on one training" in note for note in found.notes)
+    assert any("1 of 2 accuracies are from a single training" in note for note in found.notes)
 
 
 def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_differences(make) -> None:
@@ -249,7 +249,7 @@ def test_published_figures_stand_apart_and_name_their_source(make) -> None:
     assert all(len(values) == len(TASKS) for table in PUBLISHED for values in table.rows.values())
     ours, _, others = as_markdown(found).partition("## Published by others")
     assert "Xiong" not in ours
-    assert "not available to us" in others
+    assert "its table of accuracies was not available" in others
     page = as_html(found)
     assert page.index("one training") < page.index("Published by others")
     assert "plotly" in page
@@ -269,7 +269,7 @@ def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_a
 
 
 def test_a_study_without_finished_trials_is_refused(make) -> None:
-    with pytest.raises(InputError, match="no trial of the full budget yet"):
+    with pytest.raises(InputError, match="no trial that reached the full budget yet"):
         compare([make("empty", [], [{}])])
 
 

@@ -40,13 +40,13 @@ def test_with_several_objectives_the_pareto_front_is_confirmed(make) -> None:
 
 
 def test_without_candidates_the_user_hears_why(make) -> None:
-    with pytest.raises(InputError, match="no trial of the full budget yet"):
+    with pytest.raises(InputError, match="no trial that reached the full budget yet"):
         candidates(begin_study(make()), 5)
     study = searched(
         make(trials=2, constraints={"val_accuracy": ">= 0.9"}).model_copy(update={"name": "strict"}),
         [0.5, 0.7],
     )
-    with pytest.raises(InputError, match=r"trial 1 comes nearest: val_accuracy 0\.7 is not >= 0\.9"):
+    with pytest.raises(InputError, match=r"trial 1 is nearest: val_accuracy 0\.7 is not >= 0\.9"):
         candidates(study, 5)
 
 

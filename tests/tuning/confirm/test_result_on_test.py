@@ -81,7 +81,7 @@ def test_a_lost_checkpoint_is_told_before_anything_is_opened(trained) -> None:
     study, _, checkpoints = trained
     for path in checkpoints[1].paths():
         (path / "manifest.json").delete()
-    with pytest.raises(StorageError, match="checkpoint is gone or damaged"):
+    with pytest.raises(StorageError, match="checkpoint is missing or damaged"):
         test(trained)
     assert read_openings(study) == []
 

@@ -160,17 +160,17 @@ def test_an_impossible_request_names_its_keys(values: dict[str, Any], words: str
 @pytest.mark.parametrize(
     ("records", "asked", "words"),
     [
-        ([], {}, ["no trial of the full budget", "resume it"]),
+        ([], {}, ["no trial that reached the full budget", "resume it"]),
         ([record(0, 0.1, outcome="pruned")], {}, ["1 trials so far"]),
         (
             [record(0, 0.9, 9.0, excess=4.0), record(1, 0.1, 6.0, excess=1.0)],
             {},
-            ["train_memory_mib_per_sequence <= 5", "trial 1 comes nearest", "6"],
+            ["train_memory_mib_per_sequence <= 5", "trial 1 is nearest", "6"],
         ),
         (
             [record(0, 0.9, 9.0), record(1, 0.1, 6.0)],
             {"request": ExportRequest(max_memory_mib=2)},
-            ["<= 2", "trial 1 comes nearest", "6"],
+            ["<= 2", "trial 1 is nearest", "6"],
         ),
         (
             [record(0, 0.9)],

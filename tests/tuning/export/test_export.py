@@ -84,7 +84,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
     for words in (
         "one seed, unconfirmed",
         "among 5 trials",
-        "MiB a sequence",
+        "MiB per sequence",
         "tokens/s in training",
         "no LRA score",
         "Never opened",
@@ -147,7 +147,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="there exists"):
         export_study(study, tmp_path / "there")
-    with pytest.raises(InputError, match="no trial of the full budget"):
+    with pytest.raises(InputError, match="no trial that reached the full budget"):
         export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
     for state in (copied / "small" / "trials" / "0").glob("step-*/state-*.pt"):
@@ -191,7 +191,7 @@ def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Pa
     (folder,) = export_study(study, tmp_path / "small", max_memory_mib=limit, register=False)
     assert read(folder, "provenance.json")["trial"] == smallest
     assert verify_export(folder) == []
-    with pytest.raises(InputError, match=f"trial {smallest} comes nearest"):
+    with pytest.raises(InputError, match=f"trial {smallest} is nearest"):
         export_study(study, tmp_path / "none", max_memory_mib=limit / 2)
 
 

@@ -80,7 +80,7 @@ def test_points_are_measured_by_training_them(make_spec: Callable[..., StudySpec
 
 def test_a_space_that_breaks_every_constraint_is_refused(make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec("search.constraints={parameters: '<= 0'}", "search.sampler=random")
-    with pytest.raises(InputError, match="keeps them; nothing would be trained"):
+    with pytest.raises(InputError, match="satisfies them; nothing would be trained"):
         make_plan(spec, EQUAL, slots=2, start=0.0)
 
 

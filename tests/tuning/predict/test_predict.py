@@ -158,12 +158,12 @@ def test_ready_made_ids_are_taken_as_they_are(ids: list[int]) -> None:
     ("name", "line", "words"),
     [
         ("text", b"", "empty"),
-        ("retrieval", b"only one", "a tab between them"),
+        ("retrieval", b"only one", "separated by a tab"),
         ("retrieval", b"one\t", None),  # an empty literal is b'', which is a text of three bytes
         ("image", b"1 2 3", "3 pixels, a picture has 1024"),
-        ("image", b"1 x", "whole numbers from 0 to 255"),
+        ("image", b"1 x", "integers from 0 to 255"),
         ("image", b"1 256", "not 1 to 256"),
-        ("image", b" ".join([b"0"] * 1024), "nothing but padding"),
+        ("image", b" ".join([b"0"] * 1024), "only padding"),
         ("listops", b"[MAX 3", "a complete ListOps expression is expected"),
         ("listops", b"[MAX 1 2 ] ]", "every bracket closed"),
         ("listops", b"[MAX ]", "operators with arguments"),

@@ -133,7 +133,7 @@ def test_a_creation_that_was_killed_is_made_again_and_a_strangers_study_is_left_
     storage = open_storage(database_url(spec.folder, None), create=True)
     half = optuna.create_study(study_name="small", storage=storage)
     half.enqueue_trial({"theirs": 1})
-    with pytest.raises(InputError, match="study small was not made by proxytune"):
+    with pytest.raises(InputError, match="study small was not created by proxytune"):
         begin_study(spec)
     half.set_user_attr("id", "f" * 32)  # what our creation does first
     study = begin_study(spec)
@@ -160,7 +160,7 @@ def test_a_stop_posted_while_the_driver_starts_is_obeyed_and_an_older_one_is_not
     pause(study, on=True, who="alice")
     with hold_study(make_spec(), age=60) as held:
         controller = controller_of(make_spec(), held.study)
-        assert controller.steering.stopping == "alice asked for it"
+        assert controller.steering.stopping == "requested by alice"
         assert controller.steering.paused_by == "alice"
         assert controller.next_trial() is None
         assert is_stopping(study)
@@ -176,7 +176,7 @@ def test_a_stop_after_an_announced_start_is_obeyed_however_late_the_driver_comes
     assert is_stopping(study)
     time.sleep(1.1)
     with hold_study(make_spec(), age=0) as held:
-        assert controller_of(make_spec(), held.study).steering.stopping == "alice asked for it"
+        assert controller_of(make_spec(), held.study).steering.stopping == "requested by alice"
 
 
 def test_an_extension_without_a_driver_holds_at_once_and_at_the_next_start(make_spec) -> None:
@@ -193,8 +193,8 @@ def test_what_of_a_changed_file_has_no_effect_is_told_in_one_line(make_spec) -> 
     begin_study(make_spec("search.trials=9"))
     changed = make_spec("search.trials=3", f"search.enqueue={json.dumps(ENQUEUED)}")
     lines = [
-        "search.trials: lowering it to 3 has no effect, study small may take 9; extend sets another number",
-        "search.enqueue: it changed, and only a new study follows it; add configurations to study small by enqueue",
+        "search.trials: lowering it to 3 has no effect, the budget of study small is 9; extend changes it",
+        "search.enqueue: the change applies only to new studies; add configurations to study small with enqueue",
     ]
     assert check_study(changed)[1:] == lines
     with hold_study(changed) as held:

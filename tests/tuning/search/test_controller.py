@@ -53,7 +53,7 @@ def test_a_trial_that_fails_is_told_no_value(spec, outcome: str) -> None:
 def test_a_trial_without_room_for_its_checkpoint_is_handed_back_and_stops_the_driver(spec) -> None:
     driver = Driver(spec)
     number = driver.begin().number
-    with pytest.raises(StorageError, match=f"trial {number} cannot keep a checkpoint: /x: No space left"):
+    with pytest.raises(StorageError, match=f"trial {number} cannot write a checkpoint: /x: No space left"):
         driver.say(number, 5, outcome="interrupted", out_of_room=True, reason="/x: No space left on device")
     trial = driver.study.trials()[number]
     assert (trial.state, trial.values) == (TrialState.WAITING, None)

@@ -51,7 +51,7 @@ def test_a_measured_speed_that_breaks_a_constraint_ends_the_trial_before_it_trai
     assert not driver.controller.receive(fast.number, TrialUpdate(step=0, profile={SPEED: 101.0}), {})
     trial = driver.study.trials()[slow.number]
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {SPEED: 1.0})
-    assert trial.user_attrs["end"]["reason"] == f"measured {SPEED} 99 breaks the constraint"
+    assert trial.user_attrs["end"]["reason"] == f"measured {SPEED} 99 violates the constraint"
     assert trial.user_attrs["end"]["metrics"] == {SPEED: 99.0}
     assert driver.events("report") == []
 

@@ -113,10 +113,10 @@ def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(
     steering.share = Share(2)
     assert driver.begin().number == second
     assert [(event.trial, event.outcome) for event in driver.events("end")] == [(second, "interrupted")]
-    assert driver.events("end")[0].reason == f"gave its slot to another study: {why}"
+    assert driver.events("end")[0].reason == f"released its slot to another study: {why}"
     assert [event.text for event in driver.events("log")] == [
         why,
-        "no other study keeps slots from this one any more",
+        "no other study limits this study's slots any more",
     ]
 
 

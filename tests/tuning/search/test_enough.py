@@ -45,7 +45,7 @@ def test_a_study_ends_once_nothing_is_to_be_gained(make_stopping: Callable[..., 
     assert again.controller.finished
     again.die()
     with pytest.raises(
-        InputError, match=r"search\.stop_when: study small has ended because an expected gain"
+        InputError, match=r"search\.stop_when: study small has ended because the expected gain"
     ):
         check_study(spec)
 
@@ -91,7 +91,7 @@ def test_the_expected_gain_is_that_of_many_samples(
     driver = Driver(spec)
     play(driver)
     sampler = curve_sampler.CurveSampler(spec, 0)
-    judge, scale = sampler._learn(driver.study.optuna, driver.study.optuna.get_trials()) or pytest.fail(
+    judge, scale = sampler._fit(driver.study.optuna, driver.study.optuna.get_trials()) or pytest.fail(
         "too few"
     )
     candidate = np.array([[0.9]])

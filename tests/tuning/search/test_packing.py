@@ -17,7 +17,7 @@ from proxytune.tuning.search.packing import (
     packed_slots,
     predicted_mib,
     share_of_gpu,
-    trials_a_gpu,
+    trials_per_gpu,
 )
 from proxytune.tuning.trial.gpu import CONTEXT_MIB, begin_on_gpu, taken_mib
 from proxytune.tuning.trial.update import TrialUpdate
@@ -45,9 +45,9 @@ def test_the_margin_is_what_was_measured_and_a_tenth(make_spec) -> None:
     spec = make_spec("training.batch_size=64").trial({})
     packing = Packing(gpu_mib=80_000, most=8)
     assert packing.margin == START_MARGIN
-    assert packing.learn(spec, 1.2 * predicted_mib(spec))
+    assert packing.record(spec, 1.2 * predicted_mib(spec))
     assert packing.margin == pytest.approx(1.32)
-    assert not packing.learn(spec, 0.5 * predicted_mib(spec))
+    assert not packing.record(spec, 0.5 * predicted_mib(spec))
     assert packing.margin == pytest.approx(1.32)
     assert Packing(gpu_mib=80_000, most=8, worst=0.4).margin == pytest.approx(
         1.1
@@ -56,7 +56,7 @@ def test_the_margin_is_what_was_measured_and_a_tenth(make_spec) -> None:
 
 def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
     nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
-    assert trials_a_gpu(nodes, 2.0) == 2
+    assert trials_per_gpu(nodes, 2.0) == 2
     assert packed_slots(nodes, 2.0, taken=1.5, live=2, max_concurrent=None) == 3
     assert packed_slots(nodes, 2.0, taken=1.9998, live=6, max_concurrent=None) == 4  # six thirds
     assert packed_slots(nodes, 2.0, taken=1.0, live=4, max_concurrent=None) == 4  # no core is left

@@ -37,7 +37,7 @@ def test_one_objective_agrees_with_optuna(history: list[float], factor: int) -> 
         rungs.enter(trial, 10, Entry(values=(value,)))
     missing = factor - len(history) % factor
     expected = optuna_goes_on([*history[:-1], *([1e9] * missing)], history[-1], factor)
-    assert rungs.goes_on(len(history) - 1, 10) == expected
+    assert rungs.continues(len(history) - 1, 10) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_rule_by_hand(factor: int, arrivals: list[tuple[float, bool]]) -> No
     rungs = Rungs([10], best_share(factor))
     for trial, (value, on) in enumerate(arrivals):
         rungs.enter(trial, 10, Entry(values=(value,)))
-        assert rungs.goes_on(trial, 10) == on, trial
+        assert rungs.continues(trial, 10) == on, trial
 
 
 def test_only_the_first_crossing_counts() -> None:
@@ -62,7 +62,7 @@ def test_only_the_first_crossing_counts() -> None:
     rungs.enter(1, 10, Entry(values=(1.0,)))
     rungs.enter(2, 10, Entry(values=(2.0,)))
     rungs.enter(0, 10, Entry(values=(0.0,)))  # reported again after a resume, with a later value
-    assert not rungs.goes_on(0, 10)
+    assert not rungs.continues(0, 10)
 
 
 def test_the_highest_rung_between_two_reports_is_crossed() -> None:
@@ -80,9 +80,9 @@ def test_what_is_not_finite_never_goes_on(others: list[float]) -> None:
         for trial, value in enumerate(others):
             rungs.enter(trial, 1, Entry(values=(value,)))
         rungs.enter(99, 1, Entry(values=(bad,)))
-        assert not rungs.goes_on(99, 1)
+        assert not rungs.continues(99, 1)
         rungs.enter(100, 1, Entry(values=(min(others) - 1,)))
-        assert rungs.goes_on(100, 1)
+        assert rungs.continues(100, 1)
 
 
 @given(st.lists(st.tuples(values, values, st.sampled_from([0.0, 0.0, 1.0, 2.0])), min_size=1, max_size=20))
@@ -114,7 +114,7 @@ def test_the_median_rule_waits_for_enough_trials_and_then_keeps_the_better_half(
     rungs = Rungs([1], better_half)
     for trial in range(MEDIAN_STARTUP - 1):
         rungs.enter(trial, 1, Entry(values=(float(trial),)))
-        assert rungs.goes_on(trial, 1)
+        assert rungs.continues(trial, 1)
     for trial, value, on in [(90, 50.0, False), (91, -1.0, True), (92, 0.5, True), (93, 2.5, False)]:
         rungs.enter(trial, 1, Entry(values=(value,)))
-        assert rungs.goes_on(trial, 1) == on
+        assert rungs.continues(trial, 1) == on

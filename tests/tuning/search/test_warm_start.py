@@ -62,7 +62,7 @@ def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
     assert [event.trial for event in driver.events("trial")] == [0, 1, 2, 3, 4]
     log = [event.text for event in driver.events("log")]
     assert log[0] == (
-        "warm start from old: 3 of its configurations go first, 16 of its 16 trials inform the sampler"
+        "warm start from old: 3 of its configurations run first, 16 of its 16 trials inform the sampler"
     )
     assert log[1:] == ["enqueued trial 0", "enqueued trial 1", "enqueued trial 2"]
 
@@ -99,8 +99,8 @@ def test_what_was_taken_is_frozen_and_a_resumed_study_proposes_the_same(make_spe
         ("training.steps=60", "training.steps was 30, here 60"),
         ("task.train_examples=512", "task.train_examples was 256, here 512"),
         ("model.embedding_dim=32", "model.embedding_dim was 16, here 32"),
-        ("search.sampler.name=cmaes", "sampler cmaes takes nothing from trials of another study"),
-        ("search.objectives={train_sequences_per_second: maximize}", "do not know every objective"),
+        ("search.sampler.name=cmaes", "sampler cmaes cannot use trials of another study"),
+        ("search.objectives={train_sequences_per_second: maximize}", "lack an objective of this study"),
     ],
 )
 def test_where_values_cannot_be_compared_its_best_go_first_all_the_same(
@@ -149,7 +149,7 @@ def test_several_objectives_rank_it_anew_and_pruned_or_infeasible_trials_do_not_
     one = read_warm_start(new_spec(make_spec))
     assert one is not None
     assert [first["trial"] for first in one.first] == [0, 1]
-    assert "trial 2 does not go first: it breaks a constraint" in one.notes
+    assert "trial 2 does not run first: it violates a constraint" in one.notes
     assert [trial["state"] for trial in one.trials] == ["COMPLETE"] * 3 + ["PRUNED"]
     by_loss = read_warm_start(new_spec(make_spec, "search.objectives={val_loss: minimize}"))
     assert by_loss is not None

@@ -53,7 +53,7 @@ def test_pause_and_resume(http, driver) -> None:
 def test_stop_now_and_later(http, driver) -> None:
     assert act(http, "stop").status_code == 202
     driver.hears()
-    assert driver.controller.steering.stopping == "alice@http asked for it"
+    assert driver.controller.steering.stopping == "requested by alice@http"
     assert driver.noted() == ["stop"]
     assert act(http, "stop", {"now": True}).status_code == 202
     driver.hears()

@@ -114,7 +114,7 @@ def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_begun(serve, fini
     with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=300) as http:
         answer = http.post("/v1/studies", json=EXAMPLE)
         assert (answer.status_code, answer.json()["error"]) == (503, "ProxytuneError")
-        assert "nothing answers at http://127.0.0.1:9" in answer.json()["detail"]
+        assert "no response from http://127.0.0.1:9" in answer.json()["detail"]
         assert http.post("/v1/studies/small/extend", json={"trials": 5}).status_code == 202
         assert http.post("/v1/studies/small/resume").status_code == 503
         assert http.post("/v1/studies/small/confirm").status_code == 503

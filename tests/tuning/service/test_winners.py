@@ -31,7 +31,7 @@ def test_the_best_within_limits(http: httpx.Client) -> None:
     assert "train_memory_mib_per_sequence <= 4" in small["rule"]
     none = http.get("/v1/studies/small/best", params={"max_memory_mib": 1})
     assert none.status_code == 422
-    assert "trial 0 comes nearest" in none.json()["detail"]
+    assert "trial 0 is nearest" in none.json()["detail"]
     for wrong in ("nan", "inf", "-1", "0", "x"):
         assert http.get("/v1/studies/small/best", params={"min_throughput": wrong}).status_code == 422
 

@@ -117,7 +117,7 @@ def test_other_data_is_refused_and_both_are_named(make_spec) -> None:
         assert held.study.data["fingerprint"] == "a" * 64
     with (
         pytest.raises(
-            InputError, match="trains on listops-mini data aaaaaaaaaaaa, and here it is bbbbbbbbbbbb"
+            InputError, match="trains on listops-mini data aaaaaaaaaaaa, but the data here is bbbbbbbbbbbb"
         ),
         hold_study(spec, data=DATA | {"fingerprint": "b" * 64}),
     ):
@@ -140,7 +140,7 @@ def test_what_was_trained_on_other_data_is_neither_exported_nor_confirmed(make_s
     unchanged = (root / "basic_train.tsv").read_bytes()
     (root / "basic_train.tsv").write_bytes(b"".join(unchanged.splitlines(keepends=True)[:-1]))
     here = prepare_task(spec.task).fingerprint
-    error = f"trains on listops data {trained_on['fingerprint'][:12]}, and here it is {here[:12]}"
+    error = f"trains on listops data {trained_on['fingerprint'][:12]}, but the data here is {here[:12]}"
     with pytest.raises(InputError, match=error):
         export_study(study, tmp_path / "winner")
     assert not (tmp_path / "winner").exists()
