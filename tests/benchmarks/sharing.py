@@ -1,12 +1,14 @@
 """Three studies on one cluster against one study of the same work alone, by their journals and databases.
 
 Two studies of priority 0 begin together; one of priority 1 arrives when both train. The nodes are processes here, each with
-a folder of its own, and `slots` are what Ray counts: eight trials on two cores are slower, not fewer.
+a folder of its own. Trials wait instead of training (`waiting.py`): drivers, workers, checkpoints and the slots are real,
+and what is measured is how well the slots are used, not how two cores bear eight trainings.
 """
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,24 +21,23 @@ from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.search.shares import Claim, shares
 from proxytune.tuning.store.study import open_study
-from tests.commandline import command
 from tests.tuning.cluster.nodes import RayCluster
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYOUTS: dict[str, Sequence[int]] = {"2 slots, one node": (2,), "8 slots, two nodes": (4, 4)}
-STEPS, EVERY = 150, 50
+STEPS, EVERY = 90, 30
 _SETTINGS = (
-    *("search.stopping=none", "search.sampler=random", "search.enqueue=[]", "task.train_examples=1000"),
-    *("model.embedding_dim=16", "model.feedforward_dim=16", "task.max_length=128", "training.batch_size=8"),
+    *("search.stopping=none", "search.sampler=random", "search.enqueue=[]", "training.warmup_steps=0"),
     *("search.space={model.num_proxies: [4, 8]}", f"training.steps={STEPS}", f"training.eval_every={EVERY}"),
 )
+WAITING = Path(__file__).with_name("waiting.py")
 HIGH = "high"
 
 
 def run(layouts: Mapping[str, Sequence[int]], trials_a_slot: int, progress: Callable[[str], None]) -> Any:
-    """Each layout: one study alone, then three that share; a trial is STEPS training steps of a small recall model."""
+    """Each layout: one study alone, then three that share; a trial is STEPS steps of a second."""
     rows = []
     for name, cpus in layouts.items():
         slots = sum(cpus)
@@ -72,8 +73,7 @@ def _studies(
             ):
                 time.sleep(0.5)
             values = (f"name={name}", f"search.trials={trials}", f"resources.priority={priority}", *_SETTINGS)
-            given = [part for value in values for part in ("--set", value)]
-            line = command("run", "recall", *given, "--storage", storage, "--address", cluster.address)
+            line = [sys.executable, "-P", str(WAITING), str(storage), cluster.address, *values]
             with (storage / f"{name}.log").open("wb") as log:
                 environment = os.environ | cluster.environment
                 running.append(subprocess.Popen(line, stdout=log, stderr=log, env=environment))
