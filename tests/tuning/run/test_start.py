@@ -133,7 +133,7 @@ def test_a_creation_that_was_killed_is_made_again_and_a_strangers_study_is_left_
     storage = open_storage(database_url(spec.folder, None), create=True)
     half = optuna.create_study(study_name="small", storage=storage)
     half.enqueue_trial({"theirs": 1})
-    with pytest.raises(InputError, match="study small was not made by proxytune"):
+    with pytest.raises(InputError, match="study small was not created by proxytune"):
         begin_study(spec)
     half.set_user_attr("id", "f" * 32)  # what our creation does first
     study = begin_study(spec)
