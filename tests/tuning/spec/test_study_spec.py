@@ -148,7 +148,7 @@ WITH_PASSWORD = (
         (
             "search.space={model.dropout: {low: 0, high: 0.2, when: {model.num_heads: 2}}, "
             "model.num_heads: {choice: [1, 2], when: {model.dropout: 0.1}}}",
-            ["circle"],
+            ["cycle"],
         ),
         ('search.constraints={val_los: "<= 3"}', ["val_los", "val_loss"]),
         ("search.sampler.name=grid", ["model.dropout", "grid", "choice", "low and high"]),
