@@ -87,7 +87,7 @@ class TrialSpec(Section):
         if not NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} must be 1 to 112 letters, digits, dashes or underscores, beginning with a letter or digit; "
-                "mlartifacts is reserved"
+                "mlartifacts is reserved; take another name"
             )
         return name
 

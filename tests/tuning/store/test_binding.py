@@ -34,7 +34,7 @@ def test_a_folder_whose_database_was_removed_is_refused(make_spec) -> None:
     other = make_spec("search.trials=1", "search.stopping.name=none", "training.learning_rate=0.1")
     for _ in range(2):
         with pytest.raises(
-            InputError, match=r"small belongs to study \w{12} but the database has no such study"
+            InputError, match=r"small belongs to study \w{12}, but the database has no such study"
         ):
             begin_study(other)
     (spec.folder / "study-id").unlink()
