@@ -215,7 +215,7 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("(sqlite3.OperationalError) attempt to write a readonly database", "make it writable"),
         ("(sqlite3.OperationalError) database is locked", "close that program"),
-        ("[Errno 28] No space left on device", "make room"),
+        ("[Errno 28] No space left on device", "free some space"),
         (
             "API request to endpoint /x failed with error code 403 != 200. Response: 'Invalid Host header'",
             "--allowed-hosts",
