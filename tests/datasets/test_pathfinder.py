@@ -109,7 +109,7 @@ def damage_png(folder):
         ),
         (
             lambda f: (f / "metadata/2.npy").write_text(line(2, 0) + "\n" + line(2, 0)),
-            r"2\.npy, line 2: .* is there twice",
+            r"2\.npy, line 2: .* is duplicated",
         ),
         (
             lambda f: (f / "metadata/2.npy").write_text("imgs/2 sample_0.png 0 nan 1.8"),
