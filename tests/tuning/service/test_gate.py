@@ -104,7 +104,7 @@ def test_a_token_opens_as_its_bearer_and_nothing_else_does(tmp_path_factory, tok
         ("al ice:" + "0" * 40, "line 1: write it as name:token"),
         (f"a:{'0' * 40}\na:{'1' * 40}", "line 2: a second token of a"),
         (f"{'0' * 40}\n{'1' * 40}", "give each a name"),
-        ("# none", "holds no token"),
+        ("# none", "contains no token"),
     ],
 )
 def test_a_token_file_that_is_wrong_is_refused_without_its_secrets(tmp_path, text, message) -> None:
@@ -120,7 +120,7 @@ def test_a_token_file_that_all_can_read_is_warned_of(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_text("0" * 40)
     path.chmod(0o644)
-    with pytest.warns(UserWarning, match="everybody on this machine can read it"):
+    with pytest.warns(UserWarning, match="every user of this machine can read it"):
         assert list(read_tokens(path)) == ["token"]
 
 
@@ -144,7 +144,9 @@ def test_a_token_does_what_its_scope_says_on_every_route(serve, finished, token_
                 answer = http.request(method, path.replace("{name}", "none"), headers=headers)
                 assert (answer.status_code == 403) == (level < needs), (method, path, scope)
                 if level < needs:
-                    assert f"token {scope} is for {scope}, and this needs" in answer.json()["detail"]
+                    assert (
+                        f"token {scope} has the scope {scope}; this request needs" in answer.json()["detail"]
+                    )
 
 
 def test_tokens_are_revoked_and_added_without_a_restart(serve, finished, tokens, token_file) -> None:
