@@ -256,7 +256,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(serve, finished, tokens) -
 def test_the_command_refuses_what_would_be_open_to_all(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("PROXYTUNE_TOKEN", raising=False)
     storage = tmp_path / "studies"
-    with pytest.raises(InputError, match="give the server a token"):
+    with pytest.raises(InputError, match="set a token"):
         serve_command.main(["--host", "0.0.0.0", "--storage", str(storage)], standalone_mode=False)
     assert not storage.exists()
     with socket.socket() as taken:
