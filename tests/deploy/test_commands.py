@@ -181,7 +181,7 @@ def test_a_leaving_node_lets_trials_and_drivers_write_and_no_other(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.split() == ["checkpoint", "saved"]
-    assert "did not take the drain request" in err
+    assert "did not accept the drain request" in err
     assert "drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in (tmp_path / "ray").read_text()
     assert "--deadline-remaining-seconds 20" in (tmp_path / "ray").read_text()
 
