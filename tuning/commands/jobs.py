@@ -97,7 +97,7 @@ def status(study: str | None, address: str, as_json: bool) -> None:
     if as_json:
         print_json([job.facts() | {"says": last_lines.get(job.submission_id)} for job in jobs])
         return
-    table = Table("study", "job", "status", "since", "until", "says", box=None)
+    table = Table("study", "job", "status", "since", "until", "last line", box=None)
     for job in jobs:
         times = (_moment(job.start_ms), _moment(job.end_ms))
         last_line = escape(last_lines.get(job.submission_id, ""))

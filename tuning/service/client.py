@@ -203,7 +203,7 @@ class Client:
         path = Path(path)
         _check_path(path)
         if path.exists() or path.is_symlink():
-            raise InputError(f"{path} exists; choose another folder, or remove it first")
+            raise InputError(f"{path} exists; name a folder that does not, or remove it first")
         request = export_request(
             trial=trial, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
         )

@@ -100,7 +100,7 @@ def test_a_token_opens_as_its_bearer_and_nothing_else_does(tmp_path_factory, tok
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("alice:short", "32 at least"),
+        ("alice:short", "use at least 32"),
         ("al ice:" + "0" * 40, "line 1: write it as name:token"),
         (f"a:{'0' * 40}\na:{'1' * 40}", "line 2: a second token of a"),
         (f"{'0' * 40}\n{'1' * 40}", "give each a name"),

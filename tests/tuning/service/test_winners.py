@@ -102,7 +102,7 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
         assert begun.wait(300)
         second = http.get("/v1/studies/small/export")
         assert (second.status_code, second.headers["retry-after"]) == (429, "30")
-        assert second.json()["detail"] == "1 exports are under way already"
+        assert second.json()["detail"] == "1 exports are already in progress"
         let_go.set()
         assert first.result().status_code == 422
         assert http.get("/v1/studies/small/export").status_code == 422  # the slot is free again
@@ -220,7 +220,7 @@ def test_an_archive_becomes_no_larger_than_it_came(tmp_path: Path) -> None:
     assert packed.stat().st_size < 1 << 20
     with pytest.raises(
         StorageError,
-        match=r"the archive holds 'winner/model\.safetensors', which does not belong to an export",
+        match=r"the archive has an entry 'winner/model\.safetensors', which does not belong to an export",
     ):
         unpack(packed, tmp_path / "folder")
     command[2] = "--format=pax"
