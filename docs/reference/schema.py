@@ -45,7 +45,9 @@ def _kind(key: str, field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     options = field.get("anyOf") or field.get("oneOf")
     return (
-        ", ".join(dict.fromkeys(_kind("", option) for option in options)) if options else field.get("type", "any")
+        ", ".join(dict.fromkeys(_kind("", option) for option in options))
+        if options
+        else field.get("type", "any")
     )
 
 
