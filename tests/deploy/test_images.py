@@ -109,7 +109,7 @@ def test_secrets_are_made_once_for_their_owner_alone(deploy: Path, tmp_path: Pat
 
     from proxytune.tuning.service.auth import read_tokens
 
-    with pytest.warns(UserWarning, match="everybody"):  # inside a container nobody else is
+    with pytest.warns(UserWarning, match="every user"):  # a container has no other users
         tokens = read_tokens(folder / "service-token" / "token")
     assert {name: token.scope for name, token in tokens.items()} == {
         "admin": "submit",

@@ -72,7 +72,7 @@ def test_the_script_is_clean_shell(tmp_path: Path) -> None:
     [
         (["--time", "2"], "at least 10 minutes"),
         (["--time", "soon"], "not in Slurm's formats M, M:S, H:M:S"),
-        (["--storage", "studies"], "is relative to this folder"),
+        (["--storage", "studies"], "is relative; a job needs an absolute folder"),
         (["--cpus", "1", "--set", "resources.cpu=2"], "a trial takes 2 (resources.cpu)"),
         (["--set", "resources.gpu=1"], "--gpus 0: a trial takes 1 (resources.gpu)"),
         (["--sbatch", "mem=3G"], "'mem=3G' is not a long option of sbatch"),
