@@ -70,7 +70,7 @@ def test_folders_in_every_nesting_and_spelling(base, true_npy, tmp_path):
     read = content(prepared.train, prepared.validation)
     assert len(read) == 54
     assert read < everything()
-    with pytest.raises(DataError, match="difficulty=hard are there"):
+    with pytest.raises(DataError, match="Found data of difficulty=hard"):
         prepare("pathfinder", root=tmp_path, cache=tmp_path / "cache", difficulty="easy")
 
 
