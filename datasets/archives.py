@@ -1,8 +1,8 @@
-"""Archives (zip, and tar in the usual compressions) read as a stream: nothing is extracted to disk.
+"""Streaming readers for archives (zip, and tar in the usual compressions). Nothing is extracted to disk.
 
-A hostile archive is refused: names that leave the archive's folder, devices, twice the same name. Unpacked size,
-number of members, the ratio to the archive's size, name headers and bytes after the end are capped before memory
-is set aside for them. Links are never followed: a link that a format wants is refused, any other is ignored.
+Malicious archives are refused: names outside the archive's folder, devices, duplicate names. Unpacked size, number of
+members, compression ratio, name headers and trailing bytes are limited before memory is allocated for them. Links are
+never followed: a link that a format needs is refused, any other is ignored.
 """
 
 import bz2
@@ -30,7 +30,7 @@ from proxytune.datasets.errors import DataError
 MAX_TOTAL_BYTES = 64 << 30
 MAX_MEMBERS = 5_000_000
 MAX_RATIO = 200
-MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU name header; real ones are shorter than a path may be
+MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU name header; valid ones are shorter than the longest path
 MAX_TRAILING_BYTES = 16 << 20  # after the end of a tar archive, which pads to its block size
 _TAR_ENDINGS = ("", ".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (
@@ -58,12 +58,12 @@ class ArchiveIndex:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file's name is that of an archive, in any case (the release itself is named lra_release.gz)."""
+    """Whether the file has the suffix of an archive, ignoring case (the release is named lra_release.gz)."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith("._") and path.is_file()
 
 
 def is_ignored(name: str) -> bool:
-    """Whether it is a side file of macOS (`._x`, `__MACOSX/`) or of a file browser, or a name that no format has."""
+    """Whether it is a metadata file of macOS (`._x`, `__MACOSX/`) or a file browser, or has an unprintable name."""
     parts = name.split("/")
     return (
         parts[-1].startswith("._")
@@ -74,7 +74,7 @@ def is_ignored(name: str) -> bool:
 
 
 def archive_index(archive: Path, records: Path | None = None) -> ArchiveIndex:
-    """The archive's index, read once per process; where records is a folder, it is kept there for all processes."""
+    """The archive's index, read once per process. If records is a folder, it is cached there for all processes."""
     status = archive.stat()
     return _index(archive, status.st_size, status.st_mtime_ns, records)
 
@@ -106,12 +106,12 @@ def _read_index(archive: Path) -> ArchiveIndex:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_CappedHeader) as tar:  # type: ignore[call-overload]
             for name, member in _tar_members(archive, tar):
                 (links if member.issym() or member.islnk() else names).add(name)
-        stream.drain()  # to the end, where the checksum is
+        stream.drain()  # read to the end, where the checksum is
         return ArchiveIndex(frozenset(names), frozenset(links - names), hashed.hexdigest())
 
 
 def read_members(archive: Path, wanted: frozenset[str]) -> Generator[tuple[str, IO[bytes]], None, None]:
-    """The wanted files in the archive's order, in one pass; a stream is to be read before the next is taken."""
+    """The wanted files in the archive's order, in one pass. A stream must be read before the next one is requested."""
     missing = set(wanted)
     with _errors_named(archive), open(archive, "rb") as raw:
         if zipfile.is_zipfile(raw):
@@ -136,14 +136,14 @@ def read_members(archive: Path, wanted: frozenset[str]) -> Generator[tuple[str, 
 
 
 def seekable(stream: IO[bytes]) -> IO[bytes]:
-    """The stream, or its content in memory where it is that of an archive's member."""
+    """The stream, or for an archive's member its content in memory."""
     return (
         stream if isinstance(stream, io.BufferedReader) and stream.seekable() else io.BytesIO(stream.read())
     )
 
 
 class _Member(io.RawIOBase):
-    """A member's bytes; damage that is met while reading is reported as the archive's."""
+    """A member's bytes. Errors while reading are reported with the archive's name."""
 
     def __init__(self, archive: Path, stream: Any) -> None:
         self._archive, self._stream = archive, stream
@@ -159,7 +159,7 @@ class _Member(io.RawIOBase):
 
 
 class _Refused(Exception):
-    """What tarfile found is not to be read on."""
+    """The archive contains something that must not be read; the message gives the reason."""
 
 
 @contextmanager
@@ -199,7 +199,7 @@ class _CappedHeader(tarfile.TarInfo):
         return header
 
     def _proc_gnusparse_10(self, *_: object) -> None:
-        """Tarfile's reader of the map that stands before a sparse member's content, of any length."""
+        """Overrides tarfile's reader of a sparse member's map, whose length is not limited."""
         raise _Refused(_SPARSE)
 
 
@@ -229,7 +229,7 @@ class _Hashed:
 
 
 class _Capped:
-    """Unpacked bytes, no more than the archive's size allows."""
+    """A stream of unpacked bytes, limited by the archive's size."""
 
     def __init__(self, archive: Path, stream: Any) -> None:
         self._archive, self._stream, self._total = archive, stream, 0
@@ -243,7 +243,7 @@ class _Capped:
         return content
 
     def drain(self) -> None:
-        """Read what follows the end of the archive."""
+        """Read the bytes after the end of the archive."""
         trailing = 0
         while content := self.read(1 << 20):
             trailing += len(content)
@@ -266,7 +266,7 @@ def _decompressed(raw: Any) -> Any:
 
 
 class _Rewound:
-    """A stream whose first bytes were read already."""
+    """A stream whose first bytes were already read."""
 
     closed = False
 
@@ -294,19 +294,19 @@ def _allowed_bytes(archive: Path) -> int:
 
 
 class _Checks:
-    """What every member passes, whatever the kind of archive."""
+    """Checks of every member, for all kinds of archives."""
 
     def __init__(self, archive: Path) -> None:
         self._archive, self._seen, self._total = archive, set[str](), 0
         self._allowed = _allowed_bytes(archive)
 
     def name(self, name: str, size: int, *, is_file: bool) -> str:
-        """The normalised name; raises DataError where the member is hostile."""
+        """The normalised name. Raises DataError if the member is malicious."""
         if name.startswith("/") or ".." in name.split("/") or "\\" in name or "\0" in name:
             raise DataError(f"{self._archive}: member name {name!r} leaves the archive's folder; refused")
         path = posixpath.normpath(name)
         if is_file and path in self._seen:
-            raise DataError(f"{self._archive}: member {name!r} is there twice; refused")
+            raise DataError(f"{self._archive}: member {name!r} is duplicated; refused")
         self._seen.add(path)
         self._total += size
         if self._total > self._allowed or len(self._seen) > MAX_MEMBERS:
@@ -323,7 +323,7 @@ def _tar_members(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, tar
         name = checks.name(member.name, member.size, is_file=member.isreg())
         if member.ischr() or member.isblk() or member.isfifo():
             raise DataError(f"{archive}: member {member.name!r} is a device; refused")
-        tar.members = []  # type: ignore[attr-defined]  # the stream keeps every header otherwise
+        tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
         if not member.isdir() and not is_ignored(name):
             yield name, member
 

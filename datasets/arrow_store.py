@@ -1,8 +1,8 @@
-"""Prepared splits on disk: one Arrow IPC file each, read by memory map so that all processes share one copy.
+"""Prepared splits on disk: one Arrow IPC file each, memory-mapped so that all processes share one copy.
 
 Columns: tokens_0 (and tokens_1 for two documents) as list<uint8> or list<uint16>, label as int32. All record
-batches but the last hold ROWS_PER_BATCH rows, so a row is found without an index. The Arrow file format ends
-in a footer: a truncated file is refused at opening; SplitFile.verify finds any other damage.
+batches but the last have ROWS_PER_BATCH rows, so a row is found without an index. The Arrow file format ends
+with a footer, so a truncated file is refused when it is opened. Split.verify detects any other damage.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ ROWS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """What the manifest says of one split's file.
+    """The manifest's entry for the file of one split.
 
-    sha256 is of the file; content_sha256 of the ids, lengths and labels alone, whatever wrote them.
+    sha256 is of the file; content_sha256 is of the ids, lengths and labels only, independent of the file format.
     """
 
     file: str
@@ -48,14 +48,14 @@ def _schema(info: TaskInfo) -> pa.Schema:
 
 
 def _array(values: NDArray[Any]) -> pa.Array:
-    """The values without a copy; pa.array would import pandas to ask whether they are its own."""
+    """The values without a copy. pa.array would import pandas for its type checks."""
     return pa.Array.from_buffers(
         pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
     )
 
 
 def _view(array: pa.Array) -> NDArray[Any]:
-    """The values where they lie; to_numpy would import pandas."""
+    """The values without a copy. to_numpy would import pandas."""
     dtype = np.dtype(str(array.type))
     if not len(array):
         return np.zeros(0, dtype)
@@ -63,9 +63,9 @@ def _view(array: pa.Array) -> NDArray[Any]:
 
 
 class SplitWriter:
-    """Writes rows to a file without a name in the folder; a context manager.
+    """Writes rows to an unnamed file in the folder; a context manager.
 
-    After a clean exit `record` is there and `publish` gives the file its name.
+    After an exit without error `record` is set, and `publish` gives the file its name.
     """
 
     def __init__(self, folder: Path, split: str, info: TaskInfo) -> None:
@@ -81,7 +81,7 @@ class SplitWriter:
         self._writer = pa.ipc.new_file(self._file.stream, self._schema)
 
     def add(self, rows: Rows) -> None:
-        """Append rows; raises DataError when an id, a label or a length does not fit the task."""
+        """Append rows. Raises DataError if an id, a label or a length is invalid for the task."""
         self._check(rows)
         self.rows += len(rows)
         self._pending.append(rows)
@@ -155,7 +155,7 @@ class SplitWriter:
         )
 
     def discard(self) -> None:
-        """Drop the file, unless it was published."""
+        """Discard the file, unless it was published."""
         self._file.close()
 
     def publish(self, folder: Path) -> None:
@@ -167,9 +167,9 @@ class SplitWriter:
 class Split:
     """One split, memory-mapped: `len(split)` rows, `split[i]` = (tuple of token arrays, label).
 
-    The arrays are views of the map: reading them touches pages that all processes share.
-    Opening costs the footer and a few pages, whatever the size. Raises DataError where the file is missing,
-    truncated or not what the record and the task say.
+    The arrays are views of the map, whose pages are shared by all processes. Opening reads only the footer and a few
+    pages, whatever the size. Raises DataError if the file is missing, truncated, or does not match the record and the
+    task.
     """
 
     def __init__(self, path: Path, info: TaskInfo, record: SplitRecord) -> None:
@@ -229,13 +229,13 @@ class Split:
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of every row, of the longer document where there are two."""
+        """Number of tokens of every row; for two documents that of the longer one."""
         columns = [np.max([np.diff(offsets) for offsets in documents], axis=0) for documents in self._offsets]
         return np.concatenate([np.zeros(0, np.int32), *columns])
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Read the whole file: raises DataError with both sha256 where a byte differs, or when Arrow's own
-        validation or the task's ranges fail."""
+        """Read and check the whole file. Raises DataError with both sha256 if a byte differs, or if Arrow's validation or
+        the task's ranges fail."""
         actual = file_sha256(self.path)
         if actual != self.record.sha256:
             raise self._damaged(f"sha256 {actual}, the manifest says {self.record.sha256}")

@@ -1,7 +1,7 @@
-"""Batches of a split: endless and shuffled for training, uniformly or length-bucketed; in order for evaluation.
+"""Batches of a split: endless and shuffled (uniformly or length-bucketed) for training, in order for evaluation.
 
-A batch is padded to its own longest row (rounded up), not to the task's length. The order is a function of
-(seed, epoch) alone, so a batch's place in it is all that has to be kept to go on at the exact next batch.
+A batch is padded to its longest row (rounded up), not to the task's length. The order depends only on (seed, epoch), so
+the position in it suffices to resume at the exact next batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Order = Literal["uniform", "bucketed"]
 # Rows are sorted by length within pools of this many batches: large enough that a batch holds almost no
 # padding, small enough that an epoch mixes lengths.
 POOL_BATCHES = 32
-# Padded lengths are multiples of this, so that kernels meet few shapes.
+# Padded lengths are multiples of this to limit the number of distinct shapes.
 PAD_MULTIPLE = 32
 
 
@@ -39,7 +39,7 @@ class Batch:
 
 
 def collate(split: Split, rows: Sequence[int] | NDArray[np.integer], *, full_padding: bool = False) -> Batch:
-    """The rows as one batch, padded to the longest of them, or to the task's length with full_padding."""
+    """The rows as one batch, padded to its longest row, or with full_padding to the task's length."""
     examples = [split[int(row)] for row in rows]
     longest = max(len(document) for documents, _ in examples for document in documents)
     length = split.info.max_length if full_padding else _padded(longest, split.info.max_length)
@@ -56,14 +56,14 @@ def _padded(longest: int, max_length: int) -> int:
 
 
 class TrainBatches:
-    """Endless batches; every epoch is a new seeded order and its last, incomplete batch is left out.
+    """Endless batches. Every epoch has a new seeded order; its last, incomplete batch is dropped.
 
-    order: how an epoch's rows become batches.
+    order: how an epoch's rows are assigned to batches.
         uniform   consecutive rows of a random permutation, as in the LRA protocol of Nyströmformer
-        bucketed  the permutation is cut into pools of POOL_BATCHES batches, each pool sorted by length, and the batches
-                  shuffled: hardly any padding, but rows of a batch are alike in length
+        bucketed  the permutation is split into pools of POOL_BATCHES batches, each pool is sorted by length, and the
+                  batches are shuffled: little padding, but the rows of a batch have similar lengths
 
-    load_state_dict(state_dict()) goes on at the exact next batch; it raises DataError when the state belongs to another
+    load_state_dict(state_dict()) resumes at the exact next batch. It raises DataError if the state belongs to another
     seed, batch size, order or data.
 
     Raises:
@@ -95,7 +95,7 @@ class TrainBatches:
         self._order = self._epoch_order()
 
     def _epoch_order(self) -> NDArray[np.int64]:
-        """(batches, batch_size) row numbers of the present epoch."""
+        """(batches, batch_size) row numbers of the current epoch."""
         random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self._epoch,)))
         num_batches = len(self.split) // self.batch_size
         order = random.permutation(len(self.split))[: num_batches * self.batch_size]
@@ -120,7 +120,7 @@ class TrainBatches:
         return collate(self.split, rows, full_padding=self.full_padding)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the order: plain integers and strings."""
+        """The position in the order, as integers and strings."""
         return {
             "epoch": self._epoch,
             "position": self._position,
@@ -131,7 +131,7 @@ class TrainBatches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place that state_dict() named."""
+        """Restore the position of a `state_dict`."""
         mine = self.state_dict()
         for key in ("seed", "batch_size", "order", "content_sha256"):
             if state[key] != mine[key]:
@@ -142,7 +142,7 @@ class TrainBatches:
 
 
 def evaluation_batches(split: Split, *, batch_size: int, full_padding: bool = False) -> Iterator[Batch]:
-    """Every row once, in order of length (so that little is padding); the last batch may be smaller."""
+    """Every row once, sorted by length to reduce padding; the last batch may be smaller."""
     order = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield collate(split, order[start : start + batch_size], full_padding=full_padding)

@@ -1,4 +1,4 @@
-"""Whether the rows that were read are those of the original data: counts, classes, and known content."""
+"""Comparison of the rows that were read with the original data: counts, classes, and known content."""
 
 from hashlib import blake2b
 
@@ -8,9 +8,9 @@ from proxytune.datasets.sources import Source
 from proxytune.datasets.task import SPLITS, Rows
 
 _MODULUS = 1 << 128
-# The conventions that compare the rows with the original's.
+# The conventions that compare the rows with the original data.
 COMPARISONS = ("rows", "classes", "known", "partial", "lossy", "skipped")
-# By task, the name and the digests (see RowCounts) of data whose source is fixed.
+# By task: name and digests (see RowCounts) of data with known content.
 KNOWN = {
     "text": (
         "the original IMDB",
@@ -20,10 +20,10 @@ KNOWN = {
 
 
 class RowCounts:
-    """What is known of the rows of each split: how many, of which class, and a digest that no order changes.
+    """Number of rows, class counts and an order-independent digest of each split.
 
-    A row's digest is the blake2b (16 bytes) of its label and of each document's ids; a split's is their sum modulo
-    2**128, so that the rows' order, and how a copy divides them into files, do not matter.
+    A row's digest is the blake2b (16 bytes) of its label and of each document's ids. A split's digest is their sum modulo
+    2**128, so that it does not depend on the order of rows and on how a copy divides them into files.
     """
 
     def __init__(self, task: str) -> None:
@@ -32,7 +32,7 @@ class RowCounts:
         self.digests: dict[str, int] = {}
 
     def add(self, split: str, rows: Rows) -> None:
-        """Count the rows, uncut."""
+        """Count the rows, before they are cut to the maximum length."""
         if not len(rows):
             return
         counts = np.bincount(np.maximum(rows.labels, 0))
@@ -52,9 +52,9 @@ class RowCounts:
         self.digests[split] = total % _MODULUS
 
     def findings(self, source: Source, num_classes: int) -> dict[str, str]:
-        """What the prepared data should say of their rows.
+        """The results of the comparison, to be stored with the prepared data.
 
-        Raises DataError, unless partial data are allowed, when a split has one class only.
+        Raises DataError, unless partial data are allowed, if a split has only one class.
         """
         for split in SPLITS:
             if np.count_nonzero(self.classes[split]) == 1:
@@ -73,7 +73,7 @@ class RowCounts:
         return found
 
     def _of_source(self, source: Source) -> dict[str, np.ndarray]:
-        """Class counts by the source's own splits: a validation split drawn from train is counted there."""
+        """Class counts by the source's splits. A validation split drawn from train is counted in train."""
         counts = source.counts or {split: int(counted.sum()) for split, counted in self.classes.items()}
         found = {split: self.classes[split] for split in SPLITS}
         if "all" in counts:

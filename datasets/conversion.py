@@ -1,7 +1,7 @@
-"""Writes a task's rows into its folder of the cache, and into the manifest what they are.
+"""Writes a task's rows and their manifest into its folder of the cache.
 
-The files have no name until all of them are complete, and the folder is renamed last: no reader sees an incomplete
-folder, and a killed process leaves nothing.
+The files are unnamed until all of them are complete, and the folder is renamed last. No reader sees an incomplete folder,
+and a killed process leaves no files.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.sources import Source
 from proxytune.datasets.task import SPLITS, Rows, Task, TaskInfo
 
-Progress = Callable[[int, int], None]  # (rows done, rows in all or 0 where that is not known yet)
+Progress = Callable[[int, int], None]  # (rows done, total rows or 0 if unknown)
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 
 
 def options_of(task: Task) -> dict[str, Any]:
-    """The task's options, defaults filled in."""
+    """The task's options, including defaults."""
     return asdict(task)  # type: ignore[call-overload,no-any-return]
 
 
 def convert(task: Task, source: Source, folder: Path, progress: Progress | None, mapper: Mapper) -> None:
-    """Read the source and write the folder; the caller holds its lock. Raises DataError as the readers do."""
+    """Read the source and write the folder, whose lock the caller holds. Raises DataError like the readers."""
     info = task.info(source.form)
     source.scratch = folder.parent
     writers: dict[str, SplitWriter] = {}
@@ -73,7 +73,7 @@ def _read(
     counts = RowCounts(task.name)
     done = 0
     blocks = cast("Generator[tuple[str, Rows], None, None]", task.read(source, mapper))
-    with closing(blocks):  # an interrupted one would leave its worker processes until it is collected
+    with closing(blocks):  # otherwise worker processes run until the generator is garbage-collected
         for split, rows in blocks:
             counts.add(split, rows)
             if split == "train" and task.train_examples is not None:
@@ -105,7 +105,7 @@ def _publish(
         "fingerprint": _fingerprint(info, records),
     }
     manifest["sha256"] = manifest_sha256(manifest)
-    partial = folder.with_name(f"{folder.name}{_PARTIAL}")  # ours alone: the lock is held
+    partial = folder.with_name(f"{folder.name}{_PARTIAL}")  # used by this process only: the lock is held
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -127,13 +127,13 @@ def _fingerprint(info: TaskInfo, records: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of all its fields but that one."""
+    """The sha256 of all fields of the manifest except `sha256`."""
     fields = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def remove_leftovers(cache: Path) -> None:
-    """Remove what was left by processes killed while they gave their files names; running ones hold a lock."""
+    """Remove partial folders of processes that were killed while publishing. Running processes hold a lock."""
     for partial in cache.glob(f"*{_PARTIAL}"):
         lock = FileLock(f"{str(partial)[: -len(_PARTIAL)]}.lock", timeout=0)
         try:

@@ -1,11 +1,11 @@
-"""The one error that a user's data, path or option can cause."""
+"""DataError, the error for invalid data, paths and options."""
 
 
 class DataError(ValueError):
-    """Data or an option that cannot be used.
+    """Data or an option cannot be used.
 
-    Each of lines is a line of the message: the value, the rule, what to do. Line breaks and control characters
-    inside a line (from file names or data) are escaped. details is longer text for `--verbose`.
+    lines are the lines of the message: the value, the rule, what to do. Line breaks and control characters within a line
+    (from file names or data) are escaped. details is longer text for `--verbose`.
     """
 
     def __init__(self, *lines: str, details: str = "") -> None:
@@ -14,7 +14,7 @@ class DataError(ValueError):
 
 
 def printable(text: str) -> str:
-    """The text with control characters, and others that a terminal may act upon, as escapes (`\\x1b`)."""
+    """The text with control characters and other unprintable characters as escapes (`\\x1b`)."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,6 +1,6 @@
-"""What is known of large files (an archive's index, a file's sha256), kept on disk by name, size and time.
+"""A cache of facts about large files (an archive's index, a file's sha256), keyed by name, size and time.
 
-Each process that prepares or opens a task needs them; without the records each would read the files again.
+Every process that prepares or opens a task needs them, and would otherwise read the files again.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def load(folder: Path | None, kind: str, path: Path) -> list[str] | None:
-    """The lines saved for the file as it is now; None where there are none, or no folder."""
+    """The lines saved for the file's current version; None if there are none, or no folder."""
     if folder is None:
         return None
     try:
@@ -22,7 +22,7 @@ def load(folder: Path | None, kind: str, path: Path) -> list[str] | None:
 
 
 def save(folder: Path | None, kind: str, path: Path, lines: list[str]) -> None:
-    """Keep the lines (none of which has a line break); where they cannot be written, they are read again."""
+    """Save the lines, which must not contain line breaks. Errors are ignored: the file is then read again."""
     if folder is None:
         return
     target = folder / _name(kind, path)
@@ -46,7 +46,7 @@ def _stamp(path: Path, num_lines: int) -> str:
 
 
 def known_sha256(path: Path, folder: Path | None) -> str:
-    """The sha256 of a file's bytes, read again only when its size or time has changed."""
+    """The sha256 of a file's bytes. The file is read again only if its size or time has changed."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns, folder)
 

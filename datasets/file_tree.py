@@ -1,4 +1,4 @@
-"""A folder on disk, or the folders inside an archive, searched by pattern."""
+"""Pattern search in a folder on disk or inside an archive."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from proxytune.datasets.errors import DataError
 
 
 def alternatives(pattern: str) -> Iterator[str]:
-    """`a{b,c}` is ab, then ac."""
+    """The expansions of a pattern: `a{b,c}` gives ab, then ac."""
     match = re.search(r"\{([^{}]*)\}", pattern)  # an innermost one
     if match is None:
         yield pattern
@@ -22,17 +22,17 @@ def alternatives(pattern: str) -> Iterator[str]:
 
 
 class FileTree(Protocol):
-    """Files by their paths below `path`, which is a folder or an archive."""
+    """Files by their relative paths in `path`, a folder or an archive."""
 
     path: Path
     records: Path | None
 
     def listing(self, folder: str) -> tuple[dict[str, None], dict[str, None]]:
-        """Names of the folders and of the files in a folder ("." is the top), sorted; empty where it is not there."""
+        """Sorted names of the folders and of the files in a folder ("." is the top); empty if it does not exist."""
         ...
 
     def folders(self, pattern: str) -> list[str]:
-        """Folders that fit the pattern, sorted, "." for the top."""
+        """Folders that match the pattern, sorted, "." for the top."""
         found = ["."]
         for segment in pattern.split("/"):
             if segment != ".":
@@ -44,7 +44,7 @@ class FileTree(Protocol):
         return found
 
     def match(self, folder: str, pattern: str) -> tuple[str, ...]:
-        """Files below the folder that fit the first alternative of the pattern which any file fits, sorted."""
+        """Files below the folder that match the first matching alternative of the pattern, sorted."""
         for one in alternatives(pattern):
             above, _, last = one.rpartition("/")
             found = tuple(
@@ -65,7 +65,7 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _fitting(names: dict[str, None], pattern: str) -> list[str]:
-    """The name itself, or else what fits in any case."""
+    """The name itself if it exists, else the names that match ignoring case."""
     if pattern in names:
         return [pattern]
     return list(filter(_regex(pattern).fullmatch, names))
@@ -84,7 +84,7 @@ class FolderTree(FileTree):
         self._listings: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
 
     def listing(self, folder: str) -> tuple[dict[str, None], dict[str, None]]:
-        """Read from the disk once."""
+        """As in FileTree; each folder is read from disk once."""
         if folder not in self._listings:
             folders, files = list[str](), list[str]()
             try:
@@ -101,7 +101,7 @@ class FolderTree(FileTree):
 
 
 class ArchiveTree(FileTree):
-    """The folders inside an archive. A link counts as a file, so that a format which wants it is found, and refused."""
+    """The folders inside an archive. Links count as files, so that a format that needs a link is found and refused."""
 
     def __init__(self, path: Path, records: Path | None) -> None:
         self.path, self.records = path, records
@@ -120,11 +120,11 @@ class ArchiveTree(FileTree):
         return self._folders[folder]
 
     def listing(self, folder: str) -> tuple[dict[str, None], dict[str, None]]:
-        """From the archive's index."""
+        """As in FileTree, from the archive's index."""
         return self._folders.get(folder, ({}, {}))
 
     def match(self, folder: str, pattern: str) -> tuple[str, ...]:
-        """As for folders; raises DataError where the file wanted is a link."""
+        """As in FileTree. Raises DataError if a matching file is a link."""
         found = super().match(folder, pattern)
         for name in found:
             if name in self._links:

@@ -1,8 +1,7 @@
 """Image (CIFAR-10, Krizhevsky 2009): 32 x 32 grey pixels as a sequence of 1,024, 10 classes.
 
-As in the Long Range Arena the last tenth of the train images is the validation split, and as in its PyTorch
-code id 0 is a black pixel and padding at once, so black pixels are masked; `black_is_padding=False` shifts all
-ids by one instead.
+As in the Long Range Arena the last tenth of the train images is the validation split. As in its PyTorch code id 0 is both
+a black pixel and padding, so black pixels are masked; `black_is_padding=False` shifts all ids by one instead.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ CLASS_FOLDERS = "class folders of images"
 COLUMNS = (("img", "image"), ("label",))
 _ROW_BYTES = 1 + 3 * SIDE * SIDE  # of the binary form: the label, then the planes
 _IMAGES_PER_BLOCK = 1000
-# MD5 of the original batches, as published with them.
+# MD5 of the original batches, as published with the data.
 _ORIGINAL = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -64,7 +63,7 @@ class Image:
 
     @property
     def generator(self) -> str | None:
-        """None: photographs cannot be drawn."""
+        """None: there is no generator of photographs."""
         return None
 
     def info(self, form: str | None = None) -> TaskInfo:
@@ -86,7 +85,7 @@ class Image:
         )
 
     def decode(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """The picture in grey."""
+        """The picture in grey levels."""
         return (ids - (0 if self.black_is_padding else 1)).astype(np.uint8).reshape(SIDE, SIDE)
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
@@ -102,7 +101,7 @@ class Image:
     def divide(
         self, source: Source, train: Rows, test: Rows, own: Rows | None = None
     ) -> Iterator[tuple[str, Rows]]:
-        """The source's images as the task's splits; the last tenth of train is validation, unless it has its own."""
+        """The task's splits. The last tenth of train is validation, unless the source has a validation split."""
         source.counts.update({"train": len(train), "test": len(test)})
         if own is not None:
             source.counts["validation"] = len(own)
@@ -117,7 +116,7 @@ _GREY = "grey levels row by row, 0.2989 R + 0.587 G + 0.114 B; "
 
 
 def _read_files(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
-    """Batches and tables, each by its name, in the order of their names."""
+    """Rows of batches and tables, in the order of the file names."""
     blocks: dict[str, list[tuple[str, Rows]]] = {part: [] for part in source.files}
     digests = {}
     for part, name, stream in source.open():
@@ -145,7 +144,7 @@ def _read_files(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
 
 
 class _Digested:
-    """A stream's content, read once, and its MD5 (that by which the original files are known)."""
+    """A stream's content, read once, and its MD5, which identifies the original files."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.content = stream.read()
@@ -185,10 +184,10 @@ def _read_pickle(stream: IO[bytes], place: str) -> tuple[Planes, Labels]:
 
 
 def _read_binary(source: Source, content: bytes, place: str) -> tuple[Planes, Labels]:
-    """One label byte, then 3,072 bytes of planes, an image."""
+    """Images of one label byte and 3,072 bytes of planes."""
     if not content or len(content) % _ROW_BYTES:
         source.lacks(
-            f"{place}: {len(content)} bytes are no whole number of images of {_ROW_BYTES}; it was cut"
+            f"{place}: {len(content)} bytes are not a multiple of the {_ROW_BYTES} bytes of an image; it was cut"
         )
     rows = np.frombuffer(content, np.uint8, len(content) // _ROW_BYTES * _ROW_BYTES).reshape(-1, _ROW_BYTES)
     return rows[:, 1:].reshape(-1, 3, SIDE * SIDE), rows[:, 0].astype(np.int64)
@@ -202,7 +201,7 @@ def _picture(image: object, where: str) -> NDArray[np.uint8]:
 
 
 def _read_class_folders(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
-    """Images in order of class and content, then shuffled once, so that the order of an archive or a folder does not matter."""
+    """Images sorted by class and content, then shuffled once, so that the result does not depend on the order of files."""
     found: dict[str, list[tuple[int, bytes]]] = {"train": [], "test": [], "validation": []}
     lossy = 0
     for part, name, stream in source.open():

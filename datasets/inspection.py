@@ -1,4 +1,4 @@
-"""A look at a prepared task: a few examples decoded, class counts, lengths; pictures as PNG files."""
+"""Inspection of a prepared task: decoded examples, class counts, lengths, and plots as PNG files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ LENGTHS_PNG, EXAMPLES_PNG = "lengths.png", "examples.png"
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `proxytune data inspect` shows.
+    """The content of `proxytune data inspect`.
 
-    examples are (label, documents), texts only; of pictures they are in examples_png instead. lengths are
-    minimum, median, mean, 90th percentile and maximum of the train split's tokens.
+    examples are (label, documents) of text tasks; pictures are in examples_png instead. lengths are minimum, median,
+    mean, 90th percentile and maximum of the number of tokens in the train split.
     """
 
     fingerprint: str
@@ -33,9 +33,9 @@ class Inspection:
 
 
 def inspect(prepared: PreparedTask, folder: Path, *, num_examples: int = 6) -> Inspection:
-    """Decode the first examples of train, count, and write the PNG files into the folder (made if missing).
+    """Decode the first train examples, compute the counts, and write the PNG files into the folder (created if missing).
 
-    The test split is not opened; only its number of rows is reported.
+    The test split is not opened. Only its number of rows is reported.
     """
     if not 1 <= num_examples <= 100:
         raise DataError(f"num_examples is {num_examples}, it must be 1 to 100")

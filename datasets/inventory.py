@@ -1,4 +1,4 @@
-"""Which tasks' data lie under a root, in which form, and what is missing."""
+"""Inventory of the tasks' data under a root: their forms, and what is missing."""
 
 import functools
 import os
@@ -17,11 +17,11 @@ from proxytune.datasets.task import Task
 
 @dataclass(frozen=True)
 class Finding:
-    """One form of one task's data, or an archive that cannot be read (task is "" then).
+    """One form of one task's data, or an archive that cannot be read (task is then "").
 
-    place is the folder or archive; options are those that choose this form (`difficulty=easy`). status is `ready`
-    where it was prepared and verified, `found` where all files are there, whose rows `prepare` checks, else
-    `incomplete` or `unreadable`, and missing says why.
+    place is the folder or archive; options are those that select this form (`difficulty=easy`). status is `ready` if it
+    was prepared and verified, `found` if all files exist (`prepare` checks their rows), else `incomplete` or
+    `unreadable`; missing gives the reason.
     """
 
     task: str
@@ -34,10 +34,10 @@ class Finding:
 
 
 def find_sources(root: Path, cache: Path | None = None) -> list[Finding]:
-    """Everything found under the root, once each, complete or not.
+    """All forms found under the root, without duplicates, complete or not.
 
-    An archive is opened for the tasks that the folder does not hold; a damaged one is a finding that says so. With
-    cache what is prepared there is ready. Raises DataError when the root does not exist.
+    Archives are opened only for tasks that are not in the folder. A damaged archive is an `unreadable` finding. With
+    cache, forms that are prepared there are `ready`. Raises DataError if the root does not exist.
     """
     if not root.exists():
         raise DataError(f"root {root} does not exist")
@@ -75,7 +75,7 @@ def _findings(
             continue
         seen.add(files)
         missing = source.missing or _lacking_files(source)
-        # `prepare` takes the first that is complete; what it would not take is not called ready.
+        # `prepare` uses the first complete form, so only that one is `ready`.
         prepared = not missing and not complete and cache is not None and is_prepared(task, source, cache)
         complete = complete or not missing
         yield Finding(
@@ -90,7 +90,7 @@ def _findings(
 
 
 def _real_files(source: Source) -> frozenset[tuple[str, str]]:
-    """The files, each by one name whatever links lead to it."""
+    """The files by their real paths, independent of links."""
     folder = functools.cache(lambda name: os.path.realpath(source.place(name)))
     return frozenset(
         (folder(os.path.dirname(name)), os.path.basename(name))

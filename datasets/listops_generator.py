@@ -1,9 +1,9 @@
-"""Draws ListOps expressions by the official process, all trees of a chunk at once, level by level.
+"""Generates ListOps expressions by the official process, all trees of a chunk at once, level by level.
 
 It follows lra_benchmarks/data/listops.py: a tree node above the deepest level is an operator with probability
-0.25, with 2 to 10 arguments; trees with 500 < tokens < 2,000 are kept. The official one is never seeded and its
-order depends on hashing, so the release cannot be regenerated bit for bit; this one draws the same distribution
-from a seed.
+0.25, with 2 to 10 arguments; trees with 500 < tokens < 2,000 are kept. The official generator is not seeded and its
+order depends on hashing, so the release cannot be reproduced exactly. This one draws from the same distribution with a
+seed.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.task import Rows
 
-# Sorted, so that ids mean the same in every process (the official order comes from a Python set). 0 is padding.
+# Sorted, so that ids are the same in every process (the official order is that of a Python set). 0 is padding.
 TOKENS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "[MAX", "[MED", "[MIN", "[SM", "]")
 TOKEN_IDS = {token: index + 1 for index, token in enumerate(TOKENS)}
 OPERATORS = ("[MAX", "[MED", "[MIN", "[SM")
@@ -31,8 +31,8 @@ _TREES_PER_CHUNK = 16_384
 class Grammar:
     """The distribution of expressions; the defaults are the official release's.
 
-    max_depth counts levels of the tree, leaves included. An expression is kept when
-    min_length < tokens < max_length, both strict; parentheses are no tokens.
+    max_depth is the number of levels of the tree, including leaves. An expression is kept if min_length < tokens <
+    max_length; parentheses are not counted.
     """
 
     max_depth: int = 10
@@ -59,7 +59,7 @@ class _Level:
     def of_trees(
         self, kept: NDArray[np.bool_], above: NDArray[np.bool_] | None
     ) -> "tuple[_Level, NDArray[np.bool_]]":
-        """The level's nodes in kept trees, and which nodes those were; `above` is that of the level above."""
+        """The level's nodes in kept trees, and the mask of those nodes; `above` is the mask of the level above."""
         mine = kept[self.tree]
         parent = self.parent[mine]
         if above is not None:
@@ -74,8 +74,8 @@ def _draw_levels(
 ) -> tuple[list[_Level], NDArray[np.int64]]:
     """Grow num_trees trees level by level; return the levels and each tree's length in tokens.
 
-    A tree that is already too long for the grammar is grown no further: it would be rejected whatever follows,
-    so the distribution of the kept ones is untouched.
+    A tree that is already too long for the grammar is not grown further. It would be rejected in any case, so the
+    distribution of the kept trees is unchanged.
     """
     lengths = np.zeros(num_trees, np.int64)
     tree = np.arange(num_trees, dtype=np.int32)
@@ -139,7 +139,7 @@ def _evaluate(levels: list[_Level]) -> tuple[list[NDArray[np.int64]], NDArray[np
 
 
 def _linearise(levels: list[_Level], sizes: list[NDArray[np.int64]]) -> NDArray[np.uint8]:
-    """Top-down: write every node's token at its place; the trees stand end to end."""
+    """Top-down: the tokens of all nodes in order; the trees are concatenated."""
     tokens = np.zeros(int(sizes[0].sum()), np.uint8)
     start = np.zeros(0, np.int64)
     for depth, (level, size) in enumerate(zip(levels, sizes, strict=True)):
@@ -157,7 +157,7 @@ def _linearise(levels: list[_Level], sizes: list[NDArray[np.int64]]) -> NDArray[
 
 
 def generate_chunk(chunk: int, *, seed: int, grammar: Grammar) -> Rows:
-    """The kept expressions among a fixed number of trees; the same (seed, chunk) gives the same rows anywhere."""
+    """The kept expressions among a fixed number of trees; deterministic in (seed, chunk)."""
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(chunk,)))
     levels, lengths = _draw_levels(random, _TREES_PER_CHUNK, grammar)
     kept = (lengths > grammar.min_length) & (lengths < grammar.max_length)
@@ -171,7 +171,7 @@ def generate_chunk(chunk: int, *, seed: int, grammar: Grammar) -> Rows:
 
 
 def generate(num_rows: int, *, seed: int, grammar: Grammar, mapper: Mapper) -> Iterator[Rows]:
-    """Distinct expressions in blocks, num_rows in all, the same for a seed whatever the mapper's workers."""
+    """num_rows distinct expressions in blocks; deterministic in the seed, independent of the mapper's workers."""
     seen: set[bytes] = set()
     for rows in mapper(partial(generate_chunk, seed=seed, grammar=grammar), count()):
         documents, labels = [], []

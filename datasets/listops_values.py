@@ -1,4 +1,4 @@
-"""Evaluates ListOps expressions, a block of rows at a time; every row that is read is checked with it."""
+"""Vectorised evaluation of ListOps expressions, by which every row that is read is checked."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ _MAX, _MED, _MIN, _SUM = (OPERATORS.index(f"[{name}") for name in ("MAX", "MED",
 
 @dataclass(frozen=True)
 class Values:
-    """value (rows,) is the value of each expression; well_formed (rows,) whether its brackets fit and none is empty.
+    """value (rows,) is the value of each expression; well_formed (rows,): brackets match and every operator has arguments.
 
-    Where well_formed is False, value means nothing.
+    value is undefined where well_formed is False.
     """
 
     value: NDArray[np.int64]
@@ -22,10 +22,10 @@ class Values:
 
 
 def evaluate(tokens: NDArray[np.integer], lengths: NDArray[np.int64]) -> Values:
-    """The values of expressions whose token ids stand end to end, lengths (rows,) each, at least 1.
+    """The values of expressions given as concatenated token ids with lengths (rows,), each at least 1.
 
     Works from the deepest level up: at each level the arguments of an operator are the values between it and the
-    next operator of that level. Time grows with tokens times levels.
+    next operator of that level. The time is proportional to tokens times levels.
     """
     num_rows = len(lengths)
     row = np.repeat(np.arange(num_rows), lengths)
@@ -59,7 +59,7 @@ def _fitting_brackets(
     ends: NDArray[np.integer],
     lengths: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Whether each row is one bracketed expression: open from its first token on, shut at its last and not before."""
+    """Whether each row is one bracketed expression that opens at its first token and closes only at its last."""
     inner = np.ones(len(depth), np.bool_)
     inner[ends - 1] = False
     bad = np.where(inner, depth < 1, depth != 0)
@@ -74,7 +74,7 @@ def _nonempty(
     well_formed: NDArray[np.bool_],
     row: NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The operators that have arguments, and how many each has; a row with an empty one is not well formed."""
+    """The operators that have arguments, and their numbers; rows with an empty operator are marked as not well formed."""
     parent = np.searchsorted(operators, arguments) - 1
     counts = np.bincount(parent, minlength=len(operators))
     well_formed[row[operators[counts == 0]]] = False
@@ -84,7 +84,7 @@ def _nonempty(
 def _apply(
     operators: NDArray[np.integer], values: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Each operator (an index into OPERATORS) on its own run of values."""
+    """Apply each operator (an index into OPERATORS) to its consecutive values."""
     first = np.cumsum(counts) - counts
     ordered = np.sort(np.repeat(np.arange(len(counts)), counts) * 10 + values) % 10
     middle = ordered[first + (counts - 1) // 2] + ordered[first + counts // 2]

@@ -1,4 +1,4 @@
-"""Finds a task's data under a root, and says in a few lines what to do where they are not there."""
+"""Finds a task's data under a root, and explains what to do if they are not found."""
 
 import os
 from collections import deque
@@ -25,23 +25,21 @@ def find_source(
     partial: bool = False,
     records: Path | None = None,
 ) -> Source:
-    """Where the task's data come from: the files, the root, or its generator.
+    """The source of the task's data: the files, the root, or its generator.
 
-    records is a folder that keeps the indexes of archives. Raises DataError that says what was found, which files
-    are wanted, and how to get there; its details list what was tried.
+    records is the cache folder for indexes of archives. Raises DataError with what was found, which files are needed and
+    what to do; its details list what was tried.
     """
     if files:
         if root is not None:
-            raise DataError(f"task.root ({root}) and task.files are both given; leave one of them out")
+            raise DataError(f"task.root ({root}) and task.files are both given; remove one of them")
         source = named_files(task.name, files, task.formats)
     elif root is None:
         if task.generator is None:
-            raise DataError(
-                f"{task.name} has no generator; give root, the folder or archive that holds its data"
-            )
+            raise DataError(f"{task.name} has no generator; set root to the folder or archive with its data")
         return Source(f"generated ({task.generator})")
     elif not task.formats:
-        raise DataError(f"{task.name} is generated and reads no files; leave root out (it is {root})")
+        raise DataError(f"{task.name} is generated and reads no files; remove root (it is {root})")
     else:
         source = _locate(task, root, records, partial)
     source.partial = partial
@@ -54,9 +52,9 @@ def find_source(
 def found_sources(
     root: Path, formats: Sequence[Format], records: Path | None, problems: dict[str, str]
 ) -> Iterator[Source]:
-    """Every source in the folder; and where none of them is complete, those in the archives beside.
+    """Every source in the folder; if none of them is complete, also those in its archives.
 
-    An archive that cannot be read is an entry of problems, by its path.
+    An unreadable archive is added to problems, by its path.
     """
     complete = False
     for tree in trees(root, formats, records, problems):
@@ -68,13 +66,13 @@ def found_sources(
             except DataError as error:
                 problems[str(tree.path)] = str(error)
         if complete and isinstance(tree, FolderTree):
-            return  # before the archives beside it are opened
+            return  # without opening the archives
 
 
 def _locate(task: Task, root: Path, records: Path | None, partial: bool) -> Source:
     if not root.exists():
         raise DataError(
-            f"root {root} does not exist; give the folder or archive that holds the {task.name} data"
+            f"root {root} does not exist; set it to the folder or archive with the {task.name} data"
         )
     incomplete: list[Source] = []
     problems: dict[str, str] = {}
@@ -109,7 +107,7 @@ def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) ->
         return [first, f"They cannot be read: {nearest.format.unreadable}.", _wanted(task)]
     advice = "Put them beside the others, or name each file in task.files."
     if nearest.lacks_classes_only:
-        advice = "Put them beside the others; set task.partial: true if incomplete data are meant."
+        advice = "Put them beside the others; set task.partial: true to allow incomplete data."
     missing = f"missing: {_first(nearest.missing)}"
     return [first, f"{missing}. {advice}", problems[0]] if problems else [first, missing, advice]
 
@@ -132,16 +130,16 @@ def _wanted(task: Task) -> str:
 
 
 def _other_difficulty(task: Task, root: Path, records: Path | None) -> str:
-    """Where the data are those of another difficulty, that one."""
+    """A hint if the data have another difficulty, else an empty string."""
     for difficulty in get_args(get_type_hints(type(task)).get("difficulty")):
         other = replace(cast("Any", task), difficulty=difficulty)
         if any(not source.missing for source in found_sources(root, other.formats, records, {})):
-            return f"The data of difficulty={difficulty} are there: set that option, or give the other root."
+            return f"Found data of difficulty={difficulty}: set that option, or use another root."
     return ""
 
 
 def _elsewhere(root: Path, formats: Sequence[Format], records: Path | None) -> str:
-    """A folder deeper down, on disk or in the archive, in which a format is complete."""
+    """A hint at a subfolder, on disk or in the archive, in which a format is complete; else an empty string."""
     for tree in trees(root, (), records, {}):
         for folder in islice(_all_folders(tree), _MAX_FOLDERS_SEARCHED):
             path = Path(os.path.normpath(root / folder)) if isinstance(tree, FolderTree) else Path(folder)
@@ -157,7 +155,7 @@ def _elsewhere(root: Path, formats: Sequence[Format], records: Path | None) -> s
 
 
 def _all_folders(tree: FileTree) -> Iterator[str]:
-    """The folders of a tree, those above first."""
+    """The folders of a tree, breadth first."""
     waiting = deque(["."])
     while waiting:
         folder = waiting.popleft()

@@ -1,4 +1,4 @@
-"""Examples of npz files: arrays of ids and labels, checked before memory is set aside for them."""
+"""Reader of npz files: arrays of ids and labels, checked before memory is allocated for them."""
 
 import zipfile
 import zlib
@@ -23,7 +23,7 @@ _MAX_ARRAY_BYTES = 24 << 30
 def read_npz(
     stream: IO[bytes], place: str, num_documents: int
 ) -> Iterator[tuple[tuple[NDArray[Any], ...], Any]]:
-    """(documents, label) of each example; raises DataError for a damaged file, a missing array, or one of objects."""
+    """(documents, label) of each example. Raises DataError for a damaged file, a missing array, or an array of objects."""
     arrays = _load(seekable(stream), place)
     keys = list(_PAIRS) if num_documents == 2 else [(name,) for name in (*_INPUTS, "input_ids_0")]
     inputs = next((names for names in keys if all(name in arrays for name in names)), None)

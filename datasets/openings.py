@@ -1,4 +1,4 @@
-"""Opens a test split, and records who opened it, when and why."""
+"""Opening of the test split, recorded with user, time and reason."""
 
 import json
 import os
@@ -14,10 +14,10 @@ LOG = "test_openings.jsonl"
 
 
 def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder: Path | None = None) -> Split:
-    """The test split, verified; the opening is recorded first.
+    """Record the opening, then open and verify the test split.
 
-    A line of JSON goes to test_openings.jsonl in log_folder, by default beside the prepared data. Raises
-    DataError when by or reason is empty, the log cannot be written, or the file is damaged.
+    A line of JSON is appended to test_openings.jsonl in log_folder, by default beside the prepared data. Raises
+    DataError if by or reason is empty, the log cannot be written, or the file is damaged.
     """
     for name, value in (("by", by), ("reason", reason)):
         if not value.strip():

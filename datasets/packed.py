@@ -1,6 +1,6 @@
 """Ready-made token ids: pickles of Skyformer and Nyströmformer, MEGA's text, S4's cache, and npz files.
 
-The packed formats are the same for all tasks; each task says what its ids mean.
+The packed formats are the same for all tasks; each task defines the meaning of its ids.
 """
 
 import io
@@ -36,10 +36,10 @@ Example = tuple[tuple[NDArray[np.integer], ...], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """How a task's ids are packed: documents an example has; whether zeros at its end are padding, not black pixels.
+    """How a task's ids are packed: documents per example, and whether trailing zeros are padding or black pixels.
 
-    words, where it is given, makes ids of a line of MEGA's text that holds words instead of numbers; check raises
-    DataError for rows of such ids, of these lines of a place, that are not what they should be.
+    words, if given, encodes a line of MEGA's text that contains words instead of numbers; check(rows, lines, place) raises
+    DataError for invalid rows of such ids.
     """
 
     num_documents: int = 1
@@ -48,7 +48,7 @@ class Packing:
     check: Callable[[Rows, Sequence[int], str], None] | None = None
 
     def document(self, value: object) -> NDArray[np.integer]:
-        """One document's ids, without padding; raises DataError when they are no row of integers."""
+        """One document's ids, without padding. Raises DataError if they are not a sequence of integers."""
         ids = safe_pickle.as_array(value)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise DataError(f"ids of shape {ids.shape} and type {ids.dtype}, integers in a row are expected")
@@ -63,7 +63,7 @@ class Packing:
 
 
 def read_ids(stream: IO[bytes], place: str, packing: Packing) -> Iterator[Example]:
-    """Examples of one pickle or npz file, as its suffix says; raises DataError with the example."""
+    """Examples of one pickle or npz file, selected by suffix. Raises DataError with the number of the example."""
     if place.lower().endswith(".npz"):
         rows = read_npz(stream, place, packing.num_documents)
     else:
@@ -103,9 +103,8 @@ def packed_formats(
     mega: bool = True,
     adapt: Callable[[Any, Source, Iterator[tuple[str, Rows]]], Iterator[tuple[str, Rows]]],
 ) -> tuple[Format, ...]:
-    """A task's packed formats. Its pickles have this name, its folders one of folder_names, MEGA's the first.
-
-    s4_columns are those of S4's cache, where it has one. adapt makes the task's rows of the packed ones.
+    """A task's packed formats. pickle_name is the name of its pickles; its folders have one of folder_names, MEGA's the
+    first. s4_columns are the columns of S4's cache, if it has one. adapt converts the packed rows to the task's rows.
     """
 
     def adapted(read: Callable[[Source, Packing], Iterator[tuple[str, Rows]]]) -> Callable[..., Any]:
@@ -201,7 +200,7 @@ def _read_s4(
 
 
 def _read_mega(source: Source, packing: Packing) -> Iterator[tuple[str, Rows]]:
-    """One line an example, blank-separated integers; labels in a file of their own, read first."""
+    """One example per line, as blank-separated integers. The labels are in a separate file, which is read first."""
     labels = {
         part.split()[0]: _mega_labels(stream, source.place(name))
         for part, name, stream in source.open([part for part in source.files if part.endswith("label")])
@@ -224,7 +223,7 @@ def _mega_examples(stream: IO[bytes], place: str, labels: list[int], packing: Pa
         if label is None and not line.strip():
             continue  # a blank last line
         if line is None or label is None:
-            raise DataError(f"{where}: {len(labels)} labels, another number of inputs")
+            raise DataError(f"{where}: {len(labels)} labels, but another number of inputs")
         try:
             ids = (
                 packing.words(line)

@@ -1,4 +1,4 @@
-"""An ordered map over worker processes, for the generators; no worker outlives its parent, however that ends."""
+"""An ordered map over worker processes, for the generators. No worker outlives its parent."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Mapper(Protocol):
-    """Maps a picklable function over items and yields the results in order; items may be endless."""
+    """Maps a picklable function over items, which may be infinite, and yields the results in order."""
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]: ...
 
@@ -29,9 +29,9 @@ class Mapper(Protocol):
 def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
     """Map over one process per core; results come in order, and a worker has at most two items at a time.
 
-    Workers are spawned, not forked: the caller may hold threads (torch, gRPC) that a fork would break. They are
-    killed when the caller leaves the loop, and exit when it dies. An item must fit into a pipe's buffer (64 KiB).
-    Raises DataError when a worker is killed, and any exception of the function.
+    Workers are spawned, not forked: the caller may have threads (torch, gRPC) that a fork would break. They are killed
+    when the caller leaves the loop, and exit when it dies. An item must fit into a pipe's buffer (64 KiB). Raises
+    DataError if a worker is killed, and any exception of the function.
     """
     num_workers = len(os.sched_getaffinity(0))
     if num_workers == 1:
@@ -40,7 +40,7 @@ def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) ->
     remaining = iter(items)
     workers: list[BaseProcess] = []
     pipes: list[Connection] = []
-    pending: deque[Connection] = deque()  # where the results come from, in the order of their items
+    pending: deque[Connection] = deque()  # the pipes of the outstanding results, in the order of their items
     try:
         for item in islice(remaining, num_workers):
             worker, pipe = _started_worker(function)
@@ -66,8 +66,8 @@ def process_map(function: Callable[[Item], Result], items: Iterable[Item], /) ->
 
 
 def _started_worker(function: Callable[[Any], object]) -> tuple[BaseProcess, Connection]:
-    # A pipe of its own: in a queue that workers share, one that is killed while it writes leaves the reader waiting
-    # for the rest, because the others hold the queue open.
+    # One pipe per worker: with a shared queue, a worker that is killed while it writes would leave the reader waiting for
+    # the rest, because the others keep the queue open.
     context = multiprocessing.get_context("spawn")
     pipe, of_worker = context.Pipe()
     worker = context.Process(target=_work, args=(function, of_worker), daemon=True)
@@ -79,23 +79,25 @@ def _started_worker(function: Callable[[Any], object]) -> tuple[BaseProcess, Con
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM after the block, and never in a process that is started in it.
+    """Defer SIGINT and SIGTERM until the block ends; a process started in the block never handles them.
 
-    They may come to the whole group, of which the parent alone handles them. And a start that they interrupt leaves a
-    process that nobody knows, which prints a traceback.
+    They may be sent to the whole process group, in which only the parent handles them. A start that they interrupt would
+    leave an untracked process, which prints a traceback.
     """
-    resource_tracker.ensure_running()  # its own start, in the first process's, would end the mask
+    resource_tracker.ensure_running()  # it would otherwise be started with the first process and reset the mask
     arrived: list[int] = []
     before = {each: handler for each in _SIGNALS if (handler := signal.getsignal(each)) is not None}
     in_main = threading.current_thread() is threading.main_thread()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the new process inherits it
     try:
-        if in_main:  # a signal that comes by another thread, whose mask is its own, is handled in this one
+        if (
+            in_main
+        ):  # a signal received by another thread, which has its own mask, is handled in the main thread
             for each in before:
                 signal.signal(each, lambda number, _: arrived.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # what was blocked arrives now
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # blocked signals are delivered now
         if in_main:
             for each, handler in before.items():
                 signal.signal(each, handler)
@@ -121,7 +123,7 @@ def _death_named() -> Iterator[None]:
 
 def _work(function: Callable[[Any], object], pipe: Connection) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    with suppress(EOFError, OSError):  # the parent is gone
+    with suppress(EOFError, OSError):  # the parent has ended
         while True:
             item = pipe.recv()
             try:

@@ -1,6 +1,6 @@
-"""The canvas on which Pathfinder's snakes of dashes grow: what a dash and a disc look like, and what is occupied.
+"""The canvas on which Pathfinder's snakes are drawn: rendering of dashes and discs, and the occupied pixels.
 
-The pixel recipe is the one measured on real images: Lanczos resizing in float, maximum with the black canvas.
+The rendering was determined from real images: Lanczos resizing in float, maximum with the black canvas.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ Pixel = tuple[int, int]
 Floats = NDArray[np.float32]
 
 ANTIALIASING = 2
-MAX_DRAWS = 3  # of a dash, before its image is thrown away
+MAX_DRAWS = 3  # attempts per dash, before the image is discarded
 DEAD_END_WEIGHT = 1e-4
 OVERLAP = 1.8  # of two dashes' masks
-OCCUPIED = 0.3  # a pixel is free where its mask is no more
+OCCUPIED = 0.3  # a pixel is free if its mask is at most this
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Lengths in pixels. continuity scales the turn between dashes; contour_length counts a target's dashes."""
+    """Lengths in pixels. continuity scales the turn between dashes; contour_length is the number of a target's dashes."""
 
     side: int
     dash_length: int
@@ -41,12 +41,12 @@ class Settings:
 
     @property
     def distractor_length(self) -> int:
-        """Dashes of a distractor."""
+        """Number of dashes of a distractor."""
         return self.contour_length // 3
 
     @property
     def num_distractors(self) -> int:
-        """Distractors tried; some find no room."""
+        """Number of distractors that are attempted; some do not fit."""
         return self.distractor_budget // self.distractor_length
 
 
@@ -71,7 +71,7 @@ def settings(side: int, contour_length: int) -> Settings:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a dash or a disc adds to the canvas, centred on its start pixel."""
+    """The rendering of a dash or a disc, centred on its start pixel."""
 
     image: Floats
     mask: Floats
@@ -123,12 +123,12 @@ def marker(radius: float) -> Stamp:
 
 
 class DeadEnd(Exception):
-    """A snake that cannot grow."""
+    """The snake cannot grow."""
 
 
 @dataclass
 class Snake:
-    """The growing end: the pivot before the last dash, its orientation, its stamp not yet in the mask."""
+    """The growing end of a snake: the pivot before the last dash, its orientation, its stamp not yet in the mask."""
 
     pivot: Point
     orientation: float
@@ -155,7 +155,7 @@ class Canvas:
         self.mask = np.ones((side, side), np.float32)
         inner = slice(self.border + 1, self.border + settings.side - 1)  # one pixel of padding is occupied
         self.mask[inner, inner] = 0
-        # Where no dash may begin or end: outside the image, or within the margin of what is occupied.
+        # Pixels at which no dash may begin or end: outside the image, or within the margin of occupied pixels.
         self.near = np.ones((side, side), np.bool_)
         clear = slice(self.border + 1 + margin, self.border + settings.side - 1 - margin)
         self.near[clear, clear] = False
@@ -192,7 +192,7 @@ class Canvas:
         return self.mask[inner, inner] <= OCCUPIED
 
     def free_for(self, stamp: Stamp) -> NDArray[np.bool_]:
-        """Pixels at which the stamp's footprint touches nothing occupied."""
+        """Pixels at which the stamp's footprint does not touch occupied pixels."""
         occupied = self.mask > OCCUPIED
         side = self.settings.side
         start = self.border - stamp.half
@@ -214,7 +214,7 @@ class Canvas:
         return Snake(pivot, orientation, (stamp, tail), tail, [head])
 
     def extend(self, random: np.random.Generator, snake: Snake, contrast: float) -> None:
-        """One more dash; raises DeadEnd."""
+        """Add one dash. Raises DeadEnd if there is no room."""
         length, margin = self.settings.dash_length, self.margin
         stride = length + 2 * margin
         pivot = (
@@ -244,13 +244,13 @@ class Canvas:
         raise DeadEnd
 
     def _candidates(self, pivot: Point) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Rows, columns and directions of the clear pixels on the circle of radius length + margin round the pivot."""
+        """Rows, columns and directions of the clear pixels on the circle of radius length + margin around the pivot."""
         radius = self.settings.dash_length + self.margin
         corner = int(pivot[0]), int(pivot[1])
         offsets = _offsets(radius)
         down, right = offsets - (pivot[0] - corner[0]), offsets - (pivot[1] - corner[1])
         squared = (down * down)[:, None] + right * right
-        # A pivot may lie outside of the image, but never by more than a dash and its margins.
+        # A pivot may be outside the image, but by at most a dash and its margins.
         top, left = corner[0] + self.border - radius - 1, corner[1] + self.border - radius - 1
         near = self.near[top : top + len(offsets), left : left + len(offsets)]
         row, column = ((squared > (radius - 0.5) ** 2) & (squared < (radius + 0.5) ** 2) & ~near).nonzero()

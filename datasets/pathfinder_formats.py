@@ -96,13 +96,13 @@ def _read_named(task: "Pathfinder", source: Source) -> Iterator[tuple[str, Rows]
 
 
 def _read_folders(task: "Pathfinder", source: Source) -> Iterator[tuple[str, Rows]]:
-    """Images in order of their names, whatever an archive's order."""
+    """Images sorted by name, independent of the order in an archive."""
     labels = _read_labels(source)
     images = {name for name in source.files["images"] if name in labels}
     absent = sorted(labels.keys() - images)
     if absent:
         source.lacks(
-            f"{source.place(absent[0])} is missing, its metadata are there ({len(absent)} such images)"
+            f"{source.place(absent[0])} is missing, but its metadata exist ({len(absent)} such images)"
         )
     unlabelled = [name for name in source.files["images"] if name not in labels]
     if unlabelled:
@@ -124,9 +124,9 @@ def _read_folders(task: "Pathfinder", source: Source) -> Iterator[tuple[str, Row
 def _read_images(
     side: int, source: Source, images: list[str], empty: list[str]
 ) -> tuple[list[str], NDArray[np.uint8]]:
-    """The images' names, "" for one that is left out, and their pixels, kept in a file without a name."""
+    """The images' names ("" for a skipped image) and their pixels, stored in an unnamed temporary file."""
     if not images:
-        raise DataError(f"{source.path}: no image that its metadata name")
+        raise DataError(f"{source.path}: no image that is listed in its metadata")
     position = {name: index for index, name in enumerate(images)}
     names = [""] * len(images)
     with tempfile.TemporaryFile(dir=source.scratch) as scratch:
@@ -149,7 +149,7 @@ def _read_images(
 
 
 def _read_labels(source: Source) -> dict[str, int]:
-    """Each image's label, by its path. Upstream's combined.npy repeats the others, and is read where it is alone."""
+    """Each image's label, by its path. Upstream's combined.npy repeats the other files and is read only without them."""
     files = source.files["metadata"]
     numbered = [name for name in files if not PurePosixPath(name).name.startswith("combined")]
     whole = [name for name in files if PurePosixPath(name).name == "combined.npy"]
@@ -161,7 +161,7 @@ def _read_labels(source: Source) -> dict[str, int]:
         base = name.rsplit("metadata/", 1)[0]
         for image, label, where in read_metadata(stream, source.place(name)):
             if base + image in labels:
-                raise DataError(f"{where}: {image} is there twice")
+                raise DataError(f"{where}: {image} is duplicated")
             labels[base + image] = label
     return labels
 
@@ -169,8 +169,8 @@ def _read_labels(source: Source) -> dict[str, int]:
 def read_metadata(stream: IO[bytes], place: str) -> Iterator[tuple[str, int, str]]:
     """(image below the difficulty's folder, label, where) of one metadata file.
 
-    The release's .npy files are plain text: folder, file, index in the batch, label, then how it was drawn. A new
-    run of the official code writes true .npy files of strings with the same fields. Raises DataError with the line.
+    The release's .npy files are plain text: folder, file, index in the batch, label, generation parameters. The official
+    code now writes true .npy files of strings with the same fields. Raises DataError with the line.
     """
     content = stream.read()
     if content.startswith(b"\x93NUMPY"):
@@ -206,7 +206,7 @@ def read_metadata(stream: IO[bytes], place: str) -> Iterator[tuple[str, int, str
 
 
 def fixed_draw(images: Sequence[str] | dict[str, int]) -> dict[str, str]:
-    """The split of each image: a draw over the sorted names, the same on every machine."""
+    """The split of each image: a seeded draw over the sorted names."""
     names = sorted(images)
     order = np.random.default_rng(0).permutation(len(names))
     ends = len(names) * 8 // 10, len(names) * 9 // 10

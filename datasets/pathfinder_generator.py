@@ -1,10 +1,9 @@
-"""Draws Pathfinder images (Linsley et al. 2018) by the process and settings of the Long Range Arena.
+"""Generates Pathfinder images (Linsley et al. 2018) by the process and settings of the Long Range Arena.
 
-Two long snakes of dashes grow from nearby seeds; distractor snakes fill the rest; one disc marks an end of a
-snake, the other the far end of the same snake (label 1) or of the other one (label 0). The pixel recipe is the
-one measured on real images: Lanczos resizing in float, maximum with the black canvas, brightest pixel = 255.
-The published settings are followed but for what the real images contradict: dash contrast of 64 and 128, and
-the number of distractors of 128.
+Two long snakes of dashes grow from nearby seeds; distractor snakes fill the rest. One disc marks an end of a snake, the
+other the far end of the same snake (label 1) or of the other one (label 0). The rendering was determined from real images:
+Lanczos resizing in float, maximum with the black canvas, brightest pixel = 255. The published settings are used, except
+where real images contradict them: the contrast of dashes for 64 and 128 pixels, and the number of distractors for 128.
 """
 
 from dataclasses import dataclass
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 
 from proxytune.datasets.pathfinder_canvas import Canvas, DeadEnd, Pixel, Settings, Snake, marker
 
-MAX_ATTEMPTS = 5  # of a distractor, before it is left out
+MAX_ATTEMPTS = 5  # per distractor, before it is skipped
 MIN_FREE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One image, its label, and how it was made.
+    """One image, its label, and its construction.
 
-    targets holds each target's points in order: its origin tip, then the head of every dash. markers are the two
-    marked pixels; num_distractors is how many found room.
+    targets are each target's points in order: its origin tip, then the head of every dash. markers are the two marked
+    pixels; num_distractors is the number of distractors that fitted.
     """
 
     pixels: NDArray[np.uint8]
@@ -35,7 +34,7 @@ class Drawing:
 
 
 def draw(random: np.random.Generator, settings: Settings) -> Drawing:
-    """One image; a target that cannot grow to its full length throws the image away and begins it again."""
+    """Draw one image. If a target cannot grow to its full length, the image is discarded and started again."""
     label = int(random.integers(2))
     while True:
         canvas = Canvas(settings, int(random.choice(settings.margins)))
@@ -84,7 +83,7 @@ def _draw_targets(random: np.random.Generator, canvas: Canvas) -> tuple[Snake, S
 
 
 def _draw_distractors(random: np.random.Generator, canvas: Canvas) -> int:
-    """Draw them and return how many found room."""
+    """Draw the distractors and return the number of those that fitted."""
     settings = canvas.settings
     found = 0
     for _ in range(settings.num_distractors):
@@ -118,7 +117,7 @@ def _pick(random: np.random.Generator, allowed: NDArray[np.bool_]) -> Pixel:
 def draw_chunk(
     chunk: int, *, seed: int, settings: Settings, num_images: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(images, side, side) pixels and labels; the same (seed, chunk) gives the same images anywhere."""
+    """(images, side, side) pixels and labels; deterministic in (seed, chunk)."""
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(chunk,)))
     drawings = [draw(random, settings) for _ in range(num_images)]
     return np.array([drawing.pixels for drawing in drawings]), np.array(

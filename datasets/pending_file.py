@@ -1,4 +1,4 @@
-"""A file that has no name until it is complete: if its process is killed, the kernel removes it."""
+"""A file that is unnamed until it is complete. If its process is killed, the kernel removes it."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 class PendingFile:
     """A new file in the folder; `stream` reads and writes it.
 
-    Where the file system knows no files without a name, it has one that ends in `.pending`.
+    If the file system does not support unnamed files, it has a name that ends with `.pending`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -22,12 +22,12 @@ class PendingFile:
         self.stream = open(descriptor, "w+b")  # noqa: SIM115  # closed in close
 
     def sha256(self) -> str:
-        """Of its bytes so far, in hexadecimal."""
+        """sha256 of the bytes written so far, in hexadecimal."""
         self.stream.seek(0)
         return hashlib.file_digest(self.stream, "sha256").hexdigest()
 
     def publish(self, path: Path) -> None:
-        """Write it through to the disk, name it path, and close it."""
+        """Sync the file to disk, name it `path`, and close it."""
         self.stream.flush()
         os.fsync(self.stream.fileno())
         if self._name is not None:
@@ -42,7 +42,7 @@ class PendingFile:
         self.close()
 
     def close(self) -> None:
-        """Close it; without a name it is gone."""
+        """Close the file; an unpublished file is removed."""
         self.stream.close()
         if self._name is not None:
             self._name.unlink(missing_ok=True)

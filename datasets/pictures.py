@@ -1,4 +1,4 @@
-"""Small pictures: PNG and JPEG decoded, colours to grey, pixels to token ids."""
+"""Small pictures: decoding of PNG and JPEG, conversion to grey levels and to token ids."""
 
 import io
 
@@ -10,13 +10,13 @@ from proxytune.datasets.errors import DataError
 
 
 class DamagedPicture(DataError):
-    """A picture of which not all can be read."""
+    """A picture cannot be decoded completely."""
 
 
 def decode_picture(content: bytes, where: str, side: int, mode: str) -> NDArray[np.uint8]:
     """A PNG or JPEG of side x side pixels as (side, side) in mode L or (side, side, 3) in mode RGB.
 
-    Raises DataError that begins with where for another size, DamagedPicture for what cannot be decoded.
+    Raises DataError for another size, DamagedPicture if it cannot be decoded. The message begins with where.
     """
     try:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
@@ -46,12 +46,12 @@ def grey(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def shifted(pixels: NDArray[np.integer], *, black_is_padding: bool) -> NDArray[np.integer]:
-    """Token ids of pixels: themselves, or plus one so that 0 stays free."""
+    """Token ids of pixels: the pixels, or the pixels plus one so that 0 is free for padding."""
     return pixels if black_is_padding else pixels.astype(np.uint16) + np.uint16(1)
 
 
 def black_convention(*, black_is_padding: bool) -> str:
-    """How the convention is named in TaskInfo."""
+    """Description of the convention in TaskInfo."""
     return (
         "pixel = id; black (0) is masked as padding (protocol)"
         if black_is_padding

@@ -1,8 +1,8 @@
-"""From a task's name to memory-mapped splits: found or generated once per machine, then opened in milliseconds.
+"""Preparation of tasks: data are found or generated once per machine, then opened as memory-mapped splits.
 
-A prepared task is a folder `<cache>/<name>-<address>` with one Arrow file a split and manifest.json. The
-address covers task, options, source digest and reader version. It is written under a file lock to a temporary
-name and renamed when complete, so several processes may ask at once and no reader sees an incomplete one.
+A prepared task is a folder `<cache>/<name>-<address>` with one Arrow file per split and manifest.json. The
+address covers task, options, source digest and reader version. The folder is written under a file lock with a temporary
+name and renamed when complete, so several processes may prepare it at once and no reader sees an incomplete folder.
 """
 
 import hashlib
@@ -44,17 +44,17 @@ TASKS: dict[str, type[Task]] = {
 }
 
 MAX_OPTION = 100_000_000
-"""No task takes a larger number: more rows or tokens than any store here could hold."""
-COMMON_OPTIONS = ("max_length", "train_examples")  # null is taken by every task, also by those of one length
+"""Upper limit of numeric options, above any supported number of rows or tokens."""
+COMMON_OPTIONS = ("max_length", "train_examples")  # every task accepts null, also those with a fixed length
 _STORE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A prepared task, its train and validation splits open; the test split opens in `open_test_split` alone.
+    """A prepared task with open train and validation splits. The test split is opened only by `open_test_split`.
 
-    options are those it was prepared with. fingerprint is a sha256 over the content of every split: equal
-    fingerprints mean equal data, whatever machine, path or form they came from; the form is a convention beside it.
+    options are those it was prepared with. fingerprint is a sha256 over the content of every split: equal fingerprints
+    mean equal data, independent of machine, path and form. The form is recorded in the conventions.
     """
 
     info: TaskInfo
@@ -67,18 +67,21 @@ class PreparedTask:
 
     @property
     def compared(self) -> str:
-        """In one line, how the data compare with the original; empty for generated data."""
+        """One line that compares the data with the original; empty for generated data."""
         conventions = self.info.conventions
         return "; ".join(conventions[key] for key in COMPARISONS if key in conventions)
 
     def verify(self, progress: Progress | None = None) -> None:
-        """Read all of train and validation; raises DataError that names a damaged file and both sha256."""
+        """Read all of train and validation. Raises DataError with both sha256 if a file is damaged."""
         for split in (self.train, self.validation):
             split.verify(progress)
 
 
 def make_task(name: str, **options: Any) -> Task:
-    """The task under the options; None means the option's default. Raises DataError for an unknown name or key."""
+    """Create the task with the options; None means the option's default.
+
+    Raises DataError for an unknown name or key, or an invalid value.
+    """
     if name not in TASKS:
         raise DataError(f"no task {name!r}{_nearest(name, TASKS)}; tasks are {', '.join(TASKS)}")
     known = {field.name for field in fields(TASKS[name])}  # type: ignore[arg-type]
@@ -115,7 +118,7 @@ def _nearest(word: str, known: Mapping[str, Any] | set[str]) -> str:
 
 
 def task_info(name: str, **options: Any) -> TaskInfo:
-    """What a model sees of the task under these options; reads no data. Raises DataError as make_task does."""
+    """The TaskInfo for these options. Reads no data. Raises DataError as make_task does."""
     return make_task(name, **options).info()
 
 
@@ -132,10 +135,10 @@ def prepare(
 ) -> PreparedTask:
     """Find or generate the task's data, convert them once, and open them.
 
-    root is a folder or archive that holds the data in any known form; files names the file of each split instead;
-    with neither the task generates them, where it can. partial allows data in which something is missing, and
-    records what. Idempotent; a second process that asks for the same waits for the first. What is there already is
-    verified byte by byte. Raises DataError when the data cannot be found, read or trusted: nothing is left behind.
+    root is a folder or archive with the data in any known form; files names the file of each split instead; with neither
+    the data are generated, if the task has a generator. partial allows incomplete data and records what is missing.
+    Idempotent; concurrent processes wait for the first. Existing data are verified byte by byte. Raises DataError if the
+    data cannot be found or read, or are invalid; no files are left behind.
     """
     task = make_task(name, **options)
     source = find_source(task, root, files=files, partial=partial, records=records_folder(cache))
@@ -165,14 +168,14 @@ def prepared_folder(
     cache: Path,
     **options: Any,
 ) -> Path:
-    """Where `prepare` puts the task, whether or not it has. Raises DataError when its source cannot be found."""
+    """The folder of the prepared task, whether or not it exists. Raises DataError if its source cannot be found."""
     task = make_task(name, **options)
     source = find_source(task, root, files=files, partial=partial, records=records_folder(cache))
     return _folder(task, source, cache)
 
 
 def is_prepared(task: Task, source: Source, cache: Path) -> bool:
-    """Whether `prepare` would find the task prepared from this source; opens it, without reading all of it."""
+    """Whether the task is already prepared from this source. The splits are opened but not read completely."""
     try:
         open_prepared(_folder(task, source, cache))
     except DataError:
@@ -181,7 +184,7 @@ def is_prepared(task: Task, source: Source, cache: Path) -> bool:
 
 
 def records_folder(cache: Path) -> Path:
-    """Where what is known of large files is kept."""
+    """The folder of cached facts about large files (file_records.py)."""
     return Path(cache).resolve() / "files"
 
 
@@ -194,14 +197,14 @@ def _folder(task: Task, source: Source, cache: Path) -> Path:
 
 @lru_cache
 def _verify_once(folder: Path, stamps: tuple[tuple[int, int], ...]) -> None:
-    """Read every byte, once a process and version of the files: a worker prepares the same task for each trial."""
+    """Verify every byte, once per process and version of the files: a worker prepares the same task for each trial."""
     open_prepared(folder).verify()
 
 
 def open_prepared(folder: Path) -> PreparedTask:
-    """Open a folder that `prepare` made. Raises DataError when it is missing, incomplete or damaged.
+    """Open a folder created by `prepare`. Raises DataError if it is missing, incomplete or damaged.
 
-    Checks structure only, in milliseconds whatever the size; `PreparedTask.verify` reads every byte.
+    Only the structure is checked, in milliseconds whatever the size; `PreparedTask.verify` reads every byte.
     """
     folder = Path(folder)
     path = folder / MANIFEST
@@ -210,10 +213,12 @@ def open_prepared(folder: Path) -> PreparedTask:
         info_fields, options = dict(manifest["info"]), dict(manifest["options"])
         records = {split: SplitRecord(**record) for split, record in manifest["splits"].items()}
         if manifest_sha256(manifest) != manifest["sha256"]:
-            raise DataError(f"{path} is damaged: its sha256 does not fit; delete {folder} and prepare again")
+            raise DataError(
+                f"{path} is damaged: its sha256 does not match; delete {folder} and prepare again"
+            )
         info = TaskInfo(**{**info_fields, "splits": tuple(info_fields["splits"])})
     except FileNotFoundError:
-        raise DataError(f"{folder} is no prepared task: {MANIFEST} is missing") from None
+        raise DataError(f"{folder} is not a prepared task: {MANIFEST} is missing") from None
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is damaged ({error!r}); delete {folder} and prepare again") from None
     splits = {

@@ -1,7 +1,8 @@
-"""Associative recall as classification, after MQAR (Arora et al. 2023, arXiv 2312.04927): only attention to the right token helps.
+"""Associative recall as classification, after MQAR (Arora et al. 2023, arXiv 2312.04927).
 
 A sequence is a shuffled mixture of pair tokens, each of which binds a key to a value, and query tokens, each of which
-names a key. A key has one value throughout a sequence. All queried keys are bound to the same value: the label.
+names a key. A key has one value throughout a sequence. All queried keys are bound to the same value: the label. The task
+can be solved only by attending to the right tokens.
 """
 
 import math
@@ -25,12 +26,12 @@ _ROWS_PER_BLOCK = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """`recall`: 20,000/2,000/2,000 generated rows of max_length tokens, half of them pairs; no LRA score.
+    """`recall`: 20,000/2,000/2,000 generated rows of max_length tokens, half of them pairs; not an LRA task.
 
-    Validation and test rows bind all num_keys keys, every value to as many keys as every other (give or take one), so
-    that the counts of the values say nothing about the label. Train rows bind 1 to num_keys keys, log-uniformly: rows
-    of few keys teach what a value is, without which a short training finds no matching of keys. max_length >= 2 num_keys.
-    At most num_queried keys are queried in one row.
+    Validation and test rows bind all num_keys keys. The numbers of keys per value differ by at most one, so that the value
+    counts do not reveal the label. Train rows bind 1 to num_keys keys, log-uniformly: from rows with few keys the model
+    learns the values, without which a short training does not learn to match keys. max_length >= 2 num_keys. At most
+    num_queried keys are queried per row.
 
     Raises:
         DataError: the sequence is too short for its keys, or there are fewer keys than values.
@@ -55,7 +56,7 @@ class Recall:
             )
 
     def info(self, form: str | None = None) -> TaskInfo:
-        """Eight classes, the values; one token a query and one a pair."""
+        """Eight classes, one per value; one token per query and per pair."""
         return TaskInfo(
             name=self.name,
             vocab_size=1 + self.num_keys * (1 + NUM_VALUES),
@@ -77,7 +78,7 @@ class Recall:
 
     @property
     def generator(self) -> str | None:
-        """Seeded numpy."""
+        """Description of the seeded generator."""
         return f"associative recall, seed {self.seed}"
 
     @property
@@ -91,7 +92,7 @@ class Recall:
         return {**SIZES, "train": min(SIZES["train"], num_train)}
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
-        """Newly drawn rows; a block depends on the seed, its split and its number only."""
+        """Generated rows; a block depends only on the seed, its split and its number."""
         for index, (split, num_rows) in enumerate(self._sizes.items()):
             for block, start in enumerate(range(0, num_rows, _ROWS_PER_BLOCK)):
                 random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index, block)))
@@ -102,7 +103,7 @@ class Recall:
                 yield split, self.draw(random, num_bound)[: num_rows - start]
 
     def draw(self, random: np.random.Generator, num_bound: NDArray[np.int64]) -> Rows:
-        """One row for each number of bound keys (1 to num_keys)."""
+        """Draw one row for each number of bound keys (1 to num_keys)."""
         num_rows, bound = len(num_bound), num_bound[:, None]
         # Row r binds keys[r, i] to values[r, i] for i < num_bound[r]; values repeat with period NUM_VALUES.
         keys = np.argsort(random.random((num_rows, self.num_keys)), axis=1)
@@ -127,11 +128,11 @@ class Recall:
         )
 
     def decode(self, ids: NDArray[np.integer]) -> str:
-        """`7?` queries key 7, `7=3` binds it to value 3; padding is left out."""
+        """The tokens as text without padding: `7?` queries key 7, `7=3` binds it to value 3."""
         return " ".join(self._token(index - 1) for index in ids.tolist() if index != PADDING_ID)
 
     def encode(self, text: bytes) -> NDArray[np.uint16]:
-        """The token ids of such a text.
+        """The token ids of a text in the notation of `decode`.
 
         Raises:
             DataError: a word is neither `KEY?` nor `KEY=VALUE`, or names a key or value that the task does not have.

@@ -1,8 +1,8 @@
 """Retrieval (ACL Anthology Network): whether one of two papers cites the other; two documents of bytes, 2 classes.
 
 Files are streamed line by line: five tab-separated columns without a header, label id1 id2 text1 text2, where a
-label is a float and a text is a Python bytes literal (`b'...'`). The Long Range Arena feeds the literal itself,
-quotes and backslashes included; `documents="decoded"` feeds the text that it stands for.
+label is a float and a text is a Python bytes literal (`b'...'`). The Long Range Arena uses the literal itself, including
+quotes and backslashes; `documents="decoded"` uses the decoded text.
 """
 
 import ast
@@ -49,7 +49,7 @@ class Retrieval:
 
     @property
     def generator(self) -> str | None:
-        """None: papers cannot be drawn."""
+        """None: there is no generator of papers."""
         return None
 
     def info(self, form: str | None = None) -> TaskInfo:
@@ -81,7 +81,7 @@ class Retrieval:
         return text.decode(ids)
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
-        """Rows in file order, a block of lines in memory at a time."""
+        """Rows in file order, with one block of lines in memory at a time."""
         assert source.format is not None
         yield from source.format.read(self, source)
 
@@ -105,7 +105,7 @@ def _pairs(task: Retrieval, source: Source, stream: IO[bytes], place: str) -> It
                 f"{where}: {len(fields)} columns, an AAN row has {_NUM_COLUMNS} (label, two ids, two texts)"
             )
             if len(fields) == _NUM_COLUMNS:
-                what = f"{where}: a text that begins as a bytes literal and does not end as one; it was cut"
+                what = f"{where}: a text begins but does not end as a bytes literal; it was cut"
             if len(fields) > _NUM_COLUMNS:
                 raise DataError(what)
             source.lacks(what)
@@ -151,7 +151,7 @@ def _document(task: Retrieval, field: bytes, where: str) -> NDArray[np.uint16]:
         value = None
     if not isinstance(value, bytes):
         raise DataError(
-            f"{where}: {field[:20]!r}... is no bytes literal; documents=literal reads it as it stands"
+            f"{where}: {field[:20]!r}... is not a bytes literal; documents=literal reads it unchanged"
         )
     return text.encode(value[: task.max_length])
 

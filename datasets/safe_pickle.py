@@ -1,7 +1,7 @@
-"""Reads the pickles in which CIFAR-10 and copies of LRA are distributed, and executes nothing.
+"""Reads the pickles in which CIFAR-10 and copies of LRA are distributed, without executing code from them.
 
-Only arrays, dtypes and scalars of numpy are known, and they are rebuilt here from their bytes: no function of
-numpy, and none of anything else, is called on the pickle's demand. Everything else raises DataError.
+Only numpy's arrays, dtypes and scalars are supported. They are rebuilt from their bytes, and no function named by the
+pickle is called. Everything else raises DataError.
 """
 
 import pickle
@@ -33,7 +33,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for numpy.ndarray while unpickling; `array` is there after its state was set."""
+    """Replaces numpy.ndarray while unpickling; `array` is set by __setstate__."""
 
     array: NDArray[Any]
 
@@ -60,7 +60,7 @@ def _scalar(dtype: Any, content: Any) -> int | float:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """What Python 3 writes for bytes in protocol 2."""
+    """Decodes bytes as Python 3 writes them in protocol 2."""
     if encoding != "latin1" or not isinstance(text, str):
         raise DataError(f"a text in encoding {encoding!r}")
     return text.encode("latin1")
@@ -83,45 +83,47 @@ _KNOWN = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's implementation: C's grows its memo to any index that a file names, gigabytes for a few bytes."""
+    """Python's implementation: the one in C allocates its memo for any index in the file, gigabytes for a few bytes."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load_bytearray8(self) -> None:
-        """As the original, but the bytes are read before memory is set aside for them."""
+        """As the original, but the bytes are read before memory is allocated for them."""
         read: Callable[[int], bytes] = self.read  # type: ignore[attr-defined]
         size = int.from_bytes(read(8), "little")
         content = read(size)
         if len(content) < size:
-            raise EOFError(f"{size:,} bytes announced, {len(content):,} there")
+            raise EOFError(f"{size:,} bytes expected, {len(content):,} found")
         self.append(bytearray(content))  # type: ignore[attr-defined]
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise DataError(f"it wants {module}.{name}, which data never need; refused, nothing was executed")
+            raise DataError(
+                f"it requires {module}.{name}, which data do not need; refused, nothing was executed"
+            )
         return _KNOWN[module, name]
 
 
 def load(stream: IO[bytes], place: str) -> Any:
-    """The pickled lists, dicts, strings, numbers and arrays; Python 2 strings come as bytes.
+    """Load lists, dicts, strings, numbers and arrays; Python 2 strings become bytes.
 
-    An array may come as an object with the attribute `array`: use `as_array`. Raises DataError that begins with
-    place for anything else, and for a damaged file.
+    An array may be an object with the attribute `array`: use `as_array`. Raises DataError that begins with place for
+    anything else, and for a damaged file.
     """
     try:
         return _Unpickler(stream, encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
-    except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
+    except Exception as error:  # a damaged stream can raise any exception
         raise DataError(
             f"{place}: damaged pickle ({str(error) or type(error).__name__})".splitlines()[0]
         ) from None
 
 
 def as_array(value: Any) -> NDArray[Any]:
-    """The array that `load` made of a pickled array or list; raises DataError when it is none."""
+    """The array of a pickled array or list from `load`. Raises DataError for anything else."""
     if isinstance(value, _Array) and hasattr(value, "array"):
         return value.array
     if isinstance(value, np.ndarray):

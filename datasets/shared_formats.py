@@ -1,4 +1,4 @@
-"""Formats that several tasks come in: those of Hugging Face's libraries; and files named one by one."""
+"""Formats shared by several tasks: those of Hugging Face's libraries, and individually named files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from proxytune.datasets.sources import Format
 
 NAMED = "files by name"
 PARQUET, SAVED, ARROW = "Hugging Face Parquet", "Hugging Face save_to_disk", "Hugging Face cache"
-# The names that copies give the validation split.
+# Names of the validation split in copies.
 VALIDATION = "{val,validation,valid,dev,eval}"
 SPLIT_NAMES = {"train": "train", "validation": VALIDATION, "test": "test"}
 
@@ -17,7 +17,7 @@ def hugging_face_formats(
 ) -> tuple[Format, ...]:
     """Parquet (as on the hub, or in its cache), save_to_disk, and the Arrow cache of load_dataset.
 
-    names are the folders that the data set is known by; shared is what all formats have alike.
+    names are the data set's folder names; shared are fields common to all formats.
     """
     hubs = [f"{base}datasets--*{name}*/snapshots/*" for name in names for base in ("", "hub/")]
     folders = [

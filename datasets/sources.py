@@ -1,7 +1,7 @@
-"""Where a task's files lie: under a folder, inside an archive, or named one by one.
+"""The sources of a task's data: files in a folder, in an archive, or named individually.
 
-A Format describes one layout that users have and reads it; a task's formats, most trusted first, are the registry
-from which the data are found, listed and read, and from which docs/DATA.md is made.
+A Format describes and reads one layout of files. A task's formats, most trusted first, are the registry from which data
+are found, listed and read, and from which docs/DATA.md is generated.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from proxytune.datasets.tables import has_columns
 if TYPE_CHECKING:
     from proxytune.datasets.task import Rows
 
-# Digest the content of up to this many files; of more (image folders), their names, sizes and times.
+# The content of up to this many files is hashed; of more (image folders), only names, sizes and times.
 _MAX_HASHED_FILES = 64
 NAMED_PICKLES, NAMED_NPZ = (
     "pickles by name",
@@ -35,10 +35,10 @@ _SHARD = re.compile(r"(.*)-\d+-of-(\d+)\.\w+")
 class Source:
     """Files found for one task.
 
-    form names the format and is stored with the data. path is a folder or an archive (None: generated);
-    files maps each part (`train`) to its files below path, `missing` lists patterns that nothing matched.
-    partial allows data in which something is missing. notes, gaps and counts are filled while reading: what the
-    prepared data should say, what is missing, and the rows of each of the source's own splits.
+    form names the format and is stored with the data. path is a folder or an archive (None: generated); files maps each
+    part (`train`) to its files below path, `missing` lists patterns without a match. partial allows incomplete data.
+    notes, gaps and counts are filled while reading: conventions to store with the data, what is missing, and the number
+    of rows of each of the source's splits.
     """
 
     form: str
@@ -61,32 +61,32 @@ class Source:
 
     @property
     def lacks_classes_only(self) -> bool:
-        """Whether each split has files, and what is missing are some of its classes."""
+        """Whether every split has files and only some of its classes are missing."""
         assert self.format is not None
         there = {part.split()[0] for part, names in self.files.items() if names}
         wanted = {part.split()[0] for part in self.format.parts if part not in self.format.optional}
         return self.format.per_class and wanted <= there
 
     def place(self, name: str) -> str:
-        """How an error names one of the files."""
+        """The location of one of the files, for errors."""
         assert self.path is not None
         return f"{self.path}:{name}" if self.is_archive else str(self.path / name)
 
     def described(self, split: str) -> str:
-        """How an error names what a split was read from."""
+        """The location from which a split was read, for errors."""
         files = self.files.get(split, ())
         return self.place(files[0]) if len(files) == 1 else str(self.path)
 
     def lacks(self, what: str) -> None:
-        """Something is missing: raises DataError unless partial data are allowed, which then record it."""
+        """Record that something is missing. Raises DataError unless partial data are allowed."""
         if not self.partial:
-            raise DataError(f"{what}; set task.partial: true if incomplete data are meant")
+            raise DataError(f"{what}; set task.partial: true to allow incomplete data")
         self.gaps.append(what)
 
     def open(self, parts: Iterable[str] | None = None) -> Iterator[tuple[str, str, IO[bytes]]]:
-        """(part, file name, stream) of the parts' files, all by default; an archive's in its own order, one pass.
+        """(part, file name, stream) of the parts' files (default: all); an archive is read in its own order, in one pass.
 
-        A stream is to be read before the next is taken; `close` closes what a reader left open.
+        A stream must be read before the next one is requested. `close` closes streams that a reader left open.
         """
         streams = self._streams(self.files if parts is None else parts)
         self._opened.append(streams)
@@ -108,14 +108,14 @@ class Source:
             return
         for name, part in part_of.items():
             try:
-                stream = open(self.path / name, "rb")  # noqa: SIM115  # the error is for opening alone
+                stream = open(self.path / name, "rb")  # noqa: SIM115  # only errors of opening are converted
             except OSError as error:
                 raise DataError(f"{self.place(name)}: {error.strerror}") from None
             with stream:
                 yield part, name, stream
 
     def digest(self) -> str:
-        """A sha256 that changes when the data do: of the archive's bytes, or of the files in a folder."""
+        """A sha256 that identifies the data: of the archive's bytes, or of the files in a folder."""
         if self.path is None:
             return "generated"
         if self.is_archive:
@@ -139,16 +139,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One place and naming in which a task's files are found, and how they are read.
+    """One layout and naming of a task's files, and their reader.
 
-    folders are tried in order under the root; parts maps a part to the pattern of its files in the folder: `*`
-    stands for anything but a slash, `?` for one character, `{a,b}` for the first of several that is there. Every part but the optional
-    ones must be there. archives are name patterns (lower case) of archives with the same folders inside. columns
-    are those that Parquet and Arrow files must have, each by its possible names: file names alone do not tell
-    whose they are. num_files is how many files make up a part. per_class says that a part (`train 3`) is one class of a
-    split, which may be missing where partial data are allowed. rows are the rows of each split in the original
-    data, classes their number by class; where they are not known nothing is compared. tested says on which files
-    the reader was tried; unreadable why such files are found, named and refused. A format without folders reads files that are named one by one.
+    folders are tried in order under the root. parts maps a part to the pattern of its files in the folder: `*` matches
+    anything but a slash, `?` one character, `{a,b}` the first alternative that exists. All parts except the optional ones
+    must exist. archives are name patterns (lower case) of archives that contain the same folders. columns are those that
+    Parquet and Arrow files must have, each with its possible names, since file names do not identify the task. num_files
+    is the number of files of a part. per_class: a part (`train 3`) is one class of a split, which may be missing in
+    partial data. rows are the rows of each split in the original data, classes the rows per class; if empty, nothing is
+    compared. tested: the reader was tested on real or on made-up files. unreadable: why such files are refused. A format
+    without folders reads individually named files.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Format:
     unreadable: str = ""
 
     def sources(self, tree: FileTree) -> Iterator[Source]:
-        """What is there of the format in the tree, complete or not."""
+        """The sources of this format in the tree, complete or not."""
         seen: set[str] = set()
         for pattern in self.folders:
             for folder in tree.folders(pattern):
@@ -176,12 +176,12 @@ class Format:
                     yield from self.found_in(tree, folder)
 
     def wanted(self) -> list[str]:
-        """The files that must be there, below the root."""
+        """Patterns of the required files, relative to the root."""
         folder = "." if "." in self.folders else min(self.folders, key=len)
         return [_shown(folder, pattern) for part, pattern in self.parts.items() if part not in self.optional]
 
     def found_in(self, tree: FileTree, folder: str) -> Iterator[Source]:
-        """What is there of the format in one folder of the tree."""
+        """The source of this format in one folder of the tree, if any of its files exist."""
         files: dict[str, tuple[str, ...]] = {}
         missing = []
         for part, pattern in self.parts.items():
@@ -205,7 +205,7 @@ class Format:
         )
 
     def check_files(self, source: Source) -> None:
-        """Raise DataError (or record, where partial data are allowed) when files of a set are missing."""
+        """Raise DataError, or record it for partial data, if files of a set are missing."""
         for part, wanted in self.num_files.items():
             if len(source.files[part]) < wanted:
                 source.lacks(
@@ -227,9 +227,9 @@ def _shown(folder: str, pattern: str) -> str:
 def trees(
     root: Path, formats: Sequence[Format], records: Path | None, problems: dict[str, str]
 ) -> Iterator[FileTree]:
-    """The root's folder, then the archives in it whose names are those of a format; or the root itself, if it is an archive.
+    """The root folder, then its archives whose names match a format; or the root itself if it is an archive.
 
-    Why an archive cannot be read is left in problems, by its path.
+    Errors of unreadable archives are added to problems, by path.
     """
     if root.is_dir():
         folder = FolderTree(root, records)
@@ -250,10 +250,10 @@ def trees(
 
 
 def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format]) -> Source:
-    """The source whose parts are these files; raises DataError for a file or a part that is not there."""
+    """The source whose parts are these files. Raises DataError for a missing file or part."""
     by_name = [one for one in formats if not one.folders]
     if not by_name:
-        raise DataError(f"{task} is generated and reads no files; leave task.files out")
+        raise DataError(f"{task} is generated and reads no files; remove task.files")
     (chosen,) = by_name
     unknown = sorted(files.keys() - chosen.parts.keys())
     missing = [part for part in chosen.parts if part not in files and part not in chosen.optional]

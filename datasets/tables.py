@@ -1,4 +1,4 @@
-"""Rows of Parquet, Arrow, CSV and TSV files with named columns, as Hugging Face, Kaggle and S4 copies have them."""
+"""Reader of Parquet, Arrow, CSV and TSV files with named columns, as in copies of Hugging Face, Kaggle and S4."""
 
 import csv
 import io
@@ -22,10 +22,10 @@ csv.field_size_limit(1 << 28)
 def read_table(
     stream: IO[bytes], place: str, columns: Sequence[tuple[str, ...]], labels: Collection[str] = ()
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """(row number from 1, values) of the columns, each given by its possible names, whatever their case.
+    """(row number from 1, values) of the columns, each given by its possible names, ignoring case.
 
-    place names the file in errors; its suffix says the kind. A CSV or TSV file of two columns, the second of
-    columns one of labels, may have no header. Raises DataError when a column is missing, or the file is damaged.
+    place names the file in errors; its suffix determines the format. A CSV or TSV file with two columns, one of which
+    contains values of labels, may have no header. Raises DataError if a column is missing or the file is damaged.
     """
     delimiter = _DELIMITERS.get(place[-4:].lower())
     if delimiter is not None:
@@ -95,13 +95,13 @@ def _read_delimited(
 
 
 def _without_header(row: list[str], labels: Collection[str]) -> list[int]:
-    """Where a first row that is no header has its text and its label; empty where it may be a header."""
+    """Column indices of text and label if the first row is not a header; empty if it may be a header."""
     found = [index for index, cell in enumerate(row) if cell.strip().lower() in labels]
     return [1 - found[0], found[0]] if len(row) == 2 and len(found) == 1 else []
 
 
 def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:
-    """Whether a Parquet or Arrow file has all of them; a damaged file is left to its reader to name."""
+    """Whether a Parquet or Arrow file has all columns. True for a damaged file, which its reader reports."""
     try:
         if path.suffix.lower() == ".parquet":
             present = pyarrow.parquet.read_schema(path).names

@@ -1,4 +1,4 @@
-"""What a task is to a model (TaskInfo), and rows of examples on their way into the store (Rows)."""
+"""The interface of tasks, their properties (TaskInfo), and blocks of examples (Rows)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ PADDING_ID = 0
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
-    """One task under one set of conventions; two runs are comparable only when these are equal.
+    """One task under one set of conventions; two runs are comparable only if these are equal.
 
-    max_length is the padded length that the model is built for (a power of two); conventions names every
-    choice that changes scores: order of ids, where examples are cut, where the validation split comes from.
+    max_length is the padded length for which the model is built (a power of two). conventions lists every choice that
+    affects scores: order of ids, truncation of examples, origin of the validation split.
     """
 
     name: str
@@ -37,8 +37,8 @@ class TaskInfo:
 class Rows:
     """Consecutive examples of one split.
 
-    values[d] holds the token ids of document d of all rows end to end, lengths[d] (rows,) how many each row
-    has; labels (rows,) are class indices. Most tasks have one document a row, retrieval has two.
+    values[d] are the concatenated token ids of document d of all rows, lengths[d] (rows,) their numbers per row; labels
+    (rows,) are class indices. Most tasks have one document per row, retrieval has two.
     """
 
     values: tuple[NDArray[np.integer], ...]
@@ -50,7 +50,7 @@ class Rows:
 
     @classmethod
     def of(cls, documents: Sequence[tuple[NDArray[np.integer], ...]], labels: Sequence[int]) -> "Rows":
-        """Rows from one tuple of token arrays (one array a document) and one label each."""
+        """Rows from one tuple of token arrays (one array per document) and one label per row."""
         columns = list(zip(*documents, strict=True))
         return cls(
             tuple(np.concatenate(column) for column in columns),
@@ -102,20 +102,20 @@ class Rows:
 def in_blocks(
     examples: Iterable[tuple[tuple[NDArray[np.integer], ...], int]], rows_per_block: int
 ) -> Iterator[Rows]:
-    """The examples (documents, label) as Rows of so many."""
+    """The examples (documents, label) as Rows of at most rows_per_block."""
     remaining = iter(examples)
     while block := list(islice(remaining, rows_per_block)):
         yield Rows.of([documents for documents, _ in block], [label for _, label in block])
 
 
 def whole_label(value: object) -> int:
-    """A class label written as an integer, an integral float or text of one; raises DataError for any other value."""
+    """A class label given as an integer, an integral float or its text. Raises DataError for any other value."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DataError(f"label {str(value)[:20]!r} is no number") from None
+        raise DataError(f"label {str(value)[:20]!r} is not a number") from None
     if not number.is_integer():
-        raise DataError(f"label {number} is no whole number")
+        raise DataError(f"label {number} is not a whole number")
     if number < 0:
         raise DataError(f"label {number:.0f} is negative")
     return int(number)
@@ -127,9 +127,9 @@ def padded_length(max_length: int) -> int:
 
 
 class Task(Protocol):
-    """A task under chosen options; implementations are frozen dataclasses whose fields are the options.
+    """A task with its options; implementations are frozen dataclasses whose fields are the options.
 
-    version is part of the prepared data's address: raise it when the same source or seed gives other ids.
+    version is part of the prepared data's address. It must be increased if the same source or seed gives other ids.
     """
 
     name: ClassVar[str]
@@ -137,31 +137,31 @@ class Task(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Tokens a document is cut to."""
+        """Maximum number of tokens per document."""
         ...
 
     @property
     def train_examples(self) -> int | None:
-        """Rows to keep of the train split; None keeps all."""
+        """Number of rows of the train split that are kept; None keeps all."""
         ...
 
     @property
     def formats(self) -> Sequence[Format]:
-        """The forms in which the task's files are read, most trusted first; empty where it is always generated."""
+        """The supported formats of the task's files, most trusted first; empty if it is always generated."""
         ...
 
     @property
     def generator(self) -> str | None:
-        """What draws the data when no root is given, in words; None where nothing does."""
+        """Description of the generator that is used without a root; None if there is none."""
         ...
 
     @property
     def num_generated(self) -> int:
-        """Rows that the generator draws for all splits; 0 where there is none."""
+        """Total number of rows that the generator draws; 0 if there is no generator."""
         ...
 
     def info(self, form: str | None = None) -> TaskInfo:
-        """What a model sees of the task and the conventions taken; form is that of the source read."""
+        """The TaskInfo with its conventions; form is that of the source."""
         ...
 
     def read(self, source: Source, mapper: Mapper) -> Iterator[tuple[str, Rows]]:
@@ -169,5 +169,5 @@ class Task(Protocol):
         ...
 
     def decode(self, ids: NDArray[np.integer]) -> str | NDArray[np.uint8]:
-        """A document for people: its text, or its picture (height, width) in grey levels."""
+        """A readable document: its text, or its picture (height, width) in grey levels."""
         ...

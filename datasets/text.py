@@ -1,9 +1,9 @@
 """Text (IMDB reviews, Maas et al. 2011): sentiment from bytes, 2 classes, byte b = token id b + 1.
 
 The Long Range Arena validates on the test set. Here 2,500 train reviews (half of each class, a fixed draw) are
-the validation split, so that a search never sees the test set; `validation="test"` is the official way. A copy
-with a validation split of its own keeps it. Reviews are put in order of their content before the draw, so that
-every form of the same reviews gives the same splits.
+the validation split, so that a search does not use the test set; `validation="test"` is the official choice. A copy's
+own validation split is kept. Reviews are sorted by content before the draw, so that every form of the same reviews gives
+the same splits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +36,12 @@ _Splits = dict[str, list[_Example]]
 
 
 def encode(text: bytes) -> NDArray[np.uint16]:
-    """Token ids of a text's bytes; 0 stays free for padding."""
+    """Token ids of a text's bytes; 0 is reserved for padding."""
     return np.frombuffer(text, np.uint8).astype(np.uint16) + np.uint16(1)
 
 
 def decode(ids: NDArray[np.integer]) -> str:
-    """The text; padding is left out, a character cut in two shows as the replacement character."""
+    """The text without padding; a truncated character becomes the replacement character."""
     return (ids[ids > 0] - 1).astype(np.uint8).tobytes().decode("utf-8", "replace")
 
 
@@ -64,7 +64,7 @@ class Text:
 
     @property
     def generator(self) -> str | None:
-        """None: reviews cannot be drawn."""
+        """None: there is no generator of reviews."""
         return None
 
     def info(self, form: str | None = None) -> TaskInfo:
@@ -97,11 +97,11 @@ class Text:
         yield from source.format.read(self, source)
 
     def divide(self, source: Source, splits: _Splits) -> Iterator[tuple[str, Rows]]:
-        """The source's splits, in any order, as the task's."""
+        """The task's splits from the source's examples, independent of their order."""
         train, own, test = (sorted(splits.get(part, []), key=_order) for part in _PARTS)
         source.counts.update({"train": len(train), "test": len(test)})
         if own and list(map(_order, own)) == list(map(_order, test)):
-            own = []  # the official way: the validation split is the test split again
+            own = []  # as in the official code, the validation split equals the test split
         random = np.random.default_rng(0)
         if own and self.validation == "train":
             source.counts["validation"] = len(own)
@@ -126,7 +126,7 @@ def _order(example: _Example) -> tuple[int, bytes]:
 
 
 def _drawn(train: list[_Example], random: np.random.Generator) -> tuple[list[_Example], list[_Example]]:
-    """What stays in train, and the validation split drawn from it."""
+    """The remaining train examples, and the validation split drawn from train."""
     kept: list[_Example] = []
     held_out: list[_Example] = []
     for label in (0, 1):

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Make every secret of a deployment once, as files under deploy/secrets: compose.yaml mounts them, and
-# `kubectl create secret generic NAME --from-file=deploy/secrets/NAME` takes each folder as it is.
-# The folder is its owner's alone; the files inside are readable, since containers read them under other user ids.
+# Create all secrets of a deployment as files under deploy/secrets: compose.yaml mounts them, and
+# `kubectl create secret generic NAME --from-file=deploy/secrets/NAME` reads each folder.
+# Only the owner has access to the folder; the files inside are readable, since containers read them under other user ids.
 set -eu
 umask 077
 folder="$(cd "$(dirname "$0")" && pwd)/secrets"
 if [ -e "$folder" ]; then
-    echo "secrets.sh: $folder exists; nothing is overwritten. Remove it yourself to make new secrets." >&2
+    echo "secrets.sh: $folder exists and is not overwritten. Remove it to create new secrets." >&2
     exit 2
 fi
 
@@ -41,4 +41,4 @@ EOF
 chmod 0444 ./*/*
 cd ..
 mv "$temporary" "$folder"
-echo "made $folder; keep a copy where you keep secrets"
+echo "created $folder; store a backup in a safe place"

@@ -9,7 +9,7 @@ __all__ = ["load_exported"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes a second to import, which the command line needs for hardly any verb.
+    # Imported lazily: torch takes a second to import, and few commands need it.
     if name == "load_exported":
         from proxytune.models.exported import load_exported
 

@@ -11,10 +11,10 @@ from proxytune.models.encoder import Encoder
 
 
 class Classifier(nn.Module):
-    """Logits of one document, or of a pair (Retrieval) by [a, b, a * b, a - b] of their pooled encodings.
+    """Logits of one document, or of a pair (Retrieval) from [a, b, a * b, a - b] of their pooled encodings.
 
-    Pooling divides by max_length and not by the number of valid tokens (padding counts as zeros), as the protocol does;
-    so a batch may be trimmed to its longest document without changing any logit.
+    As in the protocol, pooling divides by max_length and not by the number of valid tokens (padding counts as zeros), so
+    trimming a batch to its longest document changes no logit.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
         Args:
             token_ids: integers in [0, vocab_size), n <= max_length.
             mask: True at valid tokens.
-            trace: collects what the layers report besides the logits; Trace.losses are the contrastive losses.
+            trace: collects the layers' contrastive losses and diagnostics.
         """
         trace = Trace() if trace is None else trace
         length = token_ids.shape[-1]

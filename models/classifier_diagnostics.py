@@ -1,8 +1,8 @@
 """Diagnostics of a classifier on a few examples.
 
-Those of its layers (diagnostics.py), and for proxies:
+The diagnostics of its layers (diagnostics.py), and for proxies:
 
-    proxy_moved                   |P - P_0| / |P_0|, P_0 their first draw; Frobenius norms
+    proxy_moved                   |P - P_0| / |P_0|, P_0 the initial proxies; Frobenius norms
     contrastive_gradient_ratio    |d(weight x contrastive loss) / dP| / |d(cross-entropy) / dP|, without dropout
 """
 
@@ -20,15 +20,15 @@ from proxytune.models.optimizer import named_proxies
 from proxytune.models.passes import Batch, example_lengths
 
 MAX_EXAMPLES = 8
-# Elements of all maps computed for a head: 8 sequences of 512 tokens, 2 of 1,024, 1 of more. Of 1,024 tokens one costs
-# 0.17 s where the evaluation of 2,000 takes 20 s.
+# Elements of all maps computed per head: 8 sequences of 512 tokens, 2 of 1,024, 1 of longer ones. A sequence of 1,024
+# tokens takes 0.17 s, the evaluation of 2,000 such sequences 20 s.
 MAX_MAP_ELEMENTS = 2**21
 
 Example = tuple[Tensor, Tensor, Tensor]  # token ids, mask and label of a batch of one
 
 
 class FewExamples:
-    """Up to MAX_EXAMPLES of a stream of batches, spread evenly over it: the middle one of every 2^k-th batch."""
+    """Keeps up to MAX_EXAMPLES examples of a stream of batches, evenly spaced: the middle one of every 2^k-th batch."""
 
     def __init__(self) -> None:
         self._kept: list[Example] = []
@@ -36,7 +36,7 @@ class FewExamples:
         self._seen = 0
 
     def offer(self, batch: Batch) -> None:
-        """The next batch."""
+        """Add the next batch of the stream."""
         if self._seen % self._stride == 0 and len(batch.labels):
             row = slice(len(batch.labels) // 2, len(batch.labels) // 2 + 1)
             length = example_lengths(batch.mask[row])[0]
@@ -49,7 +49,7 @@ class FewExamples:
         self._seen += 1
 
     def examples(self, device: torch.device) -> list[Example]:
-        """Those kept, as many as MAX_MAP_ELEMENTS allows, but at least one if there is any."""
+        """The kept examples, limited by MAX_MAP_ELEMENTS, but at least one if any was kept."""
         largest = max((example[1].shape[-1] for example in self._kept), default=1)
         many = max(1, min(len(self._kept), MAX_MAP_ELEMENTS // largest**2))
         chosen = [self._kept[i * len(self._kept) // many] for i in range(many)] if self._kept else []
@@ -59,7 +59,7 @@ class FewExamples:
 def diagnose(
     model: Classifier, examples: list[Example], first_proxies: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Means over the examples, of each layer (name_layer1, ...) and over layers (name); {} for other mechanisms."""
+    """Means over the examples, per layer (name_layer1, ...) and over layers (name); {} if the mechanism is not low-rank."""
     if not MECHANISMS[model.config.attention].low_rank:
         return {}
     proxies = named_proxies(model)
@@ -96,7 +96,7 @@ def diagnose_example(
 
 
 def summarize(layers: list[dict[str, Tensor]]) -> dict[str, float]:
-    """One dict of scalars a layer -> their means, and each layer's own with the suffix _layer1, _layer2, ..."""
+    """One dict of scalars per layer -> means over layers, and each layer's values with the suffix _layer1, _layer2, ..."""
     names = list(dict.fromkeys(name for layer in layers for name in layer))
     means = {
         name: torch.stack([layer[name] for layer in layers if name in layer]).mean().item() for name in names

@@ -1,7 +1,7 @@
-"""ModelConfig: everything that decides a model's shape and loss; the constructor refuses what cannot be built.
+"""ModelConfig: everything that determines a model's shape and loss; an invalid configuration cannot be constructed.
 
-The rules of all mechanisms are here and not in their own files, so that no mechanism is needed to check a configuration
-and a configuration is all that a mechanism needs.
+The rules of all mechanisms are here and not in the mechanisms' files, so that a configuration can be checked without
+importing a mechanism, and a mechanism can rely on a valid configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxytune.models.rules import (
 )
 
 MOST_PARAMETERS = 10**10
-"""Larger models are refused before they are built, which catches typing errors."""
+"""Larger models are refused before they are built, to catch typing errors."""
 
 INJECTIONS = ("none", "segment", "cross-attention", "carried")
 INJECTION_LENGTHS = ("valid", "padded")
@@ -33,17 +33,17 @@ CONTRASTS = ("none", "self", "two-views", "kernel", "kernel-logits")
 class ModelConfig:
     """A two-layer-by-default Transformer encoder with one of the attention mechanisms, and a classifier on top.
 
-    The defaults are the LRA protocol of Nyströmformer (arXiv 2102.03902). Of Proxyformer (10.1609/aaai.v38i12.29244)
-    128 proxies, temperature 0.07 and dropout 0.1 are known; the other defaults, and the temperature, are this
-    package's, by its own measurements (ARCHITECTURE.md). Fields of a mechanism that is not chosen are ignored.
+    The defaults are the LRA protocol of Nyströmformer (arXiv 2102.03902). For Proxyformer (10.1609/aaai.v38i12.29244)
+    128 proxies, temperature 0.07 and dropout 0.1 are published; its other defaults, and the temperature, were chosen by
+    this package's own measurements (ARCHITECTURE.md). Fields of other mechanisms are ignored.
 
     Raises:
-        ConfigError: a value is out of range, or the mechanism refuses the combination.
+        ConfigError: a value is out of range, or the mechanism does not support the combination.
     """
 
-    # From the task.
+    # Set by the task.
     vocab_size: int
-    max_length: int  # padded length in tokens; the segment grid and the pooling are laid over it
+    max_length: int  # padded length in tokens, used by the segment grid and the pooling
     num_classes: int
     num_documents: int = 1  # 2: the head compares two documents (Retrieval)
 
@@ -54,35 +54,37 @@ class ModelConfig:
     feedforward_dim: int = 128  # also the hidden width of the classifier's head
     num_heads: int = 2
     dropout: float = (
-        0.1  # probability, [0, 1): of embeddings, of what attention and feed-forward add, inside the latter
+        0.1  # probability, [0, 1): on embeddings, on both residual branches, inside the feed-forward
     )
     attention_dropout: float | None = (
-        None  # probability, [0, 1): inside the attention alone; None: the same as dropout
+        None  # probability, [0, 1): inside the attention only; None: same as dropout
     )
     attention_precision: str = (
-        "fp32"  # fp32 | autocast: what autocast leaves of the attention's core (base.py)
+        "fp32"  # fp32 | autocast: precision of the attention's core under autocast (base.py)
     )
 
-    # Proxyformer (attention/proxyformer.py says what each choice computes).
+    # Proxyformer (attention/proxyformer.py defines each choice).
     num_proxies: int = 128
-    proxy_init_std: float = 0.05  # > 0; of the proxies' first draw (docs/RESULTS.md: learns faster than 1.0)
+    proxy_init_std: float = 0.05  # > 0; of the initial proxies (docs/RESULTS.md: learns faster than with 1.0)
     contrastive_temperature: float = 0.2  # > 0; kernel-logits has none
     contrastive_weight: float = 0.001  # >= 0; multiplies the mean over layers
     contrastive: str = "kernel"  # none | self | two-views | kernel | kernel-logits
     injection: str = "segment"  # none | segment | cross-attention | carried
-    injection_length: str = "valid"  # valid | padded: what the segments of injection 'segment' divide
+    injection_length: str = (
+        "valid"  # valid | padded: the length that injection 'segment' divides into segments
+    )
     decomposed_dropout: str = "column"  # none | column | proxy | element | key
     pseudo_inverse: bool = False  # Nyström's middle factor, 6 iterations
     shared_proxies: bool = False  # one set of proxies for all layers
-    own_proxy_projections: bool = False  # proxies get projections of their own instead of the tokens'
+    own_proxy_projections: bool = False  # separate projections for proxies instead of the tokens'
 
-    # The others.
+    # Other mechanisms.
     conv_kernel_size: int = 0  # odd; 0: none; Proxyformer and Nyströmformer (the latter's public code: 35)
     num_landmarks: int = 128  # Nyströmformer
     num_features: int = 128  # Linformer's projected length, Performer's random features
     performer_kernel: str = "softmax"  # softmax | relu
     num_hashes: int = 2  # Reformer
-    block_size: int = 64  # tokens a block, BigBird and Reformer
+    block_size: int = 64  # tokens per block, BigBird and Reformer
     num_random_blocks: int = 3  # BigBird
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ class ModelConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers of the whole model, counted without building it."""
+        """Number of trainable parameters, counted without building the model."""
         dim, hidden = self.embedding_dim, self.feedforward_dim
         block = 4 * dim * (dim + 1) + 2 * dim * hidden + hidden + dim + 4 * dim
         features = dim * (4 if self.num_documents == 2 else 1)
@@ -127,7 +129,7 @@ class ModelConfig:
         return embeddings + self.num_layers * block + own + head
 
     def _num_own_parameters(self, layer: int) -> int:
-        """Those of the layer's mechanism beside the four linear maps of base.py."""
+        """Number of parameters of the layer's mechanism besides the four linear maps of base.py."""
         dim, convolution = self.embedding_dim, self.num_heads * self.conv_kernel_size
         if self.attention == "nystromformer":
             return convolution
@@ -149,7 +151,7 @@ class ModelConfig:
 
     @property
     def attention_dropout_probability(self) -> float:
-        """Dropout inside the attention: its own value, or the model's."""
+        """Dropout probability inside the attention: `attention_dropout`, or by default `dropout`."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
 
@@ -179,7 +181,7 @@ def check_proxyformer(config: ModelConfig) -> None:
     if config.injection_length == "padded" and config.injection != "segment":
         raise ConfigError(
             f"injection_length is 'padded' with injection {config.injection!r}: only 'segment' divides a length; "
-            "leave injection_length out"
+            "remove injection_length"
         )
 
 
@@ -213,10 +215,10 @@ def check_bigbird(config: ModelConfig) -> None:
 
 
 def check_softmax(config: ModelConfig) -> None:
-    """attention/softmax.py has no fields of its own."""
+    """The mechanisms of attention/softmax.py have no fields."""
 
 
-# The values of `attention` with their rules.
+# Check of each value of `attention`.
 CHECKS: dict[str, Callable[[ModelConfig], None]] = {
     "bigbird": check_bigbird,
     "linformer": check_linformer,

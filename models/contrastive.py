@@ -1,4 +1,4 @@
-"""InfoNCE with each proxy as its own class: it pulls a proxy to its own view and pushes it from the others of its layer.
+"""InfoNCE with each proxy as its own class: it attracts a proxy to its own view and repels the others of its layer.
 
     L = -(1/m) sum_i log( exp(l_ii) / sum_j exp(l_ij) )
 
@@ -6,13 +6,13 @@ where l_ij is one of
     cos(a_i, z_j) / tau          over proxies (`self`, a = z; `two-views`), or per head over a = Q_P, z = K_P (`kernel`)
     q_i . k_j / sqrt(e)          per head, the logits of the middle kernel softmax(Q_P K_P^T / sqrt(e)) (`kernel-logits`)
 
-Over proxies with a = z it is ~0 for orthogonal proxies and ln m for identical ones; at tau = 0.07 only cosines above about
-0.45 cost anything, so it removes duplicates and does not force orthogonality. Over Q_P and K_P it drives the middle kernel
-of the Nyström decomposition (arXiv 2102.03902, eq. 13) to the identity, where its pseudo-inverse is the identity too and
-K1 K2 alone is the Nyström approximation. `kernel-logits` is minus the mean logarithm of that kernel's diagonal.
+Over proxies with a = z it is ~0 for orthogonal proxies and ln m for identical ones. At tau = 0.07 only cosines above about
+0.45 contribute, so it removes duplicates and does not enforce orthogonality. Over Q_P and K_P it drives the middle kernel
+of the Nyström decomposition (arXiv 2102.03902, eq. 13) to the identity. Its pseudo-inverse is then the identity as well,
+and K1 K2 is the Nyström approximation. `kernel-logits` is minus the mean logarithm of that kernel's diagonal.
 
-InfoNCE: van den Oord et al. 2018, arXiv 1807.03748. That Proxyformer (10.1609/aaai.v38i12.29244) has a contrastive loss and
-tau = 0.07 is known; between what it stands is not.
+InfoNCE: van den Oord et al. 2018, arXiv 1807.03748. Proxyformer (10.1609/aaai.v38i12.29244) has a contrastive loss with
+tau = 0.07; what it contrasts is not published.
 """
 
 import torch
@@ -40,5 +40,5 @@ def kernel_logits_loss(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def own_class_loss(logits: Tensor) -> Tensor:
-    """Mean cross-entropy of rows (..., m, m) whose classes are their own numbers."""
+    """Mean cross-entropy of logits (..., m, m), where the class of row i is i."""
     return -torch.log_softmax(logits, dim=-1).diagonal(dim1=-2, dim2=-1).mean()

@@ -1,16 +1,16 @@
-"""Diagnostics of low-rank attention: how far a layer's map is from softmax's, how redundant and how sharp its landmarks are.
+"""Diagnostics of low-rank attention: error of a layer's map against softmax, redundancy and sharpness of its landmarks.
 
-The trainer runs a few validation sequences with Trace.diagnose set; what is defined for a mechanism is in the table.
+The trainer runs a few validation sequences with Trace.diagnose set. The last column lists the mechanisms.
 
     map_error             |A - S| / |S|: A the mechanism's map, S = softmax(Q K^T / sqrt(e)) of the same Q and K, both over
                           a sequence's valid tokens; Frobenius norms of each head       all four
-    map_error_uniform     |U - S| / |S| for U = 1 / (number of valid tokens): the yardstick   all four
+    map_error_uniform     |U - S| / |S| for U = 1 / (number of valid tokens): the baseline    all four
     landmark_cosine       mean |cosine| between a head's landmarks: Q~ and K~ (nystromformer, segment means), Q_P and K_P
                           (proxyformer), E K (linformer); the paper's RQ3, per head
     middle_diagonal       mean diagonal of softmax(Q~ K~^T / sqrt(e)), 1 / m if uniform    nystromformer, proxyformer
     proxy_cosine, proxy_rank, token_entropy, proxy_entropy                                 proxyformer (diagnose_proxies)
 
-The map is taken without dropout and without the convolution, which is no part of the approximation.
+The map is computed without dropout and without the convolution, which is not part of the approximation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Columns of the map computed at a time, so that no n x n matrix of a long sequence is held.
+# Columns of the map computed at a time, so that no n x n matrix of a long sequence is stored.
 COLUMNS = 512
 
 
@@ -31,7 +31,7 @@ def diagnose_map(attend: Callable[[Tensor], Tensor], q: Tensor, k: Tensor, mask:
     """map_error and map_error_uniform, means over sequences and heads.
 
     Args:
-        attend: A V of any values V, (b, h, n, c) -> the same; so A is what it makes of the identity.
+        attend: V -> A V for values V of shape (b, h, n, c), the shape of the result; A is obtained from the identity.
         q, k: (b, h, n, e).
         mask: (b, n), True at valid tokens.
     """
@@ -83,8 +83,8 @@ def diagnose_proxies(
 
     proxy_cosine: mean |cosine| between different proxies, 0..1.
     proxy_rank: effective rank of the proxies, 1..min(m, d).
-    token_entropy: how evenly a token spreads over the proxies (rows of K1), 0 one proxy .. 1 all alike.
-    proxy_entropy: how evenly a proxy spreads over the valid tokens (rows of K2), 0 one token .. 1 all alike.
+    token_entropy: normalised entropy of a token over the proxies (rows of K1), 0 one proxy .. 1 uniform.
+    proxy_entropy: normalised entropy of a proxy over the valid tokens (rows of K2), 0 one token .. 1 uniform.
     """
     scale = q.shape[-1] ** -0.5
     reading = softmax_entropy(q @ k_p.transpose(-2, -1) * scale) / math.log(max(k_p.shape[-2], 2))

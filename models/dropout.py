@@ -1,7 +1,7 @@
-"""Dropout with masks that are cheap to draw: drawing PyTorch's took a third of a training step on a CPU.
+"""Dropout with masks that are cheap to draw: drawing PyTorch's masks took a third of a training step on a CPU.
 
-torch draws a CPU mask at 6 ns an element and keeps it in four bytes; here 64 random bits serve four elements and the mask
-is kept in one byte. All draws come from the global generator, whose state the Trainer sets (training.py).
+torch draws a CPU mask at 6 ns per element and stores it in four bytes. Here 64 random bits serve four elements, and the
+mask is stored in one byte. All draws use the global generator, whose state is set by the Trainer (training.py).
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
 
 
 def scaled_keep(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
-    """keep_mask as numbers of the dtype and device of `like`, kept ones 1 / (1 - p)."""
+    """keep_mask with the dtype and device of `like`: 1 / (1 - p) at kept elements, else 0."""
     return scaled(keep_mask(shape, p, like.device), p, like.dtype)
 
 
 def scaled(mask: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """A mask of keep_mask as numbers: 1 / (1 - p), for the rounded p, where it is True."""
-    # Of all ways to multiply by a mask this is the fastest on a CPU: int8 converts in vectors, bool does not.
+    """A mask of keep_mask as numbers: 1 / (1 - p), with the rounded p, where it is True, else 0."""
+    # The fastest way to multiply by a mask on a CPU: the conversion of int8 is vectorised, that of bool is not.
     return mask.view(torch.int8).to(dtype).mul_(LEVELS / (LEVELS - round(p * LEVELS)))
 
 
 class MaskedScale(torch.autograd.Function):
-    """x -> keep_mask * x / (1 - p), keeping the mask only."""
+    """x -> keep_mask * x / (1 - p); saves only the mask for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:

@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token and learned position embeddings, blocks, a last norm; the output is zero at padding."""
+    """Token and learned position embeddings, blocks, a final norm; the output is zero at padding."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""What a user of proxytune.models can get wrong."""
+"""Errors that a user of proxytune.models can cause."""
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be built; the message names the value, the rule and what to do, in one line."""
+    """A configuration is not valid; the message states the value, the rule and what to do, in one line."""
 
 
 class ExportError(ValueError):
-    """An export folder that is damaged, incomplete or of a newer format; the message is one line."""
+    """An export folder is damaged, incomplete or of a newer format; the message is one line."""

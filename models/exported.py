@@ -1,7 +1,7 @@
-"""Load an export folder: check its sums, then build the classifier from model.json and its weights.
+"""Load an export folder: verify its checksums, then build the classifier from model.json and its weights.
 
-Nothing in the folder is unpickled or executed here: JSON, and weights as safetensors. model.pt2 and model.onnx are for
-other programs and are never loaded from a folder.
+Only JSON and safetensors are read; nothing in the folder is unpickled or executed. model.pt2 and model.onnx are for other
+programs and are never loaded here.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S[^\r\n]*)")
 
 
 def load_exported(folder: Path | str) -> Classifier:
-    """The exported classifier in eval mode, on the CPU, after every file it is made of has been checked.
+    """The exported classifier in eval mode, on the CPU. The files it is built from are verified first.
 
     Call it as `model(token_ids, mask)`: integers (b, n) and True at valid tokens, or (b, 2, n) for two documents.
 
     Raises:
-        ExportError: no export folder, damaged, or written by a newer proxytune.
+        ExportError: not an export folder, damaged, or written by a newer proxytune.
     """
     folder = Path(folder)
     problems = changed_files(folder, (MODEL, WEIGHTS))
@@ -44,17 +44,17 @@ def load_exported(folder: Path | str) -> Classifier:
 
 
 def build_classifier(folder: Path) -> Classifier:
-    """As `load_exported`, of a folder whose sums are known to be right, or not yet written.
+    """As `load_exported`, for a folder whose checksums are already verified or not yet written.
 
     Raises:
-        ExportError: model.json and the weights do not make a classifier.
+        ExportError: model.json or the weights are invalid, or do not match.
     """
     config = model_config(read_model_file(folder))
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ExportError(f"{folder / WEIGHTS}: {error}") from None
-    with torch.device("meta"):  # so that a config of absurd size costs nothing
+    with torch.device("meta"):  # allocates nothing, whatever the size of the model
         expected = {name: tensor.shape for name, tensor in Classifier(config).state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
         wanted, found = expected.get(name), weights[name].shape if name in weights else None
@@ -69,12 +69,12 @@ def build_classifier(folder: Path) -> Classifier:
 
 
 def model_file(config: ModelConfig) -> dict[str, Any]:
-    """What model.json says: the folder's format and every field of the model's configuration."""
+    """The content of model.json: the folder's format and every field of the model's configuration."""
     return {"format": FORMAT, "model": asdict(config)}
 
 
 def read_model_file(folder: Path) -> dict[str, Any]:
-    """model.json, if this version can read the folder.
+    """Read model.json, if this version supports the folder's format.
 
     Raises:
         ExportError: damaged, or of a newer format.
@@ -95,14 +95,14 @@ def read_model_file(folder: Path) -> dict[str, Any]:
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration in what `read_model_file` gave.
+    """The configuration from the values of `read_model_file`.
 
     Raises:
         ExportError: an unknown or missing field, or a value that cannot be built.
     """
     try:
         given = dict(values["model"])
-        if given.get("injection") == "segment":  # which in 0.1 always were segments of the padded length
+        if given.get("injection") == "segment":  # 0.1 always used segments of the padded length
             given.setdefault("injection_length", "padded")
         unknown = given.keys() - {field.name for field in fields(ModelConfig)}
         if unknown:
@@ -115,10 +115,10 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """SHA256SUMS as {file: sha256}, in the form that `sha256sum -c` reads.
+    """SHA256SUMS, a file for `sha256sum -c`, as {file: sha256}.
 
     Raises:
-        ExportError: there is none, or it is damaged.
+        ExportError: the file is missing or damaged.
     """
     path = folder / SUMS
     try:
@@ -141,7 +141,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """A line for each file (default: all of SHA256SUMS) that is not what was exported.
+    """One line for each file (default: all in SHA256SUMS) that differs from the export.
 
     Raises:
         ExportError: SHA256SUMS is missing or damaged.
@@ -160,6 +160,6 @@ def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]
 
 
 def file_sha256(path: Path) -> str:
-    """Of the file's bytes, as hexadecimal digits."""
+    """sha256 of the file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

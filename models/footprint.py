@@ -1,7 +1,7 @@
-"""What a configuration costs before it runs: parameters, FLOPs, peak memory of a training step and of inference.
+"""Predicted costs of a configuration: parameters, FLOPs, peak memory of a training step and of inference.
 
-A whole step runs on fake tensors, which have shapes and storages but no bytes; peak memory is the largest sum of live
-storages. Costs well under a second and a few MiB, whatever the sizes.
+A whole step runs on fake tensors, which have shapes and storages but no data. Peak memory is the largest sum of live
+storages. The prediction takes well under a second and a few MiB, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from proxytune.models.training_config import TrainingConfig
 
 MIB = 2**20
 
-# The memory of the optimizer depends on nothing that a training may choose.
+# The memory of the optimizer does not depend on the training's settings.
 ANY_TRAINING = TrainingConfig(steps=1, warmup_steps=0, batch_size=1, learning_rate=1.0, eval_every=1)
 
 
@@ -36,8 +36,8 @@ ANY_TRAINING = TrainingConfig(steps=1, warmup_steps=0, batch_size=1, learning_ra
 class Footprint:
     """Costs of one forward pass (and backward, and optimizer step) over `batch_size` sequences.
 
-    Bytes are those alive at the peak of the training step; the four add up to `training_bytes`. Gradients are mostly not
-    there yet at the peak, which lies early in the backward pass.
+    Bytes are those alive at the peak of the training step; their four parts add up to `training_bytes`. Most gradients are
+    not allocated yet at the peak, which occurs early in the backward pass.
     """
 
     batch_size: int
@@ -48,16 +48,16 @@ class Footprint:
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
-    inference_bytes: int  # peak, parameters included
+    inference_bytes: int  # peak, including parameters
 
     @property
     def training_bytes(self) -> int:
-        """Peak of a training step."""
+        """Peak memory of a training step."""
         return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
 
     @property
     def training_mib_per_sequence(self) -> float:
-        """Peak of a training step divided by the batch size."""
+        """Peak memory of a training step divided by the batch size."""
         return self.training_bytes / self.batch_size / MIB
 
 
@@ -72,10 +72,10 @@ def footprint(
 
     Args:
         config: the model.
-        batch_size: examples a pass, i.e. TrainingConfig.micro_batch_size.
+        batch_size: examples per pass, i.e. TrainingConfig.micro_batch_size.
         length: at most max_length.
         precision: as TrainingConfig.precision.
-        device: cpu or cuda; fused softmax with attention dropout holds the n x n matrix on a CPU only.
+        device: cpu or cuda; fused softmax with attention dropout stores the n x n matrix only on a CPU.
 
     Raises:
         ConfigError: fp16 on a CPU.
@@ -97,7 +97,7 @@ def footprint(
                 logits: Tensor = model(token_ids, mask, trace)
                 return logits
 
-        model.eval().requires_grad_(False)  # and not no_grad, in which the counter's hooks fail on views
+        model.eval().requires_grad_(False)  # not no_grad: the counter's hooks fail on views in it
         live.restart()
         with count_flops() as inference_flops:
             forward(Trace())
@@ -149,12 +149,12 @@ def _training_step(
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations make, until they are freed.
+    """Sums the storages that operations allocate, until they are freed.
 
     Attributes:
         now: bytes alive.
-        peak: most bytes alive since the last restart.
-        gradients_at_peak: bytes of them that were parameters' gradients.
+        peak: maximum of `now` since the last restart.
+        gradients_at_peak: bytes of parameters' gradients at the peak.
     """
 
     def __init__(self) -> None:
@@ -163,11 +163,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def restart(self) -> None:
-        """Forget the peak; no gradients are alive."""
+        """Reset the peak. No gradients may be alive."""
         self.peak, self.gradients, self.gradients_at_peak = self.now, 0, 0
 
     def add_gradient(self, parameter: Tensor) -> None:
-        """A post-accumulate hook, called once a step for each parameter."""
+        """A post-accumulate hook, called once per step for each parameter."""
         self.gradients += parameter.nbytes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -205,10 +205,10 @@ def count_flops() -> FlopCounterMode:
 
 
 def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """From the shapes of a fused attention call."""
+    """FLOPs of a fused attention call."""
     return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
 
 def attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """From the shapes of its backward call; the attention matrix is computed again."""
+    """FLOPs of its backward call, which recomputes the attention matrix."""
     return int(sdpa_backward_flop_count(grad, q, k, v))  # type: ignore[no-untyped-call]

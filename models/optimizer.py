@@ -1,11 +1,11 @@
-"""AdamW under OneCycleLR, as in the LRA protocol, with the proxies in a parameter group of their own.
+"""AdamW with OneCycleLR, as in the LRA protocol, with the proxies in a separate parameter group.
 
-The learning rate rises linearly from learning_rate / 25 to learning_rate over the warm-up, then falls linearly to almost
-nothing at `steps`. As in the protocol the momentum is cycled with it (PyTorch's default): Adam's beta1 falls from 0.95 to
+The learning rate rises linearly from learning_rate / 25 to learning_rate during the warm-up, then falls linearly to nearly
+zero at `steps`. As in the protocol the momentum is cycled as well (PyTorch's default): Adam's beta1 falls from 0.95 to
 0.85 during the warm-up and rises back afterwards.
 
-A step moves a weight by about learning_rate x g / (|g| + eps), g its gradient. The protocol's eps of 1e-6 is above the
-gradient of many proxies (2e-7 on ListOps at the start), whose steps it shrinks; so theirs is PROXY_EPS.
+A step changes a weight by about learning_rate x g / (|g| + eps), g its gradient. The protocol's eps of 1e-6 exceeds the
+gradient of many proxies (2e-7 on ListOps at the start) and would shrink their steps, so proxies use PROXY_EPS.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ PROXY_EPS = 1e-10
 
 
 def named_proxies(model: Classifier) -> dict[str, Tensor]:
-    """The trained proxies of each layer that has its own, by the name of the parameter."""
+    """The trainable proxies of each layer that has its own, by parameter name."""
     return {name: weight for name, weight in model.named_parameters() if name.endswith(".attention.proxies")}
 
 
 def make_optimizer(model: Classifier, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with the proxies, if there are any, as the second group; make_schedule sets learning rates and beta1."""
+    """AdamW with the proxies, if any, as the second group; make_schedule sets learning rates and beta1."""
     proxies = named_proxies(model)
     others = [weight for name, weight in model.named_parameters() if name not in proxies]
     groups = [{"params": others, "lr": config.learning_rate, "eps": config.adam_eps}]
     if proxies:
         rate = config.learning_rate * config.proxy_learning_rate_multiple
         groups.append({"params": list(proxies.values()), "lr": rate, "eps": PROXY_EPS})
-    # One kernel for all tensors: on a CPU an eighth of the time of a loop over them, the same up to rounding.
+    # fused: one kernel for all tensors; on a CPU an eighth of the time of a loop, with equal results up to rounding.
     return EagerAdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
 class EagerAdamW(torch.optim.AdamW):
-    """torch.optim.AdamW without its guards for torch.compile, which compiles models here, never the optimizer.
+    """torch.optim.AdamW without its guards for torch.compile, which is used here for models only.
 
-    Each guard imports torch._dynamo, 2 s of CPU before the first step of a process. PyTorch has no setting for it.
+    Each guard imports torch._dynamo, which takes 2 s of CPU before the first step of a process. PyTorch has no setting
+    that disables it.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -53,11 +54,11 @@ class EagerAdamW(torch.optim.AdamW):
 
 @torch.no_grad()
 def update_sizes(optimizer: torch.optim.AdamW) -> dict[str, float]:
-    """How far Adam's last step moved the weights of each group, in units of the group's learning rate.
+    """Size of Adam's last update for each group, in units of the group's learning rate.
 
-    weight_update of all weights but the proxies, proxy_update of the proxies: the root mean square of m / (sqrt(v) + eps)
-    with the bias-corrected moments m and v, without weight decay. About 1 where gradients keep their sign, 0.1 to 0.3 where
-    they are noise, near 0 where eps is far above them. {} before the first step.
+    weight_update for all weights but the proxies, proxy_update for the proxies: root mean square of m / (sqrt(v) + eps)
+    with the bias-corrected moments m and v, without weight decay. About 1 if gradients keep their sign, 0.1 to 0.3 if they
+    are noise, near 0 if eps is far above them. {} before the first step.
     """
     sizes = {}
     for name, group in zip(("weight_update", "proxy_update"), optimizer.param_groups, strict=False):
@@ -76,7 +77,7 @@ def update_sizes(optimizer: torch.optim.AdamW) -> dict[str, float]:
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig
 ) -> torch.optim.lr_scheduler.OneCycleLR:
-    """The learning rates above, each group's by its own peak."""
+    """The schedule described above, with each group's own peak."""
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

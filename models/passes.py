@@ -1,6 +1,6 @@
-"""A batch as forward passes: examples sorted by length, each pass cut to its own longest, so that padding costs little.
+"""Splits a batch into forward passes: examples are sorted by length and each pass is trimmed to its longest example.
 
-Pooling divides by the task's length and every mechanism ignores padding, so no logit depends on how a batch is cut.
+Pooling divides by the task's length and every mechanism ignores padding, so no logit depends on the split.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# On a CPU, more tokens at a time run slower: beyond 32 MiB a tensor, glibc maps and unmaps fresh pages for every operation.
-# From 4,096 tokens a pass on, none is faster (Zen, one thread); the fewer, the closer a pass is to its own longest example.
+# On a CPU larger passes are slower: for tensors above 32 MiB glibc maps and unmaps pages in every operation. More than
+# 4,096 tokens per pass give no speed-up (Zen, one thread), and smaller passes have less padding.
 CPU_TOKENS_PER_PASS = 8192
 
-# Lengths are rounded up to multiples of this, so that kernels meet few shapes.
+# Lengths are rounded up to multiples of this to limit the number of distinct shapes.
 LENGTH_MULTIPLE = 32
 
 
 class Batch(Protocol):
-    """What train_step and evaluate take.
+    """Input of train_step and evaluate.
 
     Attributes:
         token_ids: any integer dtype, (b, n) or (b, 2, n).
@@ -37,12 +37,12 @@ class Batch(Protocol):
 
 
 def split_into_passes(batch: Batch, size: int | None, tokens: int | None) -> Iterator[tuple[Tensor, int]]:
-    """The examples of each pass, shortest first, as row numbers of the batch and the length that holds them all.
+    """The row numbers and the padded length of each pass, shortest examples first.
 
     Args:
         batch: at least one example.
-        size: examples a pass; None: by `tokens`.
-        tokens: at most so many padded tokens a pass, but at least one example; None: all examples in one pass.
+        size: examples per pass; None: limited by `tokens`.
+        tokens: maximum of padded tokens per pass, which has at least one example; None: all examples in one pass.
     """
     lengths = example_lengths(batch.mask)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -62,7 +62,7 @@ def split_into_passes(batch: Batch, size: int | None, tokens: int | None) -> Ite
 
 
 def example_lengths(mask: Tensor) -> list[int]:
-    """Tokens up to the last valid one of each example's longest document, at least 1: (b, n) or (b, 2, n) -> b numbers."""
+    """Position of the last valid token in each example's longest document, at least 1: (b, n) or (b, 2, n) -> b numbers."""
     places = torch.arange(1, mask.shape[-1] + 1, device=mask.device)
     lengths: list[int] = (mask * places).flatten(1).amax(dim=-1).clamp(min=1).tolist()
     return lengths

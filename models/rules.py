@@ -1,4 +1,4 @@
-"""The rules that configurations share; each raises a ConfigError that names the value, the rule and what to do."""
+"""Rules shared by the configurations; each raises a ConfigError that states the value, the rule and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxytune.models.errors import ConfigError
 
 
 def require_at_least(name: str, value: int, lowest: int, highest: int = 2**20) -> None:
-    """`value` is an integer from `lowest` to `highest`, a limit that catches typing errors."""
+    """Require an integer from `lowest` to `highest`, a limit that catches typing errors."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ConfigError(f"{name} is {value!r}: it must be an integer of at least {lowest}")
     if value > highest:
@@ -17,19 +17,19 @@ def require_at_least(name: str, value: int, lowest: int, highest: int = 2**20) -
 
 
 def require_probability(name: str, value: float) -> None:
-    """`value` lies in [0, 1)."""
+    """Require a number in [0, 1)."""
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise ConfigError(f"{name} is {value!r}: it must be a number in [0, 1)")
 
 
 def require_positive(name: str, value: float) -> None:
-    """`value` is finite and above zero."""
+    """Require a finite number above zero."""
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(f"{name} is {value!r}: it must be a finite number above 0")
 
 
 def require_one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    """`value` is one of `choices`."""
+    """Require one of `choices`."""
     if value not in choices:
         near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -37,13 +37,13 @@ def require_one_of(name: str, value: object, choices: tuple[object, ...]) -> Non
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """`value` is finite and at least zero."""
+    """Require a finite number of at least zero."""
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ConfigError(f"{name} is {value!r}: it must be a finite number of at least 0")
 
 
 def require_landmarks(name: str, value: int, max_length: int) -> None:
-    """`value` landmarks, at least one and no more than there are tokens."""
+    """Require a number of landmarks from 1 to the number of tokens."""
     require_at_least(name, value, 1)
     if value > max_length:
         raise ConfigError(
@@ -52,7 +52,7 @@ def require_landmarks(name: str, value: int, max_length: int) -> None:
 
 
 def require_kernel_size(name: str, value: int) -> None:
-    """`value` is 0 (no convolution) or odd, so that the output is as long as the input."""
+    """Require 0 (no convolution) or an odd size, so that the output is as long as the input."""
     require_at_least(name, value, 0)
     if value and value % 2 == 0:
         raise ConfigError(f"{name} is {value}: it must be odd, or 0 for no convolution")

@@ -1,4 +1,4 @@
-"""Trainer: the LRA protocol's optimisation of one classifier, step by step, restorable to the bit on a CPU."""
+"""Trainer: optimises one classifier by the LRA protocol, step by step; resuming is bit-exact on a CPU."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ __all__ = [
 
 
 class Diverged(ArithmeticError):
-    """A loss was NaN or infinite.
+    """The loss is NaN or infinite.
 
     Attributes:
-        step: optimizer steps done before.
+        step: number of completed optimizer steps.
         value: the loss.
     """
 
@@ -49,7 +49,7 @@ class Diverged(ArithmeticError):
 class Trainer:
     """A classifier with its optimizer, schedule and random stream.
 
-    Weights and dropout depend on `seed` only: the global random state is neither read nor left changed.
+    Weights and dropout depend only on `seed`. The global random state is not read, and is restored after use.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Trainer:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        """Start from weights drawn from `seed`.
+        """Initialise the weights from `seed`.
 
         Raises:
-            ConfigError: precision fp16 is asked of a device other than CUDA, or the two configurations contradict each
-                other (check_together).
+            ConfigError: precision fp16 on a device other than CUDA, or the two configurations contradict each other
+                (check_together).
         """
         check_together(model_config, training_config)
         self.model_config = model_config
@@ -88,12 +88,11 @@ class Trainer:
         """One optimizer step on `batch`, in micro-batches.
 
         Returns:
-            train_loss (mean cross-entropy over examples), contrastive_loss (mean over layers, unweighted; 0.0 where the
-            model has none), learning_rate (of this step and all
-            weights but the proxies), valid_tokens (count).
+            train_loss (mean cross-entropy over examples), contrastive_loss (mean over layers, unweighted; 0.0 if the
+            model has none), learning_rate (of this step, for all weights but the proxies), valid_tokens (count).
 
         Raises:
-            Diverged: the loss is NaN or infinite; the weights are then as they were before.
+            Diverged: the loss is NaN or infinite; the weights are unchanged.
             RuntimeError: all `steps` are done.
         """
         if self.step >= self.config.steps:
@@ -146,12 +145,12 @@ class Trainer:
         """Means over all examples of `batches`, without dropout.
 
         Returns:
-            val_accuracy, val_loss; the figures of classifier_diagnostics.py on a few of the examples, spread over
-            `batches`: means over layers, and each layer's own under the name with _layer1, _layer2, ...; and update_sizes of the last step.
+            val_accuracy, val_loss; the diagnostics of classifier_diagnostics.py on a few evenly spaced examples: means over
+            layers, and each layer's values with the suffix _layer1, _layer2, ...; and update_sizes of the last step.
 
         Raises:
             Diverged: the loss is NaN or infinite.
-            ValueError: there is no example.
+            ValueError: `batches` has no examples.
         """
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -190,7 +189,7 @@ class Trainer:
         return torch.cat([logits for _, logits in passes])[order.argsort()]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that the next step depends on, in types that torch.load(weights_only=True) accepts."""
+        """A copy of the state that the next step depends on, in types that torch.load(weights_only=True) accepts."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -203,14 +202,14 @@ class Trainer:
         return deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the trainer that gave `state` was; it must have had the same configurations.
+        """Restore the state of a trainer with the same configurations.
 
         Raises:
-            ConfigError: the state is one of proxytune 0.1, whose optimizer had no group for the proxies.
+            ConfigError: the state is from proxytune 0.1, whose optimizer had no group for the proxies.
         """
         if "first_proxies" not in state:
             raise ConfigError(
-                "the checkpoint is one of proxytune 0.1, whose optimizer had no group for the proxies: "
+                "the checkpoint is from proxytune 0.1, whose optimizer had no group for the proxies: "
                 "it cannot be resumed; start a new study"
             )
         self.model.load_state_dict(state["model"])
@@ -224,7 +223,7 @@ class Trainer:
         self.step = state["step"]
 
     def _passes(self, batch: Batch) -> Iterator[tuple[Tensor, int]]:
-        """The row numbers of each forward pass and its length."""
+        """The row numbers and the length of each forward pass."""
         tokens = CPU_TOKENS_PER_PASS if self.device.type == "cpu" else None
         return split_into_passes(batch, self.config.micro_batch_size, tokens)
 
@@ -244,7 +243,7 @@ class Trainer:
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        """Run with this trainer's random state in the global generators, which dropout uses; restore theirs afterwards."""
+        """Run with this trainer's random state in the global generators, which dropout uses, and restore them afterwards."""
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.set_rng_state(self._random_state[0])
@@ -262,7 +261,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     auto is bf16 on CUDA devices that support it, and fp32 elsewhere.
 
     Raises:
-        ConfigError: fp16 on another device than CUDA.
+        ConfigError: fp16 on a device other than CUDA.
     """
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError(

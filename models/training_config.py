@@ -1,4 +1,4 @@
-"""TrainingConfig: how a model is trained; the constructor refuses invalid values."""
+"""TrainingConfig: the settings of a training; an invalid configuration cannot be constructed."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model is trained; the defaults are the LRA protocol's but for the proxies' learning rate (optimizer.py).
+    """The settings of a training. The defaults are the LRA protocol's, except the proxies' learning rate (optimizer.py).
 
     Raises:
-        ConfigError: a value is out of range, or two that exclude each other are given.
+        ConfigError: a value is out of range, or two values exclude each other.
     """
 
-    steps: int  # optimizer steps in all; decides the schedule
+    steps: int  # total optimizer steps; determines the schedule
     warmup_steps: int  # 0, or 2 <= warmup_steps < steps
-    batch_size: int  # examples an optimizer step
+    batch_size: int  # examples per optimizer step
     learning_rate: float  # peak
     eval_every: int  # optimizer steps between evaluations
     proxy_learning_rate_multiple: float = 10.0  # > 0; of learning_rate, for Proxyformer's proxies
     weight_decay: float = (
-        0.0  # >= 0; AdamW's, decoupled: a step takes learning_rate x weight_decay off every weight
+        0.0  # >= 0; decoupled (AdamW): a step scales every weight by 1 - learning_rate x weight_decay
     )
-    adam_eps: float = 1e-6  # > 0; of all weights but the proxies (optimizer.py)
-    gradient_clip_norm: float | None = None  # > 0: the gradient is scaled to this length where it is longer
-    gradient_clip_value: float | None = None  # > 0: each number of the gradient is kept within +- this
+    adam_eps: float = 1e-6  # > 0; for all weights but the proxies (optimizer.py)
+    gradient_clip_norm: float | None = None  # > 0: maximum norm of the gradient
+    gradient_clip_value: float | None = None  # > 0: each element of the gradient is clipped to +- this
     precision: str = "auto"  # auto | fp32 | bf16 | fp16 (autocast; fp16 on CUDA only)
-    micro_batch_size: int | None = None  # examples a forward pass; None: as many as run fastest on the device
-    compile: bool = False  # torch.compile: tens of seconds at the start, the same results up to rounding
+    micro_batch_size: int | None = None  # examples per forward pass; None: chosen for speed on the device
+    compile: bool = False  # torch.compile: tens of seconds at the start, equal results up to rounding
 
     def __post_init__(self) -> None:
         for name in ("steps", "eval_every"):
@@ -65,7 +65,7 @@ class TrainingConfig:
 
 
 def check_together(model: ModelConfig, training: TrainingConfig) -> None:
-    """Refuse a training that says something about a part which the model does not have.
+    """Check that the training has no settings for parts that the model does not have.
 
     Raises:
         ConfigError: proxy_learning_rate_multiple is not its default and the model has no proxies.
@@ -74,5 +74,5 @@ def check_together(model: ModelConfig, training: TrainingConfig) -> None:
     if model.attention != "proxyformer" and multiple != TrainingConfig.proxy_learning_rate_multiple:
         raise ConfigError(
             f"proxy_learning_rate_multiple is {multiple} with attention {model.attention!r}: it has no proxies; "
-            "leave proxy_learning_rate_multiple out"
+            "remove proxy_learning_rate_multiple"
         )

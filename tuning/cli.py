@@ -1,4 +1,4 @@
-"""The command line: the verbs of `commands/`, and every foreseeable error as one line and an exit code."""
+"""The command line: the verbs of `commands/`; expected errors become one line and an exit code."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from proxytune.tuning.store.interrupts import interruptible
 VERBS = {
     "init": ("init", "Write a commented study file for TASK."),
     "schema": ("init", "Print the JSON schema of the study file, for editors."),
-    "data": ("data", "Find, prepare and look at the tasks' data on this machine."),
+    "data": ("data", "Find, prepare and inspect the tasks' data on this machine."),
     "check": ("check", "Check STUDY and report what would run."),
     "plan": ("plan", "Predict time, slot-hours and memory of STUDY before it runs."),
     "run": ("study", "Run STUDY until its budget is met: start it or resume it."),
@@ -28,27 +28,27 @@ VERBS = {
     "enqueue": ("steer", "Queue a configuration before those that the sampler proposes."),
     "extend": ("steer", "Give STUDY a larger budget."),
     "stop": ("steer", "Stop a study or one of its trials, from any terminal."),
-    "pause": ("steer", "Interrupt the running trials and start none until `resume`."),
+    "pause": ("steer", "Interrupt the running trials and start no trial until `resume`."),
     "resume": ("steer", "Let a paused study start trials again."),
     "submit": ("jobs", "Run STUDY as a job of a Ray cluster."),
     "status": ("jobs", "Show the jobs of a cluster."),
-    "logs": ("jobs", "Print the output of a study's newest job."),
+    "logs": ("jobs", "Print the output of a study's last job."),
     "slurm": ("slurm", "Write the job script that runs STUDY under Slurm."),
     "confirm": ("confirm", "Train the best configurations again on fresh seeds and test the winner."),
     "compare": ("compare", "Compare the mechanisms of studies of one task."),
     "export": ("export", "Write the winner of a study as a self-contained folder."),
     "verify": ("verify", "Check that an export is unchanged and its winner follows from its trials."),
-    "train": ("train", "Train one configuration, such as an export's."),
+    "train": ("train", "Train one configuration, such as that of an export."),
     "evaluate": ("evaluate", "Measure an exported model on a split."),
     "predict": ("predict", "Classify inputs with an exported model."),
     "report": ("track", "Write a page of a study's history."),
     "track": ("track", "Ship a study's events to MLflow."),
     "ui": ("ui", "Open MLflow on the studies."),
     "serve": ("serve", "Serve studies over HTTP."),
-    "doctor": ("doctor", "Look for what would stop a study on a cluster."),
-    "bench": ("bench", "Measure what a training step of each mechanism costs here."),
+    "doctor": ("doctor", "Check a cluster for problems before a study runs."),
+    "bench": ("bench", "Measure the cost of each mechanism on this machine."),
 }
-"""Each verb: the module of commands/ that defines it, and its line in --help, which is known without an import."""
+"""Verbs with their module in commands/ and their line in --help, which needs no import."""
 
 EXIT_CODES = (
     "0 done, 1 failed, 2 wrong input, 3 another driver runs the study, 5 storage, 75 interrupted, resumable"
@@ -80,16 +80,16 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, epilog=f"Exit codes: {EXIT_CODES}.")
 @click.version_option(package_name="proxytune")
 def cli() -> None:
-    """Search the hyperparameters of Proxyformer and its peers on the Long Range Arena.
+    """Search hyperparameters of Proxyformer and other efficient transformers on the Long Range Arena.
 
     \b
     proxytune init listops                       a commented study file
     proxytune check listops-mini                 what would run
     proxytune run listops-mini                   start or resume
     proxytune show listops-mini                  the best so far
-    proxytune confirm listops-mini               the best again on fresh seeds, the winner tested once
+    proxytune confirm listops-mini               retrain the best on fresh seeds, test the winner once
     proxytune export listops-mini --out winner   the winner as a folder
-    proxytune verify winner                      is it what was exported
+    proxytune verify winner                      check that the export is unchanged
     proxytune ui                                 browse in MLflow
 
     Shell completion: eval "$(_PROXYTUNE_COMPLETE=bash_source proxytune)", or zsh_source, fish_source.
@@ -99,11 +99,11 @@ def cli() -> None:
 
 
 FLAGS = {"`again`": "`--again`", "address ": "--address ", "token file ": "--token-file ", "top ": "--top "}
-"""What the keys in the library's errors are on the command line; those that end with a space begin an error."""
+"""Command-line flags for keys in the library's errors; keys that end with a space are replaced at the start only."""
 
 
 def with_flags(message: str) -> str:
-    """An error of the library with the flags that a user of the command line knows."""
+    """Replace the keys in an error of the library by command-line flags."""
     for key, flag in FLAGS.items():
         if not key.endswith(" "):
             message = message.replace(key, flag)
@@ -113,7 +113,7 @@ def with_flags(message: str) -> str:
 
 
 def main() -> None:
-    """Entry point: every foreseeable error is one line and an exit code."""
+    """Entry point: prints expected errors as one line and sets the exit code."""
     try:
         with interruptible():
             cli.main(standalone_mode=False)
@@ -124,22 +124,22 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ProxytuneError as error:
         err.print(f"proxytune: {with_flags(str(error))}", style="red", highlight=False, markup=False)
-        if isinstance(
-            error, Interrupted
-        ):  # everything is closed; Ray's own exit hook hangs where Ray has died
+        if isinstance(error, Interrupted):  # everything is closed; Ray's exit hook hangs if Ray has died
             sys.stdout.flush()
-            in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # Ray calls a job failed that ends by a code
+            in_job = (
+                "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+            )  # for Ray, a job with an exit code has failed
             os._exit(0 if in_job and isinstance(error, Stopped) else error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(75)
     except BrokenPipeError:
         sys.exit(1)
-    except OSError as error:  # a full or read-only disk, wherever it was met
+    except OSError as error:  # for example a full or read-only disk
         err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
         sys.exit(StorageError.exit_code)
     except Exception as error:
-        from proxytune.datasets import DataError  # most verbs end without an error, and without numpy
+        from proxytune.datasets import DataError  # imports numpy
 
         if not isinstance(error, ConfigError | DataError):
             raise

@@ -1,8 +1,8 @@
-"""The errors a user can meet, each with the exit code of the command line."""
+"""Errors that are reported to users, each with the exit code of the command line."""
 
 
 class ProxytuneError(Exception):
-    """One clear line for the user: the value, the rule, what to do."""
+    """An error whose message is one line for the user: the value, the rule, what to do."""
 
     exit_code = 1
 
@@ -14,7 +14,7 @@ class InputError(ProxytuneError):
 
 
 class OtherSpecError(InputError):
-    """A study of this name exists with another spec, under which its results would not be comparable."""
+    """A study of this name exists with a different spec; the results would not be comparable."""
 
 
 class HeldError(ProxytuneError):
@@ -24,20 +24,20 @@ class HeldError(ProxytuneError):
 
 
 class StorageError(ProxytuneError):
-    """The study's storage cannot be read or written; what was acknowledged before is safe."""
+    """The study's storage cannot be read or written; acknowledged results are safe."""
 
     exit_code = 5
 
 
 class Interrupted(ProxytuneError):
-    """The study stopped before its budget was met and goes on with the same command."""
+    """The study stopped before its budget was met; the same command resumes it."""
 
     exit_code = 75
 
 
 RESUMED = "the same command resumes it"
-"""Ends the line of a study that was stopped."""
+"""The last part of the message about a stopped study."""
 
 
 class Stopped(Interrupted):
-    """The study was stopped because somebody requested it of its driver."""
+    """The study was stopped by a user's request."""

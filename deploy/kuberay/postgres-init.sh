@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run once by the postgres image on an empty data folder: a role and a database each for the studies and for MLflow.
-# The passwords are those of the clients' service files; psql reads them itself, so that no process list shows them.
+# The passwords are those of the clients' service files; psql reads them itself, so they are not in the process list.
 set -eu
 export SECRETS="${SECRETS:-/run/secrets}"
 psql --no-psqlrc --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'EOF'

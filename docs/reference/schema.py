@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the reference of the study file, from its schema and the comments beside the fields."""
+"""A hook of mkdocs: the reference of the study file, from its schema and the comments of the fields."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ SOURCES = (ModelConfig, TrainingConfig, study, search, space, task, trial_spec)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page `study-file.md` with a table for the file and for each of its sections."""
+    """Add a table for the study file and for each of its sections to `study-file.md`."""
     if page.file.src_uri != "reference/study-file.md":
         return markdown
     schema = study_schema()
@@ -45,12 +45,14 @@ def _kind(key: str, field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     options = field.get("anyOf") or field.get("oneOf")
     return (
-        ", ".join(dict.fromkeys(_kind("", one) for one in options)) if options else field.get("type", "any")
+        ", ".join(dict.fromkeys(_kind("", option) for option in options))
+        if options
+        else field.get("type", "any")
     )
 
 
 def _comment(key: str) -> str:
-    """What the source says beside the field."""
+    """The comment of the field in the source."""
     for source in SOURCES:
         found = re.search(
             rf"^    {key}: (?:(?!\n    \w)[^#])*# (.*)$", inspect.getsource(source), re.MULTILINE

@@ -1,4 +1,4 @@
-"""Attention mechanisms, one file each, and the registry that names them."""
+"""Attention mechanisms, one file each, and their registry."""
 
 from proxytune.models.attention.base import Attention, Trace
 from proxytune.models.attention.bigbird import BigBird

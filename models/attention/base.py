@@ -1,4 +1,4 @@
-"""The interface of every attention mechanism: (batch, length, dim) in, the same out; padding is masked.
+"""The interface of all attention mechanisms: (batch, length, dim) -> (batch, length, dim); padding is masked.
 
 Shape suffixes in this package: b batch, h heads, n tokens, m proxies or landmarks, d embedding, e head dimension.
 """
@@ -20,20 +20,20 @@ from proxytune.models.diagnostics import diagnose_landmarks, diagnose_map
 
 Result = TypeVar("Result")
 
-# Added to the logits of padding. It underflows to exactly 0 after softmax and is finite in fp16, so a row that is all
-# padding gives numbers and not NaN.
+# Added to the logits of padding. It underflows to exactly 0 after softmax and is finite in fp16, so a row that consists of
+# padding does not give NaN.
 MASKED_LOGIT = -30000.0
 
 
 @dataclass
 class Trace:
-    """What layers report besides the hidden states during one forward pass.
+    """Outputs of the layers besides the hidden states during one forward pass.
 
     Attributes:
-        losses: one contrastive loss (fp32 scalar) a layer, while training or with `diagnose`.
-        diagnostics: one dict of scalars a layer, with `diagnose` only.
-        shared_proxies: proxies that later layers reuse, (m, d) or (b, m, d).
-        carried: what the proxies read in the layer before, (b, m, d).
+        losses: one contrastive loss (fp32 scalar) per layer, while training or with `diagnose`.
+        diagnostics: one dict of scalars per layer, with `diagnose` only.
+        shared_proxies: proxies that later layers reuse, (1, m, d) or (b, m, d).
+        carried: K2' V of the layer before (proxyformer.py), (b, m, d).
     """
 
     diagnose: bool = False
@@ -47,15 +47,15 @@ class Attention(nn.Module, ABC):
     """One layer's multi-head attention; the four linear maps have a bias, as in the protocol.
 
     Attributes:
-        low_rank: its map is a product over m < n landmarks or features that stands for softmax's, so its error is
-            reported (diagnostics.py).
-        conv: the convolution over values that Nyströmformer and Proxyformer may add to the attention.
+        low_rank: its map approximates softmax by a product over m < n landmarks or features, so its error is reported
+            (diagnostics.py).
+        conv: the optional convolution over values of Nyströmformer and Proxyformer.
     """
 
     low_rank: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Layer `layer` (from 0) of the model that `config` describes."""
+        """Create layer `layer` (from 0) of the model described by `config`."""
         super().__init__()
         dim = config.embedding_dim
         self.num_heads = config.num_heads
@@ -76,10 +76,10 @@ class Attention(nn.Module, ABC):
         return x.view(*x.shape[:-1], self.num_heads, -1).transpose(-2, -3)
 
     def core(self, attend: Callable[..., Result], *heads: Tensor) -> Result:
-        """attend(*heads), under autocast in the precision that ModelConfig.attention_precision names.
+        """attend(*heads) in the precision of ModelConfig.attention_precision, if autocast is enabled.
 
-        fp32: autocast is off within, and the heads are cast to fp32, as the protocol has it. The linear maps around it
-        stay in autocast's dtype. autocast: as autocast decides, operation by operation.
+        fp32: autocast is disabled in it and the heads are cast to fp32, as in the protocol. The linear maps around it keep
+        autocast's dtype. autocast: autocast decides for each operation.
         """
         device = heads[0].device.type
         if not self.fp32_core or not torch.is_autocast_enabled(device):
@@ -102,14 +102,14 @@ class QueryKeyValueAttention(Attention):
 
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """The mechanism itself, linear in `v`: (b, h, n, e), `v` perhaps of another width, -> the shape of `v`."""
+        """The mechanism itself, linear in `v`: (b, h, n, e) -> the shape of `v`, which may have another width."""
 
     def landmarks(self, q: Tensor, k: Tensor, mask: Tensor) -> list[Tensor]:
-        """What stands for queries and keys, each (b, h, m, e): both, keys only, or nothing."""
+        """Landmarks of queries and keys, each (b, h, m, e): both, of keys only, or none."""
         return []
 
     def attend_and_convolve(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """attend, and the convolution if there is one."""
+        """attend, plus the convolution if there is one."""
         attended = self.attend(q, k, v, mask)
         return attended if self.conv is None else attended + self.conv(v, mask)
 

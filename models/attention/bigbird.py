@@ -16,13 +16,13 @@ class BigBird(QueryKeyValueAttention):
     """`bigbird`: blocks of block_size tokens, a grid over the task's length; no dropout inside.
 
     A block attends to itself and its two neighbours, to the first and the last block (global), and to num_random_blocks
-    others, drawn for each head once with the weights. The two global blocks attend to everything. Blocks that lie wholly
-    in a batch's padding are masked, so padding changes nothing. Given the same random blocks it computes what Hugging
-    Face's block-sparse attention computes, which Skyformer's LRA code copies (without dropout, as here).
+    others, drawn once per head at initialisation. The two global blocks attend to all tokens. Blocks that consist of
+    padding are masked, so padding has no effect. With the same random blocks the result equals that of Hugging Face's
+    block-sparse attention, which Skyformer's LRA code copies (without dropout, as here).
 
-    Differences from that code: random blocks are drawn from all blocks that are not attended to anyway (there, at 1,024,
-    3,072 and 4,096 tokens, mostly from the first 1,024 tokens), and stay fixed (there they are drawn anew in every pass
-    unless a seed is set); any length and number of blocks is taken. The paper does not fix the random blocks' scheme.
+    Differences from that code: random blocks are drawn from all blocks that are not attended to otherwise (there, at 1,024,
+    3,072 and 4,096 tokens, mostly from the first 1,024 tokens), and are fixed (there they are redrawn in every pass unless
+    a seed is set); any length and number of blocks is supported. The paper does not specify how random blocks are drawn.
     """
 
     neighbours: Tensor
@@ -39,7 +39,7 @@ class BigBird(QueryKeyValueAttention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         n = q.shape[-2]
         present = math.ceil(n / self.block)
-        # One more block, of padding, stands for the neighbours that a trimmed batch or a short task does not have.
+        # An additional block of padding replaces neighbours that do not exist in a trimmed batch or a short task.
         padding = (present + 1) * self.block - n
         absent = (self.neighbours < 0) | (self.neighbours >= present)
         index = self.neighbours.masked_fill(absent, present)[:, :present]  # (h, present, w)
@@ -77,7 +77,7 @@ def draw_neighbours(num_blocks: int, num_random: int) -> Tensor:
     ends = torch.tensor([0, num_blocks - 1]).expand(num_blocks, 2)
     fixed = torch.cat([window, ends], dim=1)
     taken = torch.zeros(num_blocks, num_blocks + 2, dtype=torch.bool).scatter_(1, fixed + 1, True)[:, 1:-1]
-    # The free blocks in random order, then as many as asked for.
+    # The first `num_random` of the free blocks in random order.
     order = torch.rand(num_blocks, num_blocks).masked_fill_(taken, 2.0).sort(dim=1)
     random = order.indices.masked_fill(order.values > 1, -1)[:, :num_random]
     window = window.masked_fill((window < 0) | (window >= num_blocks), -1)

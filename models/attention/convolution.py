@@ -9,7 +9,7 @@ from proxytune.models.config import ModelConfig
 
 
 class ValueConvolution(nn.Module):
-    """One kernel of conv_kernel_size x 1 a head, no bias, padding set to zero: (b, h, n, e) -> the same."""
+    """One kernel of conv_kernel_size x 1 per head, no bias, padding set to zero: (b, h, n, e) -> (b, h, n, e)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class ValueConvolution(nn.Module):
 
     def forward(self, v: Tensor, mask: Tensor) -> Tensor:
         """`v` (b, h, n, e); `mask` (b, n) is True at valid tokens."""
-        # As a depthwise convolution of all h e channels, which lie side by side in memory: six times as fast on a CPU as
+        # A depthwise convolution of all h e channels, which are adjacent in memory, is six times as fast on a CPU as one of
         # two channels of (n, e) images, which oneDNN pads to sixteen.
         heads, dim = v.shape[1], v.shape[-1]
         channels = (v * mask[:, None, :, None]).transpose(1, 2).flatten(2).transpose(1, 2)[..., None]

@@ -14,9 +14,9 @@ from proxytune.models.config import ModelConfig
 
 
 class Linformer(QueryKeyValueAttention):
-    """`linformer`: k = num_features; E is shared by keys and values, each layer has its own; no dropout inside.
+    """`linformer`: k = num_features; E is shared by keys and values, not between layers; no dropout inside.
 
-    (The public LRA code of Nyströmformer shares E between layers too, Skyformer's does not.)
+    The public LRA code of Nyströmformer also shares E between layers, Skyformer's does not.
     """
 
     low_rank = True

@@ -22,8 +22,8 @@ from proxytune.models.config import ModelConfig
 class Nystromformer(QueryKeyValueAttention):
     """`nystromformer`: num_landmarks landmarks, 6 steps of the iterative pseudo-inverse, no dropout inside.
 
-    As in the public LRA code queries and keys are zero at padding and count in the means, so a segment of padding is a
-    zero landmark. The convolution is on with conv_kernel_size > 0; the public code has 35.
+    As in the public LRA code, queries and keys are zero at padding and count in the means, so a segment of padding gives a
+    zero landmark. conv_kernel_size > 0 enables the convolution; the public code uses 35.
     """
 
     low_rank = True
@@ -41,7 +41,7 @@ class Nystromformer(QueryKeyValueAttention):
         q, k = q * valid, k * valid
         q_landmarks, k_landmarks = self.segment_means(q), self.segment_means(k)
         middle = torch.softmax(q_landmarks @ k_landmarks.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
-        # The fused calls never hold the two n x m factors.
+        # The fused calls do not store the two n x m factors.
         summary = F.scaled_dot_product_attention(q_landmarks, k, v, attn_mask=key_bias(mask, q.dtype))
         return F.scaled_dot_product_attention(q, k_landmarks, iterative_pinv(middle).to(v.dtype) @ summary)
 

@@ -26,13 +26,13 @@ SOFTMAX_EPSILON = 1e-4
 class Performer(QueryKeyValueAttention):
     """`performer`: num_features features, performer_kernel softmax or relu; no dropout inside, fp32 under autocast.
 
-    It computes what the LRA protocol of Nyströmformer computes with performer-pytorch's FastAttention. The protocol
-    passes a ReLU but leaves generalized_attention off, so FastAttention uses softmax features: the default here.
-    `relu` is FastAttention with generalized_attention.
+    Equivalent to performer-pytorch's FastAttention in the LRA protocol of Nyströmformer. The protocol passes a ReLU but
+    does not enable generalized_attention, so FastAttention uses softmax features, which are the default here. `relu` is
+    FastAttention with generalized_attention.
 
-    Differences from the paper, all taken over from that code: queries and keys are scaled by e^(-1/4) twice, once before
-    phi and once in it, so that the kernel estimates exp(q k^T / e) instead of exp(q k^T / sqrt(e)); keys and values at
-    padding, up to max_length, are zero vectors that count in the normalizer; W is drawn once and never redrawn.
+    Differences from the paper, as in that code: queries and keys are scaled by e^(-1/4) twice, before phi and in phi, so
+    that the kernel estimates exp(q k^T / e) instead of exp(q k^T / sqrt(e)); keys and values at padding, up to max_length,
+    are zero vectors that count in the normalizer; W is drawn once and never redrawn.
     """
 
     low_rank = True
@@ -47,7 +47,7 @@ class Performer(QueryKeyValueAttention):
         valid = mask[:, None, :, None]
         n, scale = q.shape[-2], q.shape[-1] ** -0.25
         with torch.autocast(q.device.type, enabled=False):
-            # One more key, the zero vector, stands for the padding that a trimmed batch does not have.
+            # An additional zero key represents the padding that was trimmed from the batch.
             keys = F.pad(k.float() * valid * scale, (0, 0, 0, 1))
             if self.kernel == "relu":
                 phi_q, phi_k = self.relu_features(q.float() * scale), self.relu_features(keys)

@@ -8,7 +8,7 @@ def iterative_pinv(matrix: Tensor, steps: int = 6) -> Tensor:
     """Approximate the Moore-Penrose inverse of row-stochastic (..., m, m) matrices, in fp32 or better even under autocast.
 
     Z <- 1/4 Z (13 I - A Z (15 I - A Z (7 I - A Z))), from Z_0 = A^T / (|A|_1 |A|_inf) with the norms of each matrix
-    (the public LRA code takes the largest of a batch, which makes a sequence's output depend on its neighbours).
+    (the public LRA code uses the maximum over a batch, so that a sequence's output depends on the others).
     """
     with torch.autocast(matrix.device.type, enabled=False):
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))

@@ -1,15 +1,16 @@
 """Proxyformer attention (Lee, Lee, Shin, AAAI-24, 10.1609/aaai.v38i12.29244): trainable proxy tokens as landmarks.
 
-The paper's text is not public; this is a formulation of what its abstract and news item say, every choice a switch:
+The paper's text is not public. This formulation follows its abstract and a news item; every choice is an option:
 
     P~ = LN(P + Inject(X))                             m proxies, (b, m, d); P drawn from N(0, proxy_init_std^2)
     Q, K, V = X W_Q, X W_K, X W_V                      Q_P, K_P = P~ W_Q, P~ W_K
     K1 = softmax(Q K_P^T / sqrt(e))  (n x m)           K2 = softmax(Q_P K^T / sqrt(e) + padding)  (m x n)
     out = (K1 (K2' V)) W_O                             K2' = K2 with whole columns dropped while training
 
-Dropping column j of K2 is dropping row j of V, so both products are fused attention calls and no n x m matrix is held.
-K1 K2 is row-stochastic. Cost O(n m d). Loss: InfoNCE (contrastive.py). K1 K2 is the Nyström approximation of softmax where
-the middle kernel softmax(Q_P K_P^T / sqrt(e)) is the identity, to which the contrasts `kernel` and `kernel-logits` drive it.
+Dropping column j of K2 equals dropping row j of V, so both products are fused attention calls and no n x m matrix is
+stored. K1 K2 is row-stochastic. Cost O(n m d). Loss: InfoNCE (contrastive.py). K1 K2 is the Nyström approximation of
+softmax if the middle kernel softmax(Q_P K_P^T / sqrt(e)) is the identity. The contrasts `kernel` and `kernel-logits` drive
+it there.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from proxytune.models.dropout import scaled_keep
 class Proxyformer(Attention):
     """`proxyformer`: two fused attention calls through m proxies.
 
-    injection: what makes the proxies depend on the input.
+    injection: how the proxies depend on the input.
         none             P~ = LN(P)
         segment          Inject = SegMean(X) W: the mean of the valid tokens in each of m contiguous segments; an empty
-                         segment injects nothing. injection_length says what the segments divide: `valid`, each sequence's
-                         own valid tokens, or `padded`, the task's length, in which short sequences reach few proxies.
+                         segment injects nothing. injection_length is the length that is divided into segments: `valid`,
+                         each sequence's valid tokens, or `padded`, the task's length (short sequences reach few proxies).
         cross-attention  Inject = softmax(P W_a (X W_b)^T / sqrt(d)) X W_c
         carried          Inject = (K2 V of the layer before) W; nothing in the first layer
     decomposed_dropout: what is dropped with probability attention_dropout, while training.
@@ -46,7 +47,7 @@ class Proxyformer(Attention):
         proxy    whole proxies: columns of K1 with their rows of K2, scaled
         element  entries of K1 and of K2, scaled (explicit matrices on a CPU)
         key      logits of whole keys before the softmax of K2, no scaling (DropKey, arXiv 2208.02646)
-    contrastive: what the proxies' loss compares, with its weight contrastive_weight; contrastive.py has the formulas.
+    contrastive: what the proxies' loss compares (formulas in contrastive.py); its weight is contrastive_weight.
         self           P~ with itself                    two-views      LN(P) with P~
         kernel         Q_P with K_P per head, cosines    kernel-logits  the same, by the logits of the middle kernel
     pseudo_inverse: out = K1 pinv(softmax(Q_P K_P^T / sqrt(e))) (K2' V), as in Nyströmformer.
@@ -64,7 +65,7 @@ class Proxyformer(Attention):
         self.decomposed_dropout = config.decomposed_dropout
         self.contrastive = config.contrastive
         self.temperature = config.contrastive_temperature
-        # LN takes P's scale away; what the scale decides is how fast P turns, and its weight against what is injected.
+        # LN removes P's scale, which still determines how fast P rotates and its weight relative to the injection.
         own = layer == 0 or not config.shared_proxies
         drawn = torch.randn(config.num_proxies, dim) * config.proxy_init_std
         self.proxies = nn.Parameter(drawn) if own else None
@@ -82,7 +83,7 @@ class Proxyformer(Attention):
         self.conv = ValueConvolution(config) if config.conv_kernel_size else None
 
     def forward(self, x: Tensor, mask: Tensor, trace: Trace) -> Tensor:
-        """As Attention.forward; appends the contrastive loss, and the diagnostics if asked, to `trace`."""
+        """As Attention.forward; appends the contrastive loss, and with `trace.diagnose` the diagnostics, to `trace`."""
         proxies = self.inject_input(x, mask, trace)
         q, k, v = (self.split_heads(project(x)) for project in (self.query, self.key, self.value))
         projections = (self.proxy_query, self.proxy_key) if self.own_projections else (self.query, self.key)
@@ -163,7 +164,7 @@ class Proxyformer(Attention):
         return None
 
     def add_kernel_loss(self, q_p: Tensor, k_p: Tensor, trace: Trace) -> None:
-        """The contrasts between Q_P and K_P, (b or 1, h, m, e)."""
+        """Add the contrastive loss between Q_P and K_P, (b or 1, h, m, e), if configured."""
         if self.contrastive == "kernel":
             trace.losses.append(info_nce(q_p, k_p, self.temperature))
         elif self.contrastive == "kernel-logits":

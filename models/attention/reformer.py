@@ -16,21 +16,21 @@ from torch import Tensor
 from proxytune.models.attention.base import MASKED_LOGIT, Attention, Trace, merge_heads
 from proxytune.models.config import ModelConfig
 
-SELF_LOGIT = MASKED_LOGIT / 10  # a token attends to itself only if there is nothing else
+SELF_LOGIT = MASKED_LOGIT / 10  # a token attends to itself only if there is no other valid token
 NORM_EPSILON = 1e-6
 
 
 class Reformer(Attention):
     """`reformer`: num_hashes rounds, chunks of block_size tokens; no dropout inside, fp32 under autocast.
 
-    It computes what Hugging Face's LSHSelfAttention computes, which the LRA protocol of Nyströmformer calls: no bias in
-    the two projections, rotations drawn for each head, and no division of the logits by sqrt(e) (the paper divides).
-    The chunk before a round's first one is the last chunk of the round before, and of the last round for the first.
+    Equivalent to Hugging Face's LSHSelfAttention, which the LRA protocol of Nyströmformer uses: no bias in the two
+    projections, rotations drawn for each head, and no division of the logits by sqrt(e) (the paper divides). The chunk
+    before a round's first chunk is the last chunk of the previous round, for the first round that of the last.
 
-    Differences from that code: the hash is drawn anew for each training pass but fixed for evaluation; "the last chunk"
-    is the last one that holds valid tokens, so that padding changes nothing (there it may be all padding); buckets are
-    never factorized (there, from 8,192 tokens on with chunks of 64). Hashing costs O(n^2 e / block_size), all else is
-    linear in n.
+    Differences from that code: the hash is redrawn in each training pass but fixed for evaluation; "the last chunk" is the
+    last one with valid tokens, so that padding has no effect (there it may consist of padding); buckets are never
+    factorized (there from 8,192 tokens with chunks of 64). Hashing costs O(n^2 e / block_size), everything else is linear
+    in n.
     """
 
     rotations: Tensor
@@ -41,7 +41,7 @@ class Reformer(Attention):
         for project in (self.query, self.value):
             project.register_parameter("bias", None)
         self.chunk, self.num_hashes = config.block_size, config.num_hashes
-        # Two buckets a chunk of the task's length, rounded down to a power of two.
+        # Two buckets per chunk of the task's length, rounded down to a power of two.
         num_buckets = 1 << max(1, (2 * (config.max_length // config.block_size)).bit_length() - 1)
         shape = (config.num_heads, config.head_dim, config.num_hashes, num_buckets // 2)
         self.register_buffer("rotations", torch.randn(shape))
@@ -84,10 +84,8 @@ class Reformer(Attention):
         positions = self.chunked(order[..., None])
         valid = self.chunked(mask[:, None, None, :].expand_as(order).gather(-1, order)[..., None])
 
-        last = (mask.sum(dim=-1) - 1).clamp(
-            min=0
-        ) // self.chunk  # (b,), a sequence's last chunk of valid tokens
-        several = (last > 0)[:, None, None, None, None, None]  # a single chunk has none before it
+        last = (mask.sum(dim=-1) - 1).clamp(min=0) // self.chunk  # (b,), last chunk with valid tokens
+        several = (last > 0)[:, None, None, None, None, None]  # a single chunk has no previous one
         valid = torch.cat([chunk_before(valid, last) & several, valid], dim=-2)
         keys, values, key_positions = (
             torch.cat([chunk_before(x, last), x], dim=-2) for x in (keys, values, positions)
@@ -105,9 +103,9 @@ class Reformer(Attention):
 
 
 def chunk_before(x: Tensor, last: Tensor) -> Tensor:
-    """(b, h, r, chunks, c, e) -> the same, every chunk replaced by the one before it.
+    """(b, h, r, chunks, c, e) -> the same shape, with every chunk replaced by the previous one.
 
-    Before the first chunk of a round comes chunk `last` (b,) of the round before; before the first round, the last round.
+    The first chunk of a round is replaced by chunk `last` (b,) of the previous round, in the first round of the last round.
     """
     index = last[:, None, None, None, None, None].expand(*x.shape[:3], 1, *x.shape[4:])
     return torch.cat([x.gather(3, index).roll(1, dims=2), x[:, :, :, :-1]], dim=3)

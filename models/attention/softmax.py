@@ -1,7 +1,7 @@
 """Softmax attention (Vaswani et al. 2017): one function, three implementations that differ in memory and time.
 
-The paper's ratios are against explicit softmax, which holds the n x n matrix; the public LRA code recomputes it in the
-backward pass (checkpointed); today's default is fused and never holds it.
+The paper's ratios are relative to explicit softmax, which stores the n x n matrix. The public LRA code recomputes it in
+the backward pass (checkpointed). PyTorch's default is fused and does not store it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from proxytune.models.attention.base import QueryKeyValueAttention, key_bias
 class FusedSoftmax(QueryKeyValueAttention):
     """`softmax`: one scaled_dot_product_attention call, memory O(n).
 
-    With attention_dropout > 0 this holds on CUDA only: PyTorch's fused CPU kernel has no dropout, so there the call
-    falls back to the explicit matrix.
+    With attention_dropout > 0 memory is O(n) on CUDA only: PyTorch's fused CPU kernel has no dropout, so the call falls
+    back to the explicit matrix.
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class FusedSoftmax(QueryKeyValueAttention):
 
 
 class ExplicitSoftmax(QueryKeyValueAttention):
-    """`softmax-explicit`: softmax(q k^T / sqrt(e)) v with the matrices written out, as the public code does."""
+    """`softmax-explicit`: softmax(q k^T / sqrt(e)) v with explicit matrices, as in the public code."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         logits = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]) + key_bias(mask, q.dtype)
@@ -38,7 +38,7 @@ class ExplicitSoftmax(QueryKeyValueAttention):
 
 
 class CheckpointedSoftmax(ExplicitSoftmax):
-    """`softmax-checkpointed`: explicit, but the matrices are computed again in the backward pass, layer by layer."""
+    """`softmax-checkpointed`: explicit, but the matrices are recomputed in the backward pass, layer by layer."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         attended: Tensor = checkpoint(super().attend, q, k, v, mask, use_reentrant=False)

@@ -13,9 +13,9 @@ from proxytune.tuning.errors import InputError, StorageError
 
 @click.group()
 def bench() -> None:
-    """Measure, always against what a user would pick instead, as ratios within one run.
+    """Benchmarks against the usual alternative, as ratios within one run.
 
-    Each saves a JSON and a PNG with the date, the machine and the versions; `table` sums them up.
+    Each saves a JSON and a PNG with the date, the machine and the versions; `table` summarizes them.
     """
 
 
@@ -30,7 +30,7 @@ _say = functools.partial(err.print, highlight=False, markup=False)
 @click.option("--stock-trials", default=50, show_default=True, help="The same with stock Ray Tune.")
 @measured
 def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """Seconds a trial without work, tracking on, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback.
+    """Seconds per trial without work, with tracking, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback.
 
     \b
     python tests/benchmarks turnaround --quick
@@ -47,7 +47,7 @@ def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bo
 )
 @measured
 def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """What an ask costs beside Optuna's own on the same history and sampler, and beside stock OptunaSearch.
+    """The cost of an ask, compared with Optuna's on the same history and sampler and with stock OptunaSearch.
 
     \b
     python tests/benchmarks overhead
@@ -60,7 +60,9 @@ def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) ->
 
 @bench.command("scale")
 @click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
-@click.option("--without-ray", is_flag=True, help="The controller alone: storage, journal and sampler.")
+@click.option(
+    "--without-ray", is_flag=True, help="Measure only the controller: storage, journal and sampler."
+)
 @measured
 def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_json: bool) -> None:
     """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.
@@ -79,21 +81,21 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
 @click.option(
     "--table",
     type=click.Path(path_type=Path),
-    help="A folder of surrogates in LCBench's form; default: the own curves and Hartmann functions.",
+    help="Folder of surrogates in the format of LCBench; default: our own curves and Hartmann functions.",
 )
-@click.option("--tasks", default="", help="Of the table, with commas between them; default: all.")
-@click.option("--methods", default="", help="With semicolons between them; default: all.")
+@click.option("--tasks", default="", help="Tasks of the table, separated by commas; default: all.")
+@click.option("--methods", default="", help="Methods, separated by semicolons; default: all.")
 @click.option("--workers", default="1,4,16", show_default=True)
 @click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
-@click.option("--budgets", default="", help="Full trainings of each worker; default: 1.25 to 16.")
+@click.option("--budgets", default="", help="Full trainings per worker; default: 1.25 to 16.")
 @click.option(
     "--records",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("build/bench/race.jsonl"),
     show_default=True,
-    help="Finished races: they are not run again, so a race that was broken off resumes.",
+    help="File of finished races, which are not repeated; an interrupted race resumes.",
 )
-@click.option("--finished", is_flag=True, help="Run nothing: show what the records hold.")
+@click.option("--finished", is_flag=True, help="Run nothing; show the recorded races.")
 @measured
 def bench_race(
     table: Path | None,
@@ -108,7 +110,7 @@ def bench_race(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Searches over tables of training curves: regret against budget, ours against what a user would pick instead.
+    """Searches over tables of training curves: regret by budget, compared with the usual alternatives.
 
     \b
     python tests/benchmarks race --table ../shared/data/lcbench --workers 1 --seeds 30
@@ -139,13 +141,13 @@ def _floats(option: str, text: str) -> list[float]:
     try:
         return sorted(float(number) for number in text.split(","))
     except ValueError:
-        raise InputError(f"{option} is {text!r}: give numbers with commas between them") from None
+        raise InputError(f"{option} is {text!r}: expected numbers separated by commas") from None
 
 
 @bench.command("efficiency")
 @measured
 def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
-    """Run listops-mini and tell which share of its slot-seconds went into training.
+    """Run listops-mini and report the share of its slot-seconds that is spent training.
 
     \b
     python tests/benchmarks efficiency
@@ -167,9 +169,9 @@ def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
 @bench.command("plan")
 @measured
 def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
-    """What `proxytune plan` predicts of three studies, beside the time that they then take.
+    """The predictions of `proxytune plan` for three studies, compared with their measured time.
 
-    
+    \b
     python tests/benchmarks plan --quick
     """
     from tests.benchmarks import planning
@@ -182,7 +184,7 @@ def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
 @bench.command("data")
 @measured
 def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
-    """Rows a second of generating and preparing each task that has a generator.
+    """Rows per second of generating and preparing each task with a generator.
 
     \b
     python tests/benchmarks data --quick
@@ -194,10 +196,12 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
 
 
 @bench.command("sharing")
-@click.option("--trials-a-slot", default=6, show_default=True, help="Of each of the three studies.")
+@click.option(
+    "--trials-a-slot", default=6, show_default=True, help="Trials per slot of each of the three studies."
+)
 @measured
 def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """Three studies that share a cluster, one of a higher priority, beside one study of the same work alone.
+    """Three studies that share a cluster, one with a higher priority, compared with one study of the same work.
 
     \b
     python tests/benchmarks sharing --quick
@@ -215,7 +219,7 @@ def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) 
     "--storage", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"), show_default=True
 )
 def bench_results(studies: tuple[str, ...], storage: Path) -> None:
-    """Print docs/RESULTS.md: what finished studies of a fixed list of configurations and seeds show.
+    """Print docs/RESULTS.md: results of finished studies with a fixed list of configurations and seeds.
 
     \b
     python tests/benchmarks results ablation-recall paper-listops > docs/RESULTS.md
@@ -238,23 +242,25 @@ def bench_table(folder: Path) -> None:
 
     results = newest_results(folder)
     if not results:
-        raise InputError(f"{folder}: no results there; run a benchmark with --out {folder}")
+        raise InputError(f"{folder}: contains no results; run a benchmark with --out {folder}")
     click.echo(markdown_table(results))
 
 
 @bench.command("tracking")
-@click.option("--uri", help="The MLflow store to fill; default: an sqlite file that is thrown away.")
+@click.option("--uri", help="MLflow store to fill; default: a temporary sqlite file.")
+@click.option("--runs", default="100,1000,5000", show_default=True, help="Numbers of runs in the store.")
 @click.option(
-    "--runs", default="100,1000,5000", show_default=True, help="Measure with so many runs in the store."
-)
-@click.option(
-    "--reports", "num_reports", default=4000, show_default=True, help="Reports to ship at each size."
+    "--reports",
+    "num_reports",
+    default=4000,
+    show_default=True,
+    help="Number of reports to ship at each size.",
 )
 @measured
 def bench_tracking(
     uri: str | None, runs: str, num_reports: int, folder: Path, quick: bool, as_json: bool
 ) -> None:
-    """Reports shipped to MLflow per second as the store grows, and what the search feels of it.
+    """Reports shipped to MLflow per second as the store grows, and the overhead for the search.
 
     \b
     python tests/benchmarks tracking --quick

@@ -1,4 +1,4 @@
-"""Real training curves of one study's space, recorded once, that a simulated search replays.
+"""Record real training curves of a study's space, for replay in a simulated search.
 
 `python -m tests.benchmarks.curves listops-mini curves.jsonl --configurations 240 --processes 2`
 """
@@ -17,10 +17,10 @@ from proxytune.tuning.trial.trial_run import TrialRun
 
 
 def record(study: str, number: int) -> dict[str, Any]:
-    """Train the configuration that the random sampler draws from seed `number`, to the full budget.
+    """Train the configuration that the random sampler draws with seed `number`, to the full budget.
 
-    Returns its params and for each report the step, the metrics and the CPU seconds spent so far: with one torch
-    thread they are what an undisturbed run takes, however busy the machine is.
+    Returns its params and, per report, the step, the metrics and the CPU seconds so far: with one torch thread they
+    equal the time of an undisturbed run, independently of the machine's load.
     """
     spec = read_study(study)
     search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
@@ -50,7 +50,7 @@ def record(study: str, number: int) -> dict[str, Any]:
 @click.option("--configurations", type=click.IntRange(min=1), default=240, show_default=True)
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
 def main(study: str, path: Path, configurations: int, processes: int) -> None:
-    """Append to PATH, one JSON object a line, every configuration of STUDY that it does not hold yet."""
+    """Append the missing configurations of STUDY to PATH, one JSON object per line."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
     missing = [number for number in range(configurations) if number not in done]

@@ -1,4 +1,4 @@
-"""Rows a second of preparing each task that can be generated, and milliseconds to open what was prepared."""
+"""Rows per second of preparing each generated task, and milliseconds to open the prepared data."""
 
 import os
 import tempfile
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN_EXAMPLES = {"pathfinder": 4_000, "pathfinder64": 400, "pathx": 200}
-"""Where the whole task would take too long; the others are prepared whole."""
+"""Sizes of tasks that would take too long; the other tasks are prepared completely."""
 QUICK_EXAMPLES = {"listops": 500, "listops-mini": 500, "pathfinder": 200, "pathfinder64": 100, "pathx": 50}
 
 
 def run(quick: bool = False, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Generate and prepare every generated task into a folder that is thrown away, on all cores."""
+    """Generate and prepare every generated task in a temporary folder, on all cores."""
     sizes: Mapping[str, int] = QUICK_EXAMPLES if quick else TRAIN_EXAMPLES
     tasks = {}
     for name in TASKS:
@@ -44,7 +44,7 @@ def run(quick: bool = False, progress: Callable[[str], None] = lambda text: None
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The rows for the table of all benchmarks."""
     return {
         f"{name}, {task['rows']:,} rows on {result['cores']} cores": (
             f"{task['rows_per_second']:.0f} rows/s, opened in {task['open_milliseconds']:.0f} ms"
@@ -54,7 +54,7 @@ def headline(result: dict[str, Any]) -> dict[str, str]:
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """Rows a second of each task, on a logarithmic axis."""
+    """Rows per second of each task, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 4), layout="constrained")
@@ -64,5 +64,5 @@ def figure(result: dict[str, Any]) -> "Figure":
     axes.bar_label(bars, fmt=" {:.0f}")
     axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.set_xlabel(f"rows a second on {result['cores']} cores, generated and written")
+    axes.set_xlabel(f"rows per second on {result['cores']} cores, generated and written")
     return drawing

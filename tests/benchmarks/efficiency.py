@@ -1,4 +1,4 @@
-"""Which share of a real study's slot-seconds is spent training: the rest is Ray, asks, checkpoints, waiting, starts."""
+"""The share of a real study's slot-seconds that is spent training; the rest is Ray, asks, checkpoints, waiting, starts."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def run(assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """Run listops-mini (with `key=value` overrides) and add up who used its slots, from its own journal.
+    """Run listops-mini (with `key=value` overrides) and account for the use of its slots from its journal.
 
-    Training includes evaluation, as the metric `seconds` does. The slots are taken from the first trial's start to
-    the last one's end.
+    Training includes evaluation, as in the metric `seconds`. The time is that from the first trial's start to the
+    last trial's end.
     """
     with tempfile.TemporaryDirectory(prefix="efficiency-") as folder:
         slots: list[int] = []
@@ -38,10 +38,10 @@ def run(assignments: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def account(events: Sequence[Event], num_slots: int) -> dict[str, Any]:
-    """Slot-seconds of a study by what they went into; the parts add up to all of them.
+    """Slot-seconds of a study by their use; the parts add up to the total.
 
-    From the first trial's start to the last one's end. A worker is a process; what comes before its first trial, and
-    before that trial's first step, is its start.
+    From the first trial's start to the last trial's end. A worker is a process; its start is the time before its
+    first trial and before that trial's first step.
     """
     begun = {event.trial: event.time_ms / 1000 for event in events if event.kind == "trial"}
     ended = {event.trial: event.time_ms / 1000 for event in events if event.kind == "end"}
@@ -79,14 +79,14 @@ def account(events: Sequence[Event], num_slots: int) -> dict[str, Any]:
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The rows for the table of all benchmarks."""
     return {
         f"slot-seconds spent training, {result['trials']} trials on {result['slots']} slots": f"{result['share_training']:.1%}"
     }
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """The shares as one bar."""
+    """The shares as a stacked bar."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(9, 2.5), layout="constrained")

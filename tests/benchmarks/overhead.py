@@ -1,7 +1,7 @@
-"""What the search itself costs: an ask beside Optuna's own on the same history, and what a driver spends on a trial.
+"""Overhead of the search: an ask compared with Optuna's on the same history, and the driver's cost per trial.
 
-CPU seconds of this process, since the machine may be busy. Ours and Optuna's ask take turns, each on its own copy of one
-sqlite file with the same finished trials and the same sampler; ours makes the trial's whole configuration besides, and
+CPU seconds of this process, since the machine may be loaded. Our ask and Optuna's alternate, each on its own copy of one
+sqlite file with the same finished trials and the same sampler; ours also builds the trial's whole configuration and
 writes the event for MLflow. Stock is Ray's OptunaSearch, which keeps its study in memory.
 """
 
@@ -30,7 +30,8 @@ from tests.benchmarks.turnaround import REPORTS, no_work_study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OURS, OWN, STOCK = "ours", "Optuna's own, the same storage", "stock OptunaSearch, in memory"
+OURS, OWN, STOCK = "ours", "Optuna, the same storage", "stock OptunaSearch, in memory"
+REPORTING = "reports and end"
 
 
 def run(
@@ -58,7 +59,7 @@ def run(
         "ratio_to_stock": medians[OURS] / medians[STOCK],
         "driver_milliseconds_per_trial": {
             "ask": medians[OURS],
-            "reports and end": medians["told"],
+            REPORTING: medians[REPORTING],
         },
         "samples": {name: [round(value, 3) for value in values] for name, values in samples.items()},
     }
@@ -77,7 +78,7 @@ def _study(storage: Path, num_trials: int) -> StudySpec:
 
 
 def _history(spec: StudySpec, num_trials: int) -> list[optuna.trial.FrozenTrial]:
-    """Finished trials of random points, as the controller leaves them."""
+    """Finished trials at random points, as the controller stores them."""
     asking = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="maximize")
     trials = []
     steps = int(spec.training["steps"])
@@ -107,7 +108,7 @@ def _asks(
     repeats: int,
     progress: Callable[[str], None],
 ) -> dict[str, list[float]]:
-    """CPU milliseconds of each ask of the three, and of telling one of ours."""
+    """CPU milliseconds of each ask of the three, and of the reports and the end of one of our trials."""
     from ray.tune.search.optuna import OptunaSearch
 
     study = begin_study(spec)
@@ -119,7 +120,7 @@ def _asks(
     stock = OptunaSearch(space, metric="val_accuracy", mode="max", seed=0)
     for trial in history:
         stock.add_evaluated_point(trial.params, trial.values[0])
-    samples: dict[str, list[float]] = {name: [] for name in (OURS, OWN, STOCK, "told")}
+    samples: dict[str, list[float]] = {name: [] for name in (OURS, OWN, STOCK, REPORTING)}
     steps = int(spec.training["steps"])
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -134,7 +135,7 @@ def _asks(
         spec.space.suggest(trial, {})
         return trial
 
-    def tell(number: int, value: float) -> None:
+    def report_trial(number: int, value: float) -> None:
         for report in range(1, REPORTS + 1):
             metrics = {"val_accuracy": value, "val_loss": 1.0 - value}
             outcome = "complete" if report == REPORTS else "running"
@@ -146,7 +147,7 @@ def _asks(
         assignment = timed(OURS, controller.next_trial)
         assert assignment is not None
         value = 1.0 - abs(float(assignment.spec.model["dropout"]) - 0.2)
-        timed("told", functools.partial(tell, assignment.number, value))
+        timed(REPORTING, functools.partial(report_trial, assignment.number, value))
         trial = timed(OWN, functools.partial(ask_own, assignment.number))
         for report in range(1, REPORTS + 1):
             trial.report(value, steps * report // REPORTS)
@@ -160,7 +161,7 @@ def _asks(
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The rows for the table of all benchmarks."""
     asks = result["ask_milliseconds"]
     return {
         f"an ask after {result['finished_trials']:,} trials": f"{asks[OURS]:.1f} ms; Optuna alone {asks[OWN]:.1f} ms "
@@ -169,7 +170,7 @@ def headline(result: dict[str, Any]) -> dict[str, str]:
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """All asks of the three, sorted."""
+    """Cumulative distributions of the asks of the three."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 5), layout="constrained")
@@ -180,7 +181,7 @@ def figure(result: dict[str, Any]) -> "Figure":
         axes.plot(
             values, [(i + 1) / len(values) for i in range(len(values))], label=f"{name}: {median:.1f} ms"
         )
-    axes.set_xlabel("CPU milliseconds of an ask")
+    axes.set_xlabel("CPU milliseconds per ask")
     axes.set_ylabel("share of asks")
     axes.set_xlim(left=0)
     axes.set_title(f"an ask after {result['finished_trials']} finished trials")

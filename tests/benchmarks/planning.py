@@ -1,4 +1,4 @@
-"""`proxytune plan` against the real study: both as commands, one after the other, each from a fresh storage."""
+"""`proxytune plan` compared with the real study: both as commands, one after the other, with a fresh storage."""
 
 import json
 import subprocess
@@ -29,11 +29,11 @@ STUDIES: dict[str, Sequence[str]] = {
         *("--set", "search.space.training.batch_size=[16, 32, 64]", "--set", "search.enqueue=[]"),
     ],
 }
-"""Arguments of `plan` and of `run`; minutes each on two cores."""
+"""Arguments of `plan` and `run`; each takes minutes on two cores."""
 
 
 def run(studies: Mapping[str, Sequence[str]], progress: Callable[[str], None] = lambda text: None) -> Any:
-    """Plan, run and plan again each study: the machine may have changed in between, so the prediction is their mean."""
+    """Plan, run and plan again each study: the load may change in between, so the prediction is the mean of both plans."""
     rows = []
     for name, arguments in studies.items():
         with tempfile.TemporaryDirectory(prefix="planning-") as folder:
@@ -86,20 +86,22 @@ def _row(name: str, before: Any, after: Any, events: Sequence[Event], began: flo
 
 
 def first_start(events: Sequence[Event]) -> float:
-    """When the first trial began, in Unix seconds."""
+    """Start time of the first trial, in Unix seconds."""
     return min(event.time_ms for event in events if event.kind == "trial") / 1000
 
 
 def _step_milliseconds(events: Sequence[Event]) -> float:
-    """Training and evaluation for each step, over all trials."""
+    """Milliseconds of training and evaluation per step, over all trials."""
     last = {event.trial: event for event in events if event.kind == "report"}
     return (
-        1000 * sum(one.metrics["seconds"] for one in last.values()) / sum(one.step for one in last.values())
+        1000
+        * sum(event.metrics["seconds"] for event in last.values())
+        / sum(event.step for event in last.values())
     )
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The rows for the table of all benchmarks."""
     return {
         f"makespan of {row['study']}, predicted and real": (
             f"{row['predicted_seconds']:.0f} s [{row['low']:.0f}, {row['high']:.0f}], {row['seconds']:.0f} s: "
@@ -115,10 +117,10 @@ def figure(result: dict[str, Any]) -> "Figure":
 
     drawing = Figure(figsize=(9, 3), layout="constrained")
     axes = drawing.subplots()
-    for place, row in enumerate(result["studies"]):
-        axes.plot([row["low"], row["high"]], [place, place], color="tab:blue", linewidth=6, alpha=0.4)
-        axes.plot(row["predicted_seconds"], place, "o", color="tab:blue")
-        axes.plot(row["seconds"], place, "x", color="black")
+    for y, row in enumerate(result["studies"]):
+        axes.plot([row["low"], row["high"]], [y, y], color="tab:blue", linewidth=6, alpha=0.4)
+        axes.plot(row["predicted_seconds"], y, "o", color="tab:blue")
+        axes.plot(row["seconds"], y, "x", color="black")
     axes.set_yticks(range(len(result["studies"])), [row["study"] for row in result["studies"]])
     axes.set_xlabel("seconds: predicted with interval (blue), real (x)")
     return drawing

@@ -1,4 +1,4 @@
-"""docs/RESULTS.md from finished studies: `python tests/benchmarks results STUDY... --storage DIR`, or `make results`."""
+"""Write docs/RESULTS.md from finished studies: `python tests/benchmarks results STUDY... --storage DIR`, or `make results`."""
 
 import json
 import statistics
@@ -35,10 +35,10 @@ class Arm:
     """One configuration without its seed."""
 
     params: dict[str, Any]
-    metrics: dict[int, dict[str, float]]  # seed: of the last report
+    metrics: dict[int, dict[str, float]]  # by seed, of the last report
 
     def values(self, name: str) -> dict[int, float]:
-        """Seed: the metric, where it was reported."""
+        """The metric by seed, for the seeds that reported it."""
         return {seed: metrics[name] for seed, metrics in self.metrics.items() if name in metrics}
 
 
@@ -54,7 +54,7 @@ def results(studies: Sequence[Study]) -> str:
 
 
 def arms_of(study: Study) -> list[Arm]:
-    """The configurations whose trials are complete, in the order of their first trial."""
+    """The configurations with complete trials, in the order of their first trial."""
     arms: list[Arm] = []
     for trial in study.trials():
         if trial.state.name != "COMPLETE":
@@ -111,7 +111,7 @@ def _facts(study: Study, arms: Sequence[Arm]) -> str:
 
 
 def _driver_facts(study: Study) -> dict[str, Any]:
-    """Of the first driver, from the study's journal."""
+    """The facts of the first driver, from the study's journal."""
     journal = study.folder / "outbox" / "events.jsonl"
     if not journal.exists():
         return {}
@@ -134,7 +134,7 @@ def _means(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
 
 
 def _moves(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
-    """A row for each two configurations that differ in one key and share two seeds or more."""
+    """A row per pair of configurations that differ in one key and share at least two seeds."""
     for one, other in combinations(arms, 2):
         shared = sorted(one.metrics.keys() & other.metrics.keys())
         keys = [key for key in {**one.params, **other.params} if one.params.get(key) != other.params.get(key)]
@@ -154,7 +154,7 @@ def _moves(arms: Sequence[Arm]) -> Iterator[tuple[str, ...]]:
 
 
 def _label(params: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """The parameters that differ from the first row's."""
+    """The parameters that differ from those of the first row."""
     return ", ".join(
         f"{key.partition('.')[2]} {params.get(key, '-')}"
         for key in {**first, **params}
@@ -178,16 +178,16 @@ def _difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:
 
 
 def _half_width(values: Sequence[float]) -> float:
-    """Of Student's 95 % interval of the mean."""
+    """Half width of Student's 95 % interval of the mean."""
     error = statistics.stdev(values) / len(values) ** 0.5
     return float(stats.t.isf(0.025, len(values) - 1)) * error
 
 
 def _published(task: str) -> str:
     rows = [
-        (method, f"{values[TASKS.index(task)]:.2f}", one.source, one.protocol)
-        for one in PUBLISHED
-        for method, values in one.rows.items()
+        (method, f"{values[TASKS.index(task)]:.2f}", table.source, table.protocol)
+        for table in PUBLISHED
+        for method, values in table.rows.items()
         if method.lower() in ("softmax", "nyströmformer")
     ]
     return "Published test accuracies in percent, for scale only:\n\n" + _table(

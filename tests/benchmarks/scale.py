@@ -1,7 +1,7 @@
-"""Many trials without work on real Ray: wall time, the driver's CPU and memory as it goes on, and the time to resume.
+"""Many trials without work on real Ray: wall time, the driver's CPU time and memory, and the time to resume.
 
-The sampler is random, since what an ask costs is Optuna's (`bench overhead` measures that): here it is what a driver
-keeps of each finished trial, and whether a trial takes longer the more there are.
+The sampler is random: the cost of an ask is mostly Optuna's and measured by the benchmark `overhead`. This benchmark
+measures the driver's memory per finished trial, and whether the time per trial grows with their number.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ SIZES = (100, 1_000, 10_000)
 def run(
     sizes: Sequence[int] = SIZES, *, ray: bool = True, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """One study of each size, from nothing; without Ray, the controller alone."""
+    """Run a new study of each size; without Ray, only the controller."""
     measure = _measure if ray else _measure_controller
     return {"studies": [measure(size, progress) for size in sizes]}
 
@@ -74,7 +74,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
         result = {
             "trials": num_trials,
             "search_seconds": spent[0],
-            "whole_seconds": whole,  # with Ray's start and end, and MLflow's last events
+            "whole_seconds": whole,  # including Ray's start and end, and the last MLflow events
             "seconds_per_trial": spent[0] / num_trials,
             "driver_cpu_milliseconds_per_trial": 1000 * spent[1] / num_trials,
             "mib_per_1000_trials": _growth(memory, num_trials),
@@ -82,7 +82,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
             "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
         }
     progress(
-        f"{num_trials} trials: {result['seconds_per_trial']:.3f} s a trial, "
+        f"{num_trials} trials: {result['seconds_per_trial']:.3f} s per trial, "
         f"{result['mib_per_1000_trials']} MiB per 1,000, resumed in {result['resume_seconds']:.2f} s"
     )
     return result
@@ -91,7 +91,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
 def _measure_controller(
     num_trials: int, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """The same of the controller alone, in a loop in place of Ray's: what is left is storage, journal and sampler."""
+    """The same with only the controller in a loop, without Ray: storage, journal and sampler."""
     progress(f"{num_trials} trials without Ray")
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         spec = _spec(Path(folder), num_trials)
@@ -140,11 +140,11 @@ def _spec(storage: Path, num_trials: int) -> StudySpec:
 
 
 def driver_kib() -> int:
-    """Memory of this process: its own and its share of what it shares (PSS), in KiB."""
+    """Proportional set size (PSS) of this process, in KiB."""
     for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1])
-    raise RuntimeError("the kernel does not tell the PSS of a process")
+    raise RuntimeError("the kernel does not report the PSS of a process")
 
 
 def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[int, float]]:
@@ -156,9 +156,9 @@ def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[in
 
 
 def _growth(memory: list[tuple[int, float]], num_trials: int) -> dict[str, float]:
-    """MiB per 1,000 trials in either half of the search; equal where it is flat.
+    """MiB per 1,000 trials in each half of the search.
 
-    Without what comes after the last trial: Ray gathers the results of all trials once, when its run ends.
+    Excludes the time after the last trial: Ray collects the results of all trials when its run ends.
     """
     searching = [point for point in memory if point[0] < num_trials]
     half = len(searching) // 2
@@ -174,7 +174,7 @@ def _slope(points: list[tuple[int, float]]) -> float:
 
 
 def _resume_seconds(spec: StudySpec) -> float:
-    """From opening a study with all its finished trials to its next trial, in this process."""
+    """Seconds from opening a study with all its finished trials to its next trial, in this process."""
     began = time.perf_counter()
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
@@ -188,21 +188,21 @@ def _resume_seconds(spec: StudySpec) -> float:
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows; growth only where it is more than noise."""
+    """The rows for the table of all benchmarks; memory growth only for large studies, where it exceeds noise."""
     found = {}
     for study in result["studies"]:
         grows = f"driver {study['mib_per_1000_trials']['second half']:.0f} MiB per 1,000 trials; "
         found[
             f"{study['trials']:,} trials without work{', without Ray' if 'without_ray' in study else ''}"
         ] = (
-            f"{study['seconds_per_trial']:.3f} s a trial; {grows if study['trials'] >= 5000 else ''}"
+            f"{study['seconds_per_trial']:.3f} s per trial; {grows if study['trials'] >= 5000 else ''}"
             f"resumed in {study['resume_seconds']:.1f} s"
         )
     return found
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """The driver's memory over the finished trials of the largest study, and each size's seconds a trial."""
+    """The driver's memory over the finished trials of the largest study, and the seconds per trial of each size."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(12, 5), layout="constrained")
@@ -217,7 +217,7 @@ def figure(result: dict[str, Any]) -> "Figure":
     sizes = [str(study["trials"]) for study in result["studies"]]
     right.bar(sizes, [study["seconds_per_trial"] for study in result["studies"]])
     right.set_xlabel("trials of the study")
-    right.set_title("seconds a trial without work")
+    right.set_title("seconds per trial without work")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     return drawing

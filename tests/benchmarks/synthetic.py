@@ -1,7 +1,7 @@
-"""A made-up study's tracking events, with the shape of real ones: for benchmarks, and to look at pictures.
+"""Synthetic tracking events of a study, similar to real events, for benchmarks and plots.
 
-Trials learn along saturating curves whose height depends on their parameters, run side by side on a few workers in
-virtual time, and end as trials do: complete, stopped at a rung, diverged, out of memory.
+Trials have saturating curves whose height depends on their parameters, run concurrently on a few workers in
+virtual time, and end with every outcome: complete, stopped at a rung, diverged, out of memory.
 """
 
 import heapq
@@ -26,7 +26,7 @@ STEP_SECONDS = 0.02
 
 
 def synthetic_spec(name: str = "synthetic", num_trials: int = 40, steps: int = 5000) -> dict[str, Any]:
-    """A resolved study spec, as `study` events carry it."""
+    """A resolved study spec, as in `study` events."""
     return {
         "name": name,
         "task": {"name": "listops-mini", "root": None, "max_length": None, "train_examples": None},
@@ -56,7 +56,7 @@ def synthetic_spec(name: str = "synthetic", num_trials: int = 40, steps: int = 5
 def synthetic_events(
     num_trials: int = 40, *, steps: int = 5000, num_workers: int = 4, seed: int = 0, name: str = "synthetic"
 ) -> Iterator[Event]:
-    """All events of a study that was never interrupted, in the order of time."""
+    """All events of an uninterrupted study, in chronological order."""
     chance = random.Random(seed)
     spec = synthetic_spec(name, num_trials, steps)
     facts = {

@@ -38,7 +38,9 @@ def test_valid_tokens_per_second(tmp_path):
     for trainer, batches in runs.values():
         trainer.train_step(next(batches))
     losses: dict[str, list[float]] = {name: [] for name in runs}
-    for _, name in itertools.product(range(STEPS), runs):  # in turn, so that other load meets both
+    for _, name in itertools.product(
+        range(STEPS), runs
+    ):  # alternating, so that other load affects both equally
         trainer, batches = runs[name]
         started = time.perf_counter()
         batch = next(batches)
@@ -51,4 +53,4 @@ def test_valid_tokens_per_second(tmp_path):
         + ", ".join(f"{name} {rate:,.0f} valid tokens/s" for name, rate in per_second.items())
         + f"; ratio {per_second['bucketed'] / per_second['full padding']:.2f}"
     )
-    assert rates["bucketed"][0] == rates["full padding"][0]  # the very same rows
+    assert rates["bucketed"][0] == rates["full padding"][0]  # the same rows

@@ -1,4 +1,4 @@
-"""The race of searches: its tables, that it is the real search, what it refuses, and its statistics."""
+"""The race of searches: tables, agreement with the real search, errors, statistics."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def own() -> RecordedTask:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Two tasks over 3 epochs: accuracy 100 x (rate + 0.1 epoch), 10 seconds an epoch; nothing is known of `empty`."""
+    """Two tasks over 3 epochs: accuracy 100 x (rate + 0.1 epoch), 10 seconds per epoch; `empty` is NaN."""
     folder = tmp_path / "table"
     folder.mkdir()
     weights = np.zeros((2, 6), np.float32)
@@ -108,31 +108,33 @@ def test_a_folder_of_surrogates_is_a_table(table: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "tasks", "message"),
     [
-        (lambda folder: (folder / "surrogate.onnx").unlink(), [], "no surrogate.onnx there"),
-        (lambda folder: (folder / "about.json").unlink(), [], "0 JSON files there"),
+        (lambda folder: (folder / "surrogate.onnx").unlink(), [], "surrogate.onnx is missing"),
+        (lambda folder: (folder / "about.json").unlink(), [], "0 JSON files, expected one"),
         (lambda folder: (folder / "about.json").write_text("{}"), [], "not the description of a table"),
         (
             lambda folder: (folder / "surrogate.onnx").write_bytes(b"?"),
             [],
             "not a model that onnxruntime can load",
         ),
-        (lambda folder: None, ["other"], "no task other in the table; there are known, empty"),
+        (lambda folder: None, ["other"], "no task other in the table; available: known, empty"),
         (lambda folder: None, ["empty"], "task empty: the surrogate returns NaN for it"),
     ],
 )
-def test_a_bad_table_is_refused_in_one_line(table: Path, damage, tasks: list[str], message: str) -> None:
+def test_an_invalid_table_is_reported_in_one_line(
+    table: Path, damage, tasks: list[str], message: str
+) -> None:
     damage(table)
     with pytest.raises(InputError, match=message) as caught:
         surrogate_tasks(table, tasks)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_folder_or_a_table_of_curves_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_or_table_of_curves_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         run.make_groups(tmp_path / "nowhere", [])
-    with pytest.raises(InputError, match="no recorded curves there"):
+    with pytest.raises(InputError, match="recorded curves not found"):
         run.make_groups(None, [], tmp_path / "nothing.jsonl")
-    with pytest.raises(InputError, match="give its folder with --table"):
+    with pytest.raises(InputError, match="--tasks needs the folder of a table"):
         run.make_groups(None, ["3945"])
 
 
@@ -167,21 +169,21 @@ def test_one_epoch_trains_the_best_of_the_first_epoch() -> None:
     assert trained == leader == first[1]
 
 
-def test_a_race_that_was_broken_off_goes_on(own: RecordedTask, tmp_path: Path) -> None:
+def test_an_interrupted_race_resumes(own: RecordedTask, tmp_path: Path) -> None:
     path, budgets = tmp_path / "races.jsonl", (0.5, 1.0)
     runs = [Run(1, seed, own.name, "random") for seed in range(3)]
-    said: list[str] = []
-    run_missing(path, {own.name: own}, runs[:2], budgets, said.append)
-    path.write_text(path.read_text()[:-20])  # killed while it wrote the second
-    found = run_missing(path, {own.name: own}, runs, budgets, said.append)
-    assert len(said) == 4
+    lines: list[str] = []
+    run_missing(path, {own.name: own}, runs[:2], budgets, lines.append)
+    path.write_text(path.read_text()[:-20])  # killed while writing the second race
+    found = run_missing(path, {own.name: own}, runs, budgets, lines.append)
+    assert len(lines) == 4
     assert found.keys() == set(runs)
     assert read_records(path, (1.0,))[runs[0]].regrets["trained"] == found[runs[0]].regrets["trained"][1:]
     assert read_records(path, (4.0,)) == {}
 
 
 def records(values: dict[str, list[list[float]]]) -> dict[Run, Outcome]:
-    """Regrets at one budget by method, a list of seeds for each task."""
+    """Records from regrets at one budget: method, then tasks, then seeds."""
     return {
         Run(1, seed, f"task{task}", method): Outcome({rule: [regret] for rule in RULES}, 1, 0.0)
         for method, tasks in values.items()
@@ -204,7 +206,7 @@ def test_the_interval_of_one_task_is_scipys() -> None:
 
 
 def test_the_interval_over_tasks_keeps_them_all() -> None:
-    """Its width is that of the mean of independent means, although the tasks are far apart."""
+    """The width is that of a mean of independent means, although the tasks differ widely."""
     generator = np.random.default_rng(2)
     samples = [generator.normal(loc=10.0 * task, size=40) for task in range(4)]
     found = statistics.interval(samples)

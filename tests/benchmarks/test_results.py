@@ -1,4 +1,4 @@
-"""The results page: means over seeds, and differences paired by seed where one key differs."""
+"""The results page: means over seeds, and paired differences between configurations that differ in one key."""
 
 from pathlib import Path
 from typing import Any
@@ -43,19 +43,21 @@ def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
     return Study(spec, storage, study)
 
 
-def test_arms_have_means_and_what_moves_is_bold_by_paired_seeds(tmp_path: Path) -> None:
-    # The seeds differ by far more than the arms do, and the arms by the same in every seed.
+def test_arms_have_means_and_significant_paired_differences_are_bold(tmp_path: Path) -> None:
+    # Seeds differ much more than arms, and the arms differ by the same amount in every seed.
     accuracies = {(4, 0): 0.20, (4, 1): 0.40, (4, 2): 0.60, (8, 0): 0.31, (8, 1): 0.50, (8, 2): 0.69}
     page = results([study_of(tmp_path, accuracies)])
     assert "## two-arms" in page
     assert "6 of 6 trainings are complete" in page
     assert "| (first) | 3 | 0.400 ± 0.497 |" in page
     assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in page
-    assert "| - | **+0.100 ± 0.025** | - |" in page  # the second arm less the first, of which no map is known
+    assert (
+        "| - | **+0.100 ± 0.025** | - |" in page
+    )  # the second arm minus the first; no map error was reported
     assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in page
 
 
-def test_what_is_missing_is_said_and_one_seed_has_no_interval(tmp_path: Path) -> None:
+def test_missing_trainings_are_reported_and_one_seed_has_no_interval(tmp_path: Path) -> None:
     page = results([study_of(tmp_path, {(4, 0): 0.2})])
     assert "1 of 6 trainings are complete" in page
     assert "| (first) | 1 | 0.200 | 0.200 | - |" in page

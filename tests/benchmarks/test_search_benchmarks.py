@@ -1,4 +1,4 @@
-"""The benchmarks of the search in their smallest form: that they measure what they say, and save it."""
+"""The benchmarks of the search in their smallest size: figures and saved files."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def saved(folder: Path) -> dict[str, Any]:
     return document
 
 
-def test_an_ask_is_measured_beside_optunas_own() -> None:
+def test_an_ask_is_compared_with_optunas() -> None:
     result = overhead.run(num_trials=20, repeats=3)
     assert all(len(values) == 3 and min(values) > 0 for values in result["samples"].values())
     asks = result["ask_milliseconds"]

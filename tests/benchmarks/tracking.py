@@ -1,8 +1,8 @@
-"""What tracking costs: reports shipped per second as the store grows, and what the search feels of it.
+"""The cost of tracking: reports shipped per second as the store grows, and the overhead for the search.
 
-Anchors in the same run: one `log_batch` for each report, as Ray's callback and most code do it, straight into the
-same store; and the same shipping on a thread of the driver instead of in a child process. Rates per CPU second are of
-the shipper alone (not of a database server) and hold on a busy machine, too.
+Baselines in the same run: one `log_batch` per report, as in Ray's callback, directly into the same store; and shipping
+on a thread of the driver instead of in a child process. Rates per CPU second cover only the shipper (not a database
+server) and are also valid on a loaded machine.
 """
 
 import os
@@ -26,7 +26,7 @@ from tests.benchmarks.synthetic import synthetic_events, synthetic_spec
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRIAL_SECONDS = 20.0  # of the study whose share is measured
+TRIAL_SECONDS = 20.0  # of the paced study
 SLOTS = 2
 NUM_OPEN = 16  # trials that report at the same time
 NUM_METRICS = 10
@@ -35,18 +35,18 @@ REPORTS_PER_TRIAL = 3
 
 @dataclass(frozen=True)
 class Shipped:
-    """One measurement of shipping into a store that already holds so many runs."""
+    """One measurement of shipping into a store that already has `num_runs` runs."""
 
     num_runs: int
-    reports_per_second: float  # sustained, out of a full outbox, 16 trials reporting
+    reports_per_second: float  # sustained, from a full outbox, 16 trials reporting
     reports_per_cpu_second: float
     trials_per_second: float  # whole trials: start, three reports, end
-    one_by_one_per_second: float  # the anchor: a log_batch for each report
+    one_by_one_per_second: float  # the baseline: a log_batch per report
 
 
 @dataclass(frozen=True)
-class Felt:
-    """How far a driver's loop of pure Python got beside the tracking of 200 trials."""
+class DriverRate:
+    """Speed of a pure Python loop in the driver while 200 trials are tracked."""
 
     name: str
     loops_per_second: float
@@ -56,17 +56,17 @@ class Felt:
 def run(
     uri: str | None, sizes: list[int], num_reports: int, seconds: float, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure everything; a store of its own in sqlite unless a URI is given, `seconds` for a paced study.
+    """Run all measurements, with a temporary sqlite store unless a URI is given; `seconds` for the paced study.
 
     Raises:
-        RuntimeError: the store does not take the events; the message says why.
+        RuntimeError: the store rejects the events; the message contains the reason.
     """
     with _scratch() as folder:
         store = uri or f"sqlite:///{folder / 'mlflow.db'}"
         shipped = [asdict(row) for row in ship_rates(store, folder, sizes, num_reports, progress)]
         progress(f"a study of {TRIAL_SECONDS:g}-second trials, for {seconds:g} s")
         share, start = cpu_share(store, folder, seconds)
-    progress("a driver's loop beside the shipping")
+    progress("a driver's loop during shipping")
     return {
         "store": store.partition(":")[0],
         "shipped": shipped,
@@ -77,21 +77,21 @@ def run(
 
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows: the largest store, and what the search feels of it."""
+    """The rows for the table of all benchmarks: the largest store, and the overhead for the search."""
     store, row = result["store"].partition("+")[0], result["shipped"][-1]
     return {
         f"MLflow on {store}, {row['num_runs']:,} runs in it": (
-            f"{row['reports_per_second']:.0f} reports/s; a log_batch a report {row['one_by_one_per_second']:.0f}"
+            f"{row['reports_per_second']:.0f} reports/s; with a log_batch per report {row['one_by_one_per_second']:.0f}"
         ),
         f"MLflow on {store}, added to 20-second trials on {SLOTS} slots": (
             f"{result['share_added_to_20_second_trials']:.2%} of their CPU time, and "
-            f"{result['shipper_start_cpu_seconds']:.1f} CPU seconds once a driver"
+            f"{result['shipper_start_cpu_seconds']:.1f} CPU seconds once per driver"
         ),
     }
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """Rates over the number of runs in the store."""
+    """Rates by the number of runs in the store."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(7, 4.5), layout="constrained")
@@ -100,7 +100,7 @@ def figure(result: dict[str, Any]) -> "Figure":
     for key, name in (
         ("reports_per_second", "shipped by the outbox"),
         ("reports_per_cpu_second", "... per CPU second of the shipper"),
-        ("one_by_one_per_second", "anchor: a log_batch for each report"),
+        ("one_by_one_per_second", "baseline: a log_batch per report"),
     ):
         axes.plot(runs, [row[key] for row in result["shipped"]], marker="o", label=name)
     bar = 500 if result["store"].startswith("postgresql") else 200
@@ -119,10 +119,10 @@ def figure(result: dict[str, Any]) -> "Figure":
 def ship_rates(
     uri: str, folder: Path, sizes: list[int], num_reports: int, progress: Callable[[str], None]
 ) -> Iterator[Shipped]:
-    """Grow the store to each size in turn and measure there.
+    """Grow the store to each size and measure.
 
     Raises:
-        RuntimeError: the store does not take the events; the message says why.
+        RuntimeError: the store rejects the events; the message contains the reason.
     """
     num_runs = 0
     for size in sizes:
@@ -143,10 +143,10 @@ def ship_rates(
         )
 
 
-def driver_cost(num_trials: int) -> Iterator[Felt]:
-    """The loop alone, beside a shipper in a child process, and beside one on a thread (both at their work)."""
+def driver_cost(num_trials: int) -> Iterator[DriverRate]:
+    """The loop alone, during shipping in a child process, and during shipping on a thread."""
     end = time.monotonic() + 5
-    yield Felt("no tracking", _loop(lambda: time.monotonic() < end), 5.0)
+    yield DriverRate("no tracking", _loop(lambda: time.monotonic() < end), 5.0)
     for name in ("child process", "thread"):
         with _scratch() as folder:
             outbox = Outbox(folder / "study" / "outbox")
@@ -161,7 +161,7 @@ def driver_cost(num_trials: int) -> Iterator[Felt]:
             waiter = threading.Thread(target=work)
             waiter.start()
             rate = _loop(waiter.is_alive)
-            yield Felt(name, rate, time.monotonic() - begin)
+            yield DriverRate(name, rate, time.monotonic() - begin)
 
 
 def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
@@ -184,20 +184,20 @@ def _thread(folder: Path, uri: str) -> Callable[[], Any]:
     return work
 
 
-def _loop(goes_on: Callable[[], bool]) -> float:
-    """Turns of a driver-like loop each second, for as long as is asked."""
+def _loop(is_running: Callable[[], bool]) -> float:
+    """Iterations per second of a driver-like loop while `is_running` returns true."""
     begin = time.monotonic()
-    turns = 0
-    while goes_on():
+    iterations = 0
+    while is_running():
         sum(range(2000))
-        turns += 1
-    return turns / (time.monotonic() - begin)
+        iterations += 1
+    return iterations / (time.monotonic() - begin)
 
 
 def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
-    """What tracking adds to the CPU time of a study whose trials take 20 s and report each second, one core a slot.
+    """The CPU time that tracking adds to a study with 20 s trials, one report per second and one core per slot.
 
-    Returned are the share while trials run, by shipper and outbox together, and the CPU seconds of a shipper that
+    Returns the share while trials run, of shipper and outbox together, and the CPU seconds of a shipper that
     only starts and ends.
     """
     start = _paced(uri, folder / "start", 0)
@@ -206,7 +206,7 @@ def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
 
 
 def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
-    """CPU seconds of outbox and shipper beside that many trials at their real pace."""
+    """CPU seconds of outbox and shipper for `num_trials` trials in real time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outbox = Outbox(folder / "outbox")
     outbox.append(_study("paced"))
@@ -228,7 +228,7 @@ def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
 
 
 def _due(event: Event, reports: int) -> float:
-    """Seconds until a report is due, trials one after another at the rate at which the slots finish them."""
+    """Seconds until a report is due; trials follow one another at the rate at which the slots finish them."""
     return float(event.trial + event.step / reports) * TRIAL_SECONDS / SLOTS
 
 
@@ -238,7 +238,7 @@ def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float
     outbox.append(_study(folder.name))
     shipper = Shipper(folder / "outbox", uri, "bench")
     shipper.start()
-    while shipper.waiting:  # its start is measured elsewhere
+    while shipper.waiting:  # its start is measured separately
         if shipper.error:
             shipper.close(0)
             raise RuntimeError(shipper.error)
@@ -256,7 +256,7 @@ def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float
 
 
 def _cpu_seconds(shipper: Shipper) -> float:
-    """What the shipper's child process has used so far."""
+    """CPU seconds of the shipper's child process so far."""
     assert shipper._process is not None
     words = Path(f"/proc/{shipper._process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

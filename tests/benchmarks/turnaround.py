@@ -1,4 +1,4 @@
-"""What a trial costs that does no work: ours against stock Ray Tune + OptunaSearch + MLflowLoggerCallback, in one run."""
+"""The time per trial without work: ours against stock Ray Tune + OptunaSearch + MLflowLoggerCallback, in one run."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ REPORTS = 3
 
 
 class NoWork(TrialRun):
-    """Reports a value that depends on the parameters alone."""
+    """Reports a value that depends only on the parameters."""
 
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         self._steps = int(spec.training["steps"])
@@ -88,9 +88,9 @@ def no_work_study(storage: Path, num_trials: int) -> StudySpec:
 
 
 def run(num_trials: int, num_stock_trials: int) -> dict[str, float]:
-    """Seconds a trial of both, from an initialised Ray and all tracking included, and their ratio.
+    """Seconds per trial of both, with an initialised Ray and including all tracking, and their ratio.
 
-    The stock side does fewer trials, since each costs more than a second; its first actor is not counted apart.
+    The stock side runs fewer trials, since each takes more than a second; the start of its first actor is included.
     """
     with tempfile.TemporaryDirectory() as folder:
         ours = _ours(Path(folder) / "ours", num_trials)
@@ -105,7 +105,7 @@ def run(num_trials: int, num_stock_trials: int) -> dict[str, float]:
 
 
 def headline(result: dict[str, float]) -> dict[str, str]:
-    """What a table of all benchmarks shows."""
+    """The rows for the table of all benchmarks."""
     ours, stock = result["seconds_per_trial"], result["stock_seconds_per_trial"]
     return {
         "a trial without work, 3 reports, tracked": f"{ours:.3f} s; stock Ray Tune + OptunaSearch + "
@@ -114,7 +114,7 @@ def headline(result: dict[str, float]) -> dict[str, str]:
 
 
 def figure(result: dict[str, float]) -> "Figure":
-    """Seconds a trial of both."""
+    """Seconds per trial of both."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(7, 3), layout="constrained")
@@ -124,7 +124,7 @@ def figure(result: dict[str, float]) -> "Figure":
     )
     axes.bar_label(bars, fmt=" {:.3f}")
     axes.margins(x=0.15)
-    axes.set_xlabel("seconds a trial without work, 3 reports, tracked in MLflow")
+    axes.set_xlabel("seconds per trial without work, 3 reports, tracked in MLflow")
     axes.set_title(f"{result['ratio']:.1f} times less")
     return drawing
 
@@ -137,7 +137,7 @@ def _timed_search(seconds: list[float]) -> Iterator[None]:
 
 
 def _ours(storage: Path, num_trials: int) -> float:
-    """The search itself, and what MLflow still has to take in when it is over."""
+    """Seconds per trial of the search, including the shipping of its last events to MLflow."""
     seconds: list[float] = []
     ended: list[float] = []
 

@@ -144,7 +144,7 @@ def test_the_page_shows_and_steers_a_study(
 
 def test_the_token_is_asked_for_once_and_not_kept(serve: Callable[..., str], browser: Any) -> None:
     page, errors = opened(browser, serve(PROXYTUNE_TOKEN=TOKEN))
-    page.locator("#message").get_by_text("asks for a token").wait_for()
+    page.locator("#message").get_by_text("requires a token").wait_for()
     assert page.locator("#trials td").count() == 0
     for token, shown in (("wrong", "#message.bad"), (TOKEN, "#trials td")):
         page.locator("#token input").fill(token)
@@ -157,7 +157,7 @@ def test_the_token_is_asked_for_once_and_not_kept(serve: Callable[..., str], bro
         == 0
     )
     page.reload()
-    page.locator("#message").get_by_text("asks for a token").wait_for()
+    page.locator("#message").get_by_text("requires a token").wait_for()
     assert errors == []
 
 

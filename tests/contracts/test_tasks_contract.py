@@ -120,7 +120,7 @@ def test_missing_data_name_the_task_and_what_was_tried(name, tmp_path):
 def test_no_generator_no_root_is_refused(name):
     task = make_task(name)
     if task.generator is None:
-        with pytest.raises(DataError, match="give root"):
+        with pytest.raises(DataError, match="set root"):
             find_source(task, None)
     else:
         assert find_source(task, None).form.startswith("generated")

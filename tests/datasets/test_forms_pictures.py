@@ -288,7 +288,7 @@ def test_an_archive_in_another_order_has_the_folders_fingerprint(tmp_path):
 
 def test_another_difficulty_that_is_there_is_pointed_at(tmp_path):
     write_release(tmp_path / "root")
-    with pytest.raises(DataError, match="difficulty=hard are there") as error:
+    with pytest.raises(DataError, match="Found data of difficulty=hard") as error:
         prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache", difficulty="easy")
     assert len(str(error.value).splitlines()) == 2
 
@@ -309,7 +309,7 @@ def test_images_that_are_missing_are_refused_unless_meant(tmp_path):
     base = write_release(tmp_path / "root")
     (base / "imgs/2/sample_3.png").unlink()
     with pytest.raises(
-        DataError, match=r"sample_3\.png is missing, its metadata are there \(1 such images\)"
+        DataError, match=r"sample_3\.png is missing, but its metadata exist \(1 such images\)"
     ):
         prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache")
     prepared = prepare("pathfinder", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)

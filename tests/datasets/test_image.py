@@ -123,8 +123,8 @@ def test_black_may_be_a_pixel_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "bad", "message"),
     [
-        ("data_batch_3.bin", b"", "0 bytes are no whole number"),
-        ("data_batch_3.bin", bytes(3072), "3072 bytes are no whole number"),
+        ("data_batch_3.bin", b"", "0 bytes are not a multiple"),
+        ("data_batch_3.bin", bytes(3072), "3072 bytes are not a multiple"),
         ("test_batch.bin", bytes([11]) + bytes(3072), "label 11 in row 0 of test"),
     ],
 )
@@ -141,7 +141,7 @@ def test_bad_binary_files_are_named(name, bad, message, tmp_path):
         ({b"data": np.zeros((2, 3072), np.uint8)}, "no CIFAR-10 batch"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, r"data of shape \(2, 100\)"),
         ([1], "no CIFAR-10 batch"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 0.5]}, "label 0.5 is no whole number"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 0.5]}, "label 0.5 is not a whole number"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]}, "label -1 is negative"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 1}, "2, 3072.*1 labels"),
     ],

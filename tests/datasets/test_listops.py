@@ -257,10 +257,10 @@ def test_every_column_order_and_line_end(lines, end):
     [
         (ROW + "\t9\t1", "3 columns"),
         ("( ( ( [MAX 2 ) 9 ) ] )", "1 columns, a ListOps row has Source and Target; it was cut"),
-        (ROW + "\tnan", "label nan is no whole number"),
+        (ROW + "\tnan", "label nan is not a whole number"),
         (ROW + "\t-3", "label -3 is negative"),
-        (ROW + "\t0.5", "label 0.5 is no whole number"),
-        (ROW + "\t10", "label 10 is no digit"),
+        (ROW + "\t0.5", "label 0.5 is not a whole number"),
+        (ROW + "\t10", "label 10 is not a digit"),
         ("( ( [FIRST 2 ) ] )\t2", "no token '[FIRST'"),
         ("( ( [MAX 12 ) ] )\t2", "no token '12'"),
         ("( ( [MAX2 ) ] )\t2", "no token '[MAX2'"),

@@ -86,7 +86,7 @@ def test_a_shifted_label_column_is_refused_with_its_line():
 def test_a_cut_row_is_refused_with_its_line(cut):
     expressions = [*EXPRESSIONS]
     expressions[41] = cut
-    with pytest.raises(DataError, match=r"f\.tsv, line 43: the expression's brackets do not fit"):
+    with pytest.raises(DataError, match=r"f\.tsv, line 43: the expression's brackets do not match"):
         list(read_tsv(tsv(TARGETS, expressions), "f.tsv"))
 
 

@@ -70,7 +70,7 @@ def test_folders_in_every_nesting_and_spelling(base, true_npy, tmp_path):
     read = content(prepared.train, prepared.validation)
     assert len(read) == 54
     assert read < everything()
-    with pytest.raises(DataError, match="difficulty=hard are there"):
+    with pytest.raises(DataError, match="Found data of difficulty=hard"):
         prepare("pathfinder", root=tmp_path, cache=tmp_path / "cache", difficulty="easy")
 
 
@@ -109,7 +109,7 @@ def damage_png(folder):
         ),
         (
             lambda f: (f / "metadata/2.npy").write_text(line(2, 0) + "\n" + line(2, 0)),
-            r"2\.npy, line 2: .* is there twice",
+            r"2\.npy, line 2: .* is duplicated",
         ),
         (
             lambda f: (f / "metadata/2.npy").write_text("imgs/2 sample_0.png 0 nan 1.8"),

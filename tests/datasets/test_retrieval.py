@@ -77,17 +77,17 @@ def test_ids_with_texts_beside(tmp_path):
 @pytest.mark.parametrize(
     ("line", "options", "message"),
     [
-        ("nan\ta\tb\tb'1'\tb'2'", {}, "label nan is no whole number"),
-        ("0.5\ta\tb\tb'1'\tb'2'", {}, "label 0.5 is no whole number"),
-        ("\ta\tb\tb'1'\tb'2'", {}, "label '' is no number"),
+        ("nan\ta\tb\tb'1'\tb'2'", {}, "label nan is not a whole number"),
+        ("0.5\ta\tb\tb'1'\tb'2'", {}, "label 0.5 is not a whole number"),
+        ("\ta\tb\tb'1'\tb'2'", {}, "label '' is not a number"),
         ("2\ta\tb\tb'1'\tb'2'", {}, "label 2 is neither 0 nor 1"),
         ("-1\ta\tb\tb'1'\tb'2'", {}, "label -1 is negative"),
         ("1.0\ta\tb\tb'1'", {}, "4 columns, an AAN row has 5"),
         ("1.0\ta\tb\tb'1'\tb'2'\t", {}, "6 columns"),
         ("1.0\ta\tb\tb'1'\t", {}, "an empty document"),
-        ("1.0\ta\tb\tb'1'\ttext", {"documents": "decoded"}, "is no bytes literal"),
-        ("1.0\ta\tb\tb'1'\t__import__('os')", {"documents": "decoded"}, "is no bytes literal"),
-        ("1.0\ta\tb\tb'1'\tb'open", {}, "does not end as one; it was cut"),
+        ("1.0\ta\tb\tb'1'\ttext", {"documents": "decoded"}, "is not a bytes literal"),
+        ("1.0\ta\tb\tb'1'\t__import__('os')", {"documents": "decoded"}, "is not a bytes literal"),
+        ("1.0\ta\tb\tb'1'\tb'open", {}, "does not end as a bytes literal; it was cut"),
         ("1.0\ta\tb\tb''\tb'2'", {"documents": "decoded"}, "an empty document"),
     ],
 )

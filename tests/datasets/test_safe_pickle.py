@@ -65,7 +65,7 @@ def test_python_2_strings_come_as_bytes():
 def test_code_is_refused_and_not_run(payload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = pickle.dumps([{"input_ids_0": payload, "label": 0}])
-    with pytest.raises(DataError, match=r"^evil\.pickle: it wants .* refused, nothing was executed$"):
+    with pytest.raises(DataError, match=r"^evil\.pickle: it requires .* refused, nothing was executed$"):
         load(io.BytesIO(content), "evil.pickle")
     assert list(tmp_path.iterdir()) == []
 

@@ -181,7 +181,7 @@ def test_a_leaving_node_lets_trials_and_drivers_write_and_no_other(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.split() == ["checkpoint", "saved"]
-    assert "did not take the drain request" in err
+    assert "did not accept the drain request" in err
     assert "drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in (tmp_path / "ray").read_text()
     assert "--deadline-remaining-seconds 20" in (tmp_path / "ray").read_text()
 
@@ -193,7 +193,7 @@ def test_a_trial_that_does_not_leave_is_waited_for_and_named(
     process = namespace("bash", "-c", script, "node", tmp_path, deploy / "leave-node", PATH=without_ray)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "still there after 1 s" in err
+    assert "still running after 1 s" in err
 
 
 def test_ray_node_lets_the_node_leave_before_ray_ends(deploy: Path, tmp_path: Path) -> None:

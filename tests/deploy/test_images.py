@@ -104,12 +104,12 @@ def test_secrets_are_made_once_for_their_owner_alone(deploy: Path, tmp_path: Pat
     assert not any(word in done.stdout for word in words)
     again = subprocess.run([tmp_path / "secrets.sh"], capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "nothing is overwritten" in again.stderr
+    assert "is not overwritten" in again.stderr
     assert {name: (folder / name).read_text() for name in files} == files
 
     from proxytune.tuning.service.auth import read_tokens
 
-    with pytest.warns(UserWarning, match="everybody"):  # inside a container nobody else is
+    with pytest.warns(UserWarning, match="every user"):  # a container has no other users
         tokens = read_tokens(folder / "service-token" / "token")
     assert {name: token.scope for name, token in tokens.items()} == {
         "admin": "submit",

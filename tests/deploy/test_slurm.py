@@ -71,13 +71,13 @@ def test_the_script_is_clean_shell(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--time", "2"], "at least 10 minutes"),
-        (["--time", "soon"], "none of Slurm's forms M, H:M:S"),
-        (["--storage", "studies"], "is relative to this folder"),
+        (["--time", "soon"], "not in Slurm's formats M, M:S, H:M:S"),
+        (["--storage", "studies"], "is relative; a job needs an absolute folder"),
         (["--cpus", "1", "--set", "resources.cpu=2"], "a trial takes 2 (resources.cpu)"),
         (["--set", "resources.gpu=1"], "--gpus 0: a trial takes 1 (resources.gpu)"),
-        (["--sbatch", "mem=3G"], "'mem=3G' is no option of sbatch"),
-        (["--partition", "a b"], "'--partition=a b' is no option of sbatch"),
-        (["--partition", "a\n#SBATCH --nodes=9"], "is no option of sbatch"),
+        (["--sbatch", "mem=3G"], "'mem=3G' is not a long option of sbatch"),
+        (["--partition", "a b"], "'--partition=a b' is not a long option of sbatch"),
+        (["--partition", "a\n#SBATCH --nodes=9"], "is not a long option of sbatch"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], words: str) -> None:
@@ -93,7 +93,7 @@ def test_no_sbatch_here_and_one_that_refuses_are_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     done = invoke("--submit")
     assert isinstance(done.exception, InputError)
-    assert "no sbatch here" in str(done.exception)
+    assert "sbatch not found" in str(done.exception)
     refusal = "sbatch: error: invalid partition specified: x\\nsbatch: error: Batch job submission failed"
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\nprintf '{refusal}' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)

@@ -41,7 +41,7 @@ def submit(slurm: Any, deploy: Path, *options: str, **environment: str) -> str:
         ("exit 0", [], None, "COMPLETED", "0:0", "0", "ended with code 0"),
         ("exit 2", [], None, "FAILED", "2:0", "0", "ended with code 2"),
         ("exit 75", [], None, "FAILED", "75:0", "0", "ended with code 75"),  # proxytune stop
-        ("exit 3", [], None, "FAILED", "3:0", "0", "has another driver, so this allocation leaves"),
+        ("exit 3", [], None, "FAILED", "3:0", "0", "another driver holds the study, so this job ends"),
         ("no ray", [], None, "FAILED", "1:0", "0", "(attempt 3 of 3)"),
         (ONCE, [], "USR1", "COMPLETED", "0:0", "1", "ended with code 75 after USR1"),
         (UNTIL_TERM, [], "TERM", "FAILED", "75:0", "0", "ended with code 75 after TERM"),

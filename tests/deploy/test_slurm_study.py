@@ -167,7 +167,7 @@ def test_a_job_that_finds_the_study_held_leaves_in_one_line(slurm: Any, deploy: 
     said = (slurm.folder / f"{second}.out").read_text()
     assert slurm.job(second)["ExitCode"] == "3:0", said
     assert said.count("study held is held by process") == 2
-    assert "has another driver, so this allocation leaves" in said
+    assert "another driver holds the study, so this job ends" in said
     slurm.tell("scancel", "--batch", "--signal=TERM", holder)
     slurm.until(lambda: slurm.ended(holder))
     assert "ended with code 75 after TERM" in (slurm.folder / f"{holder}.out").read_text()

@@ -227,7 +227,7 @@ def database_away(soak: Soak, chance: random.Random) -> None:
     _copy_database(soak.study / "study.db", away)
     for name in ("study.db", "study.db-wal", "study.db-shm"):
         (soak.study / name).unlink(missing_ok=True)
-    soak.refused(2, "restore the database that it belongs to")
+    soak.refused(2, "restore the matching database")
     _copy_database(away, soak.study / "study.db")
     away.unlink()
 
@@ -242,7 +242,7 @@ def database_restored(soak: Soak, chance: random.Random) -> None:
     _copy_database(backup, database)
     known = {str(number) for number, _ in _trials(soak)}
     if {path.name for path in (soak.study / "trials").iterdir()} - known:
-        soak.refused(2, "which the database does not know")
+        soak.refused(2, "which is not in the database")
         _copy_database(newest, database)
     backup.unlink()
     newest.unlink()

@@ -1,4 +1,4 @@
-"""`proxytune bench`: what a training step of each mechanism costs on this machine."""
+"""`bench`: the cost of a training step of each mechanism on this machine."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def measured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all benchmarks share."""
+    """Add the options that all benchmarks share."""
     for option in (
         click.option(
             "--out",
@@ -23,9 +23,9 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(path_type=Path, file_okay=False),
             default=Path("build/bench"),
             show_default=True,
-            help="Where the dated JSON and PNG are written.",
+            help="Folder for the dated JSON and PNG.",
         ),
-        click.option("--quick", is_flag=True, help="A small form that takes a minute, for CI."),
+        click.option("--quick", is_flag=True, help="A short version that takes a minute, for CI."),
         json_option,
     ):
         command = option(command)
@@ -41,7 +41,7 @@ def finish(
     figure: "Figure",
     shown: Any = None,
 ) -> None:
-    """Save a result, and print its JSON, or `shown` (by default the headline) and where it was saved."""
+    """Save a result, and print its JSON, or `shown` (default: the headline) and the path."""
     from proxytune.tuning.compare.saved import save_result
 
     path = save_result(folder, name, headline, result, figure)
@@ -57,27 +57,36 @@ def finish(
 
 
 def numbers(option: str, text: str) -> list[int]:
+    """Parse the comma-separated integers of an option.
+
+    Raises:
+        InputError: the text has another form.
+    """
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise InputError(f"{option} is {text!r}: give integers with commas between them") from None
+        raise InputError(f"{option} is {text!r}: expected integers separated by commas") from None
 
 
 @click.command()
-@click.option("--lengths", default="512,1024,2048,4096,8192", show_default=True, help="Tokens a sequence.")
+@click.option("--lengths", default="512,1024,2048,4096,8192", show_default=True, help="Tokens per sequence.")
 @click.option(
-    "--batch-size", default=32, show_default=True, help="Sequences a pass, for the predicted memory."
+    "--batch-size", default=32, show_default=True, help="Sequences per batch, for the predicted memory."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--packed", metavar="1,2,4", help="Instead: so many Proxyformers at once on the device.")
+@click.option(
+    "--packed",
+    metavar="1,2,4",
+    help="Instead, train these numbers of Proxyformers concurrently on the device.",
+)
 @measured
 def bench(
     lengths: str, batch_size: int, device: str, packed: str | None, folder: Path, quick: bool, as_json: bool
 ) -> None:
     """Throughput, predicted memory and FLOPs of every attention mechanism, as ratios to explicit softmax.
 
-    On a GPU the memory is measured too. --packed shows what trials that share a device (`gpu: auto`) gain or lose there,
-    at the first of the lengths.
+    On a GPU the memory is also measured. --packed measures the effect of trials that share the device (`gpu: auto`), at
+    the first of the lengths.
 
     \b
     proxytune bench --quick --lengths 512,1024
@@ -91,10 +100,10 @@ def bench(
 
     tokens = numbers("--lengths", lengths)
     at_once = numbers("--packed", packed) if packed else []
-    if any(many < 1 for many in at_once):
-        raise InputError(f"--packed is {packed!r}: every number of trainings is at least 1")
+    if any(number < 1 for number in at_once):
+        raise InputError(f"--packed is {packed!r}: every number of trainings must be at least 1")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device is cuda: torch sees no GPU here; use a machine with one, or --device cpu")
+        raise InputError("--device is cuda: torch finds no GPU on this machine; use --device cpu")
     try:
         for length, mechanism in ((length, name) for length in tokens for name in models.MECHANISMS):
             models.model_config(mechanism, length)

@@ -1,4 +1,4 @@
-"""`check`: a study file before it runs."""
+"""`check`: validate a study file before it runs."""
 
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 @with_study_file(stored=True)
 @address_option
 @click.option(
-    "--measure", is_flag=True, help="Measure what the model costs on this machine, if it is not known."
+    "--measure", is_flag=True, help="Measure the cost of the model on this machine, if it is not cached."
 )
 @json_option
 def check(spec: "StudySpec", address: str, measure: bool, as_json: bool) -> None:
     """Check STUDY and report what would run: the resolved file, trials, rungs, data, memory and time.
 
-    Refuses what `run` refuses: data that is missing, a budget that is spent, a precision that this machine lacks, an
-    earlier study that does not exist. Data and devices are not looked at for a cluster. Nothing is written, but with
-    --measure the memory and speed of the model, which takes seconds once: later checks read them from the cache.
+    Reports the same errors as `run`: missing data, a spent budget, a precision that this machine does not support, a
+    warm-start study that does not exist. Data and devices of a cluster are not checked. Nothing is written, except with
+    --measure: memory and speed of the model are measured in seconds and cached for later checks.
 
     \b
     proxytune check listops --measure

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True)
-@click.option("--measure", is_flag=True, help="Measure the missing throughputs, alone on this machine.")
+@click.option("--measure", is_flag=True, help="Measure the missing throughputs on this machine.")
 @click.option(
-    "--test", is_flag=True, help="Test all trials of studies that select nothing, as one opening each."
+    "--test", is_flag=True, help="Test all trials of studies without selection, as one opening per study."
 )
 @click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(
-    "--out", "path", type=click.Path(path_type=Path), help="Also write a new .html (with a plot) or .md file."
+    "--out",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Also write a new .html file (with a plot) or .md file.",
 )
 @storage_option
 @database_option
@@ -52,7 +55,7 @@ def compare(
 
     A study that trains a fixed list (a grid, or everything enqueued) has a row for each configuration, over its seeds. A
     search has a row for each mechanism: its confirmation, or its best search value, which is marked as optimistic.
-    Differences are to the first row of a task and paired by seed. Published figures are shown apart, with their sources.
+    Differences are to the first row of a task and paired by seed. Published figures are shown separately, with their sources.
 
     \b
     proxytune compare paper-listops
@@ -68,7 +71,7 @@ def compare(
     if path is not None and (path.exists() or path.suffix not in formats):
         raise InputError(f"--out {path}: name a new file that ends in {' or '.join(formats)}")
     if len(set(studies)) < len(studies):
-        raise InputError("a study is named twice; name each once")
+        raise InputError("a study is named twice; name each study once")
     opened = [open_study(study, storage, database) for study in studies]
     found = compare(opened)
     if test:

@@ -1,4 +1,4 @@
-"""`confirm`: the best trials of a search on fresh seeds, and the winner on the test split."""
+"""`confirm`: retrain the best trials of a search on fresh seeds, and test the winner."""
 
 import functools
 from pathlib import Path
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="The number of candidates.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of candidates.")
 @click.option(
     "--seeds",
     "num_seeds",
     type=click.IntRange(2),
     default=5,
     show_default=True,
-    help="The most seeds of each candidate.",
+    help="Maximum number of seeds per candidate.",
 )
 @click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(
     "--address",
     default="local",
     show_default=True,
-    help="The Ray cluster: local starts one; auto or HOST:PORT on a node of a running one.",
+    help="Ray cluster: local starts a new one; auto or HOST:PORT connects from a node of a running cluster.",
 )
 @storage_option
 @database_option
@@ -54,9 +54,9 @@ def confirm(
 ) -> None:
     """Retrain the best candidates of STUDY on fresh seeds, choose the winner, and test it once.
 
-    The candidates (with several objectives: the Pareto front) race: a candidate that is clearly worse gets no further
-    seeds. Of candidates that cannot be told apart, the one that takes least memory wins. The test split is then opened
-    for the winner alone, and the opening recorded. Ctrl-C stops; the same command resumes.
+    Candidates (with several objectives: the Pareto front) that are clearly worse than the best get no further seeds. Of
+    tied candidates, the one with the least memory wins. The test split is then opened for the winner only, and the
+    opening is recorded. Ctrl-C stops; the same command resumes.
 
     \b
     proxytune confirm listops-mini
@@ -127,7 +127,7 @@ def _verdict(found: "Confirmation", candidate: "Candidate") -> str:
 
 
 def confirmation_lines(found: "Confirmation") -> list[str]:
-    """The optimism of the winner's search score, and its test, a line each."""
+    """One line for the optimism of the winner's search score, and one for its test."""
     best, lines = found.best, []
     if best.mean is not None:
         side = "better" if found.gap > 0 else "worse"

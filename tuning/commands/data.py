@@ -1,4 +1,4 @@
-"""`proxytune data`: the tasks' data on this machine."""
+"""`data`: the tasks' data on this machine."""
 
 import functools
 from collections.abc import Callable
@@ -25,16 +25,18 @@ FLAGS = {
     "task.files": "--option SPLIT=FILE (task.files)",
     "set task.partial: true": "add --allow-partial (task.partial: true)",
 }
-"""What the library's keys are on the command line."""
+"""Command-line flags for keys in the library's errors."""
 
 
 @click.group()
 def data() -> None:
-    """Find, prepare and look at the tasks' data on this machine."""
+    """Find, prepare and inspect the tasks' data on this machine."""
 
 
 root_option = click.option(
-    "--root", type=click.Path(path_type=Path), help="Folder or archive with the data; none: generated."
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder or archive with the data; default: generated data.",
 )
 options_option = click.option(
     "--option",
@@ -46,14 +48,14 @@ options_option = click.option(
 partial_option = click.option(
     "--allow-partial",
     is_flag=True,
-    help="Use data in which something is missing; what is missing is recorded.",
+    help="Accept incomplete data; the missing parts are recorded.",
 )
 
 
 def reported(command: Callable[P, R]) -> Callable[..., R]:
-    """Give a verb --verbose: a refusal is short, and lists what was tried only when asked to."""
+    """Add --verbose to a verb: errors about data list the searched locations only with it."""
 
-    @click.option("--verbose", is_flag=True, help="List the places that were tried, where nothing was found.")
+    @click.option("--verbose", is_flag=True, help="If no data are found, list the searched locations.")
     @functools.wraps(command)
     def run(*args: Any, verbose: bool, **kwargs: Any) -> R:
         try:
@@ -82,7 +84,7 @@ def _prepared(
     from proxytune.tuning.spec.yaml_file import override
     from proxytune.tuning.trial.data import prepare_task
 
-    # `validation` is also an option of text, whose values are words; a file's name has a dot or a slash.
+    # `validation` is also an option of text, with the values train and test.
     files = {
         key: Path(value)
         for key, _, value in (option.partition("=") for option in options)
@@ -95,15 +97,13 @@ def _prepared(
 
 
 @data.command("list")
-@click.option(
-    "--root", type=click.Path(path_type=Path), required=True, help="Folder or archive to look through."
-)
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder or archive to search.")
 @json_option
 @reported
 def data_list(root: Path, as_json: bool) -> None:
-    """Show which tasks' data lie under a root, in which form, and what is missing.
+    """Show the tasks whose data are under a root, their format, and what is missing.
 
-    `ready` is prepared and verified; of `found` all files are there, and `prepare` checks their rows.
+    `ready`: prepared and verified. `found`: all files exist; `prepare` checks their rows.
 
     \b
     proxytune data list --root ~/data
@@ -141,12 +141,14 @@ def _table(findings: list[Finding]) -> Table:
 @root_option
 @options_option
 @partial_option
-@click.option("--examples", "num_examples", default=6, show_default=True, help="How many to decode.")
+@click.option(
+    "--examples", "num_examples", default=6, show_default=True, help="Number of examples to decode."
+)
 @click.option(
     "--out",
     "folder",
     type=click.Path(path_type=Path),
-    help="Where the PNG files go; by default beside the prepared data.",
+    help="Folder for the PNG files; default: with the prepared data.",
 )
 @json_option
 @reported
@@ -159,35 +161,35 @@ def data_inspect(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    """Decode a few examples of TASK, count classes, and draw lengths and pictures as PNG.
+    """Decode a few examples of TASK, count classes, and plot lengths and images as PNG.
 
     \b
     proxytune data inspect listops-mini
     proxytune data inspect pathfinder --option train_examples=100 --out look
     """
     prepared = _prepared(task, root, options, allow_partial, "data inspect")
-    seen = inspect(prepared, folder or prepared.folder / "inspection", num_examples=num_examples)
+    found = inspect(prepared, folder or prepared.folder / "inspection", num_examples=num_examples)
     if as_json:
-        print_json(asdict(seen))
+        print_json(asdict(found))
         return
-    for label, documents in seen.examples:
+    for label, documents in found.examples:
         for document in documents:
             text = " ".join(document.split())
-            _say(f"class {label}", text if len(text) <= 160 else f"{text[:157]}...")
+            _print_fact(f"class {label}", text if len(text) <= 160 else f"{text[:157]}...")
     facts = {
-        "fingerprint": seen.fingerprint,
-        "rows": seen.rows,
-        "class counts": seen.class_counts,
-        "lengths": seen.lengths,
-        "lengths PNG": seen.lengths_png,
-        "examples PNG": seen.examples_png or "-",
-        **seen.conventions,
+        "fingerprint": found.fingerprint,
+        "rows": found.rows,
+        "class counts": found.class_counts,
+        "lengths": found.lengths,
+        "lengths PNG": found.lengths_png,
+        "examples PNG": found.examples_png or "-",
+        **found.conventions,
     }
     for key, value in facts.items():
-        _say(key, value)
+        _print_fact(key, value)
 
 
-def _say(key: str, value: object) -> None:
+def _print_fact(key: str, value: object) -> None:
     out.print(printable(f"{key}: {value}"), highlight=False, markup=False)
 
 
@@ -196,7 +198,7 @@ def _say(key: str, value: object) -> None:
 @root_option
 @options_option
 @partial_option
-@click.option("--on-ray", is_flag=True, help="Generate as Ray tasks instead of processes of this machine.")
+@click.option("--on-ray", is_flag=True, help="Generate with Ray tasks instead of local processes.")
 @address_option
 @json_option
 @reported
@@ -214,7 +216,7 @@ def data_prepare(
     \b
     proxytune data prepare listops
     proxytune data prepare text --root ~/data/aclImdb_v1.tar.gz --option max_length=4000
-    proxytune data prepare listops --address auto        on the cores of the cluster that this node belongs to
+    proxytune data prepare listops --address auto        on the cores of the cluster of this node
     proxytune data prepare listops --option train=a.tsv --option validation=b.tsv --option test=c.tsv
     """
     if on_ray or address != "local":
@@ -241,6 +243,6 @@ def data_prepare(
         return
     for key, value in facts.items():
         if key != "conventions":
-            _say(key, value)
+            _print_fact(key, value)
     for key, value in prepared.info.conventions.items():
-        _say(key, value)
+        _print_fact(key, value)

@@ -1,4 +1,4 @@
-"""`doctor`: what could go wrong on a cluster, before it does."""
+"""`doctor`: check a cluster for problems before a study runs."""
 
 import json
 import tempfile
@@ -33,22 +33,22 @@ COLOURS = {"ok": "green", "warning": "yellow", "red": "red"}
     "--address",
     default="local",
     show_default=True,
-    help="auto or HOST:PORT on a node of a cluster, its dashboard's http:// from elsewhere, or this machine.",
+    help="local for this machine, auto or HOST:PORT on a node of a cluster, or the URL of its dashboard from elsewhere.",
 )
 @json_option
 def doctor(
     study: str | None, assignments: tuple[str, ...], storage: Path | None, address: str, as_json: bool
 ) -> None:
-    """Look for what would stop a study on a cluster: versions, GPUs, clocks and access on every node.
+    """Check a cluster for problems: versions, GPUs, clocks and access on every node.
 
-    With STUDY also its storage, data, database, MLflow and room for its trials. Exit code 1 if anything is red.
+    With STUDY, also its storage, data, database, MLflow and resources for its trials. Exit code 1 if any check is red.
 
     \b
     proxytune doctor --address auto
     proxytune doctor listops --storage /mnt/studies --address http://head:8265
     """
     spec = None if study is None else read_spec(study, assignments, storage, stored=True)
-    findings = _over_there(spec, address) if address.startswith("http") else _here(spec, address)
+    findings = _on_head(spec, address) if address.startswith("http") else _from_here(spec, address)
     if as_json:
         print_json(findings)
     else:
@@ -62,14 +62,14 @@ def doctor(
         raise ProxytuneError(f"{len(red)} of {len(findings)} checks are red; the first: {red[0]['text']}")
 
 
-def _here(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
+def _from_here(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
     from proxytune.tuning.cluster.preflight import examine
 
     return [finding.facts() for finding in examine(spec, address)]
 
 
-def _over_there(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
-    """The same, as a job on the cluster's head."""
+def _on_head(spec: "StudySpec | None", address: str) -> list[dict[str, str]]:
+    """Run the checks as a job on the cluster's head."""
     from proxytune.tuning.cluster.jobs import Jobs
     from proxytune.tuning.spec.yaml_file import as_yaml
 

@@ -1,4 +1,4 @@
-"""`evaluate`: an exported model on the validation or the test split."""
+"""`evaluate`: evaluate an exported model on the validation or the test split."""
 
 import getpass
 import socket
@@ -18,7 +18,7 @@ from proxytune.tuning.commands.options import err, json_option, out, print_json,
 @set_option
 @json_option
 def evaluate(folder: Path, split: str, again: bool, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Evaluate the exported model in FOLDER. Opening the test split is recorded, and refused a second time.
+    """Evaluate the exported model in FOLDER. Opening the test split is recorded; a second opening needs --again.
 
     \b
     proxytune evaluate winner --split val

@@ -1,4 +1,4 @@
-"""`export`: the winner, or another choice of trials, as self-contained folders."""
+"""`export`: write the winner, or other trials, as self-contained folders."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study")
 @click.option("--trial", "number", type=click.IntRange(0), help="A trial's number; default: the winner.")
-@click.option("--pareto", is_flag=True, help="A folder for each trial of the Pareto front, and an index.")
+@click.option("--pareto", is_flag=True, help="Write a folder per trial of the Pareto front, and an index.")
 @click.option(
     "--max-memory-mib",
     type=click.FloatRange(min=0, min_open=True),
-    help="The best trial of at most this memory per sequence in training, in MiB.",
+    help="Export the best trial with at most this training memory per sequence, in MiB.",
 )
 @click.option(
     "--min-throughput",
     type=click.FloatRange(min=0, min_open=True),
-    help="The best trial of at least this training speed, in sequences per second.",
+    help="Export the best trial with at least this training speed, in sequences per second.",
 )
 @click.option("--out", "path", required=True, help="The folder to write, or s3://bucket/prefix.")
 @click.option("--register/--no-register", default=True, help="Register the model in the study's MLflow.")
@@ -44,7 +44,7 @@ def export(
     storage: Path,
     database: str | None,
 ) -> None:
-    """Export the winner of STUDY as one self-contained folder: model, configuration, card, the whole search, sums.
+    """Export the winner of STUDY as one self-contained folder: model, configuration, card, search record, digests.
 
     The winner is that of the confirmation, or of the search where there is no confirmation.
 
@@ -62,7 +62,7 @@ def export(
 
     if (number is not None) + pareto + (max_memory_mib is not None or min_throughput is not None) > 1:
         raise InputError(
-            "--trial, --pareto and --max-memory-mib / --min-throughput exclude each other; take one"
+            "--trial, --pareto and --max-memory-mib / --min-throughput exclude each other; choose one"
         )
     request = export_request(
         trial=number, pareto=pareto, max_memory_mib=max_memory_mib, min_throughput=min_throughput
@@ -71,12 +71,12 @@ def export(
     with destination(path) as folder:
         with err.status("choosing") as status:
             written = export_study(opened, folder, request, status.update)
-        for one in written:
-            local = str(one.folder.absolute())
+        for result in written:
+            local = str(result.folder.absolute())
             shown = local.replace(str(folder.absolute()), path) if "://" in path else local
-            values = ", ".join(f"{name} {value:.4g}" for name, value in one.record.values.items())
-            out.print(f"trial {one.record.trial} ({values}) -> {shown}", highlight=False)
-            out.print(f"  {one.selection.text}", highlight=False)
+            values = ", ".join(f"{name} {value:.4g}" for name, value in result.record.values.items())
+            out.print(f"trial {result.record.trial} ({values}) -> {shown}", highlight=False)
+            out.print(f"  {result.selection.text}", highlight=False)
         if register:
             _register(opened, written)
 

@@ -1,4 +1,4 @@
-"""`init` and `schema`: the beginning of a study file."""
+"""`init` and `schema`: write a study file, and its JSON schema."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from proxytune.tuning.errors import InputError, StorageError
 @click.command()
 @click.argument("task", default="listops-mini")
 def init(task: str) -> None:
-    """Write a commented study file for TASK, my-TASK.yaml, into this folder. The default is listops-mini.
+    """Write a commented study file for TASK, my-TASK.yaml, to the current folder. The default is listops-mini.
 
     \b
     proxytune init
@@ -28,7 +28,7 @@ def init(task: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(study_template(task, path.stem, path.name))
     except FileExistsError:
-        raise InputError(f"{path} exists; move it away or edit it") from None
+        raise InputError(f"{path} exists; edit it, or move it first") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
     out.print(f"wrote {path}", highlight=False, markup=False)

@@ -28,13 +28,13 @@ address_option = click.option(
 @with_study_file()
 @address_option
 @click.option(
-    "--follow", "-f", is_flag=True, help="Print what it prints until it ends; Ctrl-C leaves it running."
+    "--follow", "-f", is_flag=True, help="Print the job's output until it ends; Ctrl-C leaves it running."
 )
 def submit(spec: "StudySpec", address: str, follow: bool) -> None:
-    """Run STUDY as a job of a cluster: start it, or go on where it was. Prints the job's id.
+    """Run STUDY as a job of a cluster: start or resume it. Prints the job's id.
 
-    A study has at most one job: while it runs, this names it and submits nothing. The job gets this version of
-    proxytune and the resolved study file. Secrets (PGPASSFILE, MLFLOW_TRACKING_PASSWORD, AWS_...) belong into the
+    A study has at most one job: while it runs, its id is printed and nothing is submitted. The job gets this version of
+    proxytune and the resolved study file. Secrets (PGPASSFILE, MLFLOW_TRACKING_PASSWORD, AWS_...) belong in the
     cluster's environment; the cluster's token is read from RAY_AUTH_TOKEN_PATH here.
 
     \b
@@ -59,7 +59,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
         err.print(f"{spec.name} continues; `proxytune logs {spec.name} -f` follows it again", highlight=False)
         return
     end = jobs.newest(spec.name)
-    while end is not None and end.alive:  # the log ends a moment before the job does
+    while end is not None and end.alive:  # the log ends shortly before the job
         time.sleep(0.2)
         end = jobs.newest(spec.name)
     status = end.status if end is not None else "forgotten by the cluster"
@@ -74,10 +74,10 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
 @address_option
 @json_option
 def status(study: str | None, address: str, as_json: bool) -> None:
-    """Show the jobs of a cluster: the newest one of every study, or every one of STUDY.
+    """Show the jobs of a cluster: the last job of every study, or all jobs of STUDY.
 
-    Of a job that runs also the last line that it printed: how far the study is, and which other studies of the cluster it
-    waits for. What became of the trials is in the study's storage: `proxytune show`.
+    For running jobs also the last line of output: progress, and the other studies of the cluster that the study
+    waits for. The results of trials are in the study's storage: `proxytune show`.
 
     \b
     proxytune status --address http://head:8265
@@ -91,26 +91,26 @@ def status(study: str | None, address: str, as_json: bool) -> None:
     jobs = [job for job in connected.jobs() if study in (None, job.study)]
     if study is None:
         jobs = list({job.study: job for job in jobs}.values())
-    says = {
+    last_lines = {
         job.submission_id: connected.logs(job.study).strip().rpartition("\n")[2] for job in jobs if job.alive
     }
     if as_json:
-        print_json([job.facts() | {"says": says.get(job.submission_id)} for job in jobs])
+        print_json([job.facts() | {"says": last_lines.get(job.submission_id)} for job in jobs])
         return
-    table = Table("study", "job", "status", "since", "until", "says", box=None)
+    table = Table("study", "job", "status", "since", "until", "last line", box=None)
     for job in jobs:
         times = (_moment(job.start_ms), _moment(job.end_ms))
-        told = escape(says.get(job.submission_id, ""))
-        table.add_row(job.study, job.submission_id, job.status, *times, told)
+        last_line = escape(last_lines.get(job.submission_id, ""))
+        table.add_row(job.study, job.submission_id, job.status, *times, last_line)
     out.print(table)
 
 
 @click.command()
 @click.argument("study")
 @address_option
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends; Ctrl-C leaves it running.")
+@click.option("--follow", "-f", is_flag=True, help="Continue until the job ends; Ctrl-C leaves it running.")
 def logs(study: str, address: str, follow: bool) -> None:
-    """Print what the newest job of STUDY has printed.
+    """Print the output of the last job of STUDY.
 
     \b
     proxytune logs listops --address http://head:8265 -f

@@ -1,4 +1,4 @@
-"""What the verbs share: options, consoles, completion, and how a study file becomes a spec."""
+"""Shared by the verbs: options, consoles, completion, and parsing of study files."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ out = Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() els
 
 
 def complete_study_file(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Shipped studies, stored ones, and files."""
+    """Complete shipped studies, stored studies and files."""
     names = [name for name in [*shipped_studies(), *_stored(ctx)] if name.startswith(incomplete)]
     return [*map(CompletionItem, dict.fromkeys(names)), CompletionItem(incomplete, type="file")]
 
 
 def complete_study(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The studies of the storage."""
+    """Complete the studies of the storage."""
     return [name for name in _stored(ctx) if name.startswith(incomplete)]
 
 
 def complete_assignment(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """The keys of a study file."""
+    """Complete the keys of a study file."""
     from proxytune.tuning.spec.schema import study_keys
 
     return [f"{key}=" for key in study_keys() if key.startswith(incomplete)]
@@ -73,7 +73,7 @@ def _without_password(_context: click.Context, _parameter: click.Parameter, url:
 
         if holds_password(url):
             raise InputError(
-                "--database: a password in the URL would show in the list of processes; use PGPASSFILE or PGPASSWORD"
+                "--database: a password in the URL would be visible in the process list; use PGPASSFILE or PGPASSWORD"
             )
     return url
 
@@ -82,24 +82,24 @@ database_option = click.option(
     "--database",
     callback=_without_password,
     metavar="URL",
-    help="Optuna's storage, if it is not the sqlite file in the study's folder.",
+    help="Optuna's storage; default: the sqlite file in the study's folder.",
 )
 address_option = click.option(
     "--address",
     default="local",
     show_default=True,
-    help="The Ray cluster: local starts one here; auto or HOST:PORT on a node of one that runs already.",
+    help="Ray cluster: local starts a new one; auto or HOST:PORT connects from a node of a running cluster.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def next_commands(commands: Mapping[str, str]) -> None:
-    """Print what a user does next: each command with its purpose, on standard error."""
+    """Print suggested next commands with their purpose to standard error."""
     width = max(map(len, commands))
     err.print("next:", highlight=False)
     for command, purpose in commands.items():
@@ -107,7 +107,7 @@ def next_commands(commands: Mapping[str, str]) -> None:
 
 
 def storage_flags(storage: Path, database: str | None) -> str:
-    """The flags by which another command finds a study's storage; none for the defaults."""
+    """The flags that select a study's storage in another command; empty for the defaults."""
     default = storage.absolute() == Path("studies").absolute()
     return ("" if default else f" --storage {storage}") + (
         "" if database is None else f" --database {database}"
@@ -115,7 +115,7 @@ def storage_flags(storage: Path, database: str | None) -> str:
 
 
 def quiet_optuna() -> None:
-    """Log no lines of Optuna's for each trial: the progress shows them."""
+    """Disable Optuna's log line per trial: the progress shows trials."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -124,10 +124,10 @@ def quiet_optuna() -> None:
 def read_spec(
     study: str, assignments: Iterable[str], storage: Path | None, *, stored: bool = False
 ) -> StudySpec:
-    """The spec that STUDY, --set and --storage mean; with `stored` also a study of that name in the storage.
+    """Resolve STUDY, --set and --storage to a spec; with `stored`, STUDY may be a study in the storage.
 
     Raises:
-        InputError: everything that is wrong; what an override brought in is reported as that override.
+        InputError: all errors of the spec; errors of an override name the override.
     """
     from proxytune.tuning.spec.study_files import find_study_file, unknown_study
     from proxytune.tuning.spec.study_spec import parse_study
@@ -141,8 +141,8 @@ def read_spec(
     if path is not None:
         values = read_yaml(path) | moved
     else:
-        place = _overridden(moved, assignments)
-        folder, database = Path(place.get("storage") or "studies"), place.get("database")
+        location = _overridden(moved, assignments)
+        folder, database = Path(location.get("storage") or "studies"), location.get("database")
         found = _stored_values(study, folder, database) if stored else None
         if found is None:
             raise unknown_study(study, database or str(folder.absolute()) if stored else None)
@@ -164,7 +164,7 @@ def _overridden(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[s
 
 
 def _stored_values(name: str, storage: Path, database: str | None) -> dict[str, Any] | None:
-    """The spec of a study in its storage; None where there is none of that name."""
+    """The stored spec of a study; None if there is no study of that name."""
     from proxytune.tuning.store.table_study import read_study
 
     if database is None and not (storage / name / "study.db").exists():
@@ -174,7 +174,7 @@ def _stored_values(name: str, storage: Path, database: str | None) -> dict[str, 
 
 
 def _blamed(line: str, where: str, assignments: Iterable[str]) -> str:
-    """A line of a SpecError, beginning with the override or else the file that it comes from."""
+    """Prefix a line of a SpecError with the override or the file that caused it."""
     key = line.partition(": ")[0]
     for assignment in assignments:
         path = assignment.partition("=")[0]
@@ -184,7 +184,7 @@ def _blamed(line: str, where: str, assignments: Iterable[str]) -> str:
 
 
 def with_study_file(*, stored: bool = False) -> Callable[[Callable[P, R]], Callable[..., R]]:
-    """Give a verb its STUDY argument (file, shipped name, or with `stored` a study of the storage) and --set."""
+    """Add STUDY (file, shipped name, or with `stored` a study of the storage), --set and --storage to a verb."""
 
     def decorate(command: Callable[P, R]) -> Callable[..., R]:
         @click.argument("study", shell_complete=complete_study_file)

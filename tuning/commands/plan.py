@@ -1,4 +1,4 @@
-"""`plan`: what a study will take, before anything is spent."""
+"""`plan`: predict time and memory of a study before it runs."""
 
 import os
 from typing import TYPE_CHECKING
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 @click.option(
     "--slots",
     type=click.IntRange(min=1),
-    help="Trials that run at once; default: as many as fit at --address.",
+    help="Number of concurrent trials; default: as many as fit at --address.",
 )
 @click.option(
     "--step-seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds of an optimizer step of the first enqueued configuration; default: measured here.",
+    help="Seconds per optimizer step of the first enqueued configuration; default: measured on this machine.",
 )
 @address_option
 @json_option
 def plan(
     spec: "StudySpec", slots: int | None, step_seconds: float | None, address: str, as_json: bool
 ) -> None:
-    """Predict what STUDY takes: time, slot-hours, trials at each rung, memory.
+    """Predict the time, slot-hours, trials at each rung and memory of STUDY.
 
-    The study is played in virtual time with its own sampler, rungs and budget, several times over random learning
-    curves. Costs are measured on this machine at a few points of the space, in as many processes as trials will run,
-    which takes seconds to minutes; with --step-seconds other configurations follow by their FLOPs. Intervals
-    hold 90 % of the draws. Nothing is written but prepared data.
+    The study is simulated in virtual time with its sampler, rungs and budget, for several draws of random learning
+    curves. Costs are measured on this machine at a few points of the space, in as many processes as concurrent trials,
+    which takes seconds to minutes; with --step-seconds, costs are scaled by FLOPs instead. Intervals
+    contain 90 % of the draws. Only prepared data are written.
 
     \b
     proxytune plan listops-mini
@@ -75,7 +75,7 @@ def plan(
 
 
 def _prepare(spec: "StudySpec") -> None:
-    """See that trials can be measured here."""
+    """Check that trials can be measured on this machine, and prepare the data."""
     from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.trial.data import prepare_task
     from proxytune.tuning.trial.local_checks import check_data, check_device
@@ -86,10 +86,10 @@ def _prepare(spec: "StudySpec") -> None:
 
 
 def _slots(spec: "StudySpec", address: str) -> int:
-    """How many trials run at once there; trials that share GPUs (`gpu: auto`) count as one a GPU.
+    """The number of concurrent trials at `address`; trials that share GPUs (`gpu: auto`) count as one per GPU.
 
     Raises:
-        InputError: none fits.
+        InputError: no trial fits.
     """
     if address == "local":
         cpus = len(os.sched_getaffinity(0))
@@ -108,20 +108,20 @@ def _show(plan: "Plan") -> None:
 
     table = Table("", "median", "90 % of draws", box=None)
 
-    def row(name: str, interval: "Interval", form: "str | None" = None) -> None:
+    def row(name: str, interval: "Interval", spec: "str | None" = None) -> None:
         texts = [
-            duration(value) if form is None else format(value, form)
+            duration(value) if spec is None else format(value, spec)
             for value in (interval.median, interval.low, interval.high)
         ]
         table.add_row(name, texts[0], f"{texts[1]} to {texts[2]}")
 
     row("time", plan.seconds)
     row("slot-hours", plan.slot_hours, ".3g")
-    row("slots at work", plan.busy, ".0%")
+    row("busy slots", plan.busy, ".0%")
     row("steps", plan.steps, ",.0f")
     for step, trials in plan.trials.items():
         row(f"trials to step {step}", trials, ".0f")
-    row("MiB of a slot", plan.memory_mib, ",.0f")
-    row("ms a step", plan.step_milliseconds, ".3g")
+    row("MiB per slot", plan.memory_mib, ",.0f")
+    row("ms per step", plan.step_milliseconds, ".3g")
     out.print(f"{plan.study} on {plan.slots} slots, {plan.draws} draws", highlight=False)
     out.print(table)

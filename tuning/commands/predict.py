@@ -1,4 +1,4 @@
-"""`predict`: lines of standard input classified by an exported model."""
+"""`predict`: classify lines of standard input with an exported model."""
 
 import json
 import sys
@@ -15,8 +15,8 @@ def predict(folder: Path) -> None:
     """Classify each line of standard input with the exported model in FOLDER; prints one JSON object per line, in order.
 
     A line is one example in the format of the task: a text; a ListOps expression; queries and pairs of recall; two texts separated by a tab; the
-    grey levels of a picture, 0 to 255 row by row, separated by blanks. For a line in another format the object has
-    `error` instead of `label`, and the exit code is 1 after the last line.
+    grey levels of an image, 0 to 255 row by row, separated by spaces. For an invalid line the object has
+    `error` instead of `label`, and the exit code is 1.
 
     \b
     echo '[MAX 2 9 [MIN 4 7 ] 0 ]' | proxytune predict winner

@@ -1,4 +1,4 @@
-"""`proxytune serve`: the studies over HTTP."""
+"""`serve`: the studies over HTTP."""
 
 import warnings
 from pathlib import Path
@@ -18,39 +18,43 @@ if TYPE_CHECKING:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Where to listen; beyond this machine with a token only.",
+    help="Address to listen on; other than loopback requires a token.",
 )
 @click.option("--port", default=8642, show_default=True)
 @storage_option
 @database_option
-@click.option("--tracking-uri", metavar="URI", help="The studies' MLflow; default: sqlite beside them.")
+@click.option(
+    "--tracking-uri", metavar="URI", help="MLflow of the studies; default: sqlite in the storage folder."
+)
 @click.option(
     "--checkpoints",
     metavar="URL",
-    help="The studies' object store, s3://BUCKET/PREFIX; default: beside them.",
+    help="Object store of the studies, s3://BUCKET/PREFIX; default: their folders.",
 )
 @click.option(
-    "--address", metavar="http://HEAD:8265", help="The Ray cluster that runs the studies; none: start none."
+    "--address",
+    metavar="http://HEAD:8265",
+    help="Ray cluster that runs the studies; without it, no study can be started.",
 )
 @click.option(
     "--root",
     "roots",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A folder or archive that a study's task.root may name, or lie under. May be repeated.",
+    help="Folder or archive that may contain a study's task.root. May be repeated.",
 )
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     help="Lines name:token or name:SCOPE:token (metrics, read, steer, submit); read again when it changes. "
-    "$PROXYTUNE_TOKEN adds one more.",
+    "$PROXYTUNE_TOKEN adds a token.",
 )
 @click.option(
     "--requests-per-minute",
     type=click.IntRange(min=20),
     default=600,
     show_default=True,
-    help="By one token; one that changes or exports counts as ten.",
+    help="Limit per token; a POST or an export counts as ten.",
 )
 @click.option("--print-openapi", is_flag=True, help="Print the OpenAPI document instead of serving.")
 def serve(
@@ -66,7 +70,7 @@ def serve(
     requests_per_minute: int,
     print_openapi: bool,
 ) -> None:
-    """Serve studies over HTTP: submit, watch, steer, fetch the winner. Runs go to a Ray cluster, never to this process.
+    """Serve studies over HTTP: submit, watch, steer, fetch the winner. Studies run on a Ray cluster, not in this process.
 
     \b
     proxytune serve --storage /mnt/studies --address http://head:8265
@@ -84,8 +88,8 @@ def serve(
     tokens = _tokens(token_file)
     if not is_loopback(host) and not tokens and not print_openapi:
         raise InputError(
-            f"--host {host} is reached from other machines: give the server a token with --token-file or "
-            "$PROXYTUNE_TOKEN, or bind it to 127.0.0.1"
+            f"--host {host} is reachable from other machines: set a token with --token-file or "
+            "$PROXYTUNE_TOKEN, or bind to 127.0.0.1"
         )
     settings = Settings(
         storage=storage.absolute(),
@@ -108,12 +112,12 @@ def serve(
     listener = bind(host, port)
     host, bound = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    out.print(f"proxytune on http://{host}:{bound} (Ctrl-C ends it)", highlight=False)
+    out.print(f"proxytune on http://{host}:{bound} (Ctrl-C to stop)", highlight=False)
     run(settings, listener)
 
 
 def _tokens(path: Path | None) -> "Tokens":
-    """The tokens; what is doubtful about their file is told."""
+    """Read the tokens; warnings about their file are printed."""
     from proxytune.tuning.service.auth import Tokens
 
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""`slurm`: a study as a Slurm job, by one batch script that is printed whole or handed to sbatch."""
+"""`slurm`: a study as a Slurm job; the batch script is printed or submitted."""
 
 import math
 import re
@@ -19,27 +19,25 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).with_name("slurm.sbatch")
 MARKER = "#STUDY\n"
 MIN_MINUTES = 10
-"""A shorter job would spend its time on starting Ray and on the checkpoints that are asked for 3 minutes before its end."""
+"""A shorter job would mostly start Ray and write checkpoints, which are requested 3 minutes before its end."""
 _VALUE = re.compile(r"[^\s'\"\\#]+")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 
 
 @click.command()
 @with_study_file(stored=True)
-@click.option("--partition", "-p", metavar="NAME", help="The partition; default: the cluster's.")
-@click.option("--account", "-A", metavar="NAME", help="The account that is charged.")
+@click.option("--partition", "-p", metavar="NAME", help="Partition; default: that of the cluster.")
+@click.option("--account", "-A", metavar="NAME", help="Account to charge.")
 @click.option(
-    "--time", "-t", "limit", metavar="TIME", help="The time limit of one start, as Slurm writes it: 4:00:00."
+    "--time", "-t", "limit", metavar="TIME", help="Time limit of a job in Slurm's format, such as 4:00:00."
 )
 @click.option("--nodes", "-N", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option(
-    "--gpus", "-G", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs of each node."
-)
+@click.option("--gpus", "-G", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs per node.")
 @click.option(
     "--cpus",
     "-c",
     type=click.IntRange(min=1),
-    help="Cores of each node; default: resources.cpu for each GPU.",
+    help="Cores per node; default: resources.cpu per GPU.",
 )
 @click.option(
     "--sbatch",
@@ -48,7 +46,7 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(
     metavar="OPTION",
     help="Any other option of sbatch, e.g. --sbatch=--mem=64G.",
 )
-@click.option("--submit", is_flag=True, help="Hand the script to sbatch and print the job's id.")
+@click.option("--submit", is_flag=True, help="Submit the script with sbatch and print the job's id.")
 def slurm(
     spec: "StudySpec",
     partition: str | None,
@@ -60,17 +58,17 @@ def slurm(
     more: tuple[str, ...],
     submit: bool,
 ) -> None:
-    """Print the batch script that runs STUDY on a Slurm cluster, or submit it: start it, or go on where it was.
+    """Print the batch script that runs STUDY on a Slurm cluster, or submit it, to start or resume STUDY.
 
-    Before its time limit the job has every trial write a checkpoint and goes back to the queue, until the study's
-    budget is met. Of several jobs of a study one runs and the others wait in the queue.
+    Before its time limit the job lets every trial write a checkpoint and requeues itself, until the study's
+    budget is met. Of several jobs of a study, only one runs at a time.
 
     \b
     proxytune slurm listops --storage /shared/studies --partition gpu --gpus 4 --time 4:00:00
     proxytune slurm listops --storage /shared/studies --gpus 4 --time 4:00:00 --sbatch=--qos=long --submit
     """
     if limit is not None and _minutes(limit) < MIN_MINUTES:
-        raise InputError(f"--time {limit}: give a start at least {MIN_MINUTES} minutes")
+        raise InputError(f"--time {limit}: must be at least {MIN_MINUTES} minutes")
     cpus = cpus or spec.resources.cpu * max(gpus, 1)
     _check_room(spec, gpus, cpus)
     options = {
@@ -90,23 +88,23 @@ def slurm(
         click.echo(script, nl=False)
         return
     click.echo(_sbatch(script))
-    err.print(f"its output: proxytune-{spec.name}-JOB.out in this folder", highlight=False)
+    err.print(f"output: proxytune-{spec.name}-JOB.out in this folder", highlight=False)
 
 
 def batch_script(spec: "StudySpec", options: list[str], python: str) -> str:
-    """The batch script with sbatch's options, the interpreter and the resolved study in it.
+    """Build the batch script with sbatch's options, the interpreter and the resolved study.
 
     Raises:
-        InputError: the study's storage is no absolute folder, or an option is none of sbatch's long ones.
+        InputError: the study's storage is not absolute, or an option is not a long option of sbatch.
     """
     if not spec.storage.is_absolute():
         raise InputError(
-            f"storage: {spec.storage} is relative to this folder; a job needs an absolute one that every node "
-            "shares, such as --storage /shared/studies"
+            f"storage: {spec.storage} is relative; a job needs an absolute folder that all nodes "
+            "share, such as --storage /shared/studies"
         )
     for option in options:
         if not option.startswith("--") or not _VALUE.fullmatch(option):
-            raise InputError(f"{option!r} is no option of sbatch such as --mem=64G")
+            raise InputError(f"{option!r} is not a long option of sbatch, such as --mem=64G")
     head, last, body = SCRIPT.read_text(encoding="utf-8").rpartition("#SBATCH --open-mode=append\n")
     lines = "".join(f"#SBATCH {option}\n" for option in options)
     from proxytune.tuning.spec.yaml_file import as_yaml
@@ -121,7 +119,7 @@ def batch_script(spec: "StudySpec", options: list[str], python: str) -> str:
 
 
 def _check_room(spec: "StudySpec", gpus: int, cpus: int) -> None:
-    """Refuse a node on which no trial has room, before it waits in a queue."""
+    """Reject nodes on which no trial fits, before the job waits in a queue."""
     needs = spec.resources
     if cpus < needs.cpu:
         raise InputError(f"--cpus {cpus}: a trial takes {needs.cpu} (resources.cpu)")
@@ -130,14 +128,14 @@ def _check_room(spec: "StudySpec", gpus: int, cpus: int) -> None:
 
 
 def _minutes(limit: str) -> float:
-    """The minutes of a time limit in one of Slurm's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S.
+    """Parse a time limit in Slurm's formats M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; in minutes.
 
     Raises:
-        InputError: it has none of them.
+        InputError: it has another format.
     """
     match = _TIME.fullmatch(limit)
     if match is None:
-        raise InputError(f"--time {limit}: none of Slurm's forms M, H:M:S, D-H, D-H:M, D-H:M:S")
+        raise InputError(f"--time {limit}: not in Slurm's formats M, M:S, H:M:S, D-H, D-H:M, D-H:M:S")
     fields = [int(match[name]) for name in ("first", "second", "third") if match[name] is not None]
     from_hours = match["days"] is not None or len(fields) == 3
     units = (60.0, 1.0, 1 / 60) if from_hours else (1.0, 1 / 60)
@@ -145,11 +143,11 @@ def _minutes(limit: str) -> float:
 
 
 def _sbatch(script: str) -> str:
-    """Submit the script; the job's id.
+    """Submit the script and return the job's id.
 
     Raises:
-        InputError: there is no sbatch here.
-        ProxytuneError: Slurm refuses the job, and why.
+        InputError: sbatch is not installed.
+        ProxytuneError: Slurm rejects the job.
     """
     try:
         done = subprocess.run(
@@ -157,7 +155,7 @@ def _sbatch(script: str) -> str:
         )
     except FileNotFoundError:
         raise InputError(
-            "no sbatch here: --submit works on a login node of a Slurm cluster; without it the script is printed"
+            "sbatch not found: --submit works on a login node of a Slurm cluster; without --submit the script is printed"
         ) from None
     if done.returncode != 0:
         lines = done.stderr.replace("sbatch: error: ", "").splitlines()

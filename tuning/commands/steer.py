@@ -41,7 +41,7 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
     proxytune enqueue listops-mini model.num_proxies=64 model.dropout=0.2
     """
     from proxytune.tuning.spec.yaml_file import parse_yaml
-    from proxytune.tuning.store.steering import enqueue as put_first
+    from proxytune.tuning.store.steering import enqueue as enqueue_params
     from proxytune.tuning.store.study import open_study
 
     pairs = [param.partition("=") for param in params]
@@ -49,28 +49,28 @@ def enqueue(study: str, params: tuple[str, ...], storage: Path, database: str | 
         if not equals:
             raise InputError(f"{key}: write it as key=value, for example model.dropout=0.2")
     opened = open_study(study, storage, database)
-    put_first(opened, {key: parse_yaml(value, where=key) for key, _, value in pairs})
+    enqueue_params(opened, {key: parse_yaml(value, where=key) for key, _, value in pairs})
     _confirm(opened, f"queued {', '.join(params)}")
 
 
 @click.command()
 @study_argument
-@click.option("--trials", "num_trials", type=int, required=True, help="The number of trials in all.")
+@click.option("--trials", "num_trials", type=int, required=True, help="Total number of trials.")
 @storage_option
 @database_option
 def extend(study: str, num_trials: int, storage: Path, database: str | None) -> None:
-    """Set how many trials STUDY may take: more, or fewer, but not fewer than were started.
+    """Set the total number of trials of STUDY; it cannot be smaller than the number of started trials.
 
     Works while it runs; otherwise `run` resumes it with the new number.
 
     \b
     proxytune extend listops-mini --trials 30
     """
-    from proxytune.tuning.store.steering import extend as grow
+    from proxytune.tuning.store.steering import extend as set_budget
     from proxytune.tuning.store.table_study import read_study
 
     opened = read_study(study, storage, database)
-    grow(opened, num_trials)
+    set_budget(opened, num_trials)
     _confirm(opened, f"{study} may take {num_trials} trials")
 
 
@@ -79,10 +79,8 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 @click.option(
     "--now", is_flag=True, help="Interrupt running trials at their next update instead of waiting for them."
 )
-@click.option("--trial", "number", type=int, help="End this trial for good, and nothing else.")
-@click.option(
-    "--address", metavar="URL", help="Stop its job on the cluster whose dashboard is there instead."
-)
+@click.option("--trial", "number", type=int, help="Stop only this trial; it cannot be resumed.")
+@click.option("--address", metavar="URL", help="Instead, stop its job on the cluster with this dashboard.")
 @storage_option
 @database_option
 def stop(
@@ -98,7 +96,7 @@ def stop(
     """
     if address is not None:
         if now or number is not None:
-            raise InputError("--address stops the whole job, at once; leave --now and --trial out")
+            raise InputError("--address stops the whole job at once; omit --now and --trial")
         from proxytune.tuning.cluster.jobs import Jobs
 
         Jobs(address).stop(study)
@@ -114,7 +112,7 @@ def stop(
         return
     if request_stop(opened, now=now) is None:
         out.print(
-            f"no driver holds study {study}; one that is just starting will stop",
+            f"no driver holds study {study}; a driver that is starting will stop",
             highlight=False,
             markup=False,
         )
@@ -127,9 +125,9 @@ def stop(
 @storage_option
 @database_option
 def pause(study: str, storage: Path, database: str | None) -> None:
-    """Interrupt the running trials of STUDY with a checkpoint and start none until `resume`.
+    """Interrupt the running trials of STUDY with a checkpoint and start no trial until `resume`.
 
-    The driver keeps running; its workers are free meanwhile.
+    The driver keeps running; its workers are free.
 
     \b
     proxytune pause listops-mini
@@ -147,7 +145,7 @@ def pause(study: str, storage: Path, database: str | None) -> None:
 @storage_option
 @database_option
 def resume(study: str, storage: Path, database: str | None) -> None:
-    """Let a paused STUDY start trials again. (A stopped one is resumed by `run`.)
+    """Let a paused STUDY start trials again. (`run` resumes a stopped study.)
 
     \b
     proxytune resume listops-mini

@@ -1,4 +1,4 @@
-"""`run`, `studies`, `show`, `trials`: a study from its start to its winner."""
+"""`run`, `studies`, `show`, `trials`: run studies and show their results."""
 
 import functools
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     """Run STUDY until its budget is met: start it or resume it (same name, same spec).
 
-    STUDY is a file, the name of a shipped study, or the name of a study in the storage, which is resumed under its
+    STUDY is a file, the name of a shipped study, or the name of a study in the storage, which is resumed with its
     stored spec. Ctrl-C stops it with a checkpoint of every running trial; the same command resumes it.
 
     \b
@@ -57,7 +57,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
-        find_cluster(address)  # a wrong one is reported before the data are prepared
+        find_cluster(address)  # reports a wrong address before the data are prepared
     with data_progress(err, spec.task.name) as report:
         prepared = prepare_task(spec.task, report)
     if prepared.compared:
@@ -86,7 +86,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
 
 
 def _show_tracking(spec: "StudySpec", uri: str) -> None:
-    """Where the MLflow at `uri` shows the study, and what still waits for it."""
+    """Print where MLflow shows the study, and the number of waiting events."""
     from proxytune.tuning.tracking.acknowledgement import num_waiting
     from proxytune.tuning.tracking.links import leaderboard_path
 
@@ -99,7 +99,7 @@ def _show_tracking(spec: "StudySpec", uri: str) -> None:
     if waiting := num_waiting(spec.folder / "outbox", uri, spec.tracking.experiment):
         where = storage_flags(spec.storage, spec.database)
         err.print(
-            f"{waiting} events still wait for MLflow at {uri}; once it is there, "
+            f"{waiting} events still wait for MLflow at {uri}; when it is available, "
             f"`proxytune track sync {spec.name}{where}` ships them",
             style="yellow",
             highlight=False,
@@ -141,7 +141,7 @@ def studies(storage: Path, database: str | None, as_json: bool) -> None:
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also draw the Pareto front: a new .html file.",
+    help="Also plot the Pareto front into a new .html file.",
 )
 @json_option
 def show(study: str, storage: Path, database: str | None, plot: Path | None, as_json: bool) -> None:
@@ -165,7 +165,7 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         from proxytune.tuning.report.page import write_pareto_front
 
         write_pareto_front(opened.folder / "outbox", plot)
-        err.print(f"drawn: {plot.absolute()}", highlight=False)
+        err.print(f"written: {plot.absolute()}", highlight=False)
     destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
     confirmation = read_confirmation(opened)
     facts = summary(opened) | {
@@ -188,12 +188,12 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
 
 
 def short(key: str) -> str:
-    """A searched key without its section, for a column's head."""
+    """A searched key without its section, for a column head."""
     return key.rpartition(".")[2]
 
 
 def show_summary(facts: dict[str, Any]) -> None:
-    """A study's summary for people."""
+    """Print a study's summary."""
     from proxytune.tuning.plan.time_left import duration
 
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
@@ -202,16 +202,16 @@ def show_summary(facts: dict[str, Any]) -> None:
     )
     if facts["paused_by"]:
         out.print(
-            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` goes on", highlight=False
+            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` resumes it", highlight=False
         )
     if facts["seconds_left"] is not None:
         out.print(f"about {duration(facts['seconds_left'])} left", highlight=False)
     if facts["waits"]:
         out.print(facts["waits"], highlight=False, markup=False)
     if facts["ended_because"]:
-        out.print(f"ended because {facts['ended_because']}; `extend` lets it go on", highlight=False)
+        out.print(f"ended because {facts['ended_because']}; `extend` continues it", highlight=False)
     if not facts["best"]:
-        out.print("no trial has reached the full budget within the constraints yet", highlight=False)
+        out.print("no feasible trial has reached the full budget yet", highlight=False)
         return
     found = facts["winner"]
     out.print(f"winner: trial {found['trial']} ({found['rule']})", highlight=False)

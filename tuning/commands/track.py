@@ -1,4 +1,4 @@
-"""`proxytune track` and `proxytune report`: a study's journal into MLflow, now or elsewhere, and as a page."""
+"""`track` and `report`: ship a study's journal to MLflow, and write it as a page."""
 
 import time
 from contextlib import suppress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def track() -> None:
-    """Bring a study's tracking events to MLflow, which is only ever a mirror of the study's own journal."""
+    """Ship a study's tracking events to MLflow, which mirrors the study's journal."""
 
 
 @track.command("sync")
@@ -34,7 +34,7 @@ def track() -> None:
 @click.option("--timeout", default=600.0, show_default=True, help="Seconds after which to give up.")
 @json_option
 def sync(study: str, storage: Path, database: str | None, timeout: float, as_json: bool) -> None:
-    """Ship what of STUDY still waits for its MLflow, and close what a killed driver left running there.
+    """Ship the waiting events of STUDY to its MLflow, and end the runs that a killed driver left open.
 
     \b
     proxytune track sync listops
@@ -46,7 +46,7 @@ def sync(study: str, storage: Path, database: str | None, timeout: float, as_jso
         _repair(opened)
     except HeldError as error:
         raise HeldError(
-            f"a driver runs {study} and ships its events itself; `proxytune show {study}`"
+            f"a driver runs {study} and ships its events; see `proxytune show {study}`"
         ) from error
     _ship(opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment, timeout, as_json)
 
@@ -56,9 +56,9 @@ def sync(study: str, storage: Path, database: str | None, timeout: float, as_jso
 @storage_option
 @database_option
 @click.option(
-    "--uri", required=True, help="The other MLflow: http(s)://..., postgresql+psycopg://..., sqlite:////..."
+    "--uri", required=True, help="Target MLflow: http(s)://..., postgresql+psycopg://..., sqlite:////..."
 )
-@click.option("--experiment", help="Its experiment; default: the study file's.")
+@click.option("--experiment", help="Target experiment; default: that of the study file.")
 @click.option("--timeout", default=3600.0, show_default=True, help="Seconds after which to give up.")
 @json_option
 def rebuild(
@@ -70,9 +70,9 @@ def rebuild(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Write all of STUDY into another MLflow. May be repeated: only what is missing there is shipped.
+    """Write STUDY to another MLflow. May be repeated: only missing events are shipped.
 
-    It is written from the journal; trials that a lost journal lacks, from the study's storage and checkpoints.
+    The source is the journal; if it lost trials, they are restored from the study's storage and checkpoints.
 
     \b
     proxytune track rebuild listops --uri http://mlflow.example:5000
@@ -80,7 +80,7 @@ def rebuild(
     from proxytune.tuning.store.study import open_study
 
     opened = open_study(study, storage, database)
-    with suppress(HeldError):  # a driver that runs it keeps the journal whole
+    with suppress(HeldError):  # a running driver repairs the journal itself
         _repair(opened)
     _ship(opened.folder / "outbox", uri, experiment or opened.spec.tracking.experiment, timeout, as_json)
 
@@ -89,10 +89,13 @@ def rebuild(
 @click.argument("study")
 @storage_option
 @click.option(
-    "--out", "path", type=click.Path(path_type=Path), help="The file; default: report.html in its folder."
+    "--out",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Output file; default: report.html in the study's folder.",
 )
 def report(study: str, storage: Path, path: Path | None) -> None:
-    """Draw STUDY as one HTML page that needs nothing else: standing, best trials, pictures.
+    """Write STUDY as a self-contained HTML page: state, best trials, plots.
 
     \b
     proxytune report listops-mini
@@ -103,7 +106,7 @@ def report(study: str, storage: Path, path: Path | None) -> None:
     quiet_optuna()
     folder = storage.absolute() / study
     if not (folder / "outbox").is_dir():
-        raise InputError(f"no study {study} in {storage.absolute()}; name its folder with --storage")
+        raise InputError(f"no study {study} in {storage.absolute()}; set its folder with --storage")
     path = path or folder / "report.html"
     try:
         write_report(folder / "outbox", path)
@@ -113,7 +116,7 @@ def report(study: str, storage: Path, path: Path | None) -> None:
 
 
 def _repair(study: "Study") -> None:
-    """End in the journal what a killed driver left running, and fill up what the journal lost."""
+    """Close the trials that a killed driver left open in the journal, and restore lost events."""
     from proxytune.tuning.journal.recovery import open_journal, recover
 
     try:
@@ -121,7 +124,7 @@ def _repair(study: "Study") -> None:
         try:
             if num_trials := recover(study, outbox):
                 err.print(
-                    f"the journal lacked events of {num_trials} trials; they were filled up from the storage",
+                    f"events of {num_trials} trials were missing in the journal and have been restored from the storage",
                     highlight=False,
                 )
         finally:
@@ -131,19 +134,19 @@ def _repair(study: "Study") -> None:
 
 
 def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:
-    """Ship what the destination lacks, saying once what stands in the way."""
+    """Ship the events that the destination lacks; each new error is printed once."""
     from proxytune.tuning.tracking.acknowledgement import num_waiting
     from proxytune.tuning.tracking.shipper import Shipper
 
     num_events = num_waiting(outbox_folder, uri, experiment)
     shipper = Shipper(outbox_folder, uri, experiment)
     shipper.start()
-    said: str | None = None
+    printed: str | None = None
     deadline = time.monotonic() + timeout
     while shipper.waiting and time.monotonic() < deadline:
-        if shipper.error and shipper.error != said:
-            said = shipper.error
-            err.print(said, style="yellow", highlight=False, markup=False)
+        if shipper.error and shipper.error != printed:
+            printed = shipper.error
+            err.print(printed, style="yellow", highlight=False, markup=False)
         time.sleep(0.1)
     waiting = shipper.close(max(0.0, deadline - time.monotonic()))
     facts = {"shipped": num_events - waiting, "waiting": waiting, "uri": uri, "experiment": experiment}
@@ -152,4 +155,6 @@ def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_jso
     elif not waiting:
         out.print(f"{facts['shipped']} events shipped to {uri}, experiment {experiment}", highlight=False)
     if waiting:
-        raise StorageError(f"{waiting} events still wait for MLflow: {shipper.error or 'the time is up'}")
+        raise StorageError(
+            f"{waiting} events still wait for MLflow: {shipper.error or '--timeout has passed'}"
+        )

@@ -1,4 +1,4 @@
-"""`train`: one configuration, outside of a search."""
+"""`train`: train one configuration outside a search."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from proxytune.tuning.errors import InputError
     "num_seeds",
     type=click.IntRange(min=1),
     default=1,
-    help="The number of seeds, from training.seed on.",
+    help="Number of seeds, starting at training.seed.",
 )
 @click.option(
     "--out", "folder", type=click.Path(path_type=Path), help="Write the trained model as an export folder."
@@ -40,7 +40,9 @@ def train(
     spec = load_export(config, assignments).spec if config.is_dir() else load_trial(config, assignments)
     if folder is not None:
         if num_seeds > 1:
-            raise InputError(f"--out writes one model, --seeds {num_seeds} trains several; take one of them")
+            raise InputError(
+                f"--out writes one model, --seeds {num_seeds} trains several; use only one of them"
+            )
         refuse_existing(folder)
     if num_seeds > 1:
         results = train_seeds(spec, num_seeds, err)

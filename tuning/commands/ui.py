@@ -1,4 +1,4 @@
-"""`proxytune ui`: MLflow on the studies."""
+"""`ui`: open MLflow on the studies."""
 
 import os
 import shlex
@@ -16,16 +16,16 @@ from proxytune.tuning.spec.yaml_file import nearest
 @click.command()
 @click.argument("study", required=False)
 @storage_option
-@click.option("--uri", help="MLflow's store, if it is not the sqlite file beside the studies.")
+@click.option("--uri", help="MLflow's store; default: the sqlite file in the storage folder.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5000, show_default=True)
 @click.option("--print-command", is_flag=True, help="Print the command instead of running it.")
 def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, print_command: bool) -> None:
-    """Open MLflow on the leaderboard of STUDY; default: of the study that ran last.
+    """Open MLflow on the leaderboard of STUDY; default: the study that ran last.
 
-    On loopback anybody on this machine may look. For another --host, name MLflow's basic-auth settings in
+    On loopback, every user of this machine has access. For another --host, set MLflow's basic-auth configuration in
     MLFLOW_AUTH_CONFIG_PATH (https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth); the extra
-    proxytune[mlflow-server] has what it needs. Either way only the names of --host and loopback are served.
+    proxytune[mlflow-server] installs its dependencies. Only requests to --host and loopback names are served.
 
     \b
     proxytune ui
@@ -38,14 +38,12 @@ def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, 
     from proxytune.tuning.tracking.mlflow_server import server_command
 
     if uri is None and not (storage / "mlflow.db").exists():
-        raise InputError(
-            f"{storage.absolute()} holds no mlflow.db; run a study there first, or name it with --uri"
-        )
+        raise InputError(f"{storage.absolute()} has no mlflow.db; run a study there first, or set --uri")
     guarded = "MLFLOW_AUTH_CONFIG_PATH" in os.environ
     if not guarded and host not in ("127.0.0.1", "localhost", "::1"):
         raise InputError(
-            f"--host {host} would let everybody who reaches it change the runs; name MLflow's basic-auth settings in "
-            "MLFLOW_AUTH_CONFIG_PATH, or keep to 127.0.0.1 and forward the port (ssh -L)"
+            f"--host {host} would allow everyone with network access to change the runs; set MLflow's basic-auth configuration "
+            "in MLFLOW_AUTH_CONFIG_PATH, or use 127.0.0.1 and forward the port (ssh -L)"
         )
     uri = uri or default_uri(storage)
     pages = leaderboards(storage.absolute(), uri)
@@ -59,7 +57,7 @@ def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, 
     follow_move(uri)
     server = f"http://{host}:{port}"
     shown = {study: pages[study]} if study is not None else pages
-    out.print(f"MLflow on {server} (Ctrl-C ends it)", highlight=False)
+    out.print(f"MLflow on {server} (Ctrl-C to stop)", highlight=False)
     for name, path in shown.items():
         click.echo(f"{name}: {server}{path}")
     _open_when_ready(server, server + next(iter(shown.values()), ""))
@@ -67,7 +65,7 @@ def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, 
 
 
 def _open_when_ready(server: str, page: str) -> None:
-    """Open the page in a graphical browser, if a person sits here, as soon as the server answers."""
+    """In an interactive session with a display, open the page in a browser once the server responds."""
     has_screen = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.stdout.isatty() and has_screen:
         module = "proxytune.tuning.tracking.open_page"

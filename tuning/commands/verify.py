@@ -1,4 +1,4 @@
-"""`verify`: whether an export folder is as it was written."""
+"""`verify`: check that an export folder is unchanged."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from proxytune.tuning.errors import ProxytuneError
 @click.argument("folder", type=click.Path(path_type=Path))
 @json_option
 def verify(folder: Path, as_json: bool) -> None:
-    """Check that the files in FOLDER are unchanged since the export, and that its rule chooses its trial again.
+    """Check that the files in FOLDER are unchanged, and that its rule chooses the same trial again.
 
-    Names each changed file, and each field that contradicts another one; the exit code is then 1.
+    Prints each changed file and each field that contradicts another field; the exit code is then 1.
 
     \b
     proxytune verify winner

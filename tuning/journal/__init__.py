@@ -1,1 +1,1 @@
-"""The journal: every event of a study, append-only, and the counters that it adds up to."""
+"""The journal: the append-only events of a study, and the counters derived from them."""

@@ -1,7 +1,7 @@
-"""A study's counters, folded from its events: what the parent run shows while the study goes on.
+"""A study's counters, computed from its events and shown in the parent run.
 
-Every point of a counter is a function of the journal up to one final end, so that shipping the same events
-again, in whatever portions, gives the same points.
+Every point of a counter is a function of the journal up to the end of one trial. Shipping the same events again, in
+portions of any size, gives the same points.
 """
 
 import math
@@ -25,16 +25,16 @@ from proxytune.tuning.spec.ranking import BEST_SEARCH_VALUE, signed
 
 @dataclass
 class Counters:
-    """Counters up to some point of the journal; holds only numbers, text, lists and dicts (it goes to JSON)."""
+    """Counters up to a point of the journal. All fields are numbers, text, lists or dicts, since it is stored as JSON."""
 
     directions: dict[str, str] = field(default_factory=dict)  # objective -> maximize | minimize
-    constraints: dict[str, str] = field(default_factory=dict)  # metric -> rule; who breaks one is no best
+    constraints: dict[str, str] = field(default_factory=dict)  # metric -> rule
     rungs: list[int] = field(default_factory=list)  # the steps at which trials are compared
-    resources: dict[str, float] = field(default_factory=dict)  # of one trial: cpu, gpu
-    budget: int = 0  # trials that the study may take
+    resources: dict[str, float] = field(default_factory=dict)  # per trial: cpu, gpu
+    budget: int = 0  # total number of trials
     outcomes: dict[str, int] = field(default_factory=dict)  # final ends by outcome
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # trials without a final end
-    best: dict[str, float] = field(default_factory=dict)  # over complete trials that break no constraint
+    best: dict[str, float] = field(default_factory=dict)  # over complete, feasible trials
     best_trial: dict[str, int] = field(default_factory=dict)
     rank: dict[str, list[float]] = field(default_factory=dict)  # of each best trial: signed values, number
     confirmed: dict[str, Any] = field(default_factory=dict)  # trial and rule of the confirmation
@@ -47,7 +47,7 @@ class Counters:
         return sum(self.outcomes.values())
 
     def fold(self, event: Event) -> dict[str, float]:
-        """Take one event in; the counters' new values after a trial's final end, else nothing."""
+        """Update the counters with one event. Returns their new values after a trial's final end, else an empty dict."""
         match event:
             case StudyStarted():
                 self._begin(event)
@@ -85,16 +85,16 @@ class Counters:
         open_trial |= {"since_ms": event.time_ms, "cpu": held.get("cpu", 0.0), "gpu": held.get("gpu", 0.0)}
 
     def last_values(self, event: TrialEnded) -> dict[str, float]:
-        """Objectives and constrained metrics of a trial that ends with this event, which is not folded yet."""
+        """Objectives and constrained metrics of a trial at its end. To be called before `fold(event)`."""
         known: dict[str, float] = self.running.get(str(event.trial), {}).get("last", {})
         return known | event.metrics
 
     def rung(self, step: int) -> int:
-        """How many rungs a trial has reached with this step."""
+        """Number of rungs that a trial has reached at this step."""
         return sum(rung <= step for rung in self.rungs)
 
     def feasible(self, metrics: Mapping[str, float]) -> bool:
-        """Whether a trial with these metrics breaks no constraint."""
+        """Whether a trial with these metrics satisfies every constraint."""
         return feasible(parse_constraints(self.constraints), metrics)
 
     def _see(self, event: Reported | TrialEnded) -> None:
@@ -120,14 +120,14 @@ class Counters:
         return self.counters()
 
     def _compare(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Keep the trial for each objective by which it ranks before the best one so far, as `ranking.best` does."""
+        """Update the best trial of each objective, in the order of `ranking.best`."""
         for name in self.directions:
             rank = [*signed(metrics, {name: self.directions[name]} | self.directions), number]
             if math.isfinite(rank[0]) and (name not in self.rank or rank < self.rank[name]):
                 self.best[name], self.best_trial[name], self.rank[name] = metrics[name], number, rank
 
     def counters(self) -> dict[str, float]:
-        """The numbers of now, by metric name."""
+        """The current values, by metric name."""
         failed = sum(count for outcome, count in self.outcomes.items() if Outcome(outcome).is_error)
         return {
             "trials_complete": self.outcomes.get(Outcome.COMPLETE, 0),
@@ -143,7 +143,7 @@ class Counters:
 
 
 def rung_steps(spec: Mapping[str, Any]) -> list[int]:
-    """`StudySpec.rung_steps` of a resolved spec as plain values: the shipper is to import neither models nor torch."""
+    """`StudySpec.rung_steps` for a resolved spec as plain values, since the shipper must not import models and torch."""
     stopping, training = spec.get("search", {}).get("stopping") or {}, spec.get("training", {})
     every, steps = training.get("eval_every"), training.get("steps", 0)
     rung = stopping.get("min_steps") or every

@@ -1,7 +1,7 @@
 """Events of a study's journal: one validated type per kind, and a record with a checksum for each event.
 
 A record is one line of JSON. Its last member ``crc32`` is the CRC-32 of the bytes before it, so that a damaged record
-is found and the line stays readable by every JSON tool. Records without a checksum come from journals of 0.1.0.
+is detected and the line is still valid JSON. Records without a checksum come from journals of 0.1.0.
 """
 
 import time
@@ -31,9 +31,9 @@ class _Record(BaseModel):
 
 
 class JournalStarted(_Record):
-    """First record of a journal. id: identifies the journal, and so its runs in MLflow.
+    """First record of a journal. id: identifies the journal and its runs in MLflow.
 
-    study: id of the study that it belongs to; None: written before journals had it.
+    study: id of its study; None: the journal was written before this field existed.
     """
 
     kind: Literal["journal"] = "journal"
@@ -49,7 +49,7 @@ class _Timed(_Record):
 class StudyStarted(_Timed):
     """A driver starts or resumes the study.
 
-    spec: the resolved study file. facts: code, versions, hardware, data. budget: trials it may take; None: as in spec.
+    spec: the resolved study file. facts: code, versions, hardware, data. budget: total number of trials; None: as in spec.
     """
 
     kind: Literal["study"] = "study"
@@ -60,7 +60,7 @@ class StudyStarted(_Timed):
 
 
 class Resources(_Record):
-    """CPU cores and GPUs, or a share of one, that a trial holds."""
+    """CPU cores and GPUs (or a fraction of one) of a trial."""
 
     cpu: float = 0.0
     gpu: float = 0.0
@@ -78,7 +78,7 @@ class TrialStarted(_Timed):
 
 
 class Reported(_Timed):
-    """Metrics of a trial after so many optimizer steps, and where it runs."""
+    """Metrics of a trial after `step` optimizer steps, and where it runs."""
 
     kind: Literal["report"] = "report"
     trial: int = Field(ge=0)
@@ -90,7 +90,7 @@ class Reported(_Timed):
 
 
 class TrialEnded(_Timed):
-    """A trial ended, or was handed back to be resumed later."""
+    """A trial ended, or was interrupted to be resumed later."""
 
     kind: Literal["end"] = "end"
     trial: int = Field(ge=0)
@@ -101,7 +101,7 @@ class TrialEnded(_Timed):
 
 
 class Noted(_Timed):
-    """A line of the event log. who: the user that acted; empty: the driver itself."""
+    """A line of the event log. who: the acting user; empty: the driver."""
 
     kind: Literal["log"] = "log"
     who: str = ""
@@ -123,7 +123,7 @@ class Resumed(_Timed):
 
 
 class BudgetChanged(_Timed):
-    """A user changed the number of trials that the study may take."""
+    """A user changed the total number of trials."""
 
     kind: Literal["budget"] = "budget"
     who: str
@@ -144,7 +144,7 @@ class ConfirmedCandidate(_Record):
 
 
 class TestedWinner(_Record):
-    """The winner's models on the test split. low, high: 95 % interval over seeds; openings: of this study's split."""
+    """Test result of the winner's models. low, high: 95 % interval over seeds; openings: how often the study opened it."""
 
     __test__ = False  # pytest: not a test class
 
@@ -157,7 +157,7 @@ class TestedWinner(_Record):
 
 
 class Confirmed(_Timed):
-    """A confirmation is complete. winner: trial of the search that it names; rule: why; test: once it is tested."""
+    """A confirmation is complete. winner: number of the trial; rule: how it was chosen; test: None until it is tested."""
 
     kind: Literal["confirmation"] = "confirmation"
     objective: str
@@ -168,7 +168,7 @@ class Confirmed(_Timed):
 
 
 class StudyEnded(_Timed):
-    """A driver leaves the study."""
+    """A driver ends."""
 
     kind: Literal["study_end"] = "study_end"
     status: StudyStatus
@@ -194,7 +194,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 
 class BadRecord(ValueError):
-    """A line of the journal that is no event; the message says why."""
+    """A line of the journal is not a valid event; the message gives the reason."""
 
 
 def encode(event: Event) -> bytes:
@@ -207,7 +207,7 @@ def decode(line: bytes) -> Event:
     """The event of a record.
 
     Raises:
-        BadRecord: the checksum is wrong, it is no JSON, its kind is unknown, or a field does not fit.
+        BadRecord: wrong checksum, invalid JSON, unknown kind, or invalid field.
     """
     body, separator, end = line.rpartition(_SEPARATOR)
     if separator:

@@ -6,10 +6,10 @@ from typing import Any
 from proxytune.tuning.journal.events import StudyStarted
 from proxytune.tuning.journal.reading import read_events
 
-_HEAD_BYTES = 1 << 20  # the first driver's facts are among the first lines
+_HEAD_BYTES = 1 << 20  # the facts of the first driver are in the first lines
 
 
 def first_facts(outbox_folder: Path) -> dict[str, Any]:
-    """The facts that the study's first driver recorded; empty if there are none."""
+    """The facts recorded by the study's first driver; empty if there are none."""
     events = read_events(outbox_folder, 0, _HEAD_BYTES).events
     return next((event.facts for event in events if isinstance(event, StudyStarted)), {})

@@ -1,9 +1,9 @@
-"""The writer of a study's journal: every tracking event, appended beside the study's trials.
+"""The writer of a study's journal, to which all tracking events are appended.
 
-The study's driver appends to `events.jsonl` and never waits for MLflow. Whoever ships the events acknowledges them in
-a file of its own (`proxytune.tuning.tracking.acknowledgement`), so the whole journal can be shipped again elsewhere.
-Each append is passed to the kernel at once: it survives the death of the process. Whoever ships it syncs it to disk
-first, so MLflow never has an event that a power cut could take from the journal.
+The study's driver appends to `events.jsonl` and never waits for MLflow. Each shipper records its progress in a separate
+file (`proxytune.tuning.tracking.acknowledgement`), so the whole journal can be shipped again to another destination.
+Each append is passed to the kernel immediately and survives the death of the process. The shipper syncs the journal to
+disk before it ships, so MLflow never has an event that a power failure could remove from the journal.
 """
 
 import os
@@ -35,7 +35,7 @@ PRIVATE = 0o600
 
 @dataclass(slots=True)
 class _Trial:
-    """What the journal already holds of one trial."""
+    """What the journal already contains about one trial."""
 
     last_step: int = 0
     steps: dict[int, frozenset[str]] = field(default_factory=dict)  # metric names reported at each step
@@ -44,15 +44,15 @@ class _Trial:
 
 
 class Outbox:
-    """The one writer of a study's journal.
+    """The only writer of a study's journal.
 
-    Opening it repairs a line torn by a kill and a damaged first record, and ends as `interrupted` what a killed driver
-    left running, at the time of the last event: nobody else runs trials of this study while the journal is held.
+    Opening it repairs an incomplete last line and a damaged first record. Trials that a killed driver left running end as
+    `interrupted` at the time of the last event, since no other process runs trials while the journal is locked.
 
     Args:
-        folder: holds the journal.
-        known_id: id of the journal as the study's storage knows it, for a journal whose first record is damaged.
-            Without it such a journal gets a new id, and so new runs in MLflow.
+        folder: the folder of the journal.
+        known_id: id of the journal in the study's storage, for a journal whose first record is damaged. Without it such
+            a journal gets a new id and therefore new runs in MLflow.
         study_id: id of the study, for the first record.
 
     Raises:
@@ -70,7 +70,7 @@ class Outbox:
         self.problems: list[str] = []
         """Records that could not be read, one line each."""
         self._trials: dict[int, _Trial] = {}
-        self._names: dict[frozenset[str], frozenset[str]] = {}  # one copy of each set of metric names
+        self._names: dict[frozenset[str], frozenset[str]] = {}  # interned sets of metric names
         self._study_open = False
         self._last_time_ms = 0
         self._path = folder / JOURNAL
@@ -85,32 +85,31 @@ class Outbox:
         if self._size == 0:
             self._write(self._begin)
             _sync_folder(folder)
-        self._end_what_was_left()
+        self._end_unfinished()
 
     def append(self, event: Event) -> bool:
-        """Write one event; False where the journal already has it, and nothing is written.
+        """Append one event. Returns False, without writing, if the event is redundant.
 
-        The journal has already: a report of a step that the trial reported before, anything of a trial after its
-        final end, an interruption of a trial that does not run. A final end keeps only those metrics that its step
-        has not reported.
+        Redundant are a second report of a step, any event of a trial after its final end, and an interruption of a trial
+        that is not running. From an end, metrics that were already reported at its step are removed.
 
         Raises:
-            OSError: the disk is full or gone; the journal is as before.
+            OSError: the disk is full or unavailable. The journal is unchanged.
         """
-        news = self._news(event)
-        if news is None:
+        new = self._without_known(event)
+        if new is None:
             return False
-        self._write(news)
-        self._remember(news)
+        self._write(new)
+        self._remember(new)
         return True
 
     @property
     def trials(self) -> Set[int]:
-        """The numbers of the trials that the journal knows."""
+        """The numbers of the trials in the journal."""
         return self._trials.keys()
 
     def has_ended(self, number: int) -> bool:
-        """Whether the journal has the final end of a trial."""
+        """Whether the journal contains the final end of a trial."""
         return number in self._trials and self._trials[number].final
 
     def close(self) -> None:
@@ -118,8 +117,8 @@ class Outbox:
         os.close(self._file)
         self._lock.release()
 
-    def _news(self, event: Event) -> Event | None:
-        """The part of the event that the journal does not hold yet, if there is one."""
+    def _without_known(self, event: Event) -> Event | None:
+        """The event without metrics that the journal already contains; None if the event is redundant."""
         if not isinstance(event, TrialStarted | Reported | TrialEnded):
             return event
         trial = self._trials.get(event.trial, _Trial())
@@ -161,7 +160,7 @@ class Outbox:
                 trial.steps.clear()
 
     def _scan(self, folder: Path) -> int:
-        """Learn what the journal holds; the size of its whole lines in bytes."""
+        """Read the journal into this object's state. Returns the size of its complete lines in bytes."""
         size = 0
         for portion in read_all(folder):
             for event in portion.events:
@@ -171,7 +170,7 @@ class Outbox:
         return size
 
     def _repair_first_record(self) -> None:
-        """Replace a damaged first line by a new first record. Later offsets may change; acknowledgements notice it."""
+        """Replace a damaged first line with a new first record. Offsets may change, which acknowledgements detect."""
         self.problems.append(f"{self._path}: the first record was damaged and is replaced")
         with (
             self._path.open("rb") as damaged,
@@ -190,14 +189,14 @@ class Outbox:
         line = encode(event)
         size = len(line)
         try:
-            while line:  # a filling disk takes a part first, and says why at the next
+            while line:  # a nearly full disk accepts a part first and fails at the next call
                 line = line[os.write(self._file, line) :]
         except OSError as error:
             os.ftruncate(self._file, self._size)
             raise OSError(error.errno, error.strerror, str(self._path)) from None
         self._size += size
 
-    def _end_what_was_left(self) -> None:
+    def _end_unfinished(self) -> None:
         reason = "the driver ended without a record of it"
         for number, trial in self._trials.items():
             if trial.running:
@@ -215,7 +214,7 @@ class Outbox:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until the disk holds the folder's entries."""
+    """Sync the folder's entries to disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

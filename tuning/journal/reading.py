@@ -1,4 +1,4 @@
-"""Reading a study's journal: an append-only file of records (`events.py`), one a line."""
+"""Reading a study's journal: an append-only file of records (`events.py`), one per line."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _PORTION_BYTES = 8 << 20
 class Portion:
     """Consecutive events of a journal.
 
-    events: (offset behind the event, event). offset: byte behind the last whole line. problems: one line for each
+    records: (offset after the event, event). offset: byte after the last complete line. problems: one line for each
     record that could not be read.
     """
 
@@ -29,10 +29,10 @@ class Portion:
 
 
 def read_events(folder: Path, offset: int = 0, max_bytes: int | None = None) -> Portion:
-    """The whole records from byte `offset` on.
+    """Read the complete records from byte `offset`.
 
-    At least one line is read where there is one, however small `max_bytes`. A line that is still being written is left
-    for the next call. A line that is no event (a damaged disk, a newer version) is reported and skipped.
+    At least one line is read if there is one, even if it exceeds `max_bytes`. An incomplete last line is left for the
+    next call. A line that is not a valid event (damaged disk, newer version) is reported and skipped.
     """
     try:
         journal = (folder / JOURNAL).open("rb")
@@ -57,7 +57,7 @@ def read_events(folder: Path, offset: int = 0, max_bytes: int | None = None) -> 
 
 
 def read_all(folder: Path) -> Iterator[Portion]:
-    """The whole journal, a few megabytes at a time."""
+    """The whole journal, in portions of a few megabytes."""
     offset = 0
     while (portion := read_events(folder, offset, _PORTION_BYTES)).offset != offset:
         yield portion
@@ -71,7 +71,7 @@ def journal_id(folder: Path) -> str | None:
 
 
 def study_of_journal(folder: Path) -> str | None:
-    """Id of the study that the journal belongs to; None where its first record does not say."""
+    """Id of the study that the journal belongs to; None if its first record does not contain it."""
     first = _first_record(folder)
     return first.study if first else None
 
@@ -82,7 +82,7 @@ def _first_record(folder: Path) -> JournalStarted | None:
 
 
 def last_bytes(folder: Path, offset: int, size: int) -> str | None:
-    """The `size` bytes before the offset; None if the journal does not reach that far."""
+    """The `size` bytes before the offset; None if the journal is shorter."""
     try:
         with (folder / JOURNAL).open("rb") as journal:
             if offset < size or journal.seek(0, os.SEEK_END) < offset:
@@ -94,7 +94,7 @@ def last_bytes(folder: Path, offset: int, size: int) -> str | None:
 
 
 def sync_to_disk(folder: Path) -> None:
-    """Wait until the disk holds the journal as it is now.
+    """Sync the journal to disk.
 
     Raises:
         OSError: the disk failed.

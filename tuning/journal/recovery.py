@@ -1,9 +1,9 @@
-"""A lost or damaged journal, filled up from what the study's storage and the checkpoints know.
+"""Recovery of a lost or damaged journal from the study's storage and the checkpoints.
 
-The storage keeps each trial's parameters, start, end, outcome, the objective at each report and the last report whole;
-a checkpoint keeps a report whole, too. Not kept anywhere else: the other metrics of earlier reports, their times
-(spread evenly here), where the trial ran, and which runs MLflow already has of it: what is written again is a new
-study to MLflow, which says so where the old one is still there.
+The storage holds each trial's parameters, start, end, outcome, the objective at each report and the complete last report;
+a checkpoint holds a complete report, too. Lost are the other metrics of earlier reports, their times (spread evenly
+here), the nodes of the trial and its existing runs in MLflow. A recovered journal is therefore a new study in MLflow; a
+notice is shown if the old one still exists.
 """
 
 import time
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 def open_journal(study: "Study", make: Callable[..., Outbox] = Outbox) -> Outbox:
-    """The study's journal, open for writing. The storage keeps its id, by which a damaged first record is repaired.
+    """Open the study's journal for writing. The storage holds its id, which is needed to repair a damaged first record.
 
-    `make` opens the outbox: it is called with the arguments of `Outbox`.
+    `make` creates the outbox from the arguments of `Outbox`.
 
     Raises:
-        InputError: the journal is that of another study; it stays as it is.
+        InputError: the journal belongs to another study. It is left unchanged.
         HeldError: another process has the journal open.
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
         OSError: the journal cannot be written.
     """
     with storage_errors():
@@ -51,7 +51,7 @@ def open_journal(study: "Study", make: Callable[..., Outbox] = Outbox) -> Outbox
     if owner is not None and owner != study.id:
         raise InputError(
             f"{folder / JOURNAL} is the journal of study {owner[:12]}, not of this one ({study.id[:12]}): restore the "
-            f"journal, or move it away and what the database knows is written again"
+            f"journal, or move it away to have it recovered from the database"
         )
     outbox = make(folder, known, study_id=study.id or None)
     if outbox.id != known:
@@ -61,28 +61,28 @@ def open_journal(study: "Study", make: Callable[..., Outbox] = Outbox) -> Outbox
 
 
 def recover(study: "Study", outbox: Outbox) -> int:
-    """Append what the storage knows of begun trials and the journal lacks; the number of trials that lacked something.
+    """Append the events of started trials that are missing in the journal. Returns the number of recovered trials.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
         OSError: the journal or the checkpoints cannot be used.
     """
-    begun = [
+    started = [
         trial
         for trial in study.trials()
         if trial.datetime_start is not None
         and trial.user_attrs.get(END, {}).get("outcome") != Outcome.INFEASIBLE
     ]
-    unknown = [trial for trial in begun if trial.number not in outbox.trials]
-    known = [trial for trial in begun if trial.number in outbox.trials]
-    num_mended = sum(_mend(study, trial, outbox) for trial in known)
+    unknown = [trial for trial in started if trial.number not in outbox.trials]
+    known = [trial for trial in started if trial.number in outbox.trials]
+    num_repaired = sum(_repair(study, trial, outbox) for trial in known)
     if unknown:
         _append_unknown(study, unknown, outbox)
-    return len(unknown) + num_mended
+    return len(unknown) + num_repaired
 
 
-def _mend(study: "Study", trial: FrozenTrial, outbox: Outbox) -> bool:
-    """Append reports, and the end, that a power cut took from a trial's events; whether there were any."""
+def _repair(study: "Study", trial: FrozenTrial, outbox: Outbox) -> bool:
+    """Append reports, and the end, that a power failure removed from a trial's events. Returns whether any were missing."""
     if outbox.has_ended(trial.number):
         return False
     appended = False
@@ -94,7 +94,7 @@ def _mend(study: "Study", trial: FrozenTrial, outbox: Outbox) -> bool:
 
 def _append_unknown(study: "Study", trials: Sequence[FrozenTrial], outbox: Outbox) -> None:
     events: list[TrialEvent] = [event for trial in trials for event in _trial_events(study, trial)]
-    events.sort(key=lambda event: event.time_ms)  # stable: a trial's own order stays
+    events.sort(key=lambda event: event.time_ms)  # stable: the order within a trial is kept
     if not outbox.trials:
         spec = study.spec.model_dump(mode="json")
         outbox.append(
@@ -111,7 +111,7 @@ def _trial_events(study: "Study", trial: FrozenTrial) -> Iterator[TrialEvent]:
     reports = _reports(study, trial)
     unended = {
         "outcome": Outcome.INTERRUPTED,
-        "reason": "its driver left no journal",
+        "reason": "the journal of its driver was lost",
         "step": max(reports, default=0),
     }
     end: dict[str, Any] = trial.user_attrs.get(END, unended)
@@ -134,7 +134,7 @@ def _trial_events(study: "Study", trial: FrozenTrial) -> Iterator[TrialEvent]:
 
 
 def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
-    """The metrics of each report, as far as they are known: of the objectives, of kept checkpoints, of the last one."""
+    """The known metrics of each report: the objectives, and all metrics of the last report and of kept checkpoints."""
     objectives = study.spec.search.objectives
     reports: dict[int, dict[str, Any]] = {}
     for step, entry in rung_entries(trial).items():
@@ -156,5 +156,5 @@ def _reports(study: "Study", trial: FrozenTrial) -> dict[int, dict[str, Any]]:
 
 
 def _milliseconds(moment: datetime | None) -> int:
-    """Optuna keeps local time without a zone."""
+    """Unix time in milliseconds. Optuna stores local time without a zone."""
     return int(moment.timestamp() * 1000) if moment else time.time_ns() // 1_000_000

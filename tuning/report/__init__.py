@@ -1,1 +1,1 @@
-"""A study in pictures."""
+"""The report of a study: table, plots and page."""

@@ -38,7 +38,7 @@ def optimisation_history(history: History) -> Iterator[Picture]:
             f"Optimisation history: {objective} ({direction})",
             "One point for each trial, in the order of their start. Filled points are complete trials within the "
             "constraints; the line is the best of them so far. Hollow points are the last value of a trial that ended "
-            "before its full budget, or broke a constraint: these values are not comparable with the filled ones.",
+            "before its full budget or violates a constraint; they are not comparable with filled points.",
             figure,
         )
 
@@ -80,11 +80,11 @@ def learning_curves(history: History) -> Iterator[Picture]:
     for objective in history.objectives:
         reported = [trial for trial in history.trials.values() if trial.curves.get(objective)]
         if not any(len({value for _, value in trial.curves[objective]}) > 1 for trial in reported):
-            continue  # known before the training, or reported once: no curve
+            continue  # known before training, or reported once: no curve
         figure = go.Figure()
         for outcome in sorted(
             COLOURS, key=lambda outcome: outcome is Outcome.COMPLETE
-        ):  # on top of the others
+        ):  # drawn above the others
             group = [trial for trial in reported if trial.outcome is outcome]
             if group:
                 figure.add_traces(_curves(group, objective, outcome))
@@ -116,7 +116,7 @@ def _rungs_read() -> str:
 
 
 def _curves(trials: list[TrialHistory], metric: str, outcome: Outcome) -> list[go.Scatter]:
-    """All lines of one outcome as one trace (hundreds of traces make a page slow), and its key in full colour."""
+    """All lines of one outcome as one trace (hundreds of traces make a page slow), and its legend entry in full colour."""
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def short(value: Any) -> str:
-    """Two significant digits of a fraction, anything else as it is."""
+    """A float with two significant digits; any other value unchanged."""
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}".rstrip(".")
     return str(value)

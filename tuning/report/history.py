@@ -1,4 +1,4 @@
-"""A study's journal read back as trials: when and where each ran, its reports, its outcome."""
+"""A study's trials, read from its journal: times, workers, reports and outcomes."""
 
 import math
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ class Placement:
 
     start_ms: int
     end_ms: int
-    worker: str = "a worker that never reported"
+    worker: str = "unknown (no report)"
 
 
 @dataclass
 class TrialHistory:
-    """One trial, from its events."""
+    """One trial, reconstructed from its events."""
 
     number: int
     params: dict[str, Any]
@@ -62,11 +62,11 @@ class History:
     counters: Counters
     trials: dict[int, TrialHistory]
     status: StudyStatus = StudyStatus.RUNNING
-    reason: str = ""  # of its end, if it has one
+    reason: str = ""  # of its end
     confirmation: Confirmed | None = None
     problems: list[str] = field(default_factory=list)  # records of the journal that could not be read
-    start_ms: int = 0  # Unix time of the first event, and of the last one so far
-    last_ms: int = 0
+    start_ms: int = 0  # Unix time of the first event
+    last_ms: int = 0  # Unix time of the last event
 
     @property
     def objectives(self) -> dict[str, str]:
@@ -84,7 +84,7 @@ class History:
         return self.counters.winner
 
     def eligible(self) -> dict[int, dict[str, float]]:
-        """The last metrics of the trials that may win, by number: complete and within the constraints."""
+        """The last metrics of the eligible trials, by number: complete and within the constraints."""
         return {
             trial.number: trial.last
             for trial in self.trials.values()
@@ -94,13 +94,13 @@ class History:
         }
 
     def with_metric(self, name: str) -> list[TrialHistory]:
-        """The trials that reported the metric, with a finite last value."""
+        """The trials whose last value of the metric is finite."""
         return [one for one in self.trials.values() if math.isfinite(one.last.get(name, math.nan))]
 
     def optuna_study(self, objectives: Mapping[str, str]) -> optuna.Study:
-        """The trials as an Optuna study in memory over these objectives, for Optuna's importances and contour.
+        """The trials as an in-memory Optuna study with these objectives, for Optuna's importances and contour plots.
 
-        A trial without a value for an objective counts as failed there.
+        A trial without a value for an objective is added as failed.
         """
         study = optuna.create_study(
             directions=[StudyDirection[direction.upper()] for direction in objectives.values()],
@@ -118,7 +118,7 @@ class History:
     def _frozen(self, trial: TrialHistory, domains: Mapping[str, Any], objectives: list[str]) -> FrozenTrial:
         values = [trial.last[name] for name in objectives if not math.isnan(trial.last.get(name, math.nan))]
         state = TrialState[trial.outcome.optuna_state]
-        if state == TrialState.WAITING:  # it has begun
+        if state == TrialState.WAITING:  # it has started, which WAITING would deny
             state = TrialState.FAIL
         if state == TrialState.COMPLETE and len(values) < len(objectives):
             state = TrialState.FAIL
@@ -140,20 +140,20 @@ def read_history(folder: Path) -> History:
     """Read the journal in an outbox folder.
 
     Raises:
-        InputError: it holds no study.
+        InputError: the journal contains no study.
     """
     history = History("", {}, {}, Counters(), {})
     for portion in read_all(folder):
         history.problems += portion.problems
         for event in portion.events:
             history.counters.fold(event)
-            _take_in(history, event)
+            _add(history, event)
     if not history.spec:
-        raise InputError(f"{folder} holds no events of a study; run it first")
+        raise InputError(f"{folder} contains no events of a study; run it first")
     return history
 
 
-def _take_in(history: History, event: Event) -> None:
+def _add(history: History, event: Event) -> None:
     history.last_ms = max(history.last_ms, getattr(event, "time_ms", 0))
     match event:
         case StudyStarted():
@@ -173,10 +173,10 @@ def _take_in(history: History, event: Event) -> None:
             trial.outcome = Outcome.RUNNING
             trial.placements.append(Placement(event.time_ms, event.time_ms))
         case Reported() | TrialEnded() if event.trial in history.trials:
-            _take_in_report(history.trials[event.trial], event)
+            _add_report(history.trials[event.trial], event)
 
 
-def _take_in_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
+def _add_report(trial: TrialHistory, event: Reported | TrialEnded) -> None:
     trial.step = max(trial.step, event.step)
     for metric, value in event.metrics.items():
         trial.curves.setdefault(metric, []).append((event.step, value))

@@ -1,4 +1,4 @@
-"""A study's report: one self-contained HTML file with the winner, all trials, and the pictures."""
+"""A study's report: one self-contained HTML file with the winner, all trials, and the plots."""
 
 import html
 import os
@@ -25,11 +25,11 @@ from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
 
 SPEEDS = ("train_sequences_per_second", "tokens_per_second")
-"""The speed in the table of trials: the first one that any trial has."""
+"""Candidates for the speed column in the table of trials; the first metric that any trial has is used."""
 
 
 def write_report(outbox_folder: Path, path: Path) -> None:
-    """Write the report of the study whose outbox this is; the file is complete or absent.
+    """Write the report of a study from its outbox. The file is replaced atomically.
 
     Raises:
         InputError: the outbox holds no study.
@@ -39,7 +39,7 @@ def write_report(outbox_folder: Path, path: Path) -> None:
 
 
 def write_pareto_front(outbox_folder: Path, path: Path) -> None:
-    """Write the Pareto front alone (one objective: together with the memory of training) as an HTML file.
+    """Write only the Pareto front as an HTML file (for a single objective: over it and training memory).
 
     Raises:
         InputError: the outbox holds no study, or fewer than two trials are complete.
@@ -48,7 +48,7 @@ def write_pareto_front(outbox_folder: Path, path: Path) -> None:
     history = read_history(outbox_folder)
     picture = next(pareto_front(history), None)
     if picture is None:
-        raise InputError(f"study {history.name} has no two complete trials to draw yet; run it further")
+        raise InputError(f"study {history.name} has fewer than two complete trials to plot; run it further")
     _write(path, page(f"{history.name}: {picture.title}", [_section(dressed(picture))]))
 
 
@@ -60,7 +60,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A self-contained page with plotly, the common style, and sortable tables."""
+    """A self-contained page with plotly, the common style and sortable tables."""
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
@@ -76,7 +76,7 @@ def report_page(history: History) -> str:
 
 
 def pictures(history: History) -> Iterator[Picture]:
-    """Every picture that the study has the data for."""
+    """Every plot for which the study has data."""
     for draw in (
         optimisation_history,
         learning_curves,
@@ -122,7 +122,7 @@ def _summary(history: History) -> str:
 
 
 def _timing(history: History) -> str:
-    """What a reader of the numbers of one run must know about asynchronous stopping."""
+    """A note on how asynchronous stopping affects the results of one run."""
     rule = (history.spec.get("search", {}).get("stopping") or {}).get("name", "none")
     if rule == "none":
         return ""
@@ -210,8 +210,8 @@ def _trials(history: History) -> str:
     rows = [_trial_row(trial, list(metrics), params) for trial in trials]
     marked = 0 if trials[0].number == winner else None
     return (
-        f"<h2>Trials</h2><p class=reading>All {len(trials)} trials with the metrics of their last report; a click on a head "
-        f"sorts.</p><div class='wide tall' tabindex=0>{table(head, rows, sortable=True, marked=marked)}</div>"
+        f"<h2>Trials</h2><p class=reading>All {len(trials)} trials with the metrics of their last report. Click a column "
+        f"header to sort.</p><div class='wide tall' tabindex=0>{table(head, rows, sortable=True, marked=marked)}</div>"
     )
 
 
@@ -231,8 +231,8 @@ def _trial_row(trial: TrialHistory, metrics: list[str], params: list[str]) -> li
 
 
 def _head(metric: str) -> str:
-    """A short column head for a metric."""
-    names = {MEMORY: "memory (MiB a sequence)"} | {name: f"speed ({METRICS[name].unit})" for name in SPEEDS}
+    """A short column header for a metric."""
+    names = {MEMORY: "memory (MiB per sequence)"} | {name: f"speed ({METRICS[name].unit})" for name in SPEEDS}
     return names.get(metric, label(metric))
 
 

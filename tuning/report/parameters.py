@@ -13,15 +13,15 @@ from proxytune.tuning.report.history import History, TrialHistory
 from proxytune.tuning.report.picture import COLOURS, Picture, hover, label, parameter_axis
 from proxytune.tuning.spec.outcome import Outcome
 
-FEWEST_FOR_IMPORTANCES = 10  # complete trials; below, PED-ANOVA finds memory to depend on dropout
+FEWEST_FOR_IMPORTANCES = 10  # complete trials; with fewer, PED-ANOVA reports that memory depends on dropout
 SLICES_A_ROW = 3
 
 
 def importances(history: History, objective: str) -> tuple[dict[str, float], str]:
-    """The importance of each parameter, most important first; or none, and the reason."""
+    """The importance of each parameter, most important first, and ""; or an empty dict and the reason."""
     num_trials = sum(trial.outcome is Outcome.COMPLETE for trial in history.with_metric(objective))
     if num_trials < FEWEST_FOR_IMPORTANCES:
-        return {}, f"{num_trials} complete trials are too few; {FEWEST_FOR_IMPORTANCES} are needed"
+        return {}, f"{num_trials} complete trials; at least {FEWEST_FOR_IMPORTANCES} are needed"
     study = history.optuna_study({objective: history.objectives[objective]})
     try:
         found = get_param_importances(study)
@@ -56,7 +56,7 @@ def parameter_importances(history: History) -> Iterator[Picture]:
         yield Picture(
             title,
             "How much each parameter decides whether a complete trial is among the best, by Optuna's PED-ANOVA, from "
-            f"{num_trials} trials. Below some 30 trials it is a hint, not a finding.",
+            f"{num_trials} trials. Below about 30 trials it is only an indication.",
             figure,
         )
 
@@ -131,7 +131,7 @@ def contour(history: History) -> Iterator[Picture]:
         yield Picture(
             f"Contour: {objective}",
             f"The objective over the two most important parameters, {varying[0]} and {varying[1]}, interpolated between "
-            "complete trials (points). Between points it is a guess.",
+            "complete trials (points).",
             figure,
         )
 
@@ -165,8 +165,8 @@ def parallel_coordinates(history: History) -> Iterator[Picture]:
         figure.update_layout(margin_b=110)
         yield Picture(
             f"Parallel coordinates: {objective}",
-            "One line for each trial through its parameters, the steps it was trained and its last value, which gives the "
-            "colour; yellow is better. Drag along an axis to keep a range. Trials that ended early have fewer steps.",
+            "One line for each trial through its parameters, its number of steps and its last value, which is also its "
+            "colour (yellow is better). Drag along an axis to select a range. Trials that ended early have fewer steps.",
             figure,
             min_width=130 * len(dimensions),
         )

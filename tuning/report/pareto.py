@@ -1,4 +1,4 @@
-"""The Pareto front of two or three objectives, as the report and the index of an export draw it."""
+"""The Pareto front of two or three objectives, for the report and the index of an export."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.outcome import Outcome
 
 MAX_OBJECTIVES = 3
-MAX_NAMED = 20  # points of the front that get their number
+MAX_NAMED = 20  # points of the front that are labelled with their number
 
 
 def pareto_front(history: History) -> Iterator[Picture]:

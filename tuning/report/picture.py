@@ -1,4 +1,4 @@
-"""One picture of a report: a plotly figure with a title and an explanation; colours, axes and hover texts of all."""
+"""A plot of a report: a plotly figure with title and explanation, and the common colours, axes and hover texts."""
 
 import html
 import math
@@ -13,7 +13,7 @@ from proxytune.tuning.report.history import TrialHistory
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.outcome import Outcome
 
-COLOURS = {  # after Okabe and Ito: told apart with any colour vision, and dark enough for thin lines
+COLOURS = {  # after Okabe and Ito: distinguishable with any colour vision, and dark enough for thin lines
     Outcome.COMPLETE: "#0072b2",
     Outcome.PRUNED: "#6b7280",
     Outcome.INFEASIBLE: "#8a6d00",
@@ -31,7 +31,7 @@ BEST = "#c2410c"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, its title, and how to read it; without a figure, why there is none."""
+    """A figure, its title and how to read it. If figure is None, `reading` gives the reason."""
 
     title: str
     reading: str
@@ -39,7 +39,7 @@ class Picture:
     min_width: int = 0  # pixels; a narrower screen scrolls sideways
 
     def html(self) -> str:
-        """The figure as a part of a page that has loaded plotly, as wide as the page; empty if there is none."""
+        """The figure as HTML for a page that has loaded plotly, as wide as the page; empty if there is no figure."""
         if self.figure is None:
             return ""
         text: str = self.figure.to_html(
@@ -52,7 +52,7 @@ class Picture:
 
 
 def dressed(picture: Picture) -> Picture:
-    """The picture with the common layout: white ground, key above the plot, room for axis names."""
+    """The plot with the common layout: white background, legend above the plot, margins for axis titles."""
     if picture.figure is None:
         return picture
     layout = picture.figure.layout
@@ -76,7 +76,7 @@ def label(metric: str) -> str:
 
 
 def hover(trial: TrialHistory, *metrics: str) -> str:
-    """A trial in words: outcome, the metrics, parameters."""
+    """Hover text of a trial: outcome, metrics, parameters."""
     lines = [f"<b>trial {trial.number}</b>: {trial.outcome} at step {trial.step:,}"]
     lines += [f"{label(name)} {number(trial.last[name])}" for name in metrics if name in trial.last]
     lines += [
@@ -88,12 +88,12 @@ def hover(trial: TrialHistory, *metrics: str) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals of a small number, one of a large one."""
+    """Four decimals below 10, else one."""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def log_axis(values: Iterable[float]) -> dict[str, Any]:
-    """A logarithmic axis with ticks at 1, 2 and 5 of each decade: plotly writes bare digits between powers of ten."""
+    """A logarithmic axis with ticks at 1, 2 and 5 of each decade; plotly labels these with single digits by default."""
     known = [value for value in values if value > 0]
     decades = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
     ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
@@ -106,7 +106,7 @@ def log_axis(values: Iterable[float]) -> dict[str, Any]:
 
 
 def parameter_axis(domain: Mapping[str, Any], values: Iterable[Any]) -> dict[str, Any]:
-    """The axis of a searched parameter: categories for a choice, else linear or logarithmic as it was searched."""
+    """The axis of a searched parameter: categorical for a choice, else linear or logarithmic like its domain."""
     if domain.get("choice") is not None:
         return {"type": "category", "categoryorder": "array", "categoryarray": [*map(str, domain["choice"])]}
     numbers = [value for value in values if isinstance(value, int | float)]

@@ -1,4 +1,4 @@
-"""How far the proxies of each trial point apart, against the contrastive temperature."""
+"""Cosine similarity of the proxies of each trial against the contrastive temperature."""
 
 import math
 from collections.abc import Iterator

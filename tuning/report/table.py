@@ -1,4 +1,4 @@
-"""Tables of a page as HTML: plain ones, and one that a click on a head sorts."""
+"""HTML tables of a page, plain or sortable by a click on a column header."""
 
 import html
 import re
@@ -54,11 +54,11 @@ document.querySelectorAll("table.sortable th button").forEach(button => button.a
 """
 
 Cell = str | tuple[str, float]
-"""A text, or a number as it is shown and its value."""
+"""A text, or a pair of displayed text and value."""
 
 
 def facts_table(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and values, without a head."""
+    """A table of names and values without a header."""
     lines = (f"<tr><td>{_breakable(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
     return f"<div class=wide><table class=facts>{''.join(lines)}</table></div>"
 
@@ -66,7 +66,7 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> str:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[Cell]], *, sortable: bool = False, marked: int | None = None
 ) -> str:
-    """A table with a head; `marked` is the position of a row that stands out."""
+    """A table with a header; `marked` is the index of a highlighted row."""
     names = (
         f"<button type=button>{_breakable(name)}</button>" if sortable else _breakable(name) for name in head
     )
@@ -82,7 +82,7 @@ def table(
 
 
 def _breakable(name: str) -> str:
-    """A name of a key that may continue on the next line after a dot or an underscore."""
+    """A key with possible line breaks after dots and underscores."""
     return re.sub("([._])", r"\1<wbr>", html.escape(name))
 
 
@@ -94,7 +94,7 @@ def _cell(cell: Cell) -> str:
 
 
 def shown(value: Any, text: str | None = None) -> Cell:
-    """The cell of a value: a number sorts by its value, anything else by its text; None is an empty cell."""
+    """The cell of a value: numbers sort by value, anything else by text; None is an empty cell."""
     if value is None:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Which worker trained which trial when."""
+"""Timeline of trials on workers."""
 
 from collections.abc import Iterator
 
@@ -63,7 +63,7 @@ def timeline(history: History) -> Iterator[Picture]:
 
 
 def _outcome_of_placement(trial: TrialHistory, placement: object) -> Outcome:
-    """Only the last placement ended as the trial did."""
+    """The outcome of a placement. Only the last one has the trial's outcome."""
     return trial.outcome if placement is trial.placements[-1] else Outcome.INTERRUPTED
 
 

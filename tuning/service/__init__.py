@@ -1,1 +1,1 @@
-"""The HTTP service: studies over the network, through the same functions as the command line. Runs nothing itself."""
+"""The HTTP service: studies over the network, with the functions of the command line. Studies run outside its process."""

@@ -1,4 +1,4 @@
-"""The application: gate, counters and routes around one server's state."""
+"""The FastAPI application: gate, metrics and routes around one server's state."""
 
 import functools
 import importlib.metadata
@@ -13,22 +13,22 @@ from proxytune.tuning.service.metrics import Measured
 from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.state import State
 
-DESCRIPTION = """Studies of `proxytune` over HTTP, through the same functions as the command line.
+DESCRIPTION = """Studies of `proxytune` over HTTP, with the functions of the command line.
 
-A study is a YAML or JSON file; POST it, and a job of the Ray cluster runs it. This server runs nothing itself: it may die
-and come back without touching a study. Every answer that is not a success is a problem (RFC 9457) whose `detail`
-says what is wrong and whose `hint` says what to do.
+A study is a YAML or JSON file. A POST submits it as a job of the Ray cluster. The server runs no study itself: restarting
+it does not affect running studies. Every error response is a problem (RFC 9457): `detail` describes the error, `hint`
+suggests what to do.
 """
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """One server's application; its state is `app.state.proxytune`."""
+    """Build a server's application; its state is `app.state.proxytune`."""
     state = State.of(settings)
     app = FastAPI(
         title="proxytune",
         version=importlib.metadata.version("proxytune"),
         description=DESCRIPTION,
-        openapi_url=None,  # a route of its own, behind the gate; and no pages that load scripts from elsewhere
+        openapi_url=None,  # our own route, behind the gate; FastAPI's pages load scripts from a CDN
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=_name,

@@ -1,4 +1,4 @@
-"""A folder as a tar stream and back: nothing of it is held in memory, it says nothing of this machine, and it may not lie."""
+"""Stream a folder as a tar archive and unpack it: in bounded memory, without owner names, with checks against damage."""
 
 import shutil
 import tarfile
@@ -13,7 +13,7 @@ MEDIA_TYPE = "application/x-tar"
 
 
 def tar(folder: Path, name: str) -> Iterator[bytes]:
-    """The regular files below `folder` as a tar archive whose single top folder is `name`.
+    """Yield a tar archive of the regular files below `folder`; its single top folder is `name`.
 
     Raises:
         OSError: a file cannot be read.
@@ -30,12 +30,12 @@ def tar(folder: Path, name: str) -> Iterator[bytes]:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """The top folder of an archive as a new `folder`, after the sums that it carries have been checked.
+    """Unpack the top folder of an export's archive into a new `folder` and check its digests.
 
-    Only regular files without holes below one top folder are taken, and no more bytes than the archive has.
+    Only regular, not sparse files below one top folder are accepted, so the result is no larger than the archive.
 
     Raises:
-        StorageError: anything else is in it, it is cut short, or its sums are wrong.
+        StorageError: the archive has other entries, is truncated, or a digest is wrong.
         OSError: the folder cannot be written.
     """
     from proxytune.models.errors import ExportError
@@ -49,14 +49,16 @@ def unpack(archive: Path, folder: Path) -> Path:
                 inner = path.parts[1:]
                 if (
                     not entry.isreg()
-                    or entry.issparse()  # its holes are not in the archive, and would be on disk
+                    or entry.issparse()  # its size on disk would not be bounded by the archive's
                     or "\0" in entry.name
                     or path.is_absolute()
                     or not inner
                     or ".." in path.parts
                     or count > MAX_FILES
                 ):
-                    raise StorageError(f"the archive holds {entry.name!r}, which no export has")
+                    raise StorageError(
+                        f"the archive has an entry {entry.name!r}, which does not belong to an export"
+                    )
                 target = folder.joinpath(*inner)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = tar_file.extractfile(entry)
@@ -72,7 +74,7 @@ def unpack(archive: Path, folder: Path) -> Path:
         EOFError,
         ValueError,
     ) as error:
-        raise StorageError(f"what the server sent is no export: {error}") from None
+        raise StorageError(f"the archive from the server is not an export: {error}") from None
     if problems:
-        raise StorageError(f"what the server sent is damaged: {problems[0]}")
+        raise StorageError(f"the archive from the server is damaged: {problems[0]}")
     return folder

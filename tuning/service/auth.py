@@ -15,7 +15,7 @@ from proxytune.tuning.errors import InputError
 ENVIRONMENT = "PROXYTUNE_TOKEN"
 MIN_LENGTH = 32
 SCOPES = ("metrics", "read", "steer", "submit")
-"""What a token may be used for; each includes those before it."""
+"""Scopes of a token; each includes those before it."""
 _LINE = re.compile(
     rf"(?:([A-Za-z0-9][A-Za-z0-9._-]{{0,63}}):)?(?:({'|'.join(SCOPES)}):)?([A-Za-z0-9._~+/=-]+)"
 )
@@ -23,21 +23,21 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Token:
-    """One token: whose it is and what it may be used for."""
+    """A token: its holder's name, its scope and its digest."""
 
     name: str
     scope: str
     digest: bytes = field(repr=False)
 
     def may(self, scope: str) -> bool:
-        """Whether its scope includes this one."""
+        """Whether the token's scope includes this scope."""
         return SCOPES.index(scope) <= SCOPES.index(self.scope)
 
 
 class Tokens:
     """The tokens of $PROXYTUNE_TOKEN and of a file, which is read again when it has changed.
 
-    So a token that is taken out of the file is refused from then on. While the file cannot be read, all of its are.
+    A token that is removed from the file is therefore rejected. While the file cannot be read, every token is rejected.
 
     Raises:
         InputError: as `read_tokens`.
@@ -52,21 +52,21 @@ class Tokens:
         return self._path is not None or bool(self._known)
 
     def bearer(self, authorization: bytes | None) -> Token | None:
-        """The token that the Authorization header carries; none: no valid one."""
+        """The token of the Authorization header; None if it is not valid."""
         if (stamp := _stamp(self._path)) != self._stamp:
             self._stamp = stamp
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # who started the server was told
+                    warnings.simplefilter("ignore")  # already reported when the server started
                     self._known = read_tokens(self._path)
             except InputError as error:
-                logging.getLogger("uvicorn.error").error("%s; no token is valid until it is set right", error)
+                logging.getLogger("uvicorn.error").error("%s; no token is valid until this is fixed", error)
                 self._known = {}
         return bearer(self._known, authorization)
 
 
 def _stamp(path: Path | None) -> object:
-    """What differs when the file does; None: there is none."""
+    """Identity of the file's content; None if there is no file."""
     try:
         found = path and path.stat()
     except OSError:
@@ -75,12 +75,12 @@ def _stamp(path: Path | None) -> object:
 
 
 def read_tokens(path: Path | None) -> dict[str, Token]:
-    """The tokens by their bearers' names: of the file's lines `name:token` or `name:SCOPE:token`, and of $PROXYTUNE_TOKEN.
+    """Read the tokens of $PROXYTUNE_TOKEN and of a file with lines `name:token` or `name:SCOPE:token`, by name.
 
-    Without a scope it is submit. A line may be a token alone (its bearer is "token" then). Warns of a file that everybody can read.
+    The default scope is submit. A line may hold a token alone; its name is then "token". Warns if the file is world-readable.
 
     Raises:
-        InputError: the file cannot be read, or a line is none of these.
+        InputError: the file cannot be read, or a line has another form.
     """
     tokens: dict[str, Token] = {}
     if token := os.environ.get(ENVIRONMENT, "").strip():
@@ -90,9 +90,9 @@ def read_tokens(path: Path | None) -> dict[str, Token]:
         return tokens
     try:
         if path.stat().st_mode & stat.S_IROTH:
-            # not refused: container engines mount secrets this way, where nobody else is
+            # not rejected: container engines mount secrets this way, without other users
             warnings.warn(
-                f"token file {path}: everybody on this machine can read it; chmod 600", stacklevel=2
+                f"token file {path}: every user of this machine can read it; chmod 600", stacklevel=2
             )
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -113,14 +113,14 @@ def read_tokens(path: Path | None) -> dict[str, Token]:
             )
         tokens[name] = Token(name, scope, _digest(token.encode()))
     if not tokens:
-        raise InputError(f"token file {path}: holds no token; write a line name:token")
+        raise InputError(f"token file {path}: contains no token; add a line name:token")
     return tokens
 
 
 def _check(token: str, where: str) -> None:
     if len(token) < MIN_LENGTH:
         raise InputError(
-            f"{where}: a token of {len(token)} characters can be guessed; {MIN_LENGTH} at least, "
+            f"{where}: a token of {len(token)} characters can be guessed; use at least {MIN_LENGTH}, "
             "for example from: openssl rand -hex 32"
         )
 
@@ -130,7 +130,7 @@ def _digest(token: bytes) -> bytes:
 
 
 def bearer(tokens: dict[str, Token], authorization: bytes | None) -> Token | None:
-    """Which token the Authorization header carries; none: none of these. Looks at all of them, whichever matches."""
+    """The token of the Authorization header; None if it is unknown. Compares with every token, for constant time."""
     scheme, _, token = (authorization or b"").strip().partition(b" ")
     if scheme.lower() != b"bearer":
         return None

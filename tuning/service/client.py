@@ -1,4 +1,4 @@
-"""Client: a `proxytune serve` from Python, with the exceptions of the command line.
+"""Python client of `proxytune serve`, with the exceptions of the command line.
 
 from proxytune.tuning import Client
 
@@ -28,27 +28,27 @@ from proxytune.tuning.service.archive import unpack
 URL = "http://127.0.0.1:8642"
 TIMEOUT_SECONDS = 60.0
 RECONNECT_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-"""How long an event stream waits before each further try to reach a server that is away."""
+"""Delays before each attempt to reconnect an event stream."""
 EXPORT_SECONDS = 600.0
-"""An export writes and checks its programs before the first byte leaves the server."""
+"""The server writes and checks an export's programs before it sends the first byte."""
 PING_SECONDS = 60.0
-"""A server whose stream says nothing for so long is away; it pings every 15 seconds."""
+"""An event stream that is silent for longer is reconnected; the server pings every 15 seconds."""
 
 
 class Client:
-    """One server. A context manager; usable from several threads.
+    """Client of one server. A context manager; thread-safe.
 
     Args:
-        url: where it listens; default $PROXYTUNE_URL, else this machine's port 8642.
-        token: its bearer token; default: the file's, else $PROXYTUNE_TOKEN.
-        token_file: a file that holds the token alone, or as `name:token`.
-        timeout: seconds that an answer may take to begin.
+        url: the server's address; default $PROXYTUNE_URL, else this machine's port 8642.
+        token: bearer token; default: that of `token_file`, else $PROXYTUNE_TOKEN.
+        token_file: a file with one token, alone or as `name:token`.
+        timeout: seconds to wait for the beginning of a response.
 
-    Every method raises the exceptions of `proxytune.tuning.errors` with the server's words, and ProxytuneError when
-    nothing answers.
+    Every method raises the exceptions of `proxytune.tuning.errors` with the server's message, and ProxytuneError if
+    the server does not respond.
 
     Raises:
-        InputError: the token file cannot be read, or the address is none.
+        InputError: the token file cannot be read, or `url` is not an HTTP address.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Client:
     ) -> None:
         self.url = (url or os.environ.get("PROXYTUNE_URL") or URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise InputError(f"{self.url}: a server's address is like {URL}")
+            raise InputError(f"{self.url}: not an HTTP address; an example is {URL}")
         if token is None and token_file is not None:
             token = _token_in(Path(token_file))
         token = token or os.environ.get("PROXYTUNE_TOKEN", "").strip()
@@ -77,14 +77,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._http.close()
 
     def submit(self, study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-        """Start or resume a study: a file, the name of a shipped one, YAML text, or its values. Returns the job.
+        """Start or resume a study, given as a file, the name of a shipped study, YAML text or a mapping. Returns the job.
 
         Raises:
-            OtherSpecError: a study of this name exists with another spec.
+            OtherSpecError: a study of this name exists with a different spec.
             HeldError: another driver runs it.
         """
         if isinstance(study, Mapping):
@@ -94,27 +94,27 @@ class Client:
         return self._post("studies", content=content, headers={"Content-Type": kind})
 
     def studies(self) -> list[dict[str, Any]]:
-        """All studies, in the order of their names."""
+        """All studies, sorted by name."""
         return self._pages("studies", "studies", 50, {})
 
     def study(self, name: str) -> dict[str, Any]:
-        """How a study stands: trials by outcome, the best, who runs it."""
+        """The state of a study: trials by outcome, the best trials, the driver."""
         return self._get(f"studies/{name}")
 
     def spec(self, name: str) -> dict[str, Any]:
-        """A study's specification, every default filled in."""
+        """A study's spec with all defaults filled in."""
         return self._get(f"studies/{name}/spec")
 
     def trials(self, name: str, outcome: str | None = None) -> list[dict[str, Any]]:
-        """A study's trials by number; only those of the outcome, if one is named."""
+        """A study's trials, sorted by number; with `outcome`, only the trials with this outcome."""
         return self._pages(f"studies/{name}/trials", "trials", 1000, {"outcome": outcome} if outcome else {})
 
     def events(self, name: str, *, follow: bool = True, after: int = 0) -> Iterator[dict[str, Any]]:
-        """A study's events in order, `follow`ed until it ends; a server that is away for a while costs none.
+        """A study's events in order; with `follow`, until it ends. Reconnects to a server that is away, without losing events.
 
-        `after` is the `offset` of the last event that was seen.
+        `after` is the `offset` of the last event that was received.
         """
-        tries = iter(RECONNECT_SECONDS)
+        delays = iter(RECONNECT_SECONDS)
         while True:
             ended = False
             try:
@@ -127,7 +127,7 @@ class Client:
                 ) as answer:
                     _raise_for(answer)
                     for after, event in _parse(answer.iter_lines()):
-                        tries = iter(RECONNECT_SECONDS)
+                        delays = iter(RECONNECT_SECONDS)
                         ended = event["kind"] == "study_end"
                         yield event | {"offset": after}
                 if ended or not follow:
@@ -137,35 +137,35 @@ class Client:
                 raise ProxytuneError(f"{self.url}: {_reason(error)}") from None
             except (httpx.TransportError, StorageError) as error:
                 reason = _reason(error)
-            wait = next(tries, None)
-            if wait is None:
-                raise ProxytuneError(f"{self.url} went away: {reason}")
-            time.sleep(wait)
+            delay = next(delays, None)
+            if delay is None:
+                raise ProxytuneError(f"{self.url} is not reachable any more: {reason}")
+            time.sleep(delay)
 
     def stop(self, name: str, *, now: bool = False, trial: int | None = None) -> dict[str, Any]:
-        """Stop a study after its running trials, or `now` with a checkpoint; with `trial`, end that one for good."""
+        """Stop a study after its running trials, or `now` with checkpoints; with `trial`, stop only that trial for good."""
         return self._post(f"studies/{name}/stop", json={"now": now, "trial": trial})
 
     def pause(self, name: str) -> dict[str, Any]:
-        """Let running trials hand back their slots and start none until `resume`."""
+        """Release the slots of running trials, with checkpoints, and start no trial until `resume`."""
         return self._post(f"studies/{name}/pause")
 
     def resume(self, name: str) -> dict[str, Any]:
-        """Let a study go on that is paused, stopped, or extended after its end."""
+        """Resume a study that is paused, stopped, or extended after its end."""
         return self._post(f"studies/{name}/resume")
 
     def extend(self, name: str, trials: int) -> dict[str, Any]:
-        """Let a study take so many trials in all."""
+        """Set the total number of trials of a study."""
         return self._post(f"studies/{name}/extend", json={"trials": trials})
 
     def enqueue(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a configuration before anything that the sampler proposes."""
+        """Run a configuration before those that the sampler proposes."""
         return self._post(f"studies/{name}/enqueue", json={"params": dict(params)})
 
     def best(
         self, name: str, *, max_memory_mib: float | None = None, min_throughput: float | None = None
     ) -> dict[str, Any]:
-        """The study's winner, or the best trial within these limits, and the rule that chose it.
+        """The study's winner, or the best trial within these limits, with the rule that chose it.
 
         `max_memory_mib` bounds train_memory_mib_per_sequence, `min_throughput` train_sequences_per_second.
         """
@@ -173,7 +173,7 @@ class Client:
         return self._get(f"studies/{name}/best", request.limits)
 
     def pareto(self, name: str) -> dict[str, Any]:
-        """The Pareto front; a single objective is weighed against training memory."""
+        """The Pareto front; of a single objective, against training memory."""
         return self._get(f"studies/{name}/pareto")
 
     def confirm(self, name: str, *, top: int = 5, seeds: int = 5) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Client:
         return self._post(f"studies/{name}/confirm", json={"top": top, "seeds": seeds})
 
     def confirmation(self, name: str) -> dict[str, Any]:
-        """What the confirmation found."""
+        """The result of the confirmation."""
         return self._get(f"studies/{name}/confirmation")
 
     def export(
@@ -194,11 +194,11 @@ class Client:
         max_memory_mib: float | None = None,
         min_throughput: float | None = None,
     ) -> Path:
-        """Fetch the winner, one trial, or the Pareto front as a new folder at `path`; its own sums are checked.
+        """Fetch the winner, one trial, or the Pareto front as a new folder at `path` and check its digests.
 
         Raises:
             InputError: `path` exists, there is no such trial, or arguments exclude each other.
-            StorageError: what arrived is damaged, or cannot be written; nothing is left behind.
+            StorageError: the archive is damaged, or cannot be written; no partial folder is left behind.
         """
         path = Path(path)
         _check_path(path)
@@ -227,7 +227,7 @@ class Client:
                         archive.write(piece)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ProxytuneError(
-                f"{self.url}: the archive was not received whole: {_reason(error)}"
+                f"{self.url}: the archive was not received completely: {_reason(error)}"
             ) from None
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Client:
         try:
             found: dict[str, Any] = answer.json()
         except ValueError:
-            raise ProxytuneError(f"{self.url} answers, but is no proxytune service") from None
+            raise ProxytuneError(f"{self.url} responds, but is not a proxytune service") from None
         return found
 
     def _pages(self, path: str, key: str, limit: int, params: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -259,7 +259,7 @@ class Client:
 
 def _check_path(path: Path) -> None:
     if "\0" in str(path):
-        raise InputError(f"{str(path)!r} is no path: no name has a NUL")
+        raise InputError(f"{str(path)!r} is not a path: it contains a NUL character")
 
 
 def _token_in(path: Path) -> str:
@@ -269,12 +269,12 @@ def _token_in(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"token file {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
     if len(lines) != 1:
-        raise InputError(f"token file {path}: holds {len(lines)} words; it must hold one token")
+        raise InputError(f"token file {path}: contains {len(lines)} words; it must contain one token")
     return lines[0].rpartition(":")[2]
 
 
 def _study_file(study: str | Path) -> bytes:
-    """The content of a file or of a shipped study; text of more than one line is YAML itself."""
+    """The content of a file or of a shipped study; text of several lines is taken as YAML."""
     from proxytune.tuning.studies import shipped_studies
 
     if isinstance(study, str) and "\n" in study:
@@ -294,7 +294,7 @@ def _reason(error: Exception) -> str:
 
 
 def _raise_for(answer: httpx.Response) -> None:
-    """Raise the error that the server tells, as the class that it was there."""
+    """Raise the error of an error response, as the class that the server raised."""
     if answer.is_success:
         return
     try:
@@ -302,14 +302,14 @@ def _raise_for(answer: httpx.Response) -> None:
         kind = getattr(errors, problem["error"])
         detail, hint = problem["detail"], problem["hint"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ProxytuneError(f"{answer.url} answers {answer.status_code} {answer.reason_phrase}") from None
+        raise ProxytuneError(f"{answer.url} responds {answer.status_code} {answer.reason_phrase}") from None
     if not (isinstance(kind, type) and issubclass(kind, ProxytuneError)):
         kind = ProxytuneError
     raise kind(f"{detail} ({hint})" if answer.status_code in (401, 403, 413, 429) else detail)
 
 
 def _parse(lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The events of a server-sent stream that this service writes: one line of JSON each, with its id."""
+    """Parse a server-sent event stream of this service into (id, event); an event is one line of JSON."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:

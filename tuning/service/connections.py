@@ -1,4 +1,4 @@
-"""Connections of one server: a place belongs to a request that the gate has let in, everything else gives way."""
+"""Connections of one server: limits and deadlines for connections without an admitted request."""
 
 import asyncio
 from collections import Counter
@@ -7,18 +7,18 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 TOTAL = 300
-"""Connections at once."""
+"""Concurrent connections."""
 PER_ADDRESS = 150
-"""Connections of one address at once; behind a proxy all clients have one."""
+"""Concurrent connections per address; behind a proxy all clients have the same address."""
 IDLE_SECONDS = 15.0
-"""From the beginning of a connection, or the end of an answer, until a request must have been let in."""
+"""From the start of a connection, or the end of a response, until the gate must have admitted a request."""
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with a deadline, which sent bytes do not postpone, and a limit an address.
+    """uvicorn's connection with a deadline, which received bytes do not extend, and a limit per address.
 
-    One connection too many closes the one that has waited longest, of the address that has most. So connections that
-    send nothing, or never a whole request, or no token, or read no answer, keep no place that another client needs.
+    Above a limit, the connection that has been idle longest is closed, of the address with the most connections. So
+    clients that send nothing, no complete request or no token, or read no response, do not block other clients.
     """
 
     _since: float
@@ -45,11 +45,11 @@ class Connection(H11Protocol):
         self._deadline = self.loop.call_later(IDLE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        if not self._answers_somebody():
+        if not self._is_admitted():
             self.transport.abort()
 
-    def _answers_somebody(self) -> bool:
-        """Whether a request is being answered that the gate has let in."""
+    def _is_admitted(self) -> bool:
+        """Whether it is responding to a request that the gate has admitted."""
         return bool(self.cycle and not self.cycle.response_complete and "who" in self.scope["state"])
 
     def _address(self) -> str:
@@ -57,14 +57,14 @@ class Connection(H11Protocol):
 
     def _make_room(self) -> None:
         all_: set[Any] = self.connections
-        counts = Counter(one._address() for one in all_)
+        counts = Counter(other._address() for other in all_)
         if counts[self._address()] > PER_ADDRESS:
-            crowd = [one for one in all_ if one._address() == self._address()]
+            crowd = [other for other in all_ if other._address() == self._address()]
         elif len(all_) > TOTAL:
             crowd = list(all_)
         else:
             return
-        waiting = [one for one in crowd if not one._answers_somebody()]  # this one is among them
-        loser = max(waiting, key=lambda one: (counts[one._address()], -one._since))
-        all_.discard(loser)
-        loser.transport.abort()
+        idle = [other for other in crowd if not other._is_admitted()]  # contains self
+        closed = max(idle, key=lambda other: (counts[other._address()], -other._since))
+        all_.discard(closed)
+        closed.transport.abort()

@@ -1,7 +1,7 @@
-"""A study's events as a server-sent stream: its journal, from any place on, until the study has ended.
+"""A study's journal as a server-sent event stream, from any offset until the study has ended.
 
-The id of an event is the byte of the journal behind it, so a client that was cut off sends it as Last-Event-ID and misses
-nothing, whichever server answers.
+The id of an event is the byte offset of its end in the journal. A client that reconnects sends it as Last-Event-ID and
+misses no event, with any server of the same storage.
 """
 
 import json
@@ -18,33 +18,33 @@ from proxytune.tuning.journal.events import StudyEnded
 from proxytune.tuning.journal.reading import read_events
 
 POLL_SECONDS = 0.5
-BATCH_BYTES = 64 << 10  # of the journal at a time
+BATCH_BYTES = 64 << 10  # read from the journal at once
 
 
 async def stream(
     folder: Path, offset: int, follow: bool, closing: threading.Event
 ) -> AsyncIterator[ServerSentEvent]:
-    """Every event from the offset on; with `follow` also those to come, until the study ends or the server does."""
+    """Every event from the offset; with `follow` also future events, until the study or the server ends."""
     ended = False
     while True:
         portion = await anyio.to_thread.run_sync(read_events, folder, offset, BATCH_BYTES)
-        for behind, event in portion.records:
+        for end, event in portion.records:
             ended = isinstance(event, StudyEnded)
             yield ServerSentEvent(
-                event=event.kind, id=str(behind), raw_data=json.dumps(finite(event.model_dump(mode="json")))
+                event=event.kind, id=str(end), raw_data=json.dumps(finite(event.model_dump(mode="json")))
             )
-        is_behind = portion.offset == offset
+        is_at_end = portion.offset == offset
         offset = portion.offset
-        if is_behind and (ended or not follow):
+        if is_at_end and (ended or not follow):
             return
-        if is_behind:
+        if is_at_end:
             await anyio.sleep(POLL_SECONDS)
         if closing.is_set():
             return
 
 
 def finite(value: Any) -> Any:
-    """The value with null for what JSON has no word for (NaN, infinities)."""
+    """The value with null for numbers that JSON cannot represent (NaN, infinities)."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

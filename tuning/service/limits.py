@@ -1,4 +1,4 @@
-"""How much one client may ask: requests a minute, bytes a request, seconds to send them; and what all may at once."""
+"""Limits of requests per minute, bytes and seconds per request, and of concurrent exports and event streams."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from starlette.types import Message, Receive, Scope
 from proxytune.tuning.service.problems import Problem
 
 MAX_BODY = 64 << 10
-"""Bytes. Study files are a few kilobytes; what is allowed here takes the YAML reader 3 s at worst (2 cores, AMD EPYC)."""
+"""Bytes. Study files are a few kilobytes; parsing this many as YAML takes at most 3 s (2 cores, AMD EPYC)."""
 BODY_SECONDS = 20.0
 EXPORTS = 2
-"""At once; each loads a model and runs its programs in processes of their own."""
+"""Concurrent exports; each loads a model and runs its programs in separate processes."""
 STREAMS = 100
-"""Event streams at once; half of the connections stay free for everything else."""
+"""Concurrent event streams; the remaining connections (`connections.TOTAL`, `PER_ADDRESS`) stay free for other requests."""
 
 
 class RateLimit:
-    """A moving window of one minute for each client."""
+    """A moving window of one minute per client."""
 
     def __init__(self, requests_per_minute: int) -> None:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
@@ -33,7 +33,7 @@ class RateLimit:
         """Count a request.
 
         Raises:
-            Problem: 429, there were too many in the last minute, and when to come back.
+            Problem: 429 with Retry-After, too many requests in the last minute.
         """
         if self._limiter.hit(self._item, client, cost=cost):
             return
@@ -41,25 +41,25 @@ class RateLimit:
         wait = max(1, math.ceil(reset - time.time()))
         raise Problem(
             429,
-            f"more than {self._item.amount} requests in a minute (one that changes or exports counts as ten)",
+            f"more than {self._item.amount} requests in a minute (a POST or an export counts as ten)",
             {"Retry-After": str(wait)},
         )
 
 
 class Slots:
-    """So many of a kind at once, over all clients."""
+    """A limit of concurrent requests of one kind, over all clients."""
 
     def __init__(self, number: int, kind: str) -> None:
         self._free, self._number, self._kind = threading.BoundedSemaphore(number), number, kind
 
     def take(self) -> Iterator[None]:
-        """Hold a slot until the answer has been sent; for a dependency.
+        """Hold a slot until the response has been sent; a FastAPI dependency.
 
         Raises:
-            Problem: 429, all are taken.
+            Problem: 429, all slots are taken.
         """
         if not self._free.acquire(blocking=False):
-            raise Problem(429, f"{self._number} {self._kind} are under way already", {"Retry-After": "30"})
+            raise Problem(429, f"{self._number} {self._kind} are already in progress", {"Retry-After": "30"})
         try:
             yield
         finally:
@@ -67,10 +67,10 @@ class Slots:
 
 
 async def whole_body(scope: Scope, receive: Receive) -> Receive:
-    """Take the request's body in, and give a `receive` that plays it back.
+    """Read the request's body; the returned `receive` replays it.
 
     Raises:
-        Problem: 413, it is too large; 408, it did not come in time.
+        Problem: 413, it is too large; 408, it did not arrive in time.
     """
     length = dict(scope["headers"]).get(b"content-length", b"0")
     if not length.isdigit() or int(length) > MAX_BODY:
@@ -95,8 +95,8 @@ async def whole_body(scope: Scope, receive: Receive) -> Receive:
 
 
 def _too_large() -> Problem:
-    # The rest of the body is not read, so the connection cannot be used again.
-    return Problem(413, f"a request may have {MAX_BODY:,} bytes", {"Connection": "close"})
+    # The rest of the body is not read, so the connection cannot be reused.
+    return Problem(413, f"a request body is limited to {MAX_BODY:,} bytes", {"Connection": "close"})
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:

@@ -1,4 +1,4 @@
-"""GET /v1/studies/{name}/events, and what machines ask a server: /health, /ready, /metrics, /openapi.json."""
+"""The event stream of a study, and the routes for machines: /health, /ready, /metrics, /openapi.json."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
@@ -17,21 +17,21 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    """The server answers."""
+    """The server responds."""
 
     status: Literal["ok"] = "ok"
 
 
-@router.get("/health", tags=["server"], summary="Whether the process answers")
+@router.get("/health", tags=["server"], summary="Whether the process responds")
 async def health() -> Health:
-    """For liveness probes. Asks for no token, looks at nothing and waits for nobody."""
+    """For liveness probes. Needs no token and accesses no storage."""
     return Health()
 
 
-@router.get("/ready", tags=["server"], summary="Whether the storage answers")
+@router.get("/ready", tags=["server"], summary="Whether the storage responds")
 async def ready(state: StateOf) -> Health:
-    """For readiness probes: 503 while the studies' storage does not answer. Asks for no token, and the storage at most
-    once a second.
+    """For readiness probes: 503 while the studies' storage does not respond. Needs no token, and queries the storage at
+    most once per second.
     """
     await state.readiness.check()
     return Health()
@@ -46,7 +46,7 @@ async def ready(state: StateOf) -> Health:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(state: StateOf) -> Response:
-    """The studies as they stand, and the requests of this server."""
+    """The state of the studies, and the requests of this server."""
     return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -63,7 +63,7 @@ def start_of(
         int, Header(ge=0, lt=2**63, description="The id of the last event that was received")
     ] = 0,
 ) -> int:
-    """Where in the journal the stream begins.
+    """The offset in the journal at which the stream starts.
 
     Raises:
         InputError: no event of the study has this id.
@@ -78,7 +78,7 @@ def start_of(
 
 
 def slot(state: StateOf) -> Iterator[None]:
-    """One of the streams at once."""
+    """Hold one of the slots for event streams."""
     yield from state.streams.take()
 
 
@@ -93,10 +93,8 @@ async def stream_events(
     study: StudyOf,
     state: StateOf,
     start: Annotated[int, Depends(start_of)],
-    follow: Annotated[
-        bool, Query(description="Go on with what is still to come, until the study ends")
-    ] = True,
+    follow: Annotated[bool, Query(description="Continue with future events until the study ends")] = True,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Everything that has happened to the study, in order: begun and ended trials, reports, and who steered it."""
+    """All events of the study in order: starts and ends of trials, reports, and steering requests."""
     async for event in stream(study.folder / "outbox", start, follow, state.closing):
         yield event

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers, as the OpenAPI document shows them."""
+"""The bodies of requests and responses, as in the OpenAPI document."""
 
 from typing import Annotated, Any
 
@@ -32,11 +32,11 @@ _POINT: dict[str, JsonValue] = {
 
 
 class Point(BaseModel):
-    """A trial of the full budget within the constraints."""
+    """A feasible trial with the full budget of steps."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_POINT]})
 
-    trial: int = Field(description="Its number")
+    trial: int = Field(description="Trial number")
     values: dict[str, float] = Field(description="The objectives")
     params: Params
     metrics: Metrics
@@ -53,26 +53,26 @@ class StudyLine(BaseModel):
     )
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     error: str | None = Field(
-        description="Why it cannot be read; nothing else is known then", examples=[None]
+        description="Why the study cannot be read; the other fields are then empty", examples=[None]
     )
 
 
 class StudyPage(BaseModel):
-    """A part of the list of studies."""
+    """A page of the list of studies."""
 
     total: int = Field(examples=[1])
     studies: list[StudyLine]
 
 
 class WinnerLine(BaseModel):
-    """The winner's number, and by which rule it was chosen."""
+    """The winner's trial number, and the rule that chose it."""
 
     trial: int = Field(examples=[11])
     rule: str = Field(examples=["best search value", "confirmed mean over 5 fresh seeds"])
 
 
 class StudyDetail(BaseModel):
-    """How a study stands."""
+    """The state of a study."""
 
     study: Name
     trials: int = Field(description="So far", examples=[12])
@@ -82,46 +82,46 @@ class StudyDetail(BaseModel):
     )
     objectives: dict[str, str] = Field(examples=[{"val_accuracy": "maximize"}])
     winner: WinnerLine | None = Field(
-        description="Null until a trial of the full budget is within the constraints"
+        description="Null until a trial with the full budget of steps is feasible"
     )
     best: list[Point] = Field(description="The winner, or with several objectives the Pareto front")
     driver: str | None = Field(description="The process that runs it", examples=["process 4711 on node7"])
     waits: str | None = Field(
-        description="Which other studies of the cluster keep slots from it, and why",
+        description="The other studies of the cluster that the study waits for, and why",
         examples=["1 of 4 usable slots at priority 0: waits for listops of ann@node7 (priority 5)"],
     )
     seconds_left: float | None = Field(
-        description="Until its end, as its driver estimates; null while it does not know",
+        description="Until the study ends, as its driver estimates; null while there is no estimate",
         examples=[170.0],
     )
     job: str | None = Field(
-        description="Its last job: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED, or unknown when the cluster does not answer",
+        description="Status of its last job: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED, or unknown if the cluster does not respond",
         examples=["RUNNING"],
     )
-    events_waiting: int = Field(description="Tracking events that MLflow lacks", examples=[0])
-    tracking_error: str | None = Field(description="What stands between them and MLflow", examples=[None])
+    events_waiting: int = Field(description="Tracking events that are not yet in MLflow", examples=[0])
+    tracking_error: str | None = Field(description="Why they could not be sent to MLflow", examples=[None])
 
 
 class Trial(BaseModel):
     """One trial."""
 
-    trial: int = Field(description="Its number", examples=[11])
+    trial: int = Field(description="Trial number", examples=[11])
     outcome: Outcome
     params: Params
-    step: int = Field(description="The last one reported", examples=[1200])
+    step: int = Field(description="The last reported step", examples=[1200])
     metrics: Metrics
     reason: str = Field(description="Why it ended early", examples=["not among the best at step 200"])
 
 
 class TrialPage(BaseModel):
-    """A part of a study's trials, by number."""
+    """A page of a study's trials, sorted by number."""
 
-    total: int = Field(description="With this outcome, if one was asked for", examples=[1])
+    total: int = Field(description="Number of trials, with the requested outcome if any", examples=[1])
     trials: list[Trial]
 
 
 class Chosen(BaseModel):
-    """The best trial, and why it is."""
+    """The best trial, and the rule that chose it."""
 
     study: Name
     rule: str = Field(
@@ -132,31 +132,31 @@ class Chosen(BaseModel):
 
 
 class Front(BaseModel):
-    """A Pareto front, by trial number."""
+    """A Pareto front, sorted by trial number."""
 
     study: Name
     objectives: dict[str, str] = Field(
-        description="What was compared",
+        description="Compared objectives and their directions",
         examples=[{"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}],
     )
     points: list[Point]
 
 
 class Submitted(BaseModel):
-    """A study that has been handed to the cluster."""
+    """A study that has been submitted to the cluster."""
 
     study: Name
     job: str = Field(description="The id of its job on the cluster", examples=["proxytune-listops-mini-1"])
-    created: bool = Field(description="False: it existed, and goes on")
+    created: bool = Field(description="False if the study existed and is resumed")
     budget: int = Field(description="Trials it may take in all", examples=[12])
 
 
 class Done(BaseModel):
-    """A wish that the study's driver hears within seconds."""
+    """A recorded request, which the study's driver reads within seconds."""
 
     study: Name
     action: str = Field(examples=["pause"])
-    who: str = Field(description="As the study's event log says it", examples=["alice@http"])
+    who: str = Field(description="As recorded in the study's event log", examples=["alice@http"])
     job: str | None = Field(description="The job that was started, if the action starts one", examples=[None])
 
 
@@ -169,29 +169,33 @@ class Stop(_Body):
 
     now: bool = Field(default=False, description="Interrupt running trials instead of waiting for them")
     trial: int | None = Field(
-        default=None, ge=0, le=10**6, description="End this trial for good, and nothing else", examples=[None]
+        default=None,
+        ge=0,
+        le=10**6,
+        description="Stop only this trial; it cannot be resumed",
+        examples=[None],
     )
 
 
 class Extend(_Body):
-    """A larger budget."""
+    """A new budget."""
 
-    trials: int = Field(ge=1, le=10**6, description="The number of trials in all", examples=[30])
+    trials: int = Field(ge=1, le=10**6, description="Total number of trials", examples=[30])
 
 
 class Enqueue(_Body):
-    """A configuration that goes before anything the sampler proposes; keys that are left out are sampled."""
+    """A configuration that runs before those that the sampler proposes; missing keys are sampled."""
 
     params: dict[str, Value] = Field(min_length=1, max_length=100, examples=[{"model.num_proxies": 64}])
 
 
 class Confirm(_Body):
-    """How much a confirmation takes."""
+    """The size of a confirmation."""
 
-    top: int = Field(default=5, ge=1, le=100, description="Candidates")
-    seeds: int = Field(default=5, ge=2, le=100, description="Fresh seeds of each, at most")
+    top: int = Field(default=5, ge=1, le=100, description="Number of candidates")
+    seeds: int = Field(default=5, ge=2, le=100, description="Maximum number of fresh seeds per candidate")
 
 
 def point(winner: dict[str, Any]) -> Point:
-    """A winner of a summary as a point."""
+    """Convert a winner of a summary."""
     return Point(**finite(winner))

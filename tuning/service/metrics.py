@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: the studies as they stand, and the requests of this server.
+"""Prometheus metrics at /metrics: the state of the studies, and the requests of this server.
 
 Names: proxytune_studies, proxytune_studies_unreadable, and per `study` proxytune_running, proxytune_trials (also
 `outcome`), proxytune_trials_budget, proxytune_best_value (also `objective`), proxytune_outbox_events_waiting;
@@ -24,7 +24,7 @@ SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class StudyCollector(Collector):
-    """Reads every study of the storage at each scrape; one that cannot be read is counted, and hides no other."""
+    """Reads every study of the storage at each scrape; studies that cannot be read are counted."""
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies
@@ -38,11 +38,14 @@ class StudyCollector(Collector):
 
         running = gauge("running", "1 while a driver runs the study", "study")
         trials = gauge("trials", "Trials by outcome", "study", "outcome")
-        budget = gauge("trials_budget", "Trials that the study may take in all", "study")
+        budget = gauge("trials_budget", "Total number of trials that the study may take", "study")
         best = gauge(
-            "best_value", "Objective of the best feasible trial of the full budget", "study", "objective"
+            "best_value",
+            "Objective of the best feasible trial with the full budget of steps",
+            "study",
+            "objective",
         )
-        waiting = gauge("outbox_events_waiting", "Tracking events that MLflow lacks", "study")
+        waiting = gauge("outbox_events_waiting", "Tracking events that are not yet in MLflow", "study")
         unreadable = 0
         names = self._studies.names()
         for name in names:
@@ -82,18 +85,18 @@ class Metrics:
         self._registry.register(StudyCollector(studies))
         self._requests = Counter(
             "proxytune_http_requests",
-            "Requests answered",
+            "Requests with a response",
             ["method", "route", "status"],
             registry=self._registry,
         )
         self._seconds = Histogram(
             "proxytune_http_request_seconds",
-            "Until the answer began (an event stream goes on for long)",
+            "Seconds until the response started",
             ["method", "route"],
             buckets=SECONDS,
             registry=self._registry,
         )
-        info = Gauge("proxytune_info", "The version that serves", ["version"], registry=self._registry)
+        info = Gauge("proxytune_info", "Version of the server", ["version"], registry=self._registry)
         info.labels(importlib.metadata.version("proxytune")).set(1)
 
     def text(self) -> bytes:
@@ -101,7 +104,7 @@ class Metrics:
         return generate_latest(self._registry)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Note one answer, under its route's template: never under a path, which a stranger could vary for ever."""
+        """Count a response under the template of its route: paths would be unbounded label values."""
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
         self._requests.labels(method, route, str(status)).inc()
@@ -109,7 +112,7 @@ class Metrics:
 
 
 class Measured:
-    """ASGI middleware that counts and times every answer."""
+    """ASGI middleware that counts and times every response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives from the routes, the study file's own schema, and the problems."""
+"""The OpenAPI document: FastAPI's document of the routes, with the study file's schema and the problems."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas["ProblemBody"] = ProblemBody.model_json_schema(ref_template=REFERENCE)
     study = StudySpec.model_json_schema(ref_template=REFERENCE)
     schemas.update(study.pop("$defs"))
-    for key in ("storage", "database", "checkpoints"):  # the server's own
+    for key in ("storage", "database", "checkpoints"):  # set by the server
         del study["properties"][key]
     for key in ("storage", "database"):
         del schemas["WarmStartSource"]["properties"][key]
@@ -43,7 +43,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _problems(path: str, method: str) -> list[int]:
-    """The statuses other than success that a route may answer with."""
+    """The error statuses that a route may return."""
     statuses = [400, 403, 408, 413, 429, 503]
     if path not in OPEN:
         statuses += [401]

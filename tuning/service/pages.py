@@ -1,7 +1,7 @@
-"""The pages for people: `/` shows and steers the studies, `/docs` shows the API.
+"""Web pages: `/` shows and steers the studies, `/docs` shows the API.
 
-The files in static/ say nothing about a study, so they need no token. Their script asks for data as any other client
-does, with the token that a user types, which it keeps in memory alone.
+The files in static/ contain no data of a study, so they need no token. Their scripts request data like other clients,
+with the token that a user enters, which is kept in memory only.
 """
 
 import tempfile
@@ -57,7 +57,7 @@ data = APIRouter(prefix="/page", dependencies=[Depends(documented)], include_in_
 
 @data.get("/studies")
 def list_for_page(state: StateOf) -> list[dict[str, Any]]:
-    """A row for each study; one that is damaged hides no other."""
+    """A row for each study, also for those that cannot be read."""
     rows = []
     for name in state.studies.names():
         try:
@@ -70,7 +70,7 @@ def list_for_page(state: StateOf) -> list[dict[str, Any]]:
 
 @data.get("/studies/{name}")
 def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
-    """Everything that the page shows of one study."""
+    """The data of one study on the page."""
     facts = summary(study)
     objective = next(iter(facts["objectives"]))
     trials = study.trials()
@@ -95,20 +95,22 @@ def study_for_page(study: StudyOf, state: StateOf) -> dict[str, Any]:
 
 
 def _waits(study: Study, job: str | None, facts: dict[str, Any]) -> list[str]:
-    """Who waits for what, a line each."""
+    """Lines that describe the driver, the job, and what the study waits for."""
     lines = []
     driver = study.driver()
     if driver is not None:
         lines.append(f"{driver} runs the study")
     if job is not None:
-        lines.append(f"its newest job is {job}")
+        lines.append(f"status of its last job: {job}")
     if facts["paused_by"] is not None:
-        lines.append(f"the study waits for a resume: paused by {facts['paused_by']}")
+        lines.append(f"the study is paused by {facts['paused_by']} until it is resumed")
     if facts["waits"] is not None:
         lines.append(f"its share of the cluster: {facts['waits']}")
     for request in study.requests.pending():
-        whom = "the driver" if driver is not None else "a driver, and none runs"
-        lines.append(f"{request.who} waits for {whom}: {request.kind} {_value(request.value)}".rstrip())
+        reader = "the driver" if driver is not None else "a driver (no driver is running)"
+        lines.append(
+            f"request of {request.who} waits for {reader}: {request.kind} {_value(request.value)}".rstrip()
+        )
     destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
     if waiting := num_waiting(*destination):
         lines.append(f"{waiting} events wait for MLflow {last_error(*destination) or ''}".rstrip())
@@ -116,12 +118,12 @@ def _waits(study: Study, job: str | None, facts: dict[str, Any]) -> list[str]:
 
 
 def _value(value: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {one}" for key, one in value.items())
+    return ", ".join(f"{key} {item}" for key, item in value.items())
 
 
 @data.get("/studies/{name}/report")
 def report_for_page(study: StudyOf) -> Response:
-    """The page that `proxytune report` writes."""
+    """The report of `proxytune report`."""
     from proxytune.tuning.report.page import write_report  # plotly takes a second
 
     with tempfile.TemporaryDirectory() as folder:

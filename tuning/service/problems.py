@@ -1,4 +1,4 @@
-"""Every answer that is not a success: a JSON problem (RFC 9457) with the command line's own line, and what to do."""
+"""Error responses: JSON problems (RFC 9457) with the message of the command line and a hint."""
 
 from http import HTTPStatus
 from typing import Any
@@ -22,33 +22,33 @@ from proxytune.tuning.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 HINTS = {
-    400: "send the body that /openapi.json describes for this address",
-    401: "send the header Authorization: Bearer TOKEN with a token that the server knows",
-    403: "use a token of that scope; without tokens, talk to the server from this machine by the name localhost or 127.0.0.1, and from no web page but its own",
-    404: "GET /v1/studies lists the studies, /openapi.json the addresses",
-    405: "the header Allow names the methods of this address",
-    408: "send the whole request at once",
-    409: "give the study another name, or set the keys back; a study that is held goes on when its driver has ended",
-    413: "send less",
+    400: "send the body that /openapi.json describes for this path",
+    401: "send the header Authorization: Bearer TOKEN with a valid token",
+    403: "use a token with that scope; without tokens, access the server from its own machine as localhost or 127.0.0.1, and only from its own web pages",
+    404: "GET /v1/studies lists the studies, /openapi.json the paths",
+    405: "the header Allow lists the methods of this path",
+    408: "send the request without delays",
+    409: "rename the study, or restore the named keys; a study that is held can be resumed when its driver has ended",
+    413: "send a smaller request",
     415: "send Content-Type: application/yaml or application/json",
-    422: "set the named value right and send the request again",
-    429: "wait for the seconds of the header Retry-After",
+    422: "correct the named value and send the request again",
+    429: "wait for the number of seconds in the header Retry-After",
     500: "the server's log has the details",
-    503: "what was acknowledged is safe: try again later, or see the server's log",
+    503: "acknowledged results are safe; try again later, or see the server's log",
 }
-"""What to do, by status: shown beside every problem and in the OpenAPI document."""
+"""What to do, by status; part of every problem and of the OpenAPI document."""
 
 
 class NotFound(InputError):
-    """No study of that name on this server."""
+    """The server has no study of that name."""
 
 
 class ClusterError(ProxytuneError):
-    """The cluster that runs this server's studies does not take or answer a request."""
+    """The cluster that runs this server's studies rejects or does not answer a request."""
 
 
 class NoCluster(ProxytuneError):
-    """The server was started without a cluster, so it starts nothing."""
+    """The server was started without a cluster, so it cannot start a study."""
 
 
 class ProblemBody(BaseModel):
@@ -59,14 +59,12 @@ class ProblemBody(BaseModel):
     detail: str = Field(
         examples=["study: search.trials: 0 is refused: input should be greater than or equal to 1"]
     )
-    error: str = Field(
-        description="The kind of error, as in Python and in exit codes", examples=["InputError"]
-    )
+    error: str = Field(description="The exception class of the Python client", examples=["InputError"])
     hint: str = Field(description="What to do", examples=[HINTS[422]])
 
 
 class Problem(Exception):
-    """An answer of its own status; raised where no error of the package fits."""
+    """An error with an HTTP status; raised where no error of the package fits."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -74,13 +72,13 @@ class Problem(Exception):
 
 
 def response_to(error: Exception) -> Response:
-    """The answer that tells this error."""
+    """The response for an error."""
     status, kind = _status(error)
     detail = (
         str(error).encode(errors="replace").decode() or type(error).__name__
-    )  # half a surrogate pair is no text
+    )  # a lone surrogate cannot be encoded
     if status == 500:
-        detail = "the server failed at this request"  # uvicorn logs the rest
+        detail = "the server failed to process this request"  # uvicorn logs the rest
     body = ProblemBody(
         title=HTTPStatus(status).phrase,
         status=status,
@@ -111,15 +109,15 @@ def _status(error: Exception) -> tuple[int, type[ProxytuneError]]:
 
 
 def install(app: FastAPI) -> None:
-    """Let the application answer errors this way, FastAPI's own among them."""
+    """Register the error handlers, also for FastAPI's own errors."""
 
-    async def told(_request: Request, error: Exception) -> Response:
+    async def known(_request: Request, error: Exception) -> Response:
         return response_to(error)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
-        if error.status_code == 405:  # Starlette names the methods of one of the path's routes
+        if error.status_code == 405:  # Starlette lists the methods of only one of the path's routes
             headers["Allow"] = ", ".join(_methods(app, request.url.path))
         return response_to(Problem(error.status_code, str(error.detail), headers))
 
@@ -133,13 +131,13 @@ def install(app: FastAPI) -> None:
 
     kinds: tuple[type[Exception], ...] = (Problem, ProxytuneError, ConfigError, DataError, OSError, Exception)
     for kind in kinds:
-        app.add_exception_handler(kind, told)
+        app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """Every method that an address has."""
+    """All methods of a path."""
     return sorted(
         method.upper()
         for template, operations in app.openapi()["paths"].items()

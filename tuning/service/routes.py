@@ -1,4 +1,4 @@
-"""The studies over HTTP, to read: each route a call of what the command line calls."""
+"""Read-only routes of the studies, with the functions of the command line."""
 
 from typing import Annotated, Any
 
@@ -22,9 +22,9 @@ from proxytune.tuning.store.summary import outcome_of, summary, trial_row
 from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
 
 documented = HTTPBearer(
-    auto_error=False, description="A token of the server's token file (none asked for on loopback)"
+    auto_error=False, description="A token of the server's token file (may be omitted on loopback)"
 )
-"""For the OpenAPI document; the gate in front of all routes is what checks the token."""
+"""For the OpenAPI document; the gate in front of all routes checks the token."""
 
 StateOf = Annotated[State, Depends(state_of)]
 StudyName = Annotated[
@@ -54,7 +54,7 @@ router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["stud
 def list_studies(
     state: StateOf, offset: Offset = 0, limit: Annotated[int, Query(ge=1, le=50)] = 50
 ) -> StudyPage:
-    """All studies of the storage, in the order of their names."""
+    """All studies of the storage, sorted by name."""
     names = state.studies.names()
     return StudyPage(
         total=len(names), studies=[_line(state, name) for name in names[offset : offset + limit]]
@@ -66,15 +66,15 @@ def _line(state: State, name: str) -> StudyLine:
         study = state.studies.get(name)
         facts = summary(study)
         driver = study.driver()
-    except ProxytuneError as error:  # one that is damaged hides no other
+    except ProxytuneError as error:  # listed with its error
         return StudyLine(study=name, trials=0, budget=0, outcomes={}, driver=None, error=str(error))
     shown = {key: facts[key] for key in ("study", "trials", "budget", "outcomes")}
     return StudyLine(**shown, driver=driver, error=None)
 
 
-@router.get("/studies/{name}", summary="How a study stands")
+@router.get("/studies/{name}", summary="The state of a study")
 def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
-    """Trials by outcome, the winner or the Pareto front, who runs it, what waits for MLflow."""
+    """Trials by outcome, the winner or the Pareto front, the driver, events that wait for MLflow."""
     facts = summary(study)
     destination = (study.folder / "outbox", study.tracking_uri, study.spec.tracking.experiment)
     return StudyDetail(
@@ -87,9 +87,9 @@ def show_study(study: StudyOf, state: StateOf) -> StudyDetail:
     )
 
 
-@router.get("/studies/{name}/spec", summary="A study's specification")
+@router.get("/studies/{name}/spec", summary="A study's spec")
 def show_spec(study: StudyOf) -> dict[str, Any]:
-    """The study file with every default filled in."""
+    """The study file with all defaults filled in."""
     shown: dict[str, Any] = finite(study.spec.model_dump(mode="json"))
     return shown
 
@@ -97,11 +97,11 @@ def show_spec(study: StudyOf) -> dict[str, Any]:
 @router.get("/studies/{name}/trials", summary="A study's trials")
 def list_trials(
     study: StudyOf,
-    outcome: Annotated[Outcome | None, Query(description="Only trials that stand so")] = None,
+    outcome: Annotated[Outcome | None, Query(description="Only trials with this outcome")] = None,
     offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> TrialPage:
-    """Every trial by number, with outcome, parameters and last metrics."""
+    """The trials sorted by number, with outcome, parameters and last metrics."""
     trials = [trial for trial in study.trials() if outcome is None or outcome_of(trial) == outcome]
     objective = next(iter(study.spec.search.objectives))
     rows = [finite(trial_row(trial, objective)) for trial in trials[offset : offset + limit]]

@@ -1,4 +1,4 @@
-"""Starting and stopping studies, as jobs of the cluster: never in this process, which may die without touching one."""
+"""Start and stop studies as jobs of the cluster. No study runs in this process, so a restart affects none."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ ALIVE = ("PENDING", "RUNNING")
 
 
 class Runs:
-    """The cluster of one server. Without an address it starts nothing and knows of no job."""
+    """The jobs of one server's cluster. Without an address no job can be started."""
 
     def __init__(self, address: str | None) -> None:
         self._address = address
@@ -26,20 +26,20 @@ class Runs:
         self._jobs: Jobs | None = None
 
     def require(self) -> None:
-        """Make sure that there is a cluster, before anything is written.
+        """Check that the cluster responds, before anything is written.
 
         Raises:
-            NoCluster: this server has none.
-            ClusterError: it does not answer.
+            NoCluster: the server has no cluster.
+            ClusterError: the cluster does not respond.
         """
         self._cluster()
 
     def start(self, study: Study, spec: StudySpec, who: str) -> str:
-        """Start or resume the study; the id of its job, which may have been running.
+        """Start or resume the study and return the id of its job, which may already be running.
 
         Raises:
-            HeldError: a driver that is none of this cluster's jobs has it, or the one that has it is stopping.
-            InputError: it is a confirmation's, or its budget of trials is met.
+            HeldError: a driver outside this cluster holds the study, or its driver is stopping.
+            InputError: the study is a confirmation, or its budget of trials is met.
             NoCluster, ClusterError
         """
         if study.name.endswith(SUFFIX):
@@ -55,7 +55,7 @@ class Runs:
             raise HeldError(f"study {study.name} is stopping; try again when {driver} has ended")
         if driver is not None and self._ask(lambda jobs: jobs.status(study.name)) not in ALIVE:
             raise HeldError(
-                f"study {study.name} is held by {driver}, which is no job of this server's cluster"
+                f"study {study.name} is held by {driver}, which is not a job of this server's cluster"
             )
         self._cluster()
         if driver is None:
@@ -63,7 +63,7 @@ class Runs:
         return self._ask(lambda jobs: jobs.submit(spec))
 
     def confirm(self, study: Study, *, top: int, seeds: int) -> str:
-        """Confirm the study's winner; the id of the job.
+        """Confirm the study's winner and return the id of the job.
 
         Raises:
             HeldError: the search is still running.
@@ -71,11 +71,11 @@ class Runs:
         """
         driver = study.driver()
         if driver is not None and self._ask(lambda jobs: jobs.status(f"{study.name}{SUFFIX}")) not in ALIVE:
-            raise HeldError(f"study {study.name} is being run by {driver}; confirm it when it has ended")
+            raise HeldError(f"study {study.name} is running in {driver}; confirm it when it has ended")
         return self._ask(lambda jobs: jobs.confirm(study.spec, top=top, seeds=seeds))
 
     def status(self, name: str) -> str | None:
-        """How the study's last job stands, in Ray's words; none: it has no job. `unknown`: the cluster does not say."""
+        """Ray's status of the study's last job; None without a job, `unknown` if the cluster does not respond."""
         if self._address is None:
             return None
         try:
@@ -84,7 +84,7 @@ class Runs:
             return "unknown"
 
     def end(self, name: str) -> None:
-        """Ask the study's job, if one is alive, to hand its trials back and leave.
+        """Stop the study's job, if it is alive; the driver saves its trials and exits.
 
         Raises:
             ClusterError
@@ -109,10 +109,10 @@ class Runs:
     def _cluster(self) -> Jobs:
         if self._address is None:
             raise NoCluster(
-                "this server has no cluster, so it reads and steers studies but starts none; start it with "
-                "--address http://HEAD:8265, or the study with `proxytune run`"
+                "this server has no cluster, so it cannot start studies; start it with "
+                "--address http://HEAD:8265, or run the study with `proxytune run`"
             )
-        with self._lock:  # connecting hides environment variables for a moment
+        with self._lock:  # connecting hides environment variables temporarily
             if self._jobs is None:
                 try:
                     self._jobs = Jobs(self._address)

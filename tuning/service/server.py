@@ -1,4 +1,4 @@
-"""Running the application with uvicorn until SIGINT or SIGTERM: what is being answered is answered, streams are closed."""
+"""Run the application with uvicorn until SIGINT or SIGTERM; pending requests are completed, event streams are closed."""
 
 import math
 import socket
@@ -14,11 +14,11 @@ from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.state import State
 
 GRACE_SECONDS = 20
-"""How long a request may take to end when the server is told to go; an export of a large model is what takes longest."""
+"""How long pending requests may take after a signal; exports of large models take longest."""
 
 
 class _Server(uvicorn.Server):
-    """Tells the event streams that the server is leaving, where uvicorn would wait for them; and a signal is no failure."""
+    """Closes event streams on a signal, instead of waiting for them; a signal is not an error."""
 
     def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
@@ -26,12 +26,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._proxytune.closing.set()
-        self.force_exit = self.should_exit  # the second time, at once
+        self.force_exit = self.should_exit  # a second signal exits at once
         self.should_exit = True
 
 
 def make_server(settings: Settings) -> _Server:
-    """A server that is not running yet."""
+    """Build a server; the caller runs it."""
     app = make_app(settings)
     config = uvicorn.Config(
         app,
@@ -39,7 +39,7 @@ def make_server(settings: Settings) -> _Server:
         access_log=False,
         server_header=False,
         http=Connection,
-        proxy_headers=False,  # anybody could claim to be another address
+        proxy_headers=False,  # a client could claim any address
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=math.ceil(connections.IDLE_SECONDS),
         ws="none",
@@ -51,7 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
     """The listening socket.
 
     Raises:
-        InputError: the address is taken or is none of this machine's.
+        InputError: the address is taken or does not belong to this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -74,6 +74,6 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: Settings, listener: socket.socket) -> None:
-    """Answer requests until a signal ends it."""
+    """Serve requests until a signal."""
     with listener:
         make_server(settings).run(sockets=[listener])

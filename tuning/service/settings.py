@@ -1,4 +1,4 @@
-"""What a server is told when it starts; requests change none of it."""
+"""Settings of a server, constant while it runs."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from proxytune.tuning.service.auth import Tokens
 from proxytune.tuning.spec.locations import check_uri, default_uri
 
 REQUESTS_PER_MINUTE = 600
-"""By one token (or one address, where there are no tokens); a request that changes or exports counts as ten."""
+"""Per token, or per address without tokens; a POST or an export counts as ten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One server's configuration.
+    """A server's settings.
 
     Raises:
         InputError: a tracking URI that cannot be used.
     """
 
     storage: Path  # absolute; the folder of all studies
-    database: str | None = None  # Optuna's storage, if it is not a sqlite file a study
-    tracking_uri: str | None = None  # MLflow; none: sqlite beside the studies
-    checkpoints: str | None = None  # s3://... or gs://...; none: in the studies' folders
-    address: str | None = None  # the cluster's dashboard; none: this server starts nothing
-    roots: tuple[Path, ...] = ()  # absolute; what a study's task.root may lie under
-    tokens: Tokens | None = None  # none: asked of nobody, which only loopback allows
+    database: str | None = None  # Optuna's storage; None: a sqlite file per study
+    tracking_uri: str | None = None  # MLflow; None: sqlite in the storage folder
+    checkpoints: str | None = None  # s3://... or gs://...; None: in the studies' folders
+    address: str | None = None  # the cluster's dashboard; None: studies cannot be started
+    roots: tuple[Path, ...] = ()  # absolute; folders that a study's task.root must lie under
+    tokens: Tokens | None = None  # None: not required, only on loopback
     host: str = "127.0.0.1"
     requests_per_minute: int = REQUESTS_PER_MINUTE
 
@@ -34,12 +34,12 @@ class Settings:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether the server is reachable only from this machine."""
         return is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a bind address is reached from this machine alone."""
+    """Whether a bind address is reachable only from this machine."""
     if host == "localhost":
         return True
     try:

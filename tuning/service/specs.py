@@ -1,4 +1,4 @@
-"""A study file that came over the network: read within bounds, and kept from naming files and servers."""
+"""Parse a study file that was received over HTTP, within size limits and without access to foreign files and servers."""
 
 import json
 import os
@@ -20,14 +20,14 @@ YAML = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 
 def read_body(body: bytes, content_type: str) -> dict[str, Any]:
-    """The mapping in a request's body.
+    """Parse a request's body as a mapping.
 
     Raises:
-        Problem: 415, neither YAML nor JSON; 400, it cannot be read; 422, a text in it is none.
+        Problem: 415, neither YAML nor JSON; 400, it cannot be parsed; 422, it contains a lone surrogate.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind != JSON and kind not in YAML:
-        raise Problem(415, f"a study is YAML or JSON, not {kind[:100] or 'without a Content-Type'}")
+        raise Problem(415, f"Content-Type must be YAML or JSON, got {kind[:100] or 'none'}")
     try:
         text = body.decode("utf-8")
     except UnicodeError:
@@ -36,18 +36,18 @@ def read_body(body: bytes, content_type: str) -> dict[str, Any]:
         value = _read_json(text) if kind == JSON else parse_yaml(text, where="study")
         json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
     except UnicodeError:
-        raise Problem(422, "study: holds half a surrogate pair, which is no text") from None
+        raise Problem(422, "study: contains a lone surrogate, which is not valid text") from None
     except TypeError:  # YAML has lists and dates as keys
-        raise Problem(400, "study: a key is no text") from None
+        raise Problem(400, "study: a key is not text") from None
     except InputError as error:
         raise Problem(400, str(error)) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise Problem(400, f"study: holds {type(value).__name__}, not a mapping of names to values")
+        raise Problem(400, f"study: expected a mapping of names to values, got {type(value).__name__}")
     return value
 
 
 def _read_json(text: str) -> Any:
-    """JSON under the bounds of a YAML file, and as strict: no second key of a name, no NaN."""
+    """Parse JSON with the limits of a YAML file; rejects duplicate keys and NaN."""
 
     def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -76,10 +76,10 @@ def _read_json(text: str) -> Any:
 
 
 def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
-    """The study to run, where this server's own configuration says where everything is kept.
+    """Validate a submitted study; the server's settings determine where its data are stored.
 
     Raises:
-        InputError: what is wrong with it, or what it names that is not its to name.
+        InputError: the study is invalid, or sets a key that is reserved to the server.
     """
     own = {
         "storage": str(settings.storage),
@@ -90,20 +90,20 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     allowed = {
         **{key: {value} for key, value in own.items()},
         "tracking.uri": {None, settings.tracking_uri, default_uri(settings.storage)},
-        "search.warm_start.storage": {None, str(settings.storage)},  # its defaults are the study's own
+        "search.warm_start.storage": {None, str(settings.storage)},  # the defaults are those of the study
         "search.warm_start.database": {None, settings.database},
     }
-    for key, places in allowed.items():
+    for key, locations in allowed.items():
         named = _named(values, key)
-        if named is not _ABSENT and named not in places:
-            raise InputError(f"study: {key}: this server sets where everything is stored; remove the key")
+        if named is not _ABSENT and named not in locations:
+            raise InputError(f"study: {key}: this server sets where data are stored; remove the key")
     values = values | {key: own[key] for key in ("storage", "database", "checkpoints")}
     tracking = values.get("tracking") or {}
     if isinstance(tracking, dict):
         values["tracking"] = tracking | {"uri": settings.tracking_uri}
     try:
         spec = parse_study(values, where="study")
-    except ArithmeticError as error:  # a number too large for a float, somewhere
+    except ArithmeticError as error:  # a number too large for a float
         raise InputError(f"study: a number is out of range: {error}") from None
     if "task.root" in spec.search.space:
         raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
@@ -111,7 +111,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
         raise InputError(f"study: name: {spec.name} is a reserved name; choose another")
     earlier = spec.search.warm_start
     if earlier is not None and not NAME.fullmatch(earlier.study):
-        raise InputError(f"study: search.warm_start.study: {earlier.study!r} is no study's name")
+        raise InputError(f"study: search.warm_start.study: {earlier.study!r} is not a valid study name")
     if spec.task.root is not None:
         _confine("task.root", spec.task.root, settings.roots)
     for split, path in (spec.task.files or {}).items():
@@ -123,7 +123,7 @@ _ABSENT = object()
 
 
 def _named(values: Any, key: str) -> Any:
-    """What a study says at a dotted key: text or null, as far as it can be a place at all."""
+    """A study's value at a dotted key, as text or None; `_ABSENT` if the key is missing."""
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
             return _ABSENT
@@ -132,15 +132,15 @@ def _named(values: Any, key: str) -> Any:
 
 
 def _confine(key: str, root: Path, roots: tuple[Path, ...]) -> None:
-    """Refuse data outside the configured roots, whichever way a link or `..` leads there.
+    """Check that a path lies under a configured root, with links and `..` resolved.
 
     Raises:
-        InputError: it is not under one of them.
+        InputError: it does not.
     """
     try:
         real = Path(os.path.realpath(root))
     except (OSError, ValueError) as error:
         raise InputError(f"study: {key}: {error}") from None
     if not any(real.is_relative_to(os.path.realpath(allowed)) for allowed in roots):
-        known = ", ".join(map(str, roots)) or "none was configured; leave it out for generated data"
-        raise InputError(f"study: {key}: {root} is not under a root of this server: {known}")
+        known = ", ".join(map(str, roots)) or "no root is configured; omit the key for generated data"
+        raise InputError(f"study: {key}: {root} is not under a data root of this server: {known}")

@@ -1,4 +1,4 @@
-"""What the routes of one server share."""
+"""State that the routes of a server share."""
 
 import asyncio
 import threading
@@ -17,39 +17,39 @@ from proxytune.tuning.service.settings import Settings
 from proxytune.tuning.service.studies import Studies
 
 READY_SECONDS = 1.0
-"""How long an answer of the storage holds."""
+"""How long a result of the storage check is valid."""
 
 
 class Readiness:
-    """Whether the studies' storage answers, asked in a thread of its own: the workers may all be waiting for it."""
+    """Checks whether the studies' storage responds, in a dedicated thread: all workers may be waiting for the storage."""
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies
         self._lock = asyncio.Lock()
-        self._asked = float("-inf")
+        self._checked = float("-inf")
         self._error: Exception | None = None
 
     async def check(self) -> None:
-        """Raise the storage's error, if it has one.
+        """Raise the storage's error, if any.
 
         Raises:
             StorageError
         """
         async with self._lock:
-            if time.monotonic() - self._asked > READY_SECONDS:
+            if time.monotonic() - self._checked > READY_SECONDS:
                 try:
                     await anyio.to_thread.run_sync(self._studies.names, limiter=anyio.CapacityLimiter(1))
                     self._error = None
                 except ProxytuneError as error:
                     self._error = error
-                self._asked = time.monotonic()
+                self._checked = time.monotonic()
         if self._error is not None:
             raise self._error
 
 
 @dataclass(frozen=True)
 class State:
-    """The server's studies, its cluster, its counters, and whether it is leaving."""
+    """A server's studies, cluster, metrics, limits, and whether it is shutting down."""
 
     settings: Settings
     studies: Studies
@@ -70,11 +70,11 @@ class State:
 
 
 async def state_of(request: Request) -> State:
-    """The server's state, for a route. Asynchronous, as FastAPI gives other dependencies a worker, and all may be waiting."""
+    """The server's state, for a route. Asynchronous: other dependencies need a worker thread, and all may be busy."""
     state: State = request.app.state.proxytune
     return state
 
 
 async def who_asks(request: Request) -> str:
-    """Whose token the request carries, as the study's event log says it."""
+    """The holder of the request's token, as recorded in the study's event log."""
     return str(request.state.who)

@@ -1,4 +1,4 @@
-"""The studies of one server, opened once and kept; what another process changes is seen at the next look."""
+"""Open studies of one server, cached; changes by other processes are seen at the next access."""
 
 import threading
 from collections import OrderedDict
@@ -19,7 +19,7 @@ KEPT = 64
 
 
 class _Open:
-    """A study and what would tell that it has to be opened anew."""
+    """An open study, with the values that show whether it must be opened again."""
 
     def __init__(self, study: Study, location: object) -> None:
         self.study, self.location = study, location
@@ -27,7 +27,7 @@ class _Open:
             self._spec = study.optuna.user_attrs.get(SPEC)
 
     def is_fresh(self) -> bool:
-        """Whether the stored spec is still the one that was read."""
+        """Whether the stored spec is unchanged."""
         with storage_errors():
             try:
                 return bool(self.study.optuna.user_attrs.get(SPEC) == self._spec)
@@ -36,7 +36,7 @@ class _Open:
 
 
 class Studies:
-    """By name, in a folder of sqlite files or in one database."""
+    """Studies by name, in a folder of sqlite files or in one database."""
 
     def __init__(self, storage: Path, database: str | None) -> None:
         self._folder, self._database = storage, database
@@ -45,14 +45,14 @@ class Studies:
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
     def names(self) -> list[str]:
-        """All studies, in the order of their names.
+        """Names of all studies, sorted.
 
         Raises:
             StorageError: the storage cannot be read.
         """
         if self._database is None:
             if not self._folder.is_dir():
-                raise StorageError(f"{self._folder}: the folder of all studies is gone")
+                raise StorageError(f"{self._folder}: the folder of the studies does not exist")
             try:
                 found = [path.parent.name for path in self._folder.glob("*/study.db")]
             except OSError as error:
@@ -63,11 +63,11 @@ class Studies:
         return sorted(study.study_name for study in studies if SPEC in study.user_attrs)
 
     def get(self, name: str) -> Study:
-        """The study, as it stands now.
+        """Return the study in its current state.
 
         Raises:
-            NotFound: there is none of that name.
-            StorageError: the storage does not answer.
+            NotFound: there is no study of that name.
+            StorageError: the storage does not respond.
         """
         location = self._location(name)
         with self._lock:
@@ -85,7 +85,7 @@ class Studies:
         return opened.study
 
     def _location(self, name: str) -> object:
-        """Where the study lies; another one that took its name lies elsewhere."""
+        """Identity of the stored study; it changes if the study is replaced by another of the same name."""
         missing = NotFound(f"no study {name!r} on this server")
         if not NAME.fullmatch(name):
             raise missing

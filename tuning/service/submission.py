@@ -52,8 +52,8 @@ router = APIRouter(prefix="/v1", dependencies=[Depends(documented)], tags=["stud
 
 @router.post("/studies", status_code=202, summary="Start or resume a study", openapi_extra=BODY)
 async def submit_study(request: Request, state: StateOf, who: Annotated[str, Depends(who_asks)]) -> Submitted:
-    """Hand a study to the cluster: a new one starts; one of the same name and spec goes on, with a larger budget if it
-    names one. The study's folder, database and MLflow are the server's; `task.root` must lie under one of its roots.
+    """Submit a study to the cluster. A study of the same name and spec is resumed, with a larger budget if requested.
+    The server sets the study's folder, database and MLflow URI; `task.root` must lie under one of its data roots.
     """
     body = await request.body()
     return await run_in_threadpool(_submit, body, request.headers.get("content-type", ""), state, who)
@@ -69,7 +69,7 @@ def _submit(body: bytes, content_type: str, state: State, who: str) -> Submitted
             created = True
         state.runs.require()
         if created:
-            begin_study(spec).storage.engine.dispose()  # in the list at once, and the name is taken
+            begin_study(spec).storage.engine.dispose()  # listed at once, and reserves the name
     study = state.studies.get(spec.name)
     budget = wanted_budget(study.spec, spec, study.budget)
     if budget > study.budget:

@@ -1,4 +1,4 @@
-"""The winner of a study over HTTP: within limits, as a Pareto front, as an export; and its confirmation."""
+"""Routes of a study's winner, Pareto front, export and confirmation."""
 
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1/studies/{name}", dependencies=[Depends(documented
 
 
 def scratch(state: StateOf) -> Iterator[Path]:
-    """One of the few exports at once, and a folder that is gone when the answer has been sent, or broken off."""
+    """Hold a slot for exports, and a temporary folder until the response has been sent or aborted."""
     with (
         contextmanager(state.exports.take)(),
         tempfile.TemporaryDirectory(prefix="proxytune-export-") as folder,
@@ -42,7 +42,7 @@ def _point(record: TrialRecord) -> Point:
 
 @router.get("/best", summary="The winner, or the best trial within limits")
 def best(study: StudyOf, limits: Annotated[Limits, Query()]) -> Chosen:
-    """The study's winner, or the best trial within these limits, and by which rule."""
+    """The study's winner, or the best trial within these limits, with the rule that chose it."""
     records, search = study_records(study), study.spec.search
     request = ExportRequest(**limits.model_dump())
     (found,) = choose(
@@ -74,7 +74,7 @@ def export(
     request: Annotated[ExportRequest, Query()],
     folder: Annotated[Path, Depends(scratch)],
 ) -> StreamingResponse:
-    """What `proxytune export` writes: configuration, weights, metrics, provenance and sums, below one folder."""
+    """The output of `proxytune export`: configuration, weights, metrics, provenance and digests, in one folder."""
     written = export_study(study, folder / "export", request)
     name = f"{study.name}-pareto" if request.pareto else f"{study.name}-trial-{written[0].record.trial}"
     headers = {"Content-Disposition": f'attachment; filename="{name}.tar"'}
@@ -86,13 +86,13 @@ def confirm(
     study: StudyOf,
     state: StateOf,
     who: Annotated[str, Depends(who_asks)],
-    wish: Annotated[Confirm | None, Body()] = None,
+    body: Annotated[Confirm | None, Body()] = None,
 ) -> Done:
-    """Start or resume a job of the cluster that retrains the best candidates on fresh seeds and tests the winner once.
-    Its progress is that of the study `<name>.confirm`, its result `/confirmation`.
+    """Start or resume a job that retrains the best candidates on fresh seeds and tests the winner once.
+    The study `<name>.confirm` shows its progress, `/confirmation` its result.
     """
-    wish = wish or Confirm()
-    job = state.runs.confirm(study, top=wish.top, seeds=wish.seeds)
+    body = body or Confirm()
+    job = state.runs.confirm(study, top=body.top, seeds=body.seeds)
     return Done(study=study.name, action="confirm", who=who, job=job)
 
 

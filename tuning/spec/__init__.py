@@ -1,1 +1,1 @@
-"""The study file: what it holds, what is valid, and what its keys mean."""
+"""The study file: sections, validation, search space, constraints, metrics and ranking."""

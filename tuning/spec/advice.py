@@ -1,4 +1,4 @@
-"""What is valid in a study but probably not meant."""
+"""Warnings about settings of a study that are valid but probably unintended."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,17 @@ from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.study_spec import StudySpec
 
 NEAR_LENGTH = 4
-"""Proxies are few if the length is at least this multiple of their number."""
+"""The sequence length should be at least this multiple of the number of proxies."""
 
 
 def advice(spec: StudySpec) -> Iterator[str]:
-    """A line each, beginning with the key."""
+    """One line per warning, beginning with the key."""
     for metric, direction in spec.search.objectives.items():
         if METRICS[metric].better != direction:
             yield (
-                f"search.objectives.{metric}: {direction} is set, and a better model has "
-                f"{'more' if METRICS[metric].better == 'maximize' else 'less'} of it; "
-                f"write {METRICS[metric].better} unless this is meant"
+                f"search.objectives.{metric}: set to {direction}, although "
+                f"{'higher' if METRICS[metric].better == 'maximize' else 'lower'} values are better; "
+                f"set it to {METRICS[metric].better} unless this is intended"
             )
     attention = spec.search.space.get("model.attention")
     mechanisms = attention.corners() if attention else (spec.model["attention"],)
@@ -29,5 +29,5 @@ def advice(spec: StudySpec) -> Iterator[str]:
         where = "search.space.model.num_proxies" if domain else "model.num_proxies"
         yield (
             f"{where}: {most} proxies for sequences of {length} tokens save little over softmax attention; "
-            f"at most {length // NEAR_LENGTH} are few"
+            f"use at most {length // NEAR_LENGTH}"
         )

@@ -1,4 +1,4 @@
-"""Contradictions between sections of a study that are valid by themselves."""
+"""Checks across the sections of a study, each of which is valid by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxytune.tuning.spec.yaml_file import nearest
 
 
 class Sections(Protocol):
-    """What is compared of a StudySpec, which is built from this check and so cannot be imported here."""
+    """The part of StudySpec that is checked. StudySpec imports this module, so it cannot be imported here."""
 
     @property
     def model(self) -> dict[str, Any]: ...
@@ -33,7 +33,7 @@ class Sections(Protocol):
 
 
 def contradictions(spec: Sections) -> Iterator[str]:
-    """Everything that is wrong, each line beginning with a key path."""
+    """One line per contradiction, beginning with a key path."""
     try:
         _ = spec.space
     except ValueError as error:
@@ -64,7 +64,7 @@ def _outside_the_space(spec: Sections) -> Iterator[str]:
 
 
 def _conditions(spec: Sections) -> Iterator[str]:
-    """Every `when` must name a key that there is and values that it can have, or its key would never be searched."""
+    """Every `when` must name an existing key and values in its domain. Otherwise its key would never be searched."""
     fixed = spec.fixed
     for key, domain in spec.search.space.items():
         for other, wanted in domain.when.items():
@@ -99,17 +99,17 @@ def _sampler(spec: Sections) -> Iterator[str]:
     if name in ("qmc", "cmaes"):
         for key, domain in domains.items():
             if domain.when:
-                yield f"search.space.{key}: {name} takes no conditional keys; use tpe, random or grid"
+                yield f"search.space.{key}: {name} does not support conditional keys; use tpe, random or grid"
     if name in ("cmaes", "gp") and len(spec.search.objectives) > (1 if name == "cmaes" else 2):
-        yield f"search.sampler.name: {name} takes fewer objectives; use tpe or nsga2"
+        yield f"search.sampler.name: {name} supports fewer objectives; use tpe or nsga2"
     if name == "curve" and len(spec.search.objectives) > 1:
-        yield "search.sampler.name: curve takes one objective; use tpe or nsga2"
+        yield "search.sampler.name: curve supports one objective; use tpe or nsga2"
     if spec.search.stop_when is not None and len(spec.search.objectives) > 1:
-        yield "search.stop_when: an expected gain is of one objective; name one, or leave stop_when out"
+        yield "search.stop_when: supports one objective; remove the others, or remove stop_when"
     if name == "grid":
         ranges = [key for key, domain in domains.items() if domain.choice is None]
         for key in ranges:
             yield (f"search.space.{key}: a grid needs choice: [...], not low and high; use another sampler")
         size = 0 if ranges else len(spec.space.grid(spec.fixed))
         if not ranges and spec.search.trials > size:
-            yield f"search.trials: {spec.search.trials} is more than the grid's {size} points"
+            yield f"search.trials: {spec.search.trials} exceeds the {size} points of the grid"

@@ -21,16 +21,16 @@ class Constraint:
 
     @property
     def rule(self) -> str:
-        """The bound as a study file writes it."""
+        """The bound in the notation of a study file."""
         return f"{'<=' if self.sign > 0 else '>='} {self.bound:g}"
 
     def excess(self, value: float) -> float:
-        """How far the value is beyond the bound, in the metric's unit; 0 or less is feasible."""
+        """The amount by which the value exceeds the bound, in the metric's unit; 0 or less is feasible."""
         return self.sign * (value - self.bound) if math.isfinite(value) else math.inf
 
 
 def parse_constraint(metric: str, rule: str) -> Constraint:
-    """The constraint that a study file writes as `metric: rule`.
+    """Parse the constraint `metric: rule` of a study file.
 
     Raises:
         ValueError: the rule is not "<= number" or ">= number".
@@ -46,7 +46,7 @@ def parse_constraint(metric: str, rule: str) -> Constraint:
 
 
 def parse_constraints(rules: Mapping[str, str]) -> tuple[Constraint, ...]:
-    """The constraints of a study file's `search.constraints`.
+    """Parse the section `search.constraints` of a study file.
 
     Raises:
         ValueError: a rule is not "<= number" or ">= number".
@@ -55,14 +55,14 @@ def parse_constraints(rules: Mapping[str, str]) -> tuple[Constraint, ...]:
 
 
 def feasible(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> bool:
-    """Whether the metrics are within every constraint. A metric that is not known yet breaks none."""
+    """Whether the metrics satisfy every constraint. A metric that is not known yet violates nothing."""
     return violation(constraints, metrics) == 0
 
 
 def violation(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> float:
-    """By how much the metrics break the constraints, each relative to its bound; 0 is feasible.
+    """Sum of the violations of the constraints, each relative to its bound; 0 is feasible.
 
-    A metric that is not known yet breaks nothing.
+    A metric that is not known yet violates nothing.
     """
     return sum(
         max(0.0, constraint.excess(metrics[constraint.metric])) / (abs(constraint.bound) or 1.0)

@@ -1,4 +1,4 @@
-"""Where things lie: MLflow's store and artifacts, and object stores."""
+"""Locations: MLflow's store and artifacts, database URLs, object stores."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 from proxytune.tuning.errors import InputError
 
-if TYPE_CHECKING:  # imported where a URL is read: most studies name none, and it takes a third of a second
+if (
+    TYPE_CHECKING
+):  # imported where a URL is parsed: most studies have no URL, and the import takes a third of a second
     from sqlalchemy.engine import URL
 
 
 def default_uri(storage: Path) -> str:
-    """The MLflow store of a study that names none: sqlite beside the studies, an absolute path."""
+    """The default MLflow store: an sqlite file beside the studies, as an absolute path."""
     return f"sqlite:///{storage.absolute() / 'mlflow.db'}"
 
 
 def artifact_root(uri: str, storage: Path) -> str | None:
-    """Where a new experiment keeps its artifacts; None leaves it to the server behind an HTTP address."""
+    """Artifact location of a new experiment; None: the MLflow server at an HTTP address decides."""
     if uri.startswith(("http://", "https://")):
         return None
     if uri.startswith("sqlite:///"):
@@ -25,10 +27,11 @@ def artifact_root(uri: str, storage: Path) -> str | None:
 
 
 def check_uri(uri: str) -> str:
-    """The URI itself, if MLflow can track there and it holds no password.
+    """Validate a tracking URI and return it with the driver that MLflow needs for PostgreSQL.
 
     Raises:
-        InputError: a password in it (it would end in logs and process lists), or an unknown kind of store.
+        InputError: the URI holds a password (it would appear in logs and process lists), or names an unknown kind of
+            store.
     """
     if holds_password(uri):
         raise InputError(
@@ -45,11 +48,11 @@ def check_uri(uri: str) -> str:
 
 
 _PLAIN = re.compile(r"[a-z0-9+]+://([^:/@?]*@)?[A-Za-z0-9.-]*(:[0-9]{1,5})?/[^?@]*")
-"""URLs that have no place for a password; all others are left to SQLAlchemy, whose import takes a third of a second."""
+"""URLs that cannot hold a password. All others are parsed by SQLAlchemy, whose import takes a third of a second."""
 
 
 def holds_password(url: str) -> bool:
-    """Whether a URL has a password, before its host or among its parameters. What is no URL counts as having one."""
+    """Whether a URL has a password, before its host or among its parameters; True for an invalid URL that contains @."""
     if _PLAIN.fullmatch(url):
         return False
     from sqlalchemy.engine import make_url
@@ -57,20 +60,20 @@ def holds_password(url: str) -> bool:
 
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+    except (ArgumentError, ValueError):  # ValueError: a port that is not a number
         return "@" in url
     return parsed.password is not None or bool(_secrets(parsed))
 
 
 def masked_url(url: str) -> str:
-    """A URL for messages: without its parameters that hold secrets, and *** for who connects if that has a password."""
+    """A URL for messages: without secret parameters, and with *** for user and password if there is a password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     scheme, _, rest = url.partition("://")
     try:
         parsed = make_url(url)
-        if parsed.password is not None:  # which may hold any of : / @
+        if parsed.password is not None:  # it may contain : / @
             parsed = make_url(f"{scheme}://***@{rest.rpartition('@')[2]}")
     except (ArgumentError, ValueError):
         return f"{scheme}://***" if rest else "***"
@@ -79,7 +82,7 @@ def masked_url(url: str) -> str:
 
 
 def _secrets(url: "URL") -> list[str]:
-    """The parameters that hold secrets, such as password, sslpassword, passwd."""
+    """Names of the parameters that hold secrets, such as password, sslpassword, passwd."""
     return [name for name in url.query if re.search("passw|pwd|secret|token", name, re.IGNORECASE)]
 
 
@@ -87,10 +90,10 @@ _URL = re.compile(r"(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/(?!\.\.?(/|$))[
 
 
 def object_url(url: str) -> str:
-    """The URL without a closing slash.
+    """The URL without a trailing slash.
 
     Raises:
-        ValueError: not of the form s3://bucket/prefix or gs://bucket/prefix; credentials do not belong into it.
+        ValueError: not of the form s3://bucket/prefix or gs://bucket/prefix. Credentials are not allowed in it.
     """
     if not _URL.fullmatch(url.rstrip("/")):
         raise ValueError(

@@ -10,10 +10,10 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric: its unit ("" = a share or a pure number), its meaning, and how it is obtained.
+    """One metric: its unit ("" for a fraction or a pure number), its meaning, and how it is obtained.
 
-    report: from training, in each report. predicted: once for each model configuration, before anything runs.
-    measured: once for each distinct model configuration, before its training, where the study asks for it.
+    report: by training, in each report. predicted: once per model configuration, before anything runs.
+    measured: once per distinct model configuration, before its training, if the study uses it.
     """
 
     unit: str
@@ -23,11 +23,11 @@ class Metric:
 
 
 MEMORY = "train_memory_mib_per_sequence"
-"""What the memory gate, the front of a single objective and a trial out of memory are about."""
+"""Used by the memory gate, the Pareto front of a single objective and the handling of out-of-memory errors."""
 
 METRICS: dict[str, Metric] = {
     "val_accuracy": Metric(
-        unit="", meaning="share of validation examples classified right", better="maximize"
+        unit="", meaning="fraction of validation examples classified correctly", better="maximize"
     ),
     "best_val_accuracy": Metric(
         unit="", meaning="highest val_accuracy of the trial so far", better="maximize"
@@ -41,24 +41,26 @@ METRICS: dict[str, Metric] = {
     "map_error": Metric(
         unit="", meaning="|A - S| / |S| of a low-rank mechanism's map A to softmax's S on the same Q and K"
     ),
-    "map_error_uniform": Metric(unit="", meaning="map_error of a uniform map, the yardstick"),
+    "map_error_uniform": Metric(unit="", meaning="map_error of a uniform map, the baseline"),
     "landmark_cosine": Metric(
         unit="", meaning="mean off-diagonal |cosine| of a head's landmarks (of a low-rank mechanism)"
     ),
     "middle_diagonal": Metric(
         unit="", meaning="mean diagonal of softmax between landmark queries and keys; uniform: 1 / landmarks"
     ),
-    "proxy_moved": Metric(unit="", meaning="distance of the proxies from their first draw, in its norm"),
+    "proxy_moved": Metric(
+        unit="", meaning="distance of the proxies from their initial values, relative to the norm of those"
+    ),
     "contrastive_gradient_ratio": Metric(
         unit="",
-        meaning="norm of the weighted contrastive gradient on the proxies over the classification loss's",
+        meaning="norm of the weighted contrastive gradient on the proxies over that of the classification loss",
     ),
     "weight_update": Metric(
         unit="",
-        meaning="root mean square of Adam's last step over its learning rate, of all weights but the proxies",
+        meaning="root mean square of Adam's last step over its learning rate, for all weights but the proxies",
     ),
     "proxy_update": Metric(
-        unit="", meaning="weight_update of the proxies; near 0 where Adam's eps swallows it"
+        unit="", meaning="weight_update of the proxies; near 0 where Adam's eps dominates"
     ),
     "proxy_rank": Metric(unit="", meaning="effective rank of the proxies", better="maximize"),
     "proxy_cosine": Metric(unit="", meaning="mean off-diagonal |cosine| of the proxies"),
@@ -87,10 +89,10 @@ METRICS: dict[str, Metric] = {
 
 
 def bounds_of(name: str) -> tuple[float, float]:
-    """What the values of a metric cannot leave: an accuracy is a share."""
+    """Lowest and highest possible value of a metric; infinite unless it is an accuracy."""
     return (0.0, 1.0) if name in ("val_accuracy", "best_val_accuracy") else (-math.inf, math.inf)
 
 
 def any_known(how: str, names: Iterable[str]) -> bool:
-    """Whether any of these metrics is known that way."""
+    """Whether any of these metrics is obtained in this way (`Metric.known`)."""
     return any(METRICS[name].known == how for name in names)

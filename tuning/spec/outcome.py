@@ -13,7 +13,7 @@ class Outcome(StrEnum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     INFEASIBLE = "infeasible"
-    """Its predicted costs break a constraint; it never ran and has no MLflow run."""
+    """Its predicted costs violate a constraint. It never ran and has no MLflow run."""
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
     FAILED = "failed"
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
     @property
     def is_error(self) -> bool:
-        """Whether the trial ended by an error of its own."""
+        """Whether the trial ended with an error of its own."""
         return self.mlflow_status == "FAILED"
 
 
@@ -47,7 +47,7 @@ _STATES = {  # Optuna's trial state, MLflow's run status
     Outcome.PAUSED: ("WAITING", "SCHEDULED"),
     Outcome.INTERRUPTED: ("WAITING", "SCHEDULED"),
     Outcome.COMPLETE: ("COMPLETE", "FINISHED"),
-    Outcome.PRUNED: ("PRUNED", "FINISHED"),  # a result, and no error
+    Outcome.PRUNED: ("PRUNED", "FINISHED"),  # a result, not an error
     Outcome.INFEASIBLE: ("PRUNED", "FINISHED"),
     Outcome.DIVERGED: ("FAIL", "FAILED"),
     Outcome.OUT_OF_MEMORY: ("FAIL", "FAILED"),
@@ -57,7 +57,7 @@ _STATES = {  # Optuna's trial state, MLflow's run status
 
 
 class StudyStatus(StrEnum):
-    """State of a study, as the newest driver left it."""
+    """State of a study, as its latest driver recorded it."""
 
     RUNNING = "running"
     PAUSED = "paused"

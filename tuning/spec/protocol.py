@@ -1,8 +1,8 @@
-"""What each task is trained with where a study file does not say: the protocol of Nyströmformer's LRA code.
+"""Default training settings of each task: the protocol of Nyströmformer's LRA code.
 
-The model's defaults are ModelConfig's own. Tasks outside LRA have values for a CPU.
-Source: mlpen/Nystromformer, LRA/code/lra_config.py, but for eval_every: it evaluates 40 to 200 times a training, here it
-is 20 times.
+The model's defaults are those of ModelConfig. Tasks outside LRA have values for a CPU.
+Source: mlpen/Nystromformer, LRA/code/lra_config.py, except eval_every: the source evaluates 40 to 200 times per
+training, here it is 20 times.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ EVALUATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The training of one task."""
+    """Default training settings of one task."""
 
     steps: int
     warmup_steps: int
@@ -36,15 +36,15 @@ PROTOCOLS = {
 
 
 def with_protocol(task: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """The training with the task's values for what it leaves out; another task's keys stay missing.
+    """The training settings, completed with the task's defaults. For an unknown task nothing is added.
 
-    The warm-up keeps its share of the steps, and evaluations their number, where only `steps` is given.
+    If only `steps` is given, the warm-up keeps its fraction of the steps and the number of evaluations stays the same.
     """
     protocol = PROTOCOLS.get(task)
     if protocol is None:
         return dict(training)
     steps = training.get("steps", protocol.steps)
-    known = isinstance(steps, int) and steps > 0  # otherwise TrainingConfig says what is wrong with it
+    known = isinstance(steps, int) and steps > 0  # otherwise TrainingConfig reports the error
     warmup = protocol.warmup_steps * steps // protocol.steps if known else protocol.warmup_steps
     return {
         "steps": protocol.steps,

@@ -1,8 +1,8 @@
-"""Which of several trials is best: directions, dominance, the Pareto front. The only definition of each.
+"""Ranking of trials: directions, dominance, the Pareto front. Each is defined only here.
 
 Trials are given as a mapping from their number to their metrics, objectives as a mapping from metric to `maximize` or
-`minimize`. A metric that is missing or not finite counts as the worst value. Whether a trial may be chosen at all is not
-decided here: callers pass trials that are complete and within the constraints (`constraints.feasible`).
+`minimize`. A metric that is missing or not finite counts as the worst value. Eligibility is not checked here: callers
+pass trials that are complete and within the constraints (`constraints.feasible`).
 """
 
 import math
@@ -13,16 +13,16 @@ from proxytune.tuning.spec.metrics import MEMORY
 Objectives = Mapping[str, str]
 Points = Mapping[int, Mapping[str, float]]
 BEST_SEARCH_VALUE = "best search value"
-"""The rule of `best`, in words."""
+"""Description of the rule of `best`."""
 
 
 def sign(direction: str) -> float:
-    """The factor by which a value is multiplied so that less is better: 1 for `minimize`, -1 for `maximize`."""
+    """The factor that makes lower values better: 1 for `minimize`, -1 for `maximize`."""
     return 1.0 if direction == "minimize" else -1.0
 
 
 def signed(metrics: Mapping[str, float], objectives: Objectives) -> tuple[float, ...]:
-    """The objectives so that less is better; infinity where a metric is missing or not finite."""
+    """The objectives, signed so that lower is better; infinity where a metric is missing or not finite."""
     values = (sign(direction) * metrics.get(name, math.nan) for name, direction in objectives.items())
     return tuple(value if math.isfinite(value) else math.inf for value in values)
 
@@ -38,11 +38,9 @@ def best(points: Points, objectives: Objectives) -> int | None:
 
 
 def front(points: Points, objectives: Objectives) -> list[int]:
-    """The trials that no other one dominates, by number."""
+    """The non-dominated trials, by number."""
     kept: list[tuple[int, tuple[float, ...]]] = []
-    for number in ordered(
-        points, objectives
-    ):  # a trial is dominated only by one that is before it in this order
+    for number in ordered(points, objectives):  # only an earlier trial in this order can dominate a later one
         values = signed(points[number], objectives)
         if not any(_dominates(other, values) for _, other in kept):
             kept.append((number, values))
@@ -54,6 +52,6 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def front_objectives(objectives: Objectives) -> dict[str, str]:
-    """What a Pareto front is computed over: the objectives, or a single one and the memory of training."""
+    """The objectives of the Pareto front: those of the study; for a single objective also training memory."""
     lone = len(objectives) == 1 and MEMORY not in objectives
     return dict(objectives) | ({MEMORY: "minimize"} if lone else {})

@@ -1,4 +1,4 @@
-"""The steps at which trials are compared, and how many steps a study is expected to take."""
+"""The steps at which trials are compared, and the expected number of steps of a study."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ..
     if stopping.name == "median":
         if steps // eval_every > MAX_RUNGS:
             raise ValueError(
-                f"training.eval_every: {eval_every} makes more than {MAX_RUNGS:,} evaluations a trial, and median "
+                f"training.eval_every: {eval_every} makes more than {MAX_RUNGS:,} evaluations per trial, and median "
                 "compares at each of them; evaluate less often"
             )
         return tuple(step for step in range(eval_every, steps, eval_every) if step >= rung)
@@ -36,9 +36,9 @@ def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ..
 
 
 def expected_steps(stopping: Stopping, rungs: Sequence[int], steps: int, trials: int) -> float:
-    """Steps of all `trials` together if the stopping rule keeps as many of them at each rung as it is set to.
+    """Total steps of `trials` trials if the stopping rule keeps the configured fraction at each rung.
 
-    Of `median` every trial is counted in full: how many it stops depends on their values alone.
+    With `median` every trial counts in full, because the number of stopped trials depends on the values alone.
     """
     if stopping.name == "hyperband":
         brackets = len(rungs) + 1  # the last one has no rung

@@ -1,4 +1,4 @@
-"""Whether a stored study may resume with a spec: it may differ in the budget and in keys that no result depends on."""
+"""Check that a stored study may resume with a spec, which may differ in the budget and in keys that affect no result."""
 
 import json
 from typing import Any
@@ -7,18 +7,18 @@ from proxytune.tuning.errors import OtherSpecError
 from proxytune.tuning.spec.study_spec import StudySpec
 
 MAY_DIFFER = {"resources", "tracking", "storage", "database"}
-"""Sections that a resumed study may change, since no result depends on them."""
+"""Sections that may change on resume, since no result depends on them."""
 
 
 def check_same(known: StudySpec, wanted: StudySpec) -> None:
-    """Refuse to resume a known study under a spec that would make the results incomparable.
+    """Refuse to resume a stored study with a spec that would make its results incomparable.
 
     Raises:
-        OtherSpecError: they differ, and where.
+        OtherSpecError: the specs differ. The message lists the first three differences.
     """
     stored, new = (json.loads(spec.model_dump_json()) for spec in (known, wanted))
     for spec in (stored, new):
-        # Data may move; their fingerprint shows whether they changed.
+        # The data may be moved; the fingerprint detects changes.
         spec["task"] = {
             key: value for key, value in spec["task"].items() if key not in ("root", "files", "partial")
         }

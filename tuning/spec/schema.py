@@ -9,11 +9,11 @@ from proxytune.tuning import studies
 from proxytune.tuning.spec.metrics import METRICS
 
 SHIPPED_SCHEMA = Path(studies.__file__).with_name("study.schema.json")
-"""The schema as `proxytune schema` prints it; beside the shipped studies, whose first line names it."""
+"""The output of `proxytune schema`, stored beside the shipped studies. Their first line refers to it."""
 
 
 def study_schema() -> dict[str, Any]:
-    """The schema of a study file (JSON Schema 2020-12); what only a whole file shows is left to `check`."""
+    """The schema of a study file (JSON Schema 2020-12). Rules across keys are checked only by `proxytune check`."""
     from proxytune.datasets import TASKS
     from proxytune.models.config import ModelConfig
     from proxytune.models.training_config import TrainingConfig
@@ -53,12 +53,12 @@ def _section(config: type, description: str, leave_out: Collection[str] = ()) ->
 
 
 def schema_text() -> str:
-    """What `proxytune schema` prints and the package ships."""
+    """The schema as text: the output of `proxytune schema` and the shipped file."""
     return json.dumps(study_schema(), indent=1) + "\n"
 
 
 def study_keys() -> list[str]:
-    """Every dotted key of a study file, read from the shipped schema: completion must not wait for pydantic."""
+    """Every dotted key of a study file, read from the shipped schema so that completion does not import pydantic."""
     schema = json.loads(SHIPPED_SCHEMA.read_text(encoding="utf-8"))
     return sorted(_keys(schema, schema["$defs"], ""))
 

@@ -1,4 +1,4 @@
-"""The `search` section of a study: what is searched, by which sampler, and for how long."""
+"""The `search` section of a study: search space, objectives, sampler, stopping rule and budget."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -16,17 +16,17 @@ SEARCHABLE = {f"model.{key}" for key in MODEL_KEYS} | {f"training.{key}" for key
 
 
 class Sampler(Section):
-    """Who proposes: one of Optuna's samplers, or `curve`, which learns from all learning curves (search/curve_sampler.py)."""
+    """The sampler: one of Optuna's, or `curve`, which learns from all learning curves (search/curve_sampler.py)."""
 
     name: Literal["random", "grid", "qmc", "tpe", "gp", "cmaes", "nsga2", "curve"] = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class Stopping(Section):
-    """Which trials end early.
+    """The rule by which trials are stopped early.
 
-    asha: rungs at min_steps * reduction_factor^k, one in reduction_factor continues. hyperband: trials take turns on
-    brackets that begin one rung later each, the last one without any rung. median: at every evaluation from min_steps on.
+    asha: rungs at min_steps * reduction_factor^k; one in reduction_factor trials continues. hyperband: trials are assigned
+    in turn to brackets, each starting one rung later, the last without rungs. median: at every evaluation from min_steps on.
     """
 
     name: Literal["none", "asha", "hyperband", "median"] = "asha"
@@ -35,11 +35,11 @@ class Stopping(Section):
 
 
 class WarmStartSource(Section):
-    """An earlier study whose best configurations go first and whose trials inform the sampler (search/warm_start.py)."""
+    """An earlier study. Its best configurations are tried first, its trials inform the sampler (search/warm_start.py)."""
 
     study: str
-    top: int = Field(default=8, ge=0)  # how many of its configurations go first
-    storage: Path | None = None  # where it lies; default: where this study does
+    top: int = Field(default=8, ge=0)  # number of its configurations that are tried first
+    storage: Path | None = None  # its storage folder; default: that of this study
     database: str | None = None
 
     @field_validator("storage")
@@ -49,7 +49,7 @@ class WarmStartSource(Section):
 
 
 class StopWhen(Section):
-    """When going on is not worth it: no new trial starts, and those that run finish (search/enough.py)."""
+    """When to end the study early: no new trial starts, and running trials finish (search/enough.py)."""
 
     expected_gain_below: float = Field(gt=0)  # in the objective's unit
 
@@ -63,11 +63,11 @@ class Search(Section):
     sampler: Sampler = Sampler()
     stopping: Stopping = Stopping()
     trials: int = Field(ge=1)  # the budget; the two below end the study earlier
-    max_seconds: float | None = Field(default=None, gt=0)  # of running, over all drivers
-    max_steps: int | None = Field(default=None, gt=0)  # of training, over all trials
+    max_seconds: float | None = Field(default=None, gt=0)  # run time, summed over all drivers
+    max_steps: int | None = Field(default=None, gt=0)  # training steps, summed over all trials
     stop_when: StopWhen | None = None  # ends the study before its budget is spent
     enqueue: tuple[dict[str, Scalar], ...] = ()
-    warm_start: WarmStartSource | None = None  # after what is enqueued
+    warm_start: WarmStartSource | None = None  # its configurations follow the enqueued ones
 
     @field_validator("sampler", "stopping", mode="before")
     @classmethod
@@ -102,6 +102,6 @@ class Search(Section):
 
 
 def _full_key(key: str) -> str:
-    """A hint at the searched key that is meant: its section may be missing."""
+    """A hint to append to "unknown key"; finds keys that were written without their section."""
     full = [known for known in SEARCHABLE if known.endswith(f".{key}")]
     return f"did you mean {full[0]}?" if full else right_key(key, SEARCHABLE)

@@ -1,4 +1,4 @@
-"""The search space: from the study file's domains to Optuna's distributions and one trial's parameters."""
+"""The search space: domains of the study file, Optuna's distributions, and the parameters of one trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-if TYPE_CHECKING:  # Optuna is imported where a distribution is made: reading a study file needs none
+if TYPE_CHECKING:  # Optuna is imported where a distribution is created: reading a study file does not need it
     import optuna
     from optuna.distributions import BaseDistribution
 
@@ -20,7 +20,7 @@ class Domain(BaseModel):
     """The values of one searched key: a `choice`, or a range from `low` to `high`, both inclusive.
 
     A range takes `log` (spaced evenly in the logarithm; low > 0) or `step` (a grid from low), not both.
-    A list alone is a choice. `when` names other searched or fixed keys and the values at which this key exists at all.
+    A plain list is a choice. `when` names other searched or fixed keys and the values at which this key is searched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +40,7 @@ class Domain(BaseModel):
         if isinstance(values, Mapping | Domain):
             return values
         raise ValueError(
-            f"{values!r} is not a domain; write [8, 16, 32] or {{low: 0.0, high: 0.3}}, and a fixed value outside "
+            f"{values!r} is not a domain; write [8, 16, 32] or {{low: 0.0, high: 0.3}}, and set a fixed value outside "
             "search.space"
         )
 
@@ -69,7 +69,7 @@ class Domain(BaseModel):
         return self
 
     def check_integer(self) -> None:
-        """Refuse a range that cannot hold whole numbers only.
+        """Check that the range holds only whole numbers.
 
         Raises:
             ValueError: a fractional bound or step.
@@ -81,7 +81,7 @@ class Domain(BaseModel):
                     raise ValueError(f"{name} {value} must be a whole number")
 
     def distribution(self, *, integer: bool) -> BaseDistribution:
-        """Optuna's form of the domain; `integer` where the key holds whole numbers."""
+        """The domain as Optuna's distribution; `integer`: the key takes whole numbers."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choice is not None:
@@ -93,7 +93,7 @@ class Domain(BaseModel):
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
     def contains(self, value: Scalar) -> bool:
-        """Whether the value lies in the domain; of a key of whole numbers SearchSpace.contains knows more."""
+        """Whether the value is in the domain; SearchSpace.contains also checks that integer keys get whole numbers."""
         if self.choice is not None:
             return any(value == option and type(value) is type(option) for option in self.choice)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -109,7 +109,7 @@ class Domain(BaseModel):
 
 
 def distribution_of(domain: Mapping[str, Any], value: Scalar) -> BaseDistribution:
-    """Optuna's distribution of a resolved study file's domain; whether it holds whole numbers is seen by the value."""
+    """Optuna's distribution for a domain of a resolved study file. The type of `value` decides between int and float."""
     from optuna.distributions import CategoricalDistribution
 
     if domain.get("choice") is not None:
@@ -118,7 +118,7 @@ def distribution_of(domain: Mapping[str, Any], value: Scalar) -> BaseDistributio
 
 
 class SearchSpace:
-    """All searched keys in a fixed order, conditions after the keys they depend on."""
+    """All searched keys in a fixed order, conditional keys after the keys they depend on."""
 
     def __init__(self, domains: Mapping[str, Domain], integer_keys: frozenset[str]) -> None:
         self.domains = dict(domains)
@@ -132,7 +132,7 @@ class SearchSpace:
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Each key's domain in Optuna's form."""
+        """Optuna's distribution of each key."""
         return {
             key: domain.distribution(integer=key in self._integer_keys)
             for key, domain in self.domains.items()
@@ -145,21 +145,25 @@ class SearchSpace:
         return whole and domain.contains(value)
 
     def _sorted(self) -> list[str]:
-        """Conditional keys after the searched keys they name (a cycle cannot be ordered)."""
+        """The keys in topological order of their conditions.
+
+        Raises:
+            ValueError: conditions depend on each other in a cycle.
+        """
         done: list[str] = []
         waiting = list(self.domains)
         while waiting:
             ready = [key for key in waiting if not (set(self.domains[key].when) & set(waiting))]
             if not ready:
-                raise ValueError(f"the conditions of {', '.join(waiting)} depend on each other in a circle")
+                raise ValueError(f"the conditions of {', '.join(waiting)} depend on each other in a cycle")
             done += ready
             waiting = [key for key in waiting if key not in ready]
         return done
 
     def suggest(self, trial: optuna.Trial, fixed: Mapping[str, Any]) -> dict[str, Any]:
-        """Let the trial's sampler choose every key that exists under its conditions.
+        """Sample every key whose conditions are met.
 
-        `fixed` holds the study's own values (dotted keys), which conditions may name too.
+        `fixed` holds the study's fixed values (dotted keys), to which conditions may also refer.
         """
         params: dict[str, Any] = {}
         for key in self.order:
@@ -168,7 +172,7 @@ class SearchSpace:
         return params
 
     def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Scalar]]:
-        """Every combination of choices that the conditions allow, the first key in the study file changing slowest."""
+        """Every combination of choices that the conditions allow; the first key of the study file changes slowest."""
         points: list[dict[str, Scalar]] = [{}]
         for key in self.order:
             points = [
@@ -183,7 +187,7 @@ class SearchSpace:
         return points
 
     def holds(self, key: str, values: Mapping[str, Any]) -> bool:
-        """Whether the key's `when` is met by `values`."""
+        """Whether `values` meet the key's `when`."""
         for other, wanted in self.domains[key].when.items():
             allowed = wanted if isinstance(wanted, tuple) else (wanted,)
             if values.get(other) not in allowed:

@@ -1,4 +1,4 @@
-"""From the name that a user gives to the values of a study file."""
+"""Find and read a study file by its path or by the name of a shipped study."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from proxytune.tuning.studies import shipped_studies
 
 
 def find_study_file(name_or_path: str) -> Path | None:
-    """The file that is meant: a path, or the name of a shipped study; a folder is never meant."""
+    """The file of a path or of a shipped study's name; None if neither exists. Folders are not considered."""
     path = Path(name_or_path)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
         return path
@@ -19,7 +19,7 @@ def find_study_file(name_or_path: str) -> Path | None:
 
 
 def unknown_study(name_or_path: str, storage: str | None = None) -> InputError:
-    """The error for a name that is neither a file nor a shipped study, nor in the storage that was looked in."""
+    """The error for a name that is neither a file, nor a shipped study, nor (if given) a study in `storage`."""
     stored = "" if storage is None else f", no study in {storage}"
     return InputError(
         f"{name_or_path}: no such file{stored}, and no shipped study of that name; "
@@ -28,10 +28,10 @@ def unknown_study(name_or_path: str, storage: str | None = None) -> InputError:
 
 
 def read_study(name_or_path: str, assignments: Iterable[str] = ()) -> StudySpec:
-    """The study of a file, or a shipped one by its name, with `key=value` overrides.
+    """Read a study from a file or from a shipped study's name, with `key=value` overrides.
 
     Raises:
-        InputError: everything that is wrong, each line with its key path.
+        InputError: one line per problem, each with its key path.
     """
     path = find_study_file(name_or_path)
     if path is None:

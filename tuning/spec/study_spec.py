@@ -1,4 +1,4 @@
-"""The study file: what is trained and how it is searched, resolved and checked before anything starts."""
+"""StudySpec: a complete study file, resolved and checked before anything starts."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,7 +28,7 @@ INTEGER_KEYS = frozenset(
 
 
 class Tracking(Section):
-    """Where MLflow is (default: a sqlite file beside the studies) and the experiment's name."""
+    """The MLflow store (default: an sqlite file beside the studies) and the experiment's name."""
 
     uri: str | None = None
     experiment: str = Field(default="proxytune", min_length=1)
@@ -36,18 +36,16 @@ class Tracking(Section):
     @field_validator("uri")
     @classmethod
     def _trackable(cls, uri: str | None) -> str | None:
-        return uri if uri is None else check_uri(uri)  # before a password in it is stored anywhere
+        return uri if uri is None else check_uri(uri)  # refuses a password before it is stored anywhere
 
 
 class StudySpec(TrialSpec):
-    """A whole study file, resolved: every default is filled in and every key has been checked."""
+    """A complete study file: all defaults are filled in and all keys are checked."""
 
     search: Search
     tracking: Tracking = Tracking()
     storage: Path = Path("studies")  # the folder of all studies: checkpoints, exports, sqlite files
-    database: str | None = (
-        None  # Optuna's storage as an SQLAlchemy URL; default: sqlite in the study's folder
-    )
+    database: str | None = None  # SQLAlchemy URL of Optuna's storage; default: sqlite in the study's folder
     checkpoints: str | None = None  # s3://bucket/prefix or gs://...; default: in the study's folder
 
     @field_validator("storage", mode="before")
@@ -55,8 +53,8 @@ class StudySpec(TrialSpec):
     def _a_folder(cls, storage: Any) -> Any:
         if isinstance(storage, str) and "://" in storage:
             raise ValueError(
-                f"{storage} is no folder, and the journal for MLflow (and sqlite, without `database`) needs one; "
-                f"keep storage a folder of the driver and set checkpoints: {storage}, database: postgresql+psycopg://..."
+                f"{storage} is not a folder; the journal for MLflow (and sqlite, without `database`) needs one; "
+                f"set storage to a folder of the driver, checkpoints: {storage}, and database: postgresql+psycopg://..."
             )
         return storage
 
@@ -73,7 +71,7 @@ class StudySpec(TrialSpec):
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The domains as Optuna's distributions."""
+        """The search space of `search.space`."""
         return SearchSpace(self.search.space, INTEGER_KEYS)
 
     @cached_property
@@ -83,21 +81,21 @@ class StudySpec(TrialSpec):
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The study's own values by dotted keys, which conditions may name."""
+        """The fixed values of `model` and `training` by dotted key; conditions may refer to them."""
         return {f"model.{key}": value for key, value in self.model.items()} | {
             f"training.{key}": value for key, value in self.training.items()
         }
 
     @property
     def folder(self) -> Path:
-        """Everything that belongs to this study alone."""
+        """The folder of this study."""
         return self.storage.absolute() / self.name
 
     def trial(self, params: Mapping[str, Scalar]) -> TrialSpec:
         """The complete configuration of a trial with these searched values (dotted keys).
 
         Raises:
-            InputError: the values do not fit together.
+            InputError: the values are not a valid configuration.
         """
         values: dict[str, Any] = self.model_dump(include=set(TrialSpec.model_fields))
         for key, value in params.items():
@@ -111,9 +109,9 @@ class StudySpec(TrialSpec):
 
 
 def parse_study(values: Mapping[str, Any], where: str | None) -> StudySpec:
-    """A study from plain values, such as a stored spec.
+    """Build a study from plain values, such as a stored spec.
 
     Raises:
-        InputError: what is wrong, with its key path.
+        InputError: one line per problem, each with its key path.
     """
     return validated(StudySpec, completed(values, where), where=where)

@@ -1,4 +1,4 @@
-"""The `task` section of a study: which data, where they lie, and the task's own options."""
+"""The `task` section of a study: the task, the location of its data, and the task's own options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-if TYPE_CHECKING:  # imported where a task is looked up: the names of keys need no numpy and pyarrow
+if TYPE_CHECKING:  # imported where a task is looked up: key names alone must not import numpy and pyarrow
     from proxytune.datasets import TaskInfo
 
 
@@ -17,11 +17,11 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
-    root: Path | None = None  # the folder or archive with the data; none: generated where a generator exists
+    root: Path | None = None  # folder or archive with the data; None: generated, if the task has a generator
     files: dict[Literal["train", "validation", "test"], Path] | None = (
-        None  # instead of root, each split's file
+        None  # file of each split, instead of root
     )
-    partial: bool = False  # whether data in which something is missing may be used
+    partial: bool = False  # whether incomplete data may be used
 
     @model_validator(mode="before")
     @classmethod
@@ -40,22 +40,26 @@ class Task(BaseModel):
 
     @property
     def source(self) -> dict[str, Any]:
-        """Keywords of `proxytune.datasets.prepare` that say where the data are."""
+        """The keyword arguments of `proxytune.datasets.prepare` that locate the data."""
         return {"root": self.root, "files": self.files, "partial": self.partial}
 
     @property
     def options(self) -> dict[str, Any]:
-        """The task's own options: the other keywords of `prepare`."""
+        """The task's own options: the other keyword arguments of `prepare`."""
         return dict(self.model_extra or {})
 
     def info(self) -> TaskInfo:
-        """What the task is to a model; DataError for an unknown task or option."""
+        """Vocabulary, lengths and classes of the task.
+
+        Raises:
+            DataError: unknown task or option.
+        """
         from proxytune.datasets import task_info
 
         return task_info(self.name, **self.options)
 
     def described_source(self) -> str:
-        """Where the data come from, in words."""
+        """Description of the data's source, for messages."""
         if self.files:
             return f"from {', '.join(map(str, self.files.values()))}"
         return f"from {self.root}" if self.root else "by its generator"

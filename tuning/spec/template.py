@@ -1,4 +1,4 @@
-"""A commented study file to begin with."""
+"""The commented study file that `proxytune init` writes."""
 
 from proxytune.tuning.spec.protocol import with_protocol
 from proxytune.tuning.spec.schema import SHIPPED_SCHEMA
@@ -12,7 +12,7 @@ task:
   name: {task}
   root: null # folder or archive with the data; null: generated, where the task has a generator
 
-model: # fixed values; what is left out has its default
+model: # fixed values; other keys have their defaults
   attention: proxyformer # softmax, nystromformer, linformer, performer, reformer, bigbird
   num_layers: 2
   embedding_dim: 64
@@ -32,7 +32,7 @@ search:
     model.contrastive_temperature: {{low: 0.02, high: 1.0, log: true}}
     model.dropout: {{low: 0.0, high: 0.3}}
     # model.injection: [segment, carried] # a list is a choice
-  objectives: {{val_accuracy: maximize}} # a second one makes it a Pareto search, such as train_memory_mib_per_sequence: minimize
+  objectives: {{val_accuracy: maximize}} # for a Pareto search add a second one, such as train_memory_mib_per_sequence: minimize
   # constraints: {{train_memory_mib_per_sequence: "<= 40"}}
   sampler: tpe # random, grid, qmc, gp, cmaes, nsga2; {{name: tpe, seed: 1}} sets its seed
   stopping: asha # none, hyperband, median; {{name: asha, min_steps: {eval_every}, reduction_factor: 3}}
@@ -40,11 +40,11 @@ search:
   enqueue: # configurations to try first
     - {{model.num_proxies: 128, model.contrastive_temperature: 0.07, model.dropout: 0.1}}
 
-resources: {{cpu: 1, gpu: auto}} # of one trial; as many run at once as fit
+resources: {{cpu: 1, gpu: auto}} # per trial; as many trials run at once as fit
 storage: ./studies # the folder of all studies
 """
 
 
 def study_template(task: str, name: str, file: str) -> str:
-    """A study file for a task, with the task's protocol and a search of Proxyformer's settings."""
+    """A study file for a task, with the task's protocol and a search over Proxyformer's settings."""
     return _TEMPLATE.format(schema=SHIPPED_SCHEMA, task=task, name=name, file=file, **with_protocol(task, {}))

@@ -1,4 +1,4 @@
-"""TrialSpec: the complete configuration of one training; `config.yaml` of an export holds one."""
+"""TrialSpec: the complete configuration of one training, stored as `config.yaml` in an export."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from proxytune.datasets import TaskInfo
 
 NAME = re.compile(r"(?!mlartifacts$)[A-Za-z0-9][A-Za-z0-9_-]{0,111}(\.confirm)?")
-"""Names of studies. A name has no dot, so that no study takes the place of a file beside the studies (mlflow.db and what
-sqlite keeps beside it); `.confirm` marks the study that confirms another one."""
+"""Names of studies. A name has no dot, so that it cannot collide with a file beside the studies (mlflow.db and sqlite's
+other files); `.confirm` marks the study that confirms another one."""
 FROM_TASK = {"vocab_size", "max_length", "num_classes", "num_documents"}
 """Fields of ModelConfig that the task decides, so a study file does not name them."""
 MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
@@ -34,13 +34,13 @@ MODEL_KEYS = {field.name for field in fields(ModelConfig)} - FROM_TASK
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The keys of a study's `training` that are no property of the optimisation (TrainingConfig).
+    """The keys of a study's `training` that do not belong to the optimisation (TrainingConfig).
 
-    seed: decides weights, dropout and the order of the batches.
+    seed: of weights, dropout and the order of the batches.
     batch_order: uniform (the LRA protocol of Nyströmformer) or bucketed by length (datasets/batches.py).
-    final_weights: what the test split and an export use: those of the last step, or those of the evaluation with the
-        highest validation accuracy, the earliest of equals (the protocol). best_val_accuracy and best_step are reported
-        in both cases, and val_accuracy is always the last evaluation's.
+    final_weights: the weights that the test split and an export use: those of the last step, or those of the evaluation
+        with the highest validation accuracy, the earliest of equals (the protocol). best_val_accuracy and best_step are
+        reported in both cases, and val_accuracy is always that of the last evaluation.
     """
 
     seed: int = 0
@@ -57,26 +57,28 @@ TRAINING_KEYS = {field.name for field in fields(TrainingConfig)} | RUN_KEYS
 
 
 class Resources(Section):
-    """What one trial takes, how many run at once (default: as many as fit), how often a lost one is retried, and which
-    studies of the same cluster come first (higher; default 0).
+    """Resources per trial, trials at once (default: as many as fit), retries of a lost trial, and the priority among
+    the studies of one cluster (higher first; default 0).
     """
 
     cpu: int = Field(default=1, ge=1)  # cores, also torch's threads
-    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"  # auto: one where the cluster has any
+    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"  # auto: 1 if the cluster has GPUs, else 0
     max_concurrent: int | None = Field(default=None, ge=1)
     max_failures: int = Field(default=3, ge=0)
     priority: int = 0
 
 
 class TrialSpec(Section):
-    """One training. Every default is filled in, so that a stored spec means the same under later versions."""
+    """One training. All defaults are filled in, so that a stored spec keeps its meaning under later versions."""
 
     name: str
     task: Task
-    model: dict[str, Any] = Field(default={}, validate_default=True)  # ModelConfig's fields but the task's
+    model: dict[str, Any] = Field(
+        default={}, validate_default=True
+    )  # fields of ModelConfig except the task's
     training: dict[str, Any] = Field(
         default={}, validate_default=True
-    )  # TrainingConfig's fields and RunConfig's
+    )  # fields of TrainingConfig and RunConfig
     resources: Resources = Resources()
 
     @field_validator("name")
@@ -84,8 +86,8 @@ class TrialSpec(Section):
     def _valid_name(cls, name: str) -> str:
         if not NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} must be 1 to 112 letters, digits, dashes or underscores, a letter or digit first, "
-                "and not mlartifacts, which lies beside the studies; take another name"
+                f"{name!r} must be 1 to 112 letters, digits, dashes or underscores, beginning with a letter or digit; "
+                "mlartifacts is reserved; take another name"
             )
         return name
 
@@ -105,7 +107,7 @@ class TrialSpec(Section):
     def _complete_model(cls, model: Any, others: ValidationInfo) -> dict[str, Any]:
         given = known_keys(model, "model", MODEL_KEYS)
         task = others.data.get("task")
-        if task is None:  # wrong itself, and what the model needs of it is not known
+        if task is None:  # invalid, so the fields that it decides are unknown
             return given
         config = checked(ModelConfig, task_fields(task.info()) | given, "model")
         return {key: value for key, value in asdict(config).items() if key not in FROM_TASK}
@@ -128,18 +130,19 @@ class TrialSpec(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 of all that a training depends on: without the study's name, the resources and the location of the data."""
+        """sha256 of everything a training depends on: without the study's name, the resources and the data's location."""
         values = self.model_dump(mode="json", include={"task", "model", "training"})
-        values["task"].pop("root", None)
+        values["task"] |= {"files": None, "partial": False}  # the fingerprint identifies the data
+        del values["task"]["root"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def seed(self) -> int:
-        """Decides weights, dropout and the order of the batches."""
+        """Seed of weights, dropout and the order of the batches."""
         return self.run_config().seed
 
     def model_config_for(self, info: TaskInfo) -> ModelConfig:
-        """The model's configuration on the task."""
+        """The model's configuration for the task."""
         return ModelConfig(**task_fields(info), **self.model)
 
     def training_config(self) -> TrainingConfig:
@@ -147,7 +150,7 @@ class TrialSpec(Section):
         return TrainingConfig(**{key: value for key, value in self.training.items() if key not in RUN_KEYS})
 
     def run_config(self) -> RunConfig:
-        """The seed, the order of the batches and which weights count."""
+        """The seed, the order of the batches and the choice of the final weights."""
         return RunConfig(**{key: self.training[key] for key in RUN_KEYS})
 
 
@@ -157,10 +160,10 @@ def task_fields(info: TaskInfo) -> dict[str, Any]:
 
 
 def load_trial(path: Path, assignments: Iterable[str] = ()) -> TrialSpec:
-    """The configuration of one training, as `proxytune export` writes it, with `key=value` overrides.
+    """Read the configuration of one training, as written by `proxytune export`, with `key=value` overrides.
 
     Raises:
-        InputError: what is wrong, with its key path.
+        InputError: one line per problem, each with its key path.
     """
     values = completed(override(read_yaml(path), assignments), where=str(path))
     return validated(TrialSpec, values, where=str(path))

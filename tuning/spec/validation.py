@@ -1,4 +1,4 @@
-"""pydantic's errors as lines for the user: key path, value, rule, nearest right key."""
+"""pydantic's errors as lines for the user: key path, value, rule, nearest valid key."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,11 @@ from proxytune.tuning.spec.yaml_file import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 Config = TypeVar("Config")
-_adapters: dict[type, TypeAdapter[Any]] = {}  # making one takes milliseconds, and a driver checks every trial
+_adapters: dict[
+    type, TypeAdapter[Any]
+] = {}  # cached: building one takes milliseconds, and every trial is checked
 _UNION_MEMBER = re.compile(r"bool|int|float|str|none|constrained-\w+|\w+\[.*\]")
-"""What pydantic adds to a key path to say which member of a union refused."""
+"""Parts that pydantic adds to a key path to name the member of a union that rejected the value."""
 
 CALLED_HERE = {
     "pruner": "search.stopping",
@@ -40,17 +42,17 @@ CALLED_HERE = {
     "proxies": "model.num_proxies",
     "temperature": "model.contrastive_temperature",
 }
-"""Names of other tools, and short ones, with the key that means the same in a study file."""
+"""Names used by other tools, and short names, with the corresponding key of a study file."""
 
 
 class Section(BaseModel):
-    """A part of a study file: frozen, and a key it does not know is an error."""
+    """A section of a study file: frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Problems(ValueError):
-    """Several things that are wrong with a section; each is a line that begins with its key path."""
+    """One or more problems of a section, one line each, beginning with the key path."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("; ".join(lines))
@@ -58,10 +60,10 @@ class Problems(ValueError):
 
 
 class SpecError(InputError):
-    """A study file or configuration that is not valid.
+    """A study file or configuration is not valid.
 
     Attributes:
-        lines: everything that is wrong, each line beginning with its key path.
+        lines: one line per problem, each beginning with its key path.
     """
 
     def __init__(self, lines: Sequence[str], where: str | None) -> None:
@@ -73,21 +75,21 @@ def validated(kind: type[Model], values: Mapping[str, Any], where: str | None) -
     """Build a section from plain values.
 
     Raises:
-        SpecError: everything that is wrong, a line each, beginning with `where`.
+        SpecError: one line per problem, each beginning with `where`.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise SpecError(_all_lines(error, kind), where) from None
-    except InputError as error:  # from a section within
+    except InputError as error:  # from a nested section
         raise InputError(": ".join(filter(None, [where, str(error)]))) from None
 
 
 def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Config:
-    """Build a dataclass with pydantic's type checks; its own rules speak through their ValueError.
+    """Build a dataclass with pydantic's type checks and its own checks, which raise ValueError.
 
     Raises:
-        Problems: what is wrong, with its key path below `section`.
+        Problems: one line per problem, each with its key path below `section`.
     """
     try:
         adapter = _adapters.get(config) or _adapters.setdefault(config, TypeAdapter(config))
@@ -101,7 +103,7 @@ def checked(config: type[Config], values: Mapping[str, Any], section: str) -> Co
 
 
 def known_keys(values: Any, section: str, known: set[str]) -> dict[str, Any]:
-    """A copy of a free-form section whose keys are all known; a missing one is empty.
+    """A copy of a free-form section, after a check of its keys; a missing section is empty.
 
     Raises:
         Problems: not a mapping, or unknown keys, each with the nearest known one.
@@ -117,7 +119,7 @@ def known_keys(values: Any, section: str, known: set[str]) -> dict[str, Any]:
 
 
 def right_key(name: str, known: Iterable[str]) -> str:
-    """A hint to append to "unknown key": what the key is called here, or the nearest known one."""
+    """A hint to append to "unknown key": the corresponding key of a study file, or the nearest known one."""
     known = list(known)
     called = CALLED_HERE.get(name)
     if called is not None and ("." in called or called in known):
@@ -126,7 +128,7 @@ def right_key(name: str, known: Iterable[str]) -> str:
 
 
 def _all_lines(error: ValidationError, kind: type[BaseModel]) -> list[str]:
-    """A line each; the refusals of one value by all members of a union are one line."""
+    """One line per problem; the rejections of a value by all members of a union are joined in one line."""
     lines: list[str] = []
     for problem in error.errors():
         for line in _lines(problem, kind):
@@ -154,7 +156,7 @@ def _location(problem: Any) -> list[str]:
 
 
 def _section_at(kind: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
-    """The section that a key path leads into; keys of a mapping lead to its values' section."""
+    """The section at a key path; a mapping's keys lead to the section of its values."""
     for part in location:
         if part in kind.model_fields:
             hint = kind.model_fields[part].annotation

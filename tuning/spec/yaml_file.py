@@ -1,6 +1,6 @@
-"""Reading a YAML file that a stranger may have written: YAML 1.2, no anchors, bounded, every key with its line.
+"""Reading of untrusted YAML files: YAML 1.2, no anchors, bounded size and depth, errors with line numbers.
 
-YAML 1.2 (unlike 1.1) reads 1e-4 as a number and no, on, 010 as what they look like.
+Unlike YAML 1.1, YAML 1.2 reads 1e-4 as a number, no and on as strings, and 010 as 10.
 """
 
 import difflib
@@ -21,7 +21,7 @@ MAX_NODES = 100_000
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
         InputError: no such file, not YAML, duplicate keys, aliases, too large or too deep, not a mapping.
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise InputError(f"{path}: {size:,} bytes is more than a study file may have ({MAX_BYTES:,})")
+            raise InputError(f"{path}: {size:,} bytes exceed the limit of a study file ({MAX_BYTES:,})")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
@@ -37,15 +37,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     value = parse_yaml(text, where=str(path))
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, not a mapping of keys to values")
+        raise InputError(f"{path}: contains {type(value).__name__}, not a mapping of keys to values")
     return value
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
-    """The value of a YAML text, plain Python types only.
+    """Parse YAML text into plain Python types.
 
     Raises:
-        InputError: as `read_yaml`, its message beginning with `where`.
+        InputError: as in `read_yaml`. The message begins with `where`.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -78,13 +78,13 @@ def _refuse_bombs(events: Iterable[Any], where: str) -> None:
 
 
 NAMED_SECTIONS = ("task", "search.sampler", "search.stopping")
-"""Sections for which a name alone may stand: `sampler: tpe` is short for `sampler: {name: tpe}`."""
+"""Sections that may be given by name: `sampler: tpe` is short for `sampler: {name: tpe}`."""
 
 
 def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of `values` with each `key.path=value` of `assignments` put in (the value is YAML).
+    """A copy of `values` with each `key.path=value` of `assignments` applied (the value is YAML).
 
-    Below `search.space` the rest of the path is one key, since searched keys have dots of their own.
+    Below `search.space` the rest of the path is one key, since searched keys contain dots.
 
     Raises:
         InputError: no `=`, a path through something that is not a mapping, or a value that is not YAML.
@@ -123,7 +123,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML in their own order; `read_yaml` gives the same values back."""
+    """Plain values as YAML, in the given order. `read_yaml` restores the same values."""
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.representer.add_representer(

@@ -1,1 +1,1 @@
-"""A study as it is stored: database, lease, attributes, checkpoints, steering requests."""
+"""A study in storage: database, lease, attributes, checkpoints, steering requests."""

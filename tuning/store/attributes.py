@@ -1,37 +1,37 @@
-"""What is read of a trial in Optuna's storage, and the user attributes of trials and studies with what they say."""
+"""The user attributes of trials and studies in Optuna's storage, and the fields of a stored trial."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
-# Of a trial.
-DATA = "data"  # of a trial, the fingerprint of the data it trains on; of the study, run/provenance.py's data_facts
-END = "end"  # {"outcome", "reason", "step", "metrics"}, written before it is told
-ATTEMPT = "attempt"  # how often it was begun, if more than once
-ENQUEUED_BY = "enqueued_by"  # who enqueued it, if somebody did
+# Attributes of a trial.
+DATA = "data"  # of a trial: fingerprint of its training data; of the study: data_facts of run/provenance.py
+END = "end"  # {"outcome", "reason", "step", "metrics"}, written before the trial ends in Optuna
+ATTEMPT = "attempt"  # number of starts, if more than one
+ENQUEUED_BY = "enqueued_by"  # the user who enqueued it
 WHOLE_GPU = "whole_gpu"  # it ran out of memory in a share of a GPU
 RUNG = "rung:"  # followed by the rung's step: {"values", "violation"}, minimised
-CANDIDATE = "candidate"  # of a retraining: the trial of the confirmed study that it repeats
+CANDIDATE = "candidate"  # of a retraining: number of the repeated trial in the confirmed study
 WITH_SEED = "seed"  # of a retraining: its fresh seed
 
-# Of the study.
-STUDY_ID = "id"  # set first and never changed; names the study in its folder and in checkpoints
-BUDGET = "trials"  # the number of trials; changed by the study's driver alone
-GPU_WORST = "gpu_worst"  # the highest ratio of taken to predicted GPU memory
-WARM_START = "warm_start"  # what it took from an earlier one (search/warm_start.py)
+# Attributes of the study.
+STUDY_ID = "id"  # set first and never changed; identifies the study in its folder and in checkpoints
+BUDGET = "trials"  # the number of trials; changed only by the study's driver
+GPU_WORST = "gpu_worst"  # the highest ratio of used to predicted GPU memory
+WARM_START = "warm_start"  # what was taken from an earlier study (search/warm_start.py)
 JOURNAL_ID = "journal"  # id of its journal
-SECONDS = "seconds"  # for how long drivers have run it
-SECONDS_LEFT = "seconds_left"  # until its end, as its driver estimates (plan/time_left.py); null: not known
-WAITS = "waits"  # which other studies keep slots of the cluster from it, as its driver last told
+SECONDS = "seconds"  # run time, summed over all drivers
+SECONDS_LEFT = "seconds_left"  # estimated by the driver (plan/time_left.py); null: unknown
+WAITS = "waits"  # the other studies that occupy slots it waits for, as last recorded by its driver
 ENOUGH = "enough"  # {"reason", "budget"}: why the study ended before that budget was spent (search/enough.py)
 CURVE_MODEL = (
-    "curve_model"  # [number of observations, hyperparameters] of its last fit (search/curve_sampler.py)
+    "curve_model"  # [number of observations, hyperparameters] of the last fit (search/curve_sampler.py)
 )
 
 
 class StoredTrial(Protocol):
-    """What is read of a trial: of Optuna's FrozenTrial, or of a TableTrial with fields of the same names."""
+    """The fields read from a trial: Optuna's FrozenTrial, or a TableTrial with fields of the same names."""
 
     @property
     def number(self) -> int: ...
@@ -52,12 +52,12 @@ class StoredTrial(Protocol):
 
 
 def rung_entries(trial: StoredTrial) -> dict[int, dict[str, Any]]:
-    """What a trial had at each rung it crossed, by the rung's step: {"values", "violation"}."""
+    """The values of a trial at each rung it reached, by the rung's step: {"values", "violation"}."""
     return {
         int(key.removeprefix(RUNG)): entry for key, entry in trial.user_attrs.items() if key.startswith(RUNG)
     }
 
 
 def reported_steps(trial: StoredTrial) -> list[int]:
-    """The steps that a trial has reported, as far as the storage knows."""
+    """The steps reported by a trial, as far as they are stored."""
     return [*trial.intermediate_values, *rung_entries(trial)]

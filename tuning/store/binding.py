@@ -1,4 +1,4 @@
-"""Whether a study's database and its folders belong together."""
+"""Checks that a study's database and its folders belong together."""
 
 import os
 from pathlib import Path
@@ -12,15 +12,15 @@ PARTS = ("study.db", ID_FILE, "outbox", "trials", "efficiency")
 
 
 def make_folder(folder: Path) -> None:
-    """Make the study's folder, readable by this user alone, if it is not there.
+    """Create the study's folder, readable only by this user, if it does not exist.
 
     Raises:
-        InputError: it, or a part of it, is a symbolic link, behind which another study may lie.
-        StorageError: it cannot be made.
+        InputError: the folder or a part of it is a symbolic link, which may lead to another study.
+        StorageError: the folder cannot be created.
     """
     for path in (folder, *(folder / part for part in PARTS)):
         if path.is_symlink():
-            raise InputError(f"{path} is a symbolic link; a study's folder must be a folder of its own")
+            raise InputError(f"{path} is a symbolic link; a study's folder must not contain symbolic links")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -28,14 +28,14 @@ def make_folder(folder: Path) -> None:
 
 
 def check_binding(spec: StudySpec, study_id: str | None, num_trials: int) -> None:
-    """Refuse a database and a folder that do not belong together. Nothing is written.
+    """Check that the database and the folders belong together. Nothing is written.
 
     Args:
-        study_id: the study's id in the database; None: there is no study of its name.
-        num_trials: how many trials the database has of it.
+        study_id: the study's id in the database; None: the database has no study of this name.
+        num_trials: number of its trials in the database.
 
     Raises:
-        InputError: they do not, and what to do.
+        InputError: they do not belong together. The message says what to do.
         StorageError: a folder cannot be read.
     """
     folder, trials = spec.folder, trials_folder(spec)
@@ -45,14 +45,14 @@ def check_binding(spec: StudySpec, study_id: str | None, num_trials: int) -> Non
         numbers = sorted(int(name) for name in trials.folders() if name.isdecimal())
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    advice = "restore the database that it belongs to, or move it away"
+    advice = "restore the matching database, or move the folder away"
     if known is not None and known != study_id:
         theirs = "has no such study" if study_id is None else f"has study {study_id[:12]} of this name"
-        raise InputError(f"{folder} belongs to study {known[:12]} and the database {theirs}: {advice}")
+        raise InputError(f"{folder} belongs to study {known[:12]}, but the database {theirs}: {advice}")
     lost = [number for number in numbers if number >= num_trials]
     if lost:
         raise InputError(
-            f"{trials} has checkpoints of trial {lost[0]}, which the database does not know: {advice}"
+            f"{trials} has checkpoints of trial {lost[0]}, which is not in the database: {advice}"
         )
 
 
@@ -60,7 +60,7 @@ def bind_folder(folder: Path, study_id: str) -> None:
     """Write the study's id into its folder.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     path = folder / ID_FILE
     if path.exists():

@@ -1,8 +1,8 @@
-"""A trial's checkpoints: the two newest, each complete with its sha256 or not there at all, each bound to its trial.
+"""A trial's checkpoints: the two newest, each committed atomically with its sha256 and bound to its trial.
 
-The state goes first, under a name of its own (a worker that was given up may still write); the manifest that names it
-commits it. The manifest also names the study, the trial, its configuration and its data, so that weights of another
-training are never taken for this one's.
+The state is written first, under a unique name (an abandoned worker may still write). The manifest that names it
+commits it. The manifest also identifies the study, the trial, its configuration and its data, so that weights of another
+training are never loaded.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _STEP = "step-"
 
 
 class CorruptCheckpoint(Exception):
-    """The bytes in the storage are not those that were written."""
+    """The stored bytes differ from those that were written, or the checkpoint is incomplete."""
 
 
 class ForeignCheckpoint(Exception):
@@ -31,7 +31,7 @@ class ForeignCheckpoint(Exception):
 
 @dataclass(frozen=True)
 class Owner:
-    """What a checkpoint belongs to. data: fingerprint of the data; None: not known here, and not compared."""
+    """The training that a checkpoint belongs to. data: fingerprint of the data; None: unknown, not compared."""
 
     study: str  # the study's id
     trial: int
@@ -55,20 +55,20 @@ class Checkpoints:
         return cls(Folder(values.pop("folder")), Owner(**values))
 
     def trained_on(self, data: str) -> Self:
-        """The same checkpoints, for data of this fingerprint."""
+        """A copy that is bound to data of this fingerprint."""
         return replace(self, owner=replace(self.owner, data=data))
 
     def save(self, step: int, state: dict[str, Any]) -> Folder:
-        """Write `state` (tensors, numbers, strings, lists, dicts) as the newest checkpoint and drop all but two.
+        """Write `state` (tensors, numbers, strings, lists, dicts) as the newest checkpoint and keep the newest two.
 
         Raises:
-            OSError: the storage refuses; older checkpoints are untouched.
+            OSError: the write failed. Older checkpoints are unchanged.
         """
-        import torch  # here: what only reads a study needs no torch
+        import torch  # imported here: reading a study must not import torch
 
         content = (
             io.BytesIO()
-        )  # torch raises a RuntimeError without a reason for a file that cannot be written
+        )  # in memory: for an unwritable file torch raises a RuntimeError without the reason
         torch.save(state, content)
         final = self.folder / f"{_STEP}{step:010d}"
         file = final / f"state-{uuid.uuid4().hex}.pt"
@@ -85,16 +85,16 @@ class Checkpoints:
             with suppress(OSError):
                 file.delete()
             raise
-        with suppress(OSError):  # what cannot be deleted now goes with the next one
+        with suppress(OSError):  # what cannot be deleted now is deleted after the next checkpoint
             self._prune()
         return final
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest state that verifies (None: there is none), and a line for each newer one that did not.
+        """The newest valid state (None if there is none), and one line for each newer, corrupt checkpoint.
 
         Raises:
-            ForeignCheckpoint: the newest belongs to something else.
-            OSError: the object store does not answer.
+            ForeignCheckpoint: the newest readable checkpoint belongs to another training.
+            OSError: the object store does not respond.
         """
         refused: list[str] = []
         for path in self.paths():
@@ -105,20 +105,20 @@ class Checkpoints:
         return None, refused
 
     def readable(self) -> Iterator[dict[str, Any]]:
-        """The states that verify and belong to the trial, newest first."""
+        """The valid states of this trial, newest first."""
         for path in self.paths():
             with suppress(CorruptCheckpoint, ForeignCheckpoint):
                 yield self.load(path)
 
     def load(self, path: Folder) -> dict[str, Any]:
-        """The state of one checkpoint, verified; nothing in it is executed.
+        """Load and verify the state of one checkpoint. No code in it is executed.
 
         Raises:
             CorruptCheckpoint: truncated, changed or incomplete, with the reason.
-            ForeignCheckpoint: it belongs to something else.
-            OSError: the object store does not answer.
+            ForeignCheckpoint: it belongs to another training.
+            OSError: the object store does not respond.
         """
-        import torch  # here: what only reads a study needs no torch
+        import torch  # imported here: reading a study must not import torch
 
         try:
             manifest = read_manifest(path)
@@ -131,7 +131,7 @@ class Checkpoints:
             raise
         except Exception as error:
             if type(error) is OSError and not path.is_local:
-                raise  # a store that is away now is no reason to start the trial from the beginning
+                raise  # an unreachable store must not restart the trial from the beginning
             raise CorruptCheckpoint(f"{path}: {type(error).__name__}: {error}") from error
         return state
 
@@ -146,17 +146,17 @@ class Checkpoints:
             if mine is not None and theirs != mine:
                 raise ForeignCheckpoint(
                     f"{path} belongs to another {name} ({_short(theirs)}, not {_short(mine)}): the database and the "
-                    f"checkpoints are not of the same moment or study; restore them together, or move {self.folder} away"
+                    f"checkpoints do not match; restore both from the same backup, or move {self.folder} away"
                 )
 
     def _prune(self) -> None:
         kept = {path.name for path, _ in zip(self.paths(), range(KEPT), strict=False)}
         for step in {name.partition("/")[0] for name in self.folder.names()} - kept:
             if step.startswith(_STEP):
-                with suppress(
-                    FileNotFoundError
-                ):  # first, so that no checkpoint that is listed lacks its state
-                    (self.folder / step / MANIFEST).delete()
+                with suppress(FileNotFoundError):
+                    (
+                        self.folder / step / MANIFEST
+                    ).delete()  # first, so that no listed checkpoint lacks its state
                 (self.folder / step).delete_all()
 
 
@@ -164,7 +164,7 @@ def read_manifest(path: Folder) -> dict[str, Any]:
     """The manifest of one checkpoint.
 
     Raises:
-        OSError, ValueError: it is gone or damaged.
+        OSError, ValueError: the manifest is missing or damaged.
     """
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
     return manifest

@@ -1,4 +1,4 @@
-"""The result of `proxytune confirm` in the study's storage: candidates on fresh seeds, the winner, its test."""
+"""The result of `proxytune confirm` in the study's storage: candidates on fresh seeds, winner, test result."""
 
 import math
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ CONFIRMATION = "confirmation"  # user attribute of the study: Confirmation.to_js
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One configuration of the search, trained again from several fresh seeds."""
+    """One configuration of the search, retrained with several fresh seeds."""
 
     trial: int  # its number in the study
     params: dict[str, Any]  # the searched keys and their values
-    search_value: float  # the objective in the search: optimistic, since it was chosen for it
-    seeds: tuple[int, ...]  # the fresh seeds it was trained from
-    values: tuple[float, ...]  # the objective with each of them
-    mean: float | None  # of `values`; None: none finished
+    search_value: float  # the objective in the search; optimistic, since the trial was selected by it
+    seeds: tuple[int, ...]  # the fresh seeds
+    values: tuple[float, ...]  # the objective with each seed
+    mean: float | None  # of `values`; None: no training finished
     interval: tuple[float, float] | None  # 95 % confidence for the mean over seeds; None below two seeds
-    eliminated_after: int | None  # seeds after which it got no more; None: it stayed to the end
-    reason: str  # why it was eliminated, or ""
-    metrics: dict[str, float]  # the last report's metrics, each the mean over the seeds
+    eliminated_after: int | None  # number of seeds at its elimination; None: not eliminated
+    reason: str  # of the elimination, or ""
+    metrics: dict[str, float]  # metrics of the last report, each the mean over the seeds
     efficiency: dict[
         str, float
-    ]  # predicted costs and speeds measured on an exclusive slot (trial/efficiency.py)
+    ]  # predicted costs, and speeds measured on an exclusive slot (trial/efficiency.py)
 
     @property
     def cost(self) -> tuple[float, ...]:
-        """What decides between tied candidates: memory of training, then FLOPs; infinity where it is unknown."""
+        """The costs that break ties: training memory, then FLOPs; infinity where unknown."""
         return tuple(self.efficiency.get(name, math.inf) for name in COSTS)
 
 
@@ -48,7 +48,7 @@ class TestResult:
     mean: float
     interval: tuple[float, float] | None  # 95 % over seeds, on this one test split
     num_examples: int
-    openings: int  # how often this study has opened its test split, this time included; above 1: say so
+    openings: int  # how often this study has opened its test split, including this time
     opened_at: str  # UTC, ISO 8601
     opened_by: str
 
@@ -58,15 +58,15 @@ class Confirmation:
     """A finished confirmation."""
 
     study: str
-    objective: str  # the study's first one, by which the winner is chosen
+    objective: str  # the study's first objective, by which the winner is chosen
     direction: str  # maximize | minimize
-    seeds: tuple[int, ...]  # all that a candidate could get
-    candidates: tuple[Candidate, ...]  # best confirmed mean first, the eliminated last
-    winner: int  # a trial's number
-    tied: tuple[int, ...]  # not distinguishable from the best mean, the winner included; one: no tie
-    gap: float  # the winner's curse: by how much the search's score was better than the confirmed mean
-    retrainings: int  # trained to the full budget or stopped on the way
-    test: TestResult | None  # None: not opened
+    seeds: tuple[int, ...]  # all fresh seeds
+    candidates: tuple[Candidate, ...]  # best confirmed mean first, eliminated candidates last
+    winner: int  # number of the trial
+    tied: tuple[int, ...]  # candidates not distinguishable from the best mean, including the winner
+    gap: float  # optimism of the search score: search value minus confirmed mean, signed so that positive is optimistic
+    retrainings: int  # finished or stopped early
+    test: TestResult | None  # None: the test split was not opened
 
     @property
     def best(self) -> Candidate:
@@ -75,7 +75,7 @@ class Confirmation:
 
     @property
     def tie_break(self) -> str:
-        """What chose the winner from the tied candidates, in words; empty where there is no tie."""
+        """Description of how the tie was broken; empty if there is no tie."""
         if len(self.tied) < 2:
             return ""
         equal = [one for one in self.candidates if one.trial in self.tied and one.cost == self.best.cost]
@@ -87,17 +87,17 @@ class Confirmation:
 
     @property
     def rule(self) -> str:
-        """How the winner was chosen, in words."""
+        """Description of how the winner was chosen."""
         rule = f"confirmed mean over {len(self.best.seeds)} fresh seeds"
         return ", ".join(filter(None, [rule, self.tie_break]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that JSON holds; `from_json` gives the same confirmation back."""
+        """Plain values for JSON. `from_json` restores the confirmation."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """A confirmation from what `to_json` gave, also after a way through JSON's text."""
+        """Restore a confirmation from the values of `to_json`, also after serialization to JSON."""
         candidates = tuple(_built(Candidate, candidate) for candidate in values["candidates"])
         test = values["test"] and stored_test(values["test"])
         fields = dict(values) | {"candidates": candidates, "test": test}
@@ -105,23 +105,23 @@ class Confirmation:
 
 
 def read_confirmation(study: StoredStudy) -> Confirmation | None:
-    """The study's confirmation, if it has been confirmed.
+    """The study's confirmation; None if it is not confirmed.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
     """
     stored = study.attributes.get(CONFIRMATION)
     return None if stored is None else Confirmation.from_json(stored)
 
 
 def stored_test(values: Mapping[str, Any]) -> TestResult:
-    """A test result from its fields, lists being tuples."""
+    """Build a test result from its fields; lists become tuples."""
     result: TestResult = _built(TestResult, values)
     return result
 
 
 def _built(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """A dataclass whose lists are tuples again."""
+    """Build a dataclass from JSON values; lists become tuples."""
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     )

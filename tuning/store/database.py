@@ -1,4 +1,4 @@
-"""Where a study's truth is kept: Optuna's relational storage."""
+"""Optuna's relational storage, which holds the state of a study."""
 
 import os
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ from proxytune.tuning.store.optuna_private import TrialStorage
 from proxytune.tuning.store.tables import metadata, requests
 
 PRIVATE = 0o600
-_SCHEMA_LOCK = 0x70726F7879  # a number of ours among PostgreSQL's advisory locks
+_SCHEMA_LOCK = 0x70726F7879  # key of our advisory lock in PostgreSQL
 
 
 @uninterrupted()
 def holds_studies(url: str) -> bool:
-    """Whether there is an Optuna storage at the URL; nothing is created.
+    """Whether there is an Optuna storage at the URL. Nothing is created.
 
     Raises:
-        StorageError: the database does not answer.
+        StorageError: the database does not respond.
     """
     try:
         parsed = sa.engine.make_url(url)
     except sa.exc.ArgumentError:
-        return True  # open_storage reports what is wrong with it
+        return True  # open_storage reports the error
     if (file := _sqlite_file(parsed)) is not None and not file.exists():
         return False
     try:
@@ -49,11 +49,11 @@ def holds_studies(url: str) -> bool:
 
 @uninterrupted()
 def open_storage(url: str, *, create: bool) -> RDBStorage:
-    """Optuna's storage at a URL. With `create` its tables are made if they are missing, by one process at a time.
+    """Open Optuna's storage at a URL. `create`: create missing tables, one process at a time.
 
     Raises:
-        InputError: not a URL, or (without `create`) a sqlite file that is not there.
-        StorageError: the database does not answer or refuses.
+        InputError: not a URL, or (without `create`) an sqlite file that does not exist.
+        StorageError: the database does not respond or refuses.
     """
     try:
         parsed = sa.engine.make_url(url)
@@ -71,7 +71,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         if sqlite:
             shared = on_network(Path(parsed.database or ""))
             sa.event.listen(storage.engine, "connect", _tune_shared_sqlite if shared else _tune_sqlite)
-            storage.engine.dispose()  # so that the next connection is a tuned one
+            storage.engine.dispose()  # so that the next connection is tuned
     except (
         SQLAlchemyError,
         optuna.exceptions.StorageInternalError,
@@ -84,7 +84,7 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
 
 
 def _ensure_schema(url: str, file: Path | None, options: dict[str, Any]) -> None:
-    """Make Optuna's tables and ours, ours last: where they are, everything is."""
+    """Create Optuna's tables and then ours, so that the presence of ours implies all tables."""
     if file is not None:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE))  # sqlite gives its other files the same mode
         file.chmod(PRIVATE)
@@ -101,33 +101,33 @@ def _ensure_schema(url: str, file: Path | None, options: dict[str, Any]) -> None
 
 @contextmanager
 def _schema_lock(engine: sa.Engine, file: Path | None) -> Iterator[None]:
-    """Hold what lets one process at a time make tables; other databases than sqlite and PostgreSQL have no such lock."""
+    """Lock the creation of tables across processes. Only sqlite and PostgreSQL have such a lock."""
     if file is not None:
         with FileLock(file.with_name(f".{file.name}.lock"), mode=PRIVATE):
             yield
     elif engine.dialect.name == "postgresql":
         with engine.connect() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_lock(_SCHEMA_LOCK)))
-            yield  # closing the connection's transaction does not end the lock; the engine's end does
+            yield  # the lock belongs to the session: the end of the transaction does not release it
             connection.execute(sa.select(sa.func.pg_advisory_unlock(_SCHEMA_LOCK)))
     else:
         yield
 
 
 def _sqlite_file(url: sa.engine.URL) -> Path | None:
-    """The file of a sqlite database; None for other databases and for one in memory."""
+    """The file of an sqlite database; None for other databases and for an in-memory database."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)
 
 
 def _tune_shared_sqlite(connection: Any, _record: Any) -> None:
-    """Processes of several machines: a write-ahead log would need memory that all of them share."""
+    """For a network file system: a write-ahead log needs shared memory, which several machines do not have."""
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
-    """Readers beside the writer, and no fsync a statement: a killed process loses nothing, a power cut the last ones."""
+    """Readers do not block the writer, and no fsync per statement: only a power failure loses the last statements."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,4 +1,4 @@
-"""Errors of the storage in one line."""
+"""Conversion of database errors to one-line errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from proxytune.tuning.store.interrupts import uninterrupted
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Speak of a storage that fails in one line. Signals wait for the end of the context.
+    """Convert errors of the storage to StorageError. Signals are deferred until the context ends.
 
     Raises:
-        StorageError: instead of what SQLAlchemy or Optuna raised.
+        StorageError: instead of the errors of SQLAlchemy or Optuna.
     """
     try:
         with uninterrupted():
@@ -26,5 +26,5 @@ def storage_errors() -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__  # Optuna's own words fit every error
+        error = error.__cause__  # Optuna's own message is the same for every error
     return next(iter(str(error).splitlines()), type(error).__name__)

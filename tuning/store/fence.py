@@ -1,4 +1,4 @@
-"""The fence around files of a study: only the driver with the newest lease writes them."""
+"""The fence: only the driver with the newest lease writes the files of a study."""
 
 import fcntl
 import os
@@ -13,12 +13,12 @@ EPOCH = "epoch"
 
 
 class Fence:
-    """A context in which the folder's files may be written; entering it again in the same thread is allowed.
+    """A context in which the folder's files may be written; reentrant in one thread.
 
-    The file `epoch` holds the epoch of the newest driver, and a lock on it makes the check and the write one step.
+    The file `epoch` holds the epoch of the newest driver. A lock on it makes check and write atomic.
 
     Raises:
-        HeldError: on construction and at each entry, if another driver has taken the study over.
+        HeldError: on construction and on each entry, if another driver has taken over the study.
         StorageError: the folder cannot be written.
     """
 
@@ -33,7 +33,7 @@ class Fence:
             raise StorageError(f"{folder}: {error.strerror}") from None
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            lease.check()  # under the lock: an older driver must not put its epoch over that of a newer one
+            lease.check()  # under the lock: an older driver must not overwrite the epoch of a newer one
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, self._epoch, 0)
         finally:

@@ -1,6 +1,6 @@
-"""Folders of files: on a disk or in an object store (S3, GCS), both through pyarrow's file systems.
+"""Folders of files on a disk or in an object store (S3, GCS), both through pyarrow's file systems.
 
-A file is there whole or not at all, and none can be renamed: whoever writes several puts the one that vouches for the
+Each file is written atomically, but files cannot be renamed: a writer of several files writes the one that commits the
 others last. Credentials and endpoint of an object store come from the environment (AWS_ACCESS_KEY_ID,
 AWS_ENDPOINT_URL, ...).
 """
@@ -20,7 +20,7 @@ class Folder:
     """An absolute path, or a URL such as s3://bucket/prefix.
 
     Raises:
-        OSError: from any method, the disk or the store does not answer or refuses; FileNotFoundError: no such file.
+        OSError: from any method, the disk or the store does not respond or refuses; FileNotFoundError: no such file.
     """
 
     url: str
@@ -46,9 +46,9 @@ class Folder:
             return bytes(stream.readall())
 
     def write_bytes(self, content: bytes | memoryview) -> None:
-        """Write the file of this name; whoever reads it meanwhile gets the old one or the new one, whole.
+        """Write the file of this name atomically: a concurrent reader gets either the old or the new content.
 
-        On a disk it survives a power cut once this returns.
+        On a disk the file survives a power failure once this returns.
         """
         if self.is_local:
             _write_local(Path(self.url), content)
@@ -63,7 +63,7 @@ class Folder:
         store.delete_file(path)
 
     def delete_all(self) -> None:
-        """Delete the folder with everything in it, if it is there."""
+        """Delete the folder and its contents, if it exists."""
         store, path = _store(self.url)
         if self.is_local:
             store.delete_dir_contents(path, missing_dir_ok=True)
@@ -73,13 +73,13 @@ class Folder:
                 (self / name).delete()
 
     def names(self) -> list[str]:
-        """The files below, with the rest of their path, sorted."""
+        """Relative paths of all files below the folder, sorted."""
         from pyarrow.fs import FileType
 
         return self._listed(FileType.File, recursive=True)
 
     def folders(self) -> list[str]:
-        """The names of the folders in it, sorted."""
+        """Names of the folders in it, sorted."""
         from pyarrow.fs import FileType
 
         return self._listed(FileType.Directory, recursive=False)
@@ -96,7 +96,7 @@ def try_folder(folder: Folder) -> None:
     """Write, read and delete a small file, so that a missing bucket or credential is reported before any training.
 
     Raises:
-        StorageError: what the store answers.
+        StorageError: with the answer of the store.
     """
     probe = folder / f"probe-{uuid.uuid4().hex}"
     try:
@@ -109,7 +109,7 @@ def try_folder(folder: Folder) -> None:
 
 
 def _write_local(path: Path, content: bytes | memoryview) -> None:
-    """A temporary file, synced, renamed; then the folder is synced. pyarrow syncs nothing."""
+    """Write and sync a temporary file, rename it, and sync the folder. pyarrow does not sync."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
@@ -136,7 +136,7 @@ def _filesystem(bucket: str) -> Any:
 
 
 def _store(url: str) -> tuple[Any, str]:
-    """The file system, opened once a process, and the path within."""
+    """The file system, opened once per process, and the path within it."""
     scheme, separator, path = url.partition("://")
     if not separator:
         from pyarrow.fs import LocalFileSystem

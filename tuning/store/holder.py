@@ -1,4 +1,4 @@
-"""Who holds a study, from the row of its lease."""
+"""The holder of a study's lease."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ LEASE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class LeaseRow:
-    """What is read of a study's row in the drivers' table (tables.py)."""
+    """The fields read from a study's row in the drivers' table (tables.py)."""
 
     renewed: datetime
     now: datetime  # by the database's clock
@@ -24,17 +24,17 @@ class LeaseRow:
 
 
 def driver(row: LeaseRow | None) -> str | None:
-    """Which process holds the study's lease, if one does."""
+    """Description of the process that holds the study's lease; None if the lease is not held."""
     if row is None or not row.held or holder(row).is_running() is False:
         return None
     return described(row) if (row.now - row.renewed).total_seconds() < LEASE_SECONDS else None
 
 
 def holder(row: LeaseRow) -> ProcessIdentity:
-    """The process that took the lease last."""
+    """The process that acquired the lease last."""
     return ProcessIdentity(row.host, row.pid, row.place, row.started)
 
 
 def described(row: LeaseRow) -> str:
-    """That process in words."""
+    """Description of that process."""
     return f"process {row.pid} on {row.host}"

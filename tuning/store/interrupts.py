@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM end a command by KeyboardInterrupt, but not in the middle of a transaction.
+"""SIGINT and SIGTERM raise KeyboardInterrupt, but not during a transaction.
 
-An exception that a signal raises within SQLAlchemy leaves a connection that cannot be used: what is stored on the way out
-fails then, and its error hides the interruption. So work with a database is `uninterrupted`.
+An exception raised by a signal within SQLAlchemy leaves the connection unusable. Writes during the shutdown would then
+fail, and their error would hide the interruption. Database code therefore runs in `uninterrupted`.
 """
 
 import signal
@@ -14,9 +14,9 @@ _SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 class _State:
-    """Of the main thread, which alone handles signals."""
+    """State of the main thread, the only one that handles signals."""
 
-    depth = 0  # of `uninterrupted`
+    depth = 0  # number of nested `uninterrupted` contexts
     pending = False
 
 
@@ -30,7 +30,7 @@ def _handle(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt in the main thread while the context is held, or `uninterrupted` ends."""
+    """In this context SIGINT and SIGTERM raise KeyboardInterrupt in the main thread, deferred within `uninterrupted`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -44,10 +44,10 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a signal wait for the end of the context; a second one does not wait. Contexts may lie in each other.
+    """Defer a signal until the end of the context; a second signal is not deferred. Contexts can be nested.
 
     Raises:
-        KeyboardInterrupt: at the end of the outermost context, if there was a signal.
+        KeyboardInterrupt: at the end of the outermost context, if a signal arrived.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +62,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def check_interrupted() -> None:
-    """Raise the KeyboardInterrupt that waits for the end of `uninterrupted`, if one does: for long waits in it."""
+    """Raise a KeyboardInterrupt that `uninterrupted` has deferred. To be called during long waits in that context."""
     if threading.current_thread() is threading.main_thread() and _State.pending:
         _State.pending = False
         raise KeyboardInterrupt

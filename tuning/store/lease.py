@@ -1,9 +1,9 @@
-"""The lease: the right of one driver at a time to write a study, and the fence that holds others to it.
+"""The lease: the exclusive right of one driver to write a study, enforced by fencing.
 
-Each lease has an epoch, one more than that of the lease before. Every commit of the holder's connections checks, in
-the same transaction, that its epoch is still the newest: a driver that was suspended longer than its lease writes
-nothing afterwards. Whether a silent holder may be replaced is decided without comparing clocks: its process is seen to
-be gone, or its lease was not renewed while the claimant watched.
+Each lease has an epoch, one higher than that of the lease before. Every commit of the holder's connections checks in
+the same transaction that its epoch is still the newest, so a driver that was suspended longer than its lease writes
+nothing afterwards. A silent holder is replaced without comparing clocks: its process has ended, or its lease was not
+renewed while the claimant watched.
 """
 
 import threading
@@ -30,7 +30,7 @@ _WRITES = ("INSERT", "UPDATE", "DELETE")
 class Lease:
     """The right to write a study, renewed in the background until it is released.
 
-    `lost` turns true, and `on_lost` is called, if another driver has taken it over. `epoch` is the fencing token.
+    If another driver takes over the study, `lost` becomes true and `on_lost` is called. `epoch` is the fencing token.
     """
 
     def __init__(self, storage: RDBStorage, study: str) -> None:
@@ -44,12 +44,12 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def acquire(self) -> None:
-        """Take the lease and keep it.
+        """Acquire the lease and renew it until `release`.
 
-        Waits up to LEASE_SECONDS where it cannot be seen whether the holder is alive.
+        Waits up to LEASE_SECONDS if the holder's process is not visible from here.
 
         Raises:
-            HeldError: another driver holds it, and which. Nothing has changed then.
+            HeldError: another driver holds the lease. Nothing is changed.
             StorageError: the storage fails.
         """
         with storage_errors():
@@ -75,7 +75,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back. Never raises: one that cannot be given back runs out by itself."""
+        """Release the lease. Never raises: a lease that cannot be released expires."""
         self._released.set()
         if not self.epoch:
             return
@@ -90,10 +90,10 @@ class Lease:
             pass
 
     def check(self) -> None:
-        """Confirm that this is still the newest lease.
+        """Check that this is still the newest lease.
 
         Raises:
-            HeldError: another driver has taken the study over.
+            HeldError: another driver has taken over the study.
             StorageError: the storage fails.
         """
         with storage_errors(), self._engine.connect() as connection:
@@ -119,10 +119,10 @@ class Lease:
         return self._row()
 
     def _watch(self, row: Any) -> Any:
-        """Wait until the holder is known to be gone or silent; its row then.
+        """Wait until the holder has ended or is known to be silent, and return its row.
 
         Raises:
-            HeldError: it is alive.
+            HeldError: the holder is alive.
         """
         deadline = time.monotonic() + LEASE_SECONDS
         first = row
@@ -161,14 +161,14 @@ class Lease:
             self._check(connection)
 
     def _check(self, connection: sa.Connection) -> None:
-        """Compare epochs; the row stays locked until the transaction ends, where the database locks rows."""
+        """Compare epochs. If the database locks rows, the row stays locked until the transaction ends."""
         newest = sa.select(drivers.c.epoch).where(self._mine).with_for_update(read=True)
         if connection.execute(newest).scalar() != self.epoch:
             raise HeldError(f"study {self.study} was taken over by another driver")
 
 
 def driver_of(storage: RDBStorage, study: str) -> str | None:
-    """Which process holds the study's lease, if one does.
+    """Description of the process that holds the study's lease; None if the lease is not held.
 
     Raises:
         StorageError: the storage fails.
@@ -190,5 +190,5 @@ def _note_write(connection: sa.Connection, _cursor: Any, statement: str, *_: Any
 
 
 def _forget_write(connection: sa.Connection) -> None:
-    if not connection.invalidated:  # else its notes are gone with it, and a look at them fails
+    if not connection.invalidated:  # `info` of an invalidated connection raises
         connection.info.pop("writes", None)

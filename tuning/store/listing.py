@@ -1,4 +1,4 @@
-"""The studies of a storage, a row each."""
+"""The studies of a storage, one row per study."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ _UNENDED = ("running", "queued", "interrupted", "paused")
 
 
 def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
-    """Of each study: its name, task, state, trials ended, budget, and the best value of its first objective.
+    """For each study: name, task, state, number of ended trials, budget, and best value of its first objective.
 
-    The state is paused, running, finished (its budget is met), interrupted, or unreadable with the reason.
+    The state is paused, running, finished (its budget is spent), interrupted, or unreadable with the reason.
 
     Raises:
-        StorageError: the database does not answer.
+        StorageError: the database does not respond.
     """
     if database is not None:
         return [study_row(study) for study in _in_database(storage, database)]
@@ -29,7 +29,7 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
         if NAME.fullmatch(name):
             try:
                 rows.append(study_row(read_study(name, storage)))
-            except InputError as error:  # one study that cannot be read hides no other
+            except InputError as error:  # an unreadable study must not hide the others
                 unknown = {
                     "task": "-",
                     "state": f"unreadable: {error}",
@@ -42,7 +42,7 @@ def list_studies(storage: Path, database: str | None) -> list[dict[str, Any]]:
 
 
 def _in_database(storage: Path, database: str) -> Sequence[StoredStudy]:
-    """Its studies that proxytune made, by name; by Optuna where the tables cannot be read without it."""
+    """The studies that proxytune created, by name. Falls back to Optuna if the tables cannot be read directly."""
     found = read_tables(database)
     if found is None:
         from proxytune.tuning.store.study import all_studies

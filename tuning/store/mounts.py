@@ -1,4 +1,4 @@
-"""Which file systems several machines may have mounted at once."""
+"""Detection of network file systems, which several machines may have mounted at once."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _NETWORK = {
 
 
 def on_network(path: Path) -> bool:
-    """Whether a path lies on a network file system, by the kernel's list of mounts; False where there is no such list."""
+    """Whether a path is on a network file system, by the kernel's list of mounts; False if there is no such list."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -19,7 +19,7 @@ def on_network(path: Path) -> bool:
     for line in lines:
         before, _, after = line.partition(" - ")
         point = Path(before.split()[4].replace("\\040", " "))
-        # The innermost mount counts, and of several at one point the last.
+        # The innermost mount counts, and the last of several at one mount point.
         if path.absolute().is_relative_to(point) and len(point.parts) >= depth:
             depth, kind = len(point.parts), after.split()[0]
     return kind in _NETWORK

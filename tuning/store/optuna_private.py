@@ -1,4 +1,4 @@
-"""What is private in Optuna: each class or function names the public interface that is missing.
+"""Uses of Optuna's private interfaces. Each class or function names the public interface that is missing.
 
 `tests/tuning/store/test_optuna_private.py` fails in one sentence when a new version of Optuna changes one of these.
 """
@@ -21,9 +21,9 @@ _distribution = cache(json_to_distribution)  # trials share equal ones
 
 
 class StudyView:
-    """A study whose list of trials begins with earlier ones; everything else is the study's own.
+    """A study whose list of trials begins with those of an earlier study; everything else is delegated.
 
-    Missing: a way to show a sampler the trials of another study. `Study.add_trial` would give them numbers in this one.
+    Missing: a way to give a sampler the trials of another study. `Study.add_trial` would number them in this study.
     """
 
     def __init__(self, study: optuna.Study, earlier: Sequence[FrozenTrial]) -> None:
@@ -44,18 +44,18 @@ class StudyView:
 
 
 def running_trial(study: optuna.Study, trial_id: int) -> optuna.Trial:
-    """A RUNNING trial that another process asked for.
+    """A RUNNING trial that was created by another process.
 
-    Missing: `Study.ask` returns a Trial only to the process that asks; `Trial` has a constructor, but it is internal.
+    Missing: `Study.ask` returns a Trial only to the calling process, and the constructor of `Trial` is internal.
     """
     return optuna.Trial(study, trial_id)
 
 
 class TrialStorage(RDBStorage):
-    """A relational storage that reads all trials of a study by one query a table.
+    """A relational storage that reads all trials of a study with one query per table.
 
-    Missing: a fast way to read many trials. Optuna makes an object of every row and parses the distribution of every
-    parameter twice, which takes seconds of CPU time for 10,000 trials (ARCHITECTURE.md has figures).
+    Missing: a fast way to read many trials. Optuna creates an object for every row and parses the distribution of every
+    parameter twice, which takes seconds of CPU time for 10,000 trials (figures in ARCHITECTURE.md).
     """
 
     def _get_trials(
@@ -70,7 +70,7 @@ class TrialStorage(RDBStorage):
 
 
 def _all_trials(connection: sa.Connection, study_id: int) -> list[FrozenTrial]:
-    """The trials of a study by id. The rows of `trials` are read before what belongs to them, as in Optuna."""
+    """The trials of a study by id. As in Optuna, the rows of `trials` are read before those of the other tables."""
     table = models.TrialModel.__table__
     of_study = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.trial_id)
     trials = {row.trial_id: _bare_trial(row) for row in connection.execute(of_study)}
@@ -81,7 +81,7 @@ def _all_trials(connection: sa.Connection, study_id: int) -> list[FrozenTrial]:
         of_trials = sa.select(rows.c.trial_id, *(rows.c[name] for name in columns)).join(table)
         ordered = of_trials.where(table.c.study_id == study_id).order_by(*rows.primary_key)
         for row in connection.execute(ordered):
-            if row.trial_id in trials:  # not one that another process has just added
+            if row.trial_id in trials:  # skips a trial that another process has just added
                 yield trials[row.trial_id], row
 
     for trial, row in each(models.TrialParamModel, "param_name", "param_value", "distribution_json"):
@@ -105,7 +105,7 @@ def _all_trials(connection: sa.Connection, study_id: int) -> list[FrozenTrial]:
 
 
 def _bare_trial(row: Any) -> FrozenTrial:
-    """A trial as its own row tells it; times are kept in UTC and given in local time, both without a zone."""
+    """A trial from its row in `trials`. Times are stored in UTC and returned in local time, both without a zone."""
 
     def local(moment: datetime | None) -> datetime | None:
         return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""Identity of a process: enough to tell, from the same boot and PID namespace, whether it still runs."""
+"""Identity of a process, by which processes of the same boot and PID namespace can check whether it still runs."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ from typing import Self
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process of some machine.
+    """A process of a machine.
 
-    place: the machine's boot and the PID namespace, in which `pid` and `started` mean something; "" where the
-    system reports neither. started: ticks after boot, so that a process that got the number of a dead one differs.
+    place: the machine's boot id and PID namespace, within which `pid` and `started` are valid; "" if the system does not
+    report them. started: clock ticks after boot, so that a reused process id is detected.
     """
 
     host: str
@@ -26,14 +26,14 @@ class ProcessIdentity:
         return cls(socket.gethostname(), os.getpid(), _place(), _started(os.getpid()) or 0)
 
     def is_running(self) -> bool | None:
-        """Whether it still runs; None: it cannot be seen from here."""
+        """Whether the process still runs; None: it is not visible from here."""
         if not self.place or self.place != _place():
             return None
         return _started(self.pid) == self.started
 
 
 def process_age() -> float:
-    """Seconds since this process was started; 0 where the system does not report it."""
+    """Seconds since this process was started; 0 if the system does not report it."""
     started = _started(os.getpid())
     if started is None:
         return 0.0
@@ -50,7 +50,7 @@ def _place() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Start of a process in ticks after boot; None: there is none, or it has ended and waits for its parent."""
+    """Start time of a process in clock ticks after boot; None: it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

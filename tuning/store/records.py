@@ -1,4 +1,4 @@
-"""Every trial of a study as plain values: what an export's sweep.json keeps, and what an export is chosen from."""
+"""The trials of a study as plain values, from which an export is chosen and which its sweep.json contains."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,12 @@ class TrialRecord:
     step: int  # optimizer steps trained
     metrics: dict[str, float]  # of its last report, and speeds that a confirmation measured
     values: dict[str, float]  # the objectives at the full budget; empty unless complete
-    violations: dict[
-        str, float
-    ]  # by how much each constraint is broken, in the metric's unit; above 0 is broken
-    reports: dict[str, float]  # step: the objective there (studies of one objective)
+    violations: dict[str, float]  # excess over each constraint, in the metric's unit; above 0 is a violation
+    reports: dict[str, float]  # step: value of the objective (studies with one objective)
     rungs: dict[str, dict[str, Any]]  # step: {"values" (to be minimised), "violation"} as compared there
     reason: str
     attempts: int
-    started: str | None  # ISO 8601, as Optuna keeps it
+    started: str | None  # ISO 8601, local time without a zone, as in Optuna
     ended: str | None
 
     @property
@@ -43,12 +41,12 @@ class TrialRecord:
         return self.outcome == Outcome.COMPLETE and not any(excess > 0 for excess in self.violations.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that strict JSON holds: what is not finite becomes a string."""
+        """Plain values for strict JSON: numbers that are not finite become strings."""
         return {name: strict_json(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The record that gave these values.
+        """Restore a record from the values of `to_json`.
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -62,10 +60,10 @@ class TrialRecord:
 
 
 def study_records(study: Study) -> list[TrialRecord]:
-    """Every trial of the study, by number; what a confirmation has measured alone is among its metrics.
+    """Every trial of the study, by number. Metrics include the speeds measured by a confirmation.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
     """
     confirmation = read_confirmation(study)
     measured = {one.trial: one.efficiency for one in confirmation.candidates} if confirmation else {}
@@ -73,7 +71,7 @@ def study_records(study: Study) -> list[TrialRecord]:
 
 
 def excesses(spec: StudySpec, metrics: Mapping[str, float]) -> dict[str, float]:
-    """By how much the metrics break each constraint of the study; one whose metric is unknown is left out."""
+    """Excess over each constraint of the study; constraints whose metric is unknown are left out."""
     return {
         rule.metric: rule.excess(metrics[rule.metric]) for rule in spec.constraints if rule.metric in metrics
     }
@@ -102,7 +100,7 @@ def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) 
 
 
 def strict_json(value: Any) -> Any:
-    """The value with every number that is not finite as a string, since JSON has none."""
+    """The value with non-finite numbers as strings, since JSON cannot represent them."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What is requested of the driver of a study, and which of it still concerns a driver."""
+"""Requests to the driver of a study, and queries for those that are still pending."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """What is requested; in brackets, what the request's value holds."""
+    """Kind of a request. The comments show the content of its value."""
 
     START = "start"  # a driver is being started for the study
     STOP = "stop"  # {"now": bool}
     PAUSE = "pause"
     RESUME = "resume"
     CANCEL = "cancel"  # {"trial": int}
-    EXTEND = "extend"  # {"trials": int}, in all
+    EXTEND = "extend"  # {"trials": int}, the new total
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Request:
 
 
 class RequestLog(ABC):
-    """The requests of one study, to read.
+    """Read access to the requests of one study.
 
     Raises:
         StorageError: from any method, the storage fails.
@@ -43,14 +43,14 @@ class RequestLog(ABC):
 
     @abstractmethod
     def driver_epoch(self) -> int | None:
-        """The epoch of the study's lease while it is held."""
+        """The epoch of the study's lease; None if it is not held."""
 
     def pending(self, *kinds: Kind) -> list[Request]:
-        """The requests (of these kinds) that no driver has handled, oldest first."""
+        """The unhandled requests (of these kinds), oldest first."""
         return [one for one in self.all() if one.epoch is None and (not kinds or one.kind in kinds)]
 
     def holder_of(self, kind: Kind, *revoking: Kind) -> str | None:
-        """Who requested `kind` of the driver that holds the study or is starting, if nobody has revoked it since."""
+        """The user who requested `kind` from the current or starting driver; None if not requested, or revoked since."""
         newest = next((one for one in reversed(self.all()) if one.kind in (kind, *revoking)), None)
         if newest is None or newest.kind is not kind or newest.epoch not in (None, self.driver_epoch()):
             return None

@@ -1,7 +1,7 @@
 """Requests to the driver of a study: numbered rows that a driver handles once, in order, and marks with its epoch.
 
-Nothing is cleared at a start. A start itself supersedes what was posted before it: before the newest `start` request
-where one waits, else before the driver's process began.
+A start deletes nothing. It supersedes earlier requests: those before the newest pending `start` request if there is one,
+else those before the driver's process started.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from proxytune.tuning.store.tables import drivers, requests
 
 SUPERSEDED_BY_START = (Kind.STOP, Kind.PAUSE, Kind.RESUME)
 SUPERSEDED = 0
-"""In the place of a driver's epoch, which counts from 1: no driver obeyed the request."""
+"""Stored instead of a driver's epoch, which counts from 1: the request was not executed."""
 
 
 class Requests(RequestLog):
@@ -56,7 +56,7 @@ class Requests(RequestLog):
             return connection.execute(query).scalar()
 
     def handled(self, handled: Sequence[Request]) -> None:
-        """Mark requests with the epoch of the study's driver, which calls this."""
+        """Mark requests with the epoch of the study's driver. Called by the driver."""
         self._mark(
             handled, sa.select(drivers.c.epoch).where(drivers.c.study == self._study).scalar_subquery()
         )
@@ -72,10 +72,10 @@ class Requests(RequestLog):
             )
 
     def begin(self, age: float) -> list[Request]:
-        """Mark what the start of a driver supersedes; those requests but the `start` itself.
+        """Mark the requests that the start of a driver supersedes, and return them without the `start` request.
 
         Args:
-            age: seconds since the driver was started.
+            age: seconds since the driver's process started.
         """
         with storage_errors(), self._engine.connect() as connection:
             now = connection.execute(

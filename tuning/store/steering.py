@@ -1,6 +1,6 @@
-"""Steering a study from elsewhere: requests in its storage, which the driver handles within seconds.
+"""Steering a study from another process: requests in its storage, which the driver handles within seconds.
 
-Each request carries `who` made it; by default user and host of this terminal.
+Each request records its author `who`, by default user and host of this terminal.
 """
 
 import getpass
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def extend(study: StoredStudy, trials: int, who: str | None = None) -> int:
-    """Set the number of trials that the study may take in all; more or fewer than before.
+    """Set the total number of trials of the study, to more or fewer than before.
 
     Raises:
-        InputError: fewer than it has started.
+        InputError: fewer than the study has started.
     """
     started = num_started(study)
     if trials < max(1, started):
@@ -33,12 +33,12 @@ def extend(study: StoredStudy, trials: int, who: str | None = None) -> int:
 
 
 def num_started(study: StoredStudy) -> int:
-    """Trials that have started, interrupted ones included."""
+    """Number of started trials, including interrupted ones."""
     return sum(trial.datetime_start is not None for trial in study.trials())
 
 
 def enqueue(study: "Study", params: Mapping[str, Any], who: str | None = None) -> None:
-    """Put a configuration before anything that the sampler proposes; keys that are left out are sampled.
+    """Enqueue a configuration to be tried before those of the sampler. Missing keys are sampled.
 
     Raises:
         InputError: a key or value that is not in the study's space.
@@ -58,45 +58,46 @@ def enqueue(study: "Study", params: Mapping[str, Any], who: str | None = None) -
 
 
 def request_stop(study: StoredStudy, *, now: bool, who: str | None = None) -> str | None:
-    """Ask the driver of the study to stop: after its running trials, or `now` at their next update.
+    """Request the driver of the study to stop: after its running trials, or with `now` at their next update.
 
-    Returns which process that is; None: none holds the study, and only one that is just starting obeys.
+    Returns a description of the driver's process. None: the lease is not held, and only a driver that is just starting
+    will stop.
     """
     study.post(Kind.STOP, who or terminal_user(), now=now)
     return study.driver()
 
 
 def is_stopping(study: StoredStudy) -> bool:
-    """Whether a stop was requested of the driver that holds the study or is starting."""
+    """Whether a stop was requested from the current or starting driver."""
     return study.requests.holder_of(Kind.STOP, Kind.START) is not None
 
 
 def announce_start(study: StoredStudy, who: str | None = None) -> None:
-    """Record that a driver is being started: earlier stops and pauses do not concern it, later ones do."""
+    """Record that a driver is being started: it ignores earlier stops and pauses and obeys later ones."""
     study.post(Kind.START, who or terminal_user())
 
 
 def pause(study: StoredStudy, *, on: bool, who: str | None = None) -> None:
-    """Hand running trials back at their next update and start none, until it is called with `on` false."""
+    """Pause the study (`on`) or resume it. A pause checkpoints running trials at their next update and starts none."""
     study.post(Kind.PAUSE if on else Kind.RESUME, who or terminal_user())
 
 
 def cancel_trial(study: StoredStudy, number: int, who: str | None = None) -> None:
-    """Ask the driver to end one trial for good at its next update.
+    """Request the driver to end one trial permanently at its next update.
 
     Raises:
-        InputError: there is no such trial, or it has ended.
+        InputError: the trial does not exist or has ended.
     """
     trials = study.trials()
     if not 0 <= number < len(trials):
         raise InputError(f"study {study.name} has no trial {number}; it has {len(trials)} so far")
     if trials[number].state.name not in ("RUNNING", "WAITING"):
         raise InputError(
-            f"trial {number} of study {study.name} has ended already ({outcome_of(trials[number])})"
+            f"trial {number} of study {study.name} has already ended ({outcome_of(trials[number])})"
         )
     study.post(Kind.CANCEL, who or terminal_user(), trial=number)
 
 
 def terminal_user() -> str:
-    """user@host, who sits at this terminal."""
+    """user@host of this terminal."""
     return f"{getpass.getuser()}@{socket.gethostname()}"

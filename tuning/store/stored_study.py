@@ -1,4 +1,4 @@
-"""A study as its storage holds it, for whoever reads and steers it."""
+"""StoredStudy: the interface to a stored study for reading and steering."""
 
 import json
 from abc import ABC, abstractmethod
@@ -16,10 +16,10 @@ SPEC = "spec"  # user attribute of the study: the resolved study file
 
 
 class StoredStudy(ABC):
-    """A study that may be read, whoever reads its storage.
+    """A stored study, independent of how its storage is read.
 
     Raises:
-        StorageError: from any method or property, the storage does not answer.
+        StorageError: from any method or property, the storage does not respond.
     """
 
     spec: StudySpec
@@ -32,19 +32,19 @@ class StoredStudy(ABC):
     @property
     @abstractmethod
     def requests(self) -> RequestLog:
-        """What other terminals request of its driver."""
+        """The requests to its driver."""
 
     @abstractmethod
     def trials(self) -> Sequence[StoredTrial]:
-        """All trials by number; not to be changed."""
+        """All trials by number. The caller must not modify them."""
 
     @abstractmethod
     def driver(self) -> str | None:
-        """Which process holds its lease, if one does."""
+        """Description of the process that holds its lease; None if the lease is not held."""
 
     @abstractmethod
     def post(self, kind: Kind, who: str, **value: Any) -> None:
-        """Request something of its driver."""
+        """Post a request to its driver."""
 
     @property
     def name(self) -> str:
@@ -56,24 +56,24 @@ class StoredStudy(ABC):
 
     @property
     def id(self) -> str:
-        """Identifies the study, whatever others had its name; "" for a study of 0.1.0."""
+        """Unique id, which differs from that of earlier studies of the same name; "" for a study of 0.1.0."""
         return str(self.attributes.get(STUDY_ID, ""))
 
     @property
     def budget(self) -> int:
-        """The number of trials it may take in all, as its driver will find it."""
+        """The total number of trials, including a pending `extend`."""
         pending = self.requests.pending(Kind.EXTEND)
         return int(pending[-1].value["trials"] if pending else self.attributes[BUDGET])
 
     @property
     def ended_because(self) -> str | None:
-        """Why it ended before its budget was spent, if it did; another budget (`extend`) lets it go on."""
+        """Why the study ended before its budget was spent; None if it did not, or if `extend` changed the budget since."""
         ended = self.attributes.get(ENOUGH)
         return str(ended["reason"]) if ended and ended["budget"] == self.budget else None
 
     @property
     def data(self) -> dict[str, Any]:
-        """The data that its trials train on: task, fingerprint, conventions; empty before the first start."""
+        """The training data: task, fingerprint, conventions; empty before the first start."""
         return dict(self.attributes.get(DATA, {}))
 
     @property
@@ -85,7 +85,7 @@ def study_url(name: str, storage_folder: Path, database: str | None) -> str:
     """The SQLAlchemy URL of an existing study's storage.
 
     Raises:
-        InputError: there is no file of it, and which studies there are.
+        InputError: its file does not exist. The message lists the existing studies.
     """
     folder = storage_folder.absolute() / name
     if database is None and not (folder / "study.db").exists():
@@ -96,24 +96,24 @@ def study_url(name: str, storage_folder: Path, database: str | None) -> str:
 
 
 def database_url(folder: Path, database: str | None) -> str:
-    """The SQLAlchemy URL of a study's storage: its own sqlite file, unless the study names a database."""
+    """The SQLAlchemy URL of a study's storage: `database`, or by default the study's own sqlite file."""
     return database or f"sqlite:///{folder / 'study.db'}"
 
 
 def no_study(name: str, storage_folder: Path, database: str | None) -> InputError:
-    """The error for a study that its storage does not have."""
+    """The error for a study that does not exist in the storage."""
     return InputError(f"no study {name} in {database or storage_folder.absolute() / name}")
 
 
 def stored_spec(
     attributes: Mapping[str, Any], name: str, storage_folder: Path, database: str | None
 ) -> StudySpec:
-    """The spec among a study's attributes, at the place where the study lies now.
+    """The spec stored in a study's attributes, with its current storage and database.
 
     Raises:
-        InputError: proxytune did not make the study.
+        InputError: the study was not created by proxytune.
     """
     if SPEC not in attributes:
-        raise InputError(f"study {name} was not made by proxytune")
+        raise InputError(f"study {name} was not created by proxytune")
     values = json.loads(attributes[SPEC]) | {"storage": str(storage_folder.absolute()), "database": database}
     return parse_study(values, where=f"study {name}")

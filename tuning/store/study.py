@@ -1,4 +1,4 @@
-"""A study in its storage: create, open, check, read it."""
+"""Study: a study in Optuna's storage, and functions to open it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ from proxytune.tuning.store.stored_study import (
 
 
 class Study(StoredStudy):
-    """A study in its storage: what `run` wrote, to go on with or to read."""
+    """A study in Optuna's storage, to resume or to read."""
 
     def __init__(self, spec: StudySpec, storage: RDBStorage, study: optuna.Study) -> None:
         self.spec = spec
@@ -56,28 +56,28 @@ class Study(StoredStudy):
         return driver_of(self.storage, self.name)
 
     def checkpoints(self, trial: FrozenTrial) -> Checkpoints:
-        """The checkpoints of one of its trials, with its storage's parameters."""
+        """The checkpoints of a trial, whose parameters are taken from the storage."""
         data = trial.user_attrs.get(DATA)
         return trial_checkpoints(self.spec, self.id, trial.number, self.spec.trial(trial.params), data)
 
 
 def open_study(name: str, storage_folder: Path, database: str | None = None) -> Study:
-    """An existing study, to read or to export from.
+    """Open an existing study.
 
     Raises:
-        InputError: there is none of that name, and which there are.
-        StorageError: the storage does not answer.
+        InputError: no study of that name. The message lists the existing studies.
+        StorageError: the storage does not respond.
     """
     storage = open_storage(study_url(name, storage_folder, database), create=False)
     return study_in(storage, name, storage_folder, database)
 
 
 def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str | None) -> Study:
-    """An existing study of an open storage.
+    """Open an existing study of an open storage.
 
     Raises:
-        InputError: there is none of that name, or proxytune did not make it.
-        StorageError: the storage does not answer.
+        InputError: no study of that name, or it was not created by proxytune.
+        StorageError: the storage does not respond.
     """
     with storage_errors():
         try:
@@ -91,11 +91,11 @@ def study_in(storage: RDBStorage, name: str, storage_folder: Path, database: str
 
 
 def find_study(name: str, storage_folder: Path, database: str | None) -> Study | None:
-    """The study of that name; None: there is none.
+    """The study of that name; None if it does not exist.
 
     Raises:
-        InputError: proxytune did not make it.
-        StorageError: the storage does not answer.
+        InputError: the study was not created by proxytune.
+        StorageError: the storage does not respond.
     """
     url = database_url(storage_folder.absolute() / name, database)
     if not holds_studies(url):
@@ -107,10 +107,10 @@ def find_study(name: str, storage_folder: Path, database: str | None) -> Study |
 
 
 def all_studies(storage_folder: Path, database: str) -> list[Study]:
-    """The studies of a database that proxytune made, by name; none where it is no storage of Optuna's.
+    """The studies of a database that were created by proxytune, by name; empty if it is not an Optuna storage.
 
     Raises:
-        StorageError: the database does not answer.
+        StorageError: the database does not respond.
     """
     if not holds_studies(database):
         return []
@@ -122,7 +122,7 @@ def all_studies(storage_folder: Path, database: str) -> list[Study]:
 
 
 def trials_folder(spec: StudySpec) -> Folder:
-    """Where the trials of a study keep their checkpoints, each in a folder of its number."""
+    """The folder of a study's checkpoints, with one folder per trial number."""
     base = Folder(str(spec.folder)) if spec.checkpoints is None else Folder(spec.checkpoints) / spec.name
     return base / "trials"
 
@@ -130,5 +130,5 @@ def trials_folder(spec: StudySpec) -> Folder:
 def trial_checkpoints(
     spec: StudySpec, study_id: str, number: int, trial: TrialSpec, data: str | None
 ) -> Checkpoints:
-    """The checkpoints of a trial of this number and configuration."""
+    """The checkpoints of a trial with this number and configuration."""
     return Checkpoints(trials_folder(spec) / str(number), Owner(study_id, number, trial.digest, data))

@@ -11,8 +11,8 @@ from proxytune.tuning.store.winner import leading, winner
 
 
 def summary(study: StoredStudy) -> dict[str, Any]:
-    """Trials by outcome, the budget, the winner and its rule, the winner or Pareto front with parameters and metrics."""
-    best = leading(study)  # before the trials are read: one that ends in between is not among the best yet
+    """Trials by outcome, the budget, the winner and its rule, and parameters and metrics of the winner or Pareto front."""
+    best = leading(study)  # read before the trials, so that `trials` contains every trial in it
     trials = study.trials()
     outcomes: dict[str, int] = {}
     paused_by = study.requests.holder_of(Kind.PAUSE, Kind.RESUME)
@@ -44,19 +44,22 @@ def summary(study: StoredStudy) -> dict[str, Any]:
 
 
 def waits(study: StoredStudy) -> str | None:
-    """Which other studies keep slots of the cluster from the study, and why, if it runs and some do."""
-    told: str = study.attributes.get(WAITS, "")
-    return told if told and study.driver() is not None else None
+    """The other studies whose slots a running study waits for, and why; None if it does not wait or does not run."""
+    reason: str = study.attributes.get(WAITS, "")
+    return reason if reason and study.driver() is not None else None
 
 
 def seconds_left(study: StoredStudy) -> float | None:
-    """Until the study's end, as the driver that runs it estimates; None: none runs it, or it does not know yet."""
+    """Seconds until the study's end, as estimated by its driver; None: not running, or not estimated yet."""
     left: float | None = study.attributes.get(SECONDS_LEFT)
     return left if left is not None and study.driver() is not None else None
 
 
 def trial_row(trial: StoredTrial, objective: str) -> dict[str, Any]:
-    """One trial for a reader: outcome, parameters, last step and metrics, reason; `objective` is what it reported."""
+    """One trial as plain values: outcome, parameters, last step and metrics, reason.
+
+    objective: the metric that a trial without an end reported to Optuna.
+    """
     step, values = trial.last_step or 0, trial.intermediate_values
     unended = {"step": step, "metrics": {objective: values[step]} if values else {}, "reason": ""}
     end: dict[str, Any] = trial.user_attrs.get(END, unended)
@@ -64,7 +67,7 @@ def trial_row(trial: StoredTrial, objective: str) -> dict[str, Any]:
 
 
 def outcome_of(trial: StoredTrial, paused: bool = False) -> Outcome:
-    """How a trial stands or ended; `paused`: its study is paused."""
+    """The outcome of a trial, or its current state; `paused`: its study is paused."""
     if END in trial.user_attrs:
         return Outcome(trial.user_attrs[END]["outcome"])
     if trial.state.name == "WAITING":

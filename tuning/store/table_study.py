@@ -1,9 +1,9 @@
-"""Studies read and steered through the tables of a database without Optuna, for verbs that show, request and end.
+"""Studies read and steered through the tables of a database without Optuna, for short-running commands.
 
-Private in Optuna: the tables and how they hold parameters and values. Missing: a reader that costs little. Optuna's own
-loads SQLAlchemy's mapper and takes 1.1 s of CPU before the first row. Optuna still holds the truth: another schema than
-SCHEMA_VERSION, another kind of database and every error are left to it (`read_study`).
-`tests/tuning/store/test_table_study.py` holds both readers to the same answers.
+Private in Optuna: the tables and their encoding of parameters and values. Missing: a fast reader. Optuna's own loads
+SQLAlchemy's mapper and takes 1.1 s of CPU before the first row. A schema other than SCHEMA_VERSION, another kind of
+database and every error are left to Optuna (`read_study`).
+`tests/tuning/store/test_table_study.py` checks that both readers return the same.
 """
 
 import json
@@ -48,7 +48,7 @@ class State(IntEnum):
 
 @dataclass
 class TableTrial:
-    """The fields of Optuna's FrozenTrial that are read."""
+    """The fields of Optuna's FrozenTrial that are used."""
 
     number: int
     state: State
@@ -66,7 +66,7 @@ class TableTrial:
 
 @dataclass(frozen=True)
 class Tables(RequestLog):
-    """What the tables held of one study at one moment."""
+    """A snapshot of one study's tables."""
 
     attributes: dict[str, Any]
     trials: list[TableTrial]
@@ -81,7 +81,7 @@ class Tables(RequestLog):
 
 
 class TableStudy(StoredStudy):
-    """A study as it was when its tables were read, and its driver may be asked for something."""
+    """A snapshot of a study. Requests can be posted to its driver."""
 
     def __init__(self, spec: StudySpec, tables: Tables) -> None:
         self.spec = spec
@@ -103,7 +103,7 @@ class TableStudy(StoredStudy):
         request = (self.id, kind.value, json.dumps(value), who)
         try:
             with _connected(database_url(self.folder, self.spec.database), write=True) as execute:
-                assert execute is not None, "its tables were read by the same URL"
+                assert execute is not None, "its tables were read through the same URL"
                 execute(f"{columns} VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP)", *request)
         except Exception as error:
             if not _of_database(error):
@@ -115,11 +115,11 @@ class TableStudy(StoredStudy):
 
 
 def read_study(name: str, storage_folder: Path, database: str | None = None) -> StoredStudy:
-    """An existing study, to show.
+    """Read an existing study.
 
     Raises:
-        InputError: there is none of that name, and which there are; or proxytune did not make it.
-        StorageError: the storage does not answer.
+        InputError: no study of that name (the message lists the existing studies), or it was not created by proxytune.
+        StorageError: the storage does not respond.
     """
     study_url(name, storage_folder, database)
     study = find_study(name, storage_folder, database)
@@ -129,11 +129,11 @@ def read_study(name: str, storage_folder: Path, database: str | None = None) -> 
 
 
 def find_study(name: str, storage_folder: Path, database: str | None = None) -> StoredStudy | None:
-    """The study of that name, to read; None: there is none. By Optuna where the tables cannot be read without it.
+    """Read the study of that name; None if it does not exist. Falls back to Optuna if the tables cannot be read directly.
 
     Raises:
-        InputError: proxytune did not make it.
-        StorageError: the storage does not answer.
+        InputError: the study was not created by proxytune.
+        StorageError: the storage does not respond.
     """
     url = database_url(storage_folder.absolute() / name, database)
     found = read_tables(url, name)
@@ -147,7 +147,7 @@ def find_study(name: str, storage_folder: Path, database: str | None = None) -> 
 
 
 def read_tables(url: str, name: str | None = None) -> dict[str, Tables] | None:
-    """The studies of a database by name, or only the one of this name; None: Optuna is to read it."""
+    """The studies of a database by name, or only the study `name`; None: to be read by Optuna."""
     try:
         with _connected(url) as select:
             if select is None or select("SELECT schema_version FROM version_info") != [(SCHEMA_VERSION,)]:
@@ -157,14 +157,14 @@ def read_tables(url: str, name: str | None = None) -> dict[str, Tables] | None:
     except Exception as error:
         if not _of_database(error):
             raise
-        return None  # Optuna meets the same error, or not, and says what it is
+        return None  # if Optuna fails too, it reports the error
 
 
 @contextmanager
 def _connected(url: str, *, write: bool = False) -> Iterator[_Select | None]:
-    """What runs statements, all in one transaction, which can only read unless it is to `write`.
+    """Yield a function that runs statements in one transaction, read-only unless `write`.
 
-    None: not a database that is known.
+    Yields None for an unsupported database.
     """
     scheme, _, place = url.partition("://")
     if scheme == "sqlite" and place.startswith("/") and "?" not in place:
@@ -191,7 +191,7 @@ def _rows(cursor: Any) -> Sequence[Any]:
 
 
 def _of_database(error: Exception) -> bool:
-    """Whether a database raised it; psycopg is only asked where it is loaded."""
+    """Whether the error comes from a database; does not import psycopg."""
     return isinstance(error, sqlite3.Error) or type(error).__module__.startswith("psycopg")
 
 
@@ -202,7 +202,7 @@ def _study(select: _Select, key: int, name: str) -> Tables:
             "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?", key
         )
     }
-    if SPEC not in attributes:  # not ours; perhaps in a database without our tables
+    if SPEC not in attributes:  # not created by proxytune; the database may lack our tables
         return Tables(attributes, [], [], None)
     of_study = "SELECT id, kind, value, who, posted, epoch FROM proxytune_request WHERE study = ? ORDER BY id"
     requests = [
@@ -248,17 +248,17 @@ def _trials(select: _Select, study: int) -> list[TableTrial]:
 
 
 def _parameter(value: float, distribution: Mapping[str, Any]) -> Any:
-    """A parameter as the trial got it; names of earlier versions of Optuna begin alike (IntUniformDistribution)."""
+    """The external value of a parameter. Names of earlier Optuna versions have the same prefix (IntUniformDistribution)."""
     if distribution["name"] == "CategoricalDistribution":
         return distribution["attributes"]["choices"][int(value)]
     return int(value) if distribution["name"].startswith("Int") else value
 
 
 def _time(value: str | datetime) -> datetime:
-    """sqlite keeps text."""
+    """A datetime; sqlite stores it as text."""
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def _local(value: str | datetime | None) -> datetime | None:
-    """From UTC without a zone."""
+    """Local time without a zone, from UTC without a zone."""
     return None if value is None else _time(value).replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""The record of every opening of the test split, in the study's storage."""
+"""Records of all openings of the test split, in the study's storage."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The winner of a study, and by which rule it was chosen. Everything that names a winner asks here."""
+"""The winner of a study and the rule that chose it. All code that names a winner uses this module."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Winner:
 
 
 def eligible(study: StoredStudy) -> dict[int, Mapping[str, float]]:
-    """The metrics of every trial that may win, by number: trained to the full budget and within the constraints.
+    """The metrics of every eligible trial, by number: trained to the full budget and within the constraints.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
     """
     complete = {
         trial.number: trial.user_attrs[END]["metrics"]
@@ -36,10 +36,10 @@ def eligible(study: StoredStudy) -> dict[int, Mapping[str, float]]:
 
 
 def winner(study: StoredStudy) -> Winner | None:
-    """The winner of the confirmation, or of the search where there is no confirmation; None: no trial is eligible.
+    """The winner of the confirmation, or of the search if there is no confirmation; None: no trial is eligible.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
     """
     return chosen(eligible(study), study.spec.search.objectives, read_confirmation(study))
 
@@ -55,10 +55,10 @@ def chosen(
 
 
 def leading(study: StoredStudy) -> Sequence[int]:
-    """The winner's number alone, or with several objectives the Pareto front by number; empty if there is none.
+    """The number of the winner, or with several objectives the Pareto front by number; empty if no trial is eligible.
 
     Raises:
-        StorageError: the storage does not answer.
+        StorageError: the storage does not respond.
     """
     if len(study.spec.search.objectives) > 1:
         return ranking.front(eligible(study), study.spec.search.objectives)

@@ -1,1 +1,1 @@
-"""Ships the journal to MLflow."""
+"""Shipping of the journal to MLflow."""

@@ -1,4 +1,4 @@
-"""What a destination has acknowledged of a journal, and how many events still wait."""
+"""The acknowledged part of a journal per destination, and the number of pending events."""
 
 import hashlib
 import json
@@ -15,30 +15,30 @@ from proxytune.tuning.spec.locations import check_uri
 
 @dataclass
 class Acknowledgement:
-    """What one destination has of a journal: written whole, after each success, beside the journal."""
+    """The part of a journal that one destination has. The file is replaced atomically after each success."""
 
     uri: str
     experiment: str
-    offset: int = 0  # bytes of the journal that are shipped for good
+    offset: int = 0  # bytes of the journal that are shipped
     end: str | None = None  # the last bytes before the offset: the checksum of the last shipped record
     experiment_id: str | None = None
     has_views: bool = False  # whether the destination's pages have the study's views
     parent_run: str | None = None
     trials: dict[str, str] = field(default_factory=dict)  # runs of the trials without a final end
-    creating: list[str] = field(default_factory=list)  # runs that MLflow may have made without our knowing
-    doubt_ms: int | None = None  # when a creation's answer was lost, and MLflow may still carry it out
+    creating: list[str] = field(default_factory=list)  # trials whose run may exist although no answer arrived
+    doubt_ms: int | None = None  # when an answer was lost; MLflow may still create that run
     study: dict[str, Any] = field(
         default_factory=dict
-    )  # the journal's id, and what the newest study event and confirmation say
+    )  # journal id, content of the newest study events, confirmation
     counters: dict[str, Any] = field(default_factory=dict)  # the study's counters up to the offset
     error: str | None = None
 
     @classmethod
     def load(cls, outbox_folder: Path, uri: str, experiment: str) -> "Acknowledgement":
-        """The destination's acknowledgement.
+        """Load the destination's acknowledgement.
 
-        A fresh one, by which the whole journal is shipped again, where nothing of this journal was shipped yet, the
-        file is damaged, or the journal does not have the acknowledged record at the acknowledged place.
+        Returns an empty one, so that the whole journal is shipped (again), if nothing of this journal was shipped yet,
+        the file is damaged, or the journal does not have the acknowledged record at the acknowledged offset.
         """
         empty = cls(uri, experiment)
         try:
@@ -56,13 +56,13 @@ class Acknowledgement:
         return outbox_folder / f"acknowledged-{digest}.json"
 
     def advance(self, outbox_folder: Path, offset: int) -> None:
-        """Everything before the offset is shipped."""
+        """Record that everything before the offset is shipped."""
         self.offset, self.end = offset, last_bytes(outbox_folder, offset, CHECKSUM_BYTES)
 
     def save(self, outbox_folder: Path) -> None:
-        """Replace the file in one step; the disk has it then. Readable by its owner only.
+        """Replace the file atomically and durably. It is readable only by its owner.
 
-        The new file has one name, so that a killed shipper leaves no more than one; a lock admits one shipper at a time.
+        The temporary file has a fixed name, so that killed shippers leave at most one. A lock admits one shipper at a time.
 
         Raises:
             OSError: the folder cannot be written.
@@ -79,12 +79,12 @@ class Acknowledgement:
 
 
 def num_waiting(outbox_folder: Path, uri: str, experiment: str) -> int:
-    """How many events of the journal the destination has not acknowledged."""
+    """Number of events of the journal that the destination has not acknowledged."""
     return count_events(outbox_folder, Acknowledgement.load(outbox_folder, check_uri(uri), experiment).offset)
 
 
 def last_error(outbox_folder: Path, uri: str, experiment: str) -> str | None:
-    """What stood between the events and the destination when they were last shipped; None if nothing did."""
+    """The error of the last attempt to ship to the destination; None if it succeeded."""
     return Acknowledgement.load(outbox_folder, check_uri(uri), experiment).error
 
 

@@ -1,8 +1,8 @@
-"""Where an MLflow store in an SQLite file keeps its artifacts, after its folder was copied or moved.
+"""Artifact locations of an MLflow store in an SQLite file, after its folder was copied or moved.
 
 MLflow stores the absolute location of every run's artifacts. A copy of the folder would therefore write into the
-original, and a moved one would create the old folder again. MLflow has no call that changes a location, so this module
-writes to its tables: it is the only place that knows them, and a test compares them with the installed MLflow.
+original, and a moved folder would be created again at its old path. MLflow has no API that changes a location, so this
+module writes to its tables. No other module depends on them, and a test compares them with the installed MLflow.
 """
 
 import sqlite3
@@ -22,15 +22,15 @@ _LOCATIONS = (
 
 
 def follow_move(uri: str) -> list[str]:
-    """Point every artifact location of the store to the folder beside its SQLite file.
+    """Set every artifact location of the store to the folder beside its SQLite file.
 
-    Stores of other kinds, and locations that are not named like the folder, are left as they are.
+    Stores of other kinds, and locations whose folder has another name, are not changed.
 
     Args:
         uri: the MLflow store.
 
     Returns:
-        The folders that the locations named before.
+        The previous folders of the changed locations.
 
     Raises:
         sqlite3.Error: the file cannot be written.

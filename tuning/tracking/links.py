@@ -1,4 +1,4 @@
-"""Addresses of studies in MLflow's pages."""
+"""Addresses of studies in the MLflow UI."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from proxytune.tuning.tracking.views import StudyTable, search_path, view_path
 
 
 def study_table(known: Acknowledgement) -> StudyTable | None:
-    """What MLflow's pages show of a study; None while MLflow has no run of it."""
+    """The content of a study's views in MLflow; None until MLflow has a run of the study."""
     search = known.study.get("spec", {}).get("search", {})
     if known.parent_run is None or not search.get("objectives"):
         return None
@@ -23,9 +23,9 @@ def study_table(known: Acknowledgement) -> StudyTable | None:
 
 
 def leaderboard_path(outbox_folder: Path, uri: str) -> str | None:
-    """Address of a study's leaderboard below the MLflow server's own; None while MLflow has no run of the study.
+    """Path of a study's leaderboard on the MLflow server; None until MLflow has a run of the study.
 
-    A store in an SQLite file that was moved with its studies is the same one.
+    A store in an SQLite file that was moved with its studies counts as the same store.
     """
     found: list[tuple[bool, float, Acknowledgement]] = []
     for path in outbox_folder.glob("acknowledged-*.json"):
@@ -52,7 +52,7 @@ def leaderboard_path(outbox_folder: Path, uri: str) -> str | None:
 
 
 def leaderboards(storage: Path, uri: str) -> dict[str, str]:
-    """`leaderboard_path` of every study of a storage folder that MLflow has, the one that ran last first."""
+    """`leaderboard_path` of every study of a storage folder that has one, the most recently run first."""
     folders = sorted(storage.glob("*/outbox"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     paths = {folder.parent.name: leaderboard_path(folder, uri) for folder in folders}
     return {name: path for name, path in paths.items() if path is not None}

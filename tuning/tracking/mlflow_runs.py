@@ -1,7 +1,7 @@
-"""The MLflow experiment and runs of a study: found by their tags, or made.
+"""The MLflow experiment and runs of a study: found by their tags, or created.
 
-Nothing in MLflow makes a run unique. A run is therefore created under an intent in the acknowledgement and looked for by
-its tags before it is created again, so a process may be killed anywhere.
+MLflow does not enforce unique runs. An intent is therefore saved in the acknowledgement before a run is created, and the
+run is searched by its tags before it is created again. The process may be killed at any point.
 """
 
 import time
@@ -22,27 +22,27 @@ DOUBT_SECONDS = 60
 
 
 class Blocked(Exception):
-    """Nothing can be shipped until somebody acts; the message says what to do."""
+    """Shipping needs an action by the user; the message says which."""
 
 
 class MlflowRuns:
     """Run ids of one study in one experiment, kept in the acknowledgement."""
 
     def __init__(self, folder: Path, acknowledged: Acknowledgement) -> None:
-        self.notice: str | None = None  # what a reader should know although the shipping goes on
+        self.notice: str | None = None  # a warning for the user that does not stop the shipping
         self._folder = folder
         self._acknowledged = acknowledged
         self._experiment_id: str | None = None
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Opening it already asks the store, which may be away."""
+        """Created on first use: the constructor already connects to the store, which may be unavailable."""
         return MlflowClient(tracking_uri=self._acknowledged.uri)
 
-    def have(self, trials: Mapping[str, Sequence[TrialEvent]], dataset: DatasetInput | None) -> None:
-        """Find or make the study's run and the runs of these trials, which have the study's data set."""
+    def ensure(self, trials: Mapping[str, Sequence[TrialEvent]], dataset: DatasetInput | None) -> None:
+        """Find or create the study's run and the runs of these trials, with the study's data set as input."""
         state = self._acknowledged
-        if state.creating:  # we, or an earlier process, never heard how that went
+        if state.creating:  # the result of that creation is unknown
             state.doubt_ms = time.time_ns() // 1_000_000
         if state.creating or state.parent_run is None:
             self._find()
@@ -60,9 +60,9 @@ class MlflowRuns:
                 state.trials[number] = self._create_child(int(number), trials[number], dataset)
 
     def _find(self) -> None:
-        """Take over the runs of this journal that MLflow already has."""
+        """Adopt the runs of this journal that already exist in MLflow."""
         state = self._acknowledged
-        lost_all = state.parent_run is None  # nothing is acknowledged here, so any trial may have a run there
+        lost_all = state.parent_run is None  # nothing is acknowledged, so any trial may already have a run
         for number, runs in self._by_trial().items():
             if number == "":
                 state.parent_run = runs[0].info.run_id
@@ -72,14 +72,14 @@ class MlflowRuns:
             namesakes = self._search(f"tags.study_key = '{state.study['name']}'")
             if next(iter(namesakes), None) is not None:
                 self.notice = (
-                    f"experiment {state.experiment} holds another study named {state.study['name']}; the runs of "
+                    f"experiment {state.experiment} contains another study named {state.study['name']}; the runs of "
                     f"this one have the tag study_id={state.study['id']}, or give it another name or experiment"
                 )
 
     def remove_twins(self) -> None:
-        """Delete empty second runs: MLflow may carry out a creation long after the client gave up on it.
+        """Delete empty duplicate runs, since MLflow may create a run long after the client's timeout.
 
-        Repeated until a minute after the doubt, when a server has dropped what it could not do.
+        Repeated until DOUBT_SECONDS after the lost answer. By then a server has dropped pending requests.
         """
         state, now_ms = self._acknowledged, time.time_ns() // 1_000_000
         if state.doubt_ms is None:
@@ -94,7 +94,7 @@ class MlflowRuns:
         state.save(self._folder)
 
     def _by_trial(self) -> dict[str, list[Run]]:
-        """MLflow's runs of this journal by trial number, the study's own under the empty name."""
+        """MLflow's runs of this journal by trial number, the parent run under the empty string."""
         runs: dict[str, list[Run]] = {}
         for run in self._search(f"tags.study_id = '{self._acknowledged.study['id']}'"):
             number = run.data.tags.get("trial_key", "").rpartition("/")[2]
@@ -102,7 +102,7 @@ class MlflowRuns:
         return runs
 
     def _search(self, query: str) -> Iterable[Run]:
-        """All active runs of the experiment that match, oldest first."""
+        """All matching active runs of the experiment, oldest first."""
         token = None
         while True:
             page = self.client.search_runs(
@@ -114,7 +114,7 @@ class MlflowRuns:
                 return
 
     def experiment(self, *, check: bool = False) -> str:
-        """The experiment's id; made where it does not exist yet. check: ask MLflow again whether it is active.
+        """The experiment's id; the experiment is created if it does not exist. check: verify again that it is active.
 
         Raises:
             Blocked: the experiment was deleted.
@@ -128,13 +128,13 @@ class MlflowRuns:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             root = artifact_root(uri, self._folder.parents[1])
-            # The tag opens it in the pages for training, not in those for language model applications.
+            # With this tag MLflow shows its pages for model training, not those for language model applications.
             kind: dict[str, Any] = {"mlflow.experimentKind": "custom_model_development"}
             return str(self.client.create_experiment(name, root, kind))
         if found.lifecycle_stage != "active":
             raise Blocked(
                 f"experiment {name} was deleted in MLflow; restore it with `mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}`, or name another in tracking.experiment"
+                f"--experiment-id {found.experiment_id}`, or set another tracking.experiment"
             )
         return str(found.experiment_id)
 

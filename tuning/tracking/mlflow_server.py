@@ -1,4 +1,4 @@
-"""The command line of an MLflow server over a study's store."""
+"""The command line of an MLflow server for a study's store."""
 
 import sys
 from pathlib import Path
@@ -8,17 +8,17 @@ from proxytune.tuning.spec.locations import check_uri
 
 
 def server_command(uri: str, artifacts: Path, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """The command line of an MLflow server over the store, for this host's own visitors only.
+    """The command line of an MLflow server for the store, restricted to the given host and localhost.
 
-    Other Host and Origin headers are refused (DNS rebinding, cross-site requests), no page may frame it but
-    its own, and MLflow's job execution stays off (the command sets it by `env`).
+    Other Host and Origin headers are refused (DNS rebinding, cross-site requests), other sites cannot embed its pages,
+    and MLflow's job execution is off (set by `env` in the command).
 
     Raises:
-        InputError: the URI is no store that a server can be put over, or holds a password.
+        InputError: the URI is not a store that a server can open, or holds a password.
     """
     uri = check_uri(uri)
     if uri.startswith("http"):
-        raise InputError(f"{uri} is a server already: open it in a browser")
+        raise InputError(f"{uri} is already a server: open it in a browser")
     names = sorted({f"{host}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
     return [
         *("env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_DISABLE_TELEMETRY=true"),

@@ -1,8 +1,8 @@
-"""MLflow sync: a study's journal as runs in MLflow.
+"""MLflow sync: writes a study's journal to runs in MLflow.
 
-Everything here may be done twice: runs are found or made by `mlflow_runs`; metrics carry the step and time of their event,
-and MLflow keeps one of identical points; tags, statuses and artifacts are set. So it can be killed anywhere, and MLflow can
-be away.
+All operations are idempotent: runs are found or created by `mlflow_runs`; metrics have the step and time of their event,
+and MLflow stores identical points once; tags, statuses and artifacts are overwritten. The process may be killed at any
+point, and MLflow may be unavailable.
 """
 
 import copy
@@ -42,18 +42,18 @@ from proxytune.tuning.tracking.links import study_table
 from proxytune.tuning.tracking.mlflow_runs import MlflowRuns
 from proxytune.tuning.tracking.views import TITLES, reads_views, view_path, view_tags
 
-BATCH_BYTES = 1 << 20  # of the journal at a time: bounds memory, and what a kill makes us ship again
-NOTE_SECONDS = 10  # how often the parent's description is written anew
+BATCH_BYTES = 1 << 20  # of the journal per portion: bounds memory and the work that a kill repeats
+NOTE_SECONDS = 10  # interval at which the parent's description is updated
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE"}
-"""Error codes by which MLflow refuses one call for good, however often it is repeated."""
+"""Error codes of calls that fail again when they are retried."""
 
 
 class MlflowSync:
-    """One journal's image in one MLflow experiment: a parent run for the study, a child run for each trial."""
+    """Writes one journal to one MLflow experiment: a parent run for the study, a child run for each trial."""
 
     def __init__(self, folder: Path, uri: str, experiment: str) -> None:
         self.acknowledged = Acknowledgement.load(folder, uri, experiment)
-        self.unacknowledged = False  # whether MLflow has more than the acknowledgement says
+        self.unacknowledged = False  # whether MLflow has events that are not in the saved acknowledgement
         self._folder = folder
         self._runs = MlflowRuns(folder, self.acknowledged)
         self._notice: str | None = None
@@ -61,16 +61,16 @@ class MlflowSync:
 
     @property
     def notice(self) -> str | None:
-        """What a reader should know although the shipping goes on."""
+        """A warning for the user that does not stop the shipping."""
         return self._notice or self._runs.notice
 
     def ship(self) -> bool:
-        """Write the next portion of the journal to MLflow; False where none waits.
+        """Write the next portion of the journal to MLflow. Returns False if there is none.
 
-        The disk has the portion before MLflow gets it: after a power cut MLflow has nothing that the journal lacks.
+        The portion is synced to disk first, so that after a power failure MLflow has no event that the journal lacks.
 
         Raises:
-            Exception: whatever MLflow, the network or the disk throw; calling again repeats the portion.
+            Exception: any error of MLflow, the network or the disk. The next call repeats the portion.
         """
         portion = read_events(self._folder, self.acknowledged.offset, BATCH_BYTES)
         if portion.offset == self.acknowledged.offset:
@@ -84,31 +84,29 @@ class MlflowSync:
         return True
 
     def acknowledge(self) -> None:
-        """Note for good that everything so far is in MLflow."""
+        """Save that everything shipped so far is in MLflow."""
         self.acknowledged.error = self.notice
         self.acknowledged.save(self._folder)
         self.unacknowledged = False
 
-    def note_trouble(self, text: str) -> None:
-        """Leave beside the outbox, for `proxytune show`, what stands in the way."""
+    def save_error(self, text: str) -> None:
+        """Save an error beside the outbox, for `proxytune show`."""
         if self.acknowledged.error != text:
             self.acknowledged.error = text
             self.acknowledged.save(self._folder)
 
     def remove_twins(self) -> None:
-        """Delete empty second runs (`MlflowRuns.remove_twins`)."""
+        """Delete empty duplicate runs (`MlflowRuns.remove_twins`)."""
         self._runs.remove_twins()
 
     def _ship(self, events: list[Event]) -> None:
-        self._learn_study(events)
+        self._update_study(events)
         trials: dict[str, list[TrialEvent]] = {}
         for event in events:
             if isinstance(event, TrialStarted | Reported | TrialEnded):
                 trials.setdefault(str(event.trial), []).append(event)
-        self._runs.have(trials, dataset_input(self.acknowledged.study))
-        counters = Counters(
-            **copy.deepcopy(self.acknowledged.counters)
-        )  # the old one stays for another attempt
+        self._runs.ensure(trials, dataset_input(self.acknowledged.study))
+        counters = Counters(**copy.deepcopy(self.acknowledged.counters))  # a copy: this attempt may fail
         known = set(counters.running)
         points: list[Metric] = []
         last: dict[str, dict[str, float]] = {}
@@ -129,7 +127,7 @@ class MlflowSync:
         self.acknowledged.creating = []
         self.acknowledged.counters = asdict(counters)
 
-    def _learn_study(self, events: Iterable[Event]) -> None:
+    def _update_study(self, events: Iterable[Event]) -> None:
         study = self.acknowledged.study
         for event in events:
             if isinstance(event, JournalStarted):
@@ -145,7 +143,7 @@ class MlflowSync:
             elif isinstance(event, Confirmed):
                 study["confirmation"] = event.model_dump(mode="json")
 
-    # What the runs show
+    # Content of the runs
 
     def _ship_trial(
         self,
@@ -163,7 +161,7 @@ class MlflowSync:
             if isinstance(event, TrialStarted):
                 if is_new and not params:
                     params = run_page.trial_params(event)
-                    with self._passing_over(what):
+                    with self._skipping_refused(what):
                         self._runs.client.log_dict(run_id, event.config or {}, "config.json")
                 tags |= run_page.start_tags(event)
                 continue
@@ -175,12 +173,12 @@ class MlflowSync:
                 tags |= optuna_tags.end_tags(event.outcome, last, counters.constraints)
                 values |= optuna_tags.end_metrics(event.outcome, last, counters.directions)
             points += [Metric(key, value, event.time_ms, event.step) for key, value in values.items()]
-        with self._passing_over(what):
+        with self._skipping_refused(what):
             self._runs.client.log_batch(run_id, points, _params(params), _tags(tags))
         self._set_trial_status(number, events, is_new)
 
     def _set_trial_status(self, number: str, events: Sequence[TrialEvent], is_new: bool) -> None:
-        """The newest status, and the outcome in the run's name."""
+        """Set the newest status, and the outcome in the run's name."""
         newest = next((event for event in reversed(events) if not isinstance(event, Reported)), None)
         run_id, what = self.acknowledged.trials[number], f"trial {number}"
         if isinstance(newest, TrialEnded):
@@ -192,7 +190,7 @@ class MlflowSync:
     def _set_status(
         self, run_id: str, what: str, status: str, time_ms: int | None, name: str | None = None
     ) -> None:
-        with self._passing_over(what):
+        with self._skipping_refused(what):
             if status in ("RUNNING", "SCHEDULED"):
                 self._runs.client.update_run(run_id, status, name)
                 return
@@ -201,21 +199,21 @@ class MlflowSync:
                 self._runs.client.update_run(run_id, name=name)
 
     @contextmanager
-    def _passing_over(self, what: str) -> Iterator[None]:
-        """Leave out what MLflow refuses for good; let every other trouble through."""
+    def _skipping_refused(self, what: str) -> Iterator[None]:
+        """Skip a call that MLflow refuses permanently, and set the notice. All other errors are raised."""
         try:
             yield
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise
-            self._runs.experiment(check=True)  # raises where the whole experiment is what MLflow refuses
-            self._notice = f"MLflow refuses something of {what}, which is left out: {one_line(error)}"
+            self._runs.experiment(check=True)  # raises if MLflow refuses the whole experiment
+            self._notice = f"MLflow refused a value of {what}, which is skipped: {one_line(error)}"
 
     def _ship_study(self, events: list[Event], points: list[Metric], counters: Counters) -> None:
         run_id = self.acknowledged.parent_run
         if run_id is None:
             return
-        what = "the study's own run"
+        what = "the study's parent run"
         params: dict[str, str] = {}
         tags: dict[str, str] = {}
         for event in events:
@@ -232,24 +230,24 @@ class MlflowSync:
             note = run_page.study_note(self.acknowledged.study, counters, status, self._links())
             because = {"ended because": self.acknowledged.study.get("ended_because", "")}
             tags = {"mlflow.note.content": note, "state": status} | because | run_page.winner_tags(counters)
-        with self._passing_over(what):
+        with self._skipping_refused(what):
             self._runs.client.log_batch(run_id, points, _params(params), _tags(tags))
         if ends or is_confirmed:
-            with self._passing_over(what):
+            with self._skipping_refused(what):
                 self._log_event_log(run_id)
                 self._log_report(run_id)
         if is_changed:
             self._set_status(run_id, what, status.mlflow_status, ends[-1].time_ms if ends else None)
 
     def _log_study(self, run_id: str, event: StudyStarted) -> None:
-        with self._passing_over("the study's own run"):
+        with self._skipping_refused("the study's parent run"):
             self._runs.client.log_dict(run_id, event.spec, "spec.json")
             self._runs.client.log_dict(run_id, event.facts, "facts.json")
             if dataset := dataset_input(self.acknowledged.study):
                 self._runs.client.log_inputs(run_id, [dataset])
 
     def _links(self) -> str:
-        """Links to the study's views, in Markdown."""
+        """Markdown links to the study's views."""
         state = self.acknowledged
         if not state.has_views or state.experiment_id is None:
             return ""
@@ -263,19 +261,19 @@ class MlflowSync:
         )
 
     def _write_views(self) -> None:
-        """Keep the study's views where the destination's pages read them."""
+        """Write the study's saved views if the destination's MLflow version supports them."""
         state = self.acknowledged
         table = study_table(state)
         if table is None or state.experiment_id is None:
             return
         state.has_views = reads_views(_server_version(state.uri))
         if state.has_views:
-            with self._passing_over("the study's views"):
+            with self._skipping_refused("the study's views"):
                 for key, value in view_tags(table, state.study["start_ms"]).items():
                     self._runs.client.set_experiment_tag(state.experiment_id, key, value)
 
     def _log_event_log(self, run_id: str) -> None:
-        """The journal without its reports, as text for people."""
+        """Upload the journal without its reports as readable text."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "events.log")
             with path.open("w") as log:
@@ -284,20 +282,20 @@ class MlflowSync:
             self._runs.client.log_artifact(run_id, str(path))
 
     def _log_report(self, run_id: str) -> None:
-        from proxytune.tuning.report.page import write_report  # Optuna's pictures: needed once, at the end
+        from proxytune.tuning.report.page import write_report  # imported late: it loads Optuna's plots
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "report.html")
             try:
                 write_report(self._folder, path)
-            except Exception as error:  # a picture that cannot be drawn must not keep the events back
-                self._notice = f"no report could be drawn: {one_line(error)}"
+            except Exception as error:  # a plot that fails must not block the events
+                self._notice = f"the report could not be written: {one_line(error)}"
                 return
             self._runs.client.log_artifact(run_id, str(path))
 
 
 def dataset_input(study: Mapping[str, Any]) -> DatasetInput | None:
-    """The study's data as an MLflow dataset; None where no fingerprint is known."""
+    """The study's data as an MLflow dataset; None if no fingerprint is known."""
     facts, task = study.get("facts", {}), study.get("spec", {}).get("task", {})
     fingerprint = facts.get("data_fingerprint")
     if not fingerprint:
@@ -321,7 +319,7 @@ def dataset_input(study: Mapping[str, Any]) -> DatasetInput | None:
 
 
 def _server_version(uri: str) -> str:
-    """Version of the MLflow whose pages show the store; empty if its server does not tell."""
+    """Version of the MLflow UI of the store; empty if its server does not report it."""
     if not uri.startswith("http"):
         return str(mlflow.__version__)  # `proxytune ui` serves it
     answer = requests.get(f"{uri.rstrip('/')}/version", timeout=10)

@@ -1,4 +1,4 @@
-"""Opens a page of an MLflow server once it answers: `python -m proxytune.tuning.tracking.open_page SERVER PAGE`."""
+"""Opens a page of an MLflow server once it responds: `python -m proxytune.tuning.tracking.open_page SERVER PAGE`."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ SECONDS = 120
 
 
 def wait_for(server: str) -> bool:
-    """Whether the server answers within two minutes."""
+    """Wait until the server responds. Returns False after two minutes."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         try:

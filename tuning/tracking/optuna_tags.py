@@ -1,8 +1,8 @@
-"""Tags and metrics by which Optuna's MLflow storage (``mlflow.optuna.storage.MlflowStorage``) reads a study's runs.
+"""Tags and metrics from which Optuna's MLflow storage (``mlflow.optuna.storage.MlflowStorage``) reads a study's runs.
 
-That storage knows a trial's state only by the status of its run. A pruned trial is FINISHED in MLflow, so Optuna reads it
-as complete: it gets the value of its last report, and breaks a constraint ``full_budget``, so that it is never the best
-trial. Values of several objectives are left out: the storage reads them only from runs without other metrics.
+That storage derives a trial's state from the status of its run. A pruned trial is FINISHED in MLflow, so Optuna reads it
+as complete. It therefore has the value of its last report and violates a constraint ``full_budget``, so that it is never
+the best trial. Values of several objectives are not written: the storage reads them only from runs without other metrics.
 """
 
 import json
@@ -35,7 +35,7 @@ def trial_tags(number: int, params: Mapping[str, Any], space: Mapping[str, Any])
 
 
 def end_tags(outcome: Outcome, last: Mapping[str, float], constraints: Mapping[str, str]) -> dict[str, str]:
-    """Tags of a trial that ended: by how much it breaks each constraint; 0 or less is feasible."""
+    """Tags of a trial that ended: its excess over each constraint; 0 or less is feasible."""
     if outcome.mlflow_status != "FINISHED":
         return {}
     excess = {FULL_BUDGET: float(outcome is not Outcome.COMPLETE)}
@@ -48,7 +48,7 @@ def end_tags(outcome: Outcome, last: Mapping[str, float], constraints: Mapping[s
 def end_metrics(
     outcome: Outcome, last: Mapping[str, float], objectives: Mapping[str, str]
 ) -> dict[str, float]:
-    """Metrics of a trial that ended: the value of a single objective, the worst one where none was reported."""
+    """Metrics of a trial that ended: the value of a single objective, or the worst value if it was not reported."""
     if outcome.mlflow_status != "FINISHED" or len(objectives) != 1:
         return {}
     ((objective, direction),) = objectives.items()

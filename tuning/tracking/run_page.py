@@ -1,4 +1,4 @@
-"""What MLflow's pages say about a run: names that sort, params, tags, descriptions in Markdown."""
+"""Content of a run's page in MLflow: sortable name, params, tags, description in Markdown."""
 
 import os
 import pwd
@@ -24,34 +24,34 @@ from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 
-FIXED = (  # what people sort and filter by even where it is not searched
+FIXED = (  # params for sorting and filtering, logged even if they are not searched
     *("task.name", "task.max_length", "model.attention", "model.num_layers", "model.embedding_dim"),
     *("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
 )
-MAX_TEXT = 5000  # characters of a tag or param; MLflow cuts params at 6,000 and refuses tags over 8,000
+MAX_TEXT = 5000  # characters of a tag or param; MLflow truncates params at 6,000 and refuses tags over 8,000
 
 
 def run_name(number: int, outcome: Outcome | None = None) -> str:
-    """`0042 complete`: readable in a narrow column, in the order of the trials. The parameters have columns."""
+    """A run's name, such as `0042 complete`. It is short and sorts by trial number."""
     return f"{number:04d} {outcome}" if outcome else f"{number:04d}"
 
 
 def trial_params(event: TrialStarted) -> dict[str, str]:
-    """A trial's searched params, and the fixed ones that people sort by."""
+    """A trial's searched params and those in FIXED."""
     config = flat(event.config or {}, depth=2)
     chosen = {key: config[key] for key in FIXED if config.get(key) is not None} | event.params
     return {key: str(value)[:MAX_TEXT] for key, value in chosen.items()}
 
 
 def study_params(spec: Mapping[str, Any]) -> dict[str, str]:
-    """What distinguishes one study from another in MLflow's table."""
+    """The params of a study's run, by which MLflow's table distinguishes studies."""
     values = flat(spec, depth=3)
     keys = ("search.sampler.name", "search.sampler.seed", "search.stopping.name", "search.trials")
     return {key: str(values[key])[:MAX_TEXT] for key in (*FIXED, *keys) if values.get(key) is not None}
 
 
 def source_tags() -> dict[str, str]:
-    """Who made the run, for MLflow's own columns."""
+    """Source and user of a run, for MLflow's own columns."""
     user = pwd.getpwuid(os.getuid()).pw_name
     return {"mlflow.source.name": "proxytune", "mlflow.source.type": "LOCAL", "mlflow.user": user}
 
@@ -62,13 +62,13 @@ def start_tags(event: TrialStarted) -> dict[str, str]:
 
 
 def worker_tags(event: Reported) -> dict[str, str]:
-    """Where a trial runs, as far as the event says."""
+    """Node and device of a trial, if the event contains them."""
     places = {"node": event.node, "device": event.device}
     return {key: place for key, place in places.items() if place}
 
 
 def end_tags(event: TrialEnded, counters: Counters) -> dict[str, str]:
-    """Tags of a trial that ended; `rung` counts the rungs that it reached."""
+    """Tags of a trial that ended; `rung` is the number of rungs that it reached."""
     reason = (event.reason or f"{event.outcome} at step {event.step}")[:MAX_TEXT]
     return {"outcome": event.outcome, "reason": reason, "rung": str(counters.rung(event.step))}
 
@@ -78,23 +78,23 @@ def trial_note(study: str, event: TrialStarted) -> str:
     searched = table(("searched", "value"), [(key, repr(value)) for key, value in event.params.items()])
     return (
         f"Trial {event.trial} of study **{study}**.\n\n{searched}\n\n"
-        "The complete configuration is the artifact `config.json`. The tag `outcome` says how the trial ended, "
-        "`reason` why, `rung` how many rungs of successive halving it reached. A pruned trial is FINISHED: it was "
-        "stopped at a rung on purpose.\n\n" + metrics_note()
+        "The complete configuration is the artifact `config.json`. The tag `outcome` gives the outcome of the trial, "
+        "`reason` its reason, `rung` the number of rungs of successive halving that it reached. A pruned trial has the "
+        "status FINISHED, since it was stopped at a rung intentionally.\n\n" + metrics_note()
     )
 
 
 def metrics_note() -> str:
-    """Units and meanings of the metrics."""
+    """A table of units and meanings of the metrics."""
     rows = [(f"`{name}`", metric.unit or "-", metric.meaning) for name, metric in METRICS.items()]
     return table(("metric", "unit", "meaning"), rows)
 
 
 def study_note(study: Mapping[str, Any], counters: Counters, status: StudyStatus, links: str) -> str:
-    """The description of a study's run, with its standing.
+    """The description of a study's run, with its current state.
 
     Args:
-        study: name, spec, facts and, once there is one, confirmation, as in the acknowledgement.
+        study: name, spec, facts and, if present, confirmation, as in the acknowledgement.
         links: Markdown links to the study's views.
     """
     objectives = ", ".join(f"{goal} `{name}`" for name, goal in counters.directions.items())
@@ -120,18 +120,18 @@ def study_note(study: Mapping[str, Any], counters: Counters, status: StudyStatus
     known = [(key, f"`{value}`") for key, value in facts.items() if value not in (None, "", [])]
     task = study["spec"].get("task", {}).get("name", "?")
     parts = [
-        f"Study **{study['name']}**: hyperparameter search on `{task}`. Its trials are the runs below this one.",
+        f"Study **{study['name']}**: hyperparameter search on `{task}`. Its trials are the child runs of this run.",
         links,
         table(("", ""), standing),
         confirmation_note(Confirmed.model_validate(study["confirmation"])) if "confirmation" in study else "",
-        "Artifacts: `report.html` (pictures), `spec.json` (the resolved study file), `events.log`, `facts.json`.",
+        "Artifacts: `report.html` (plots), `spec.json` (the resolved study file), `events.log`, `facts.json`.",
         table(("fact", "value"), known) if known else "",
     ]
     return "\n\n".join(filter(None, parts))[: MAX_TEXT + 2000]
 
 
 def confirmation_note(event: Confirmed) -> str:
-    """Every candidate of a confirmation with its seeds, mean and interval."""
+    """A table of all candidates of a confirmation with seeds, mean and interval."""
     rows = [
         (
             f"**{one.trial}**" if one.trial == event.winner else str(one.trial),
@@ -146,7 +146,7 @@ def confirmation_note(event: Confirmed) -> str:
 
 
 def winner_tags(counters: Counters) -> dict[str, str]:
-    """Tags of the study's run that name the winner and the rule by which it was chosen."""
+    """Tags of the study's run: the winner and the rule that chose it."""
     return {f"winner_{key}": str(value) for key, value in counters.winner.items()}
 
 
@@ -164,7 +164,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def event_line(event: Event) -> str:
-    """One line of the event log that people read; empty for events that are left out there."""
+    """One line of the readable event log; empty for events that it does not contain."""
     match event:
         case StudyStarted():
             text = f"study {event.study}: a driver starts"
@@ -182,7 +182,7 @@ def event_line(event: Event) -> str:
         case Resumed():
             text = f"{event.who}: resume"
         case BudgetChanged():
-            text = f"{event.who}: the study may take {event.trials} trials"
+            text = f"{event.who}: budget set to {event.trials} trials"
         case Confirmed():
             text = f"confirmed: trial {event.winner}, {event.rule}"
         case StudyEnded():

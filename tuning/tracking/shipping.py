@@ -1,7 +1,7 @@
 """The child process that ships an outbox to MLflow: `python -m proxytune.tuning.tracking.shipping FOLDER URI EXPERIMENT`.
 
-It ends when its standard input ends and nothing waits any more, or at once when its parent is gone. Trouble with
-MLflow is told to the parent, noted beside the outbox for `proxytune show`, and tried again for ever.
+It ends when its standard input is closed and no events are pending, or immediately when its parent has ended. Errors of
+MLflow are reported to the parent, saved beside the outbox for `proxytune show`, and retried without limit.
 """
 
 import json
@@ -31,19 +31,19 @@ from proxytune.tuning.tracking.mlflow_sync import MlflowSync, one_line
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60
-MAX_PAUSE_SECONDS = 30  # between two attempts while MLflow is away
+MAX_PAUSE_SECONDS = 30  # between two attempts while MLflow is unavailable
 
 
 def ship_all(sync: MlflowSync, finish: threading.Event, report: Callable[[str | None], None]) -> None:
-    """Ship until `finish` is set and nothing waits; trouble is reported, then tried again with growing pauses."""
+    """Ship until `finish` is set and no events are pending. Errors are reported and retried with increasing pauses."""
 
-    def trouble(state: tenacity.RetryCallState) -> None:
+    def report_error(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None:
             text = explain(error, sync.acknowledged)
             report(text)
-            with suppress(OSError):  # the disk may be what is wrong
-                sync.note_trouble(text)
+            with suppress(OSError):  # the disk may be the cause of the error
+                sync.save_error(text)
 
     def ship_portion() -> bool:
         shipped = sync.ship()
@@ -61,22 +61,22 @@ def ship_all(sync: MlflowSync, finish: threading.Event, report: Callable[[str | 
     retrying = tenacity.Retrying(
         wait=tenacity.wait_exponential_jitter(initial=0.5, max=MAX_PAUSE_SECONDS),
         sleep=pause,
-        before_sleep=trouble,
+        before_sleep=report_error,
     )
     next_sweep = time.monotonic() + SWEEP_SECONDS
     while True:
-        last_look = finish.is_set()
+        is_last = finish.is_set()
         while retrying(ship_portion):
             report(sync.notice)
-        if last_look or time.monotonic() > next_sweep:
+        if is_last or time.monotonic() > next_sweep:
             retrying(sync.remove_twins)
             next_sweep = time.monotonic() + SWEEP_SECONDS
-        if last_look:
+        if is_last:
             return
         finish.wait(POLL_SECONDS)
 
 
-ADVICE = (  # what the trouble's text says, what it means, what to do
+ADVICE = (  # (pattern of the error's text, its meaning and what to do)
     (r"\b401\b|UNAUTHENTICATED", "refuses the name or password; set MLFLOW_TRACKING_USERNAME and _PASSWORD"),
     (r"Invalid Host", "refuses this host name; start the server with it in --allowed-hosts"),
     (
@@ -85,29 +85,29 @@ ADVICE = (  # what the trouble's text says, what it means, what to do
     ),
     (
         r"readonly database|[Rr]ead-only",
-        "lies on a read-only disk; make it writable or name another tracking.uri",
+        "is on a read-only disk; make it writable or set another tracking.uri",
     ),
-    (r"No space left|disk is full", "has no space left on its disk; make room"),
+    (r"No space left|disk is full", "has no space left on its disk; free some space"),
     (r"unable to open database|\[Errno", "cannot be opened; its folder must exist and be writable"),
-    (r"database is locked", "is locked by another program; close what holds it"),
+    (r"database is locked", "is locked by another program; close that program"),
     (r"password authentication failed|no password supplied", "refuses the password; put it in PGPASSFILE"),
-    (r"Max retries|[Cc]onnection|timed out", "cannot be reached; start the server or mend the address"),
+    (r"Max retries|[Cc]onnection|timed out", "cannot be reached; start the server or correct the address"),
 )
 
 
 def explain(error: BaseException, destination: Acknowledgement) -> str:
-    """One line: what is wrong with the destination, and what to do about it."""
+    """A one-line message: the error of the destination, and what to do."""
     if isinstance(error, Blocked):
         return str(error)
     text = one_line(error)
     for pattern, advice in ADVICE:
         if re.search(pattern, text):
-            return f"MLflow at {destination.uri} {advice}. Events wait in the outbox meanwhile"
-    return f"MLflow at {destination.uri} takes no events: {text}. They wait in the outbox"
+            return f"MLflow at {destination.uri} {advice}. Events remain in the outbox until then"
+    return f"MLflow at {destination.uri} does not accept events: {text}. They remain in the outbox"
 
 
 def main(arguments: list[str]) -> None:
-    """Ship until standard input ends (the parent's word to finish) or the parent is gone."""
+    """Ship until standard input is closed by the parent, or the parent has ended."""
     folder, uri, experiment = Path(arguments[0]), arguments[1], arguments[2]
     finish = threading.Event()
     parent = os.getppid()
@@ -117,29 +117,29 @@ def main(arguments: list[str]) -> None:
             time.sleep(0.5)
         os._exit(1)
 
-    def wait_for_the_end() -> None:
+    def watch_stdin() -> None:
         while os.read(
             0, 4096
-        ):  # not through sys.stdin: a thread inside its lock breaks the interpreter's end
+        ):  # not sys.stdin: a thread that holds its lock breaks the interpreter's shutdown
             pass
         finish.set()
 
-    for watch in (watch_parent, wait_for_the_end):
+    for watch in (watch_parent, watch_stdin):
         threading.Thread(target=watch, daemon=True).start()
     event.listen(Engine, "connect", relax_sqlite)
     open_databases_once()
     logging.getLogger("optuna").setLevel(logging.WARNING)
     destination = Acknowledgement(uri, experiment).path(folder)
     with FileLock(f"{destination}.lock"), scratch(destination.with_suffix(".scratch")):
-        with suppress(sqlite3.Error):  # shipping meets the same trouble, and reports it
+        with suppress(sqlite3.Error):  # shipping raises and reports the same error
             follow_move(uri)
         sync = MlflowSync(folder, uri, experiment)
-        ship_all(sync, finish, lambda error: tell(sync, error))
+        ship_all(sync, finish, lambda error: report_progress(sync, error))
 
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[None]:
-    """Temporary files of MLflow's client lie in this folder; those of a shipper that was killed are removed first."""
+    """Use this folder for temporary files of MLflow's client. Files left by a killed shipper are removed first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     tempfile.tempdir = str(folder)
@@ -150,21 +150,21 @@ def scratch(folder: Path) -> Iterator[None]:
 
 
 def relax_sqlite(connection: Any, _: Any) -> None:
-    """Let sqlite wait for the disk once a portion, in `settle_sqlite`, and not at each of MLflow's commits."""
+    """Make sqlite sync to disk once per portion, in `settle_sqlite`, instead of at each of MLflow's commits."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def settle_sqlite(uri: str) -> None:
-    """Have the disk hold what was written, before it is acknowledged."""
+    """Sync the written events to disk before they are acknowledged."""
     if uri.startswith("sqlite:///"):
         with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def tell(sync: MlflowSync, error: str | None) -> None:
-    """Tell the parent, by a line of JSON, how far the shipping is and what stands in its way."""
+def report_progress(sync: MlflowSync, error: str | None) -> None:
+    """Report the shipped offset and the current error to the parent, as a line of JSON."""
     print(json.dumps({"offset": sync.acknowledged.offset, "error": error}), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""Saved views of a study in MLflow's pages: leaderboard, learning curves, Pareto front, parallel coordinates.
+"""Saved views of a study in the MLflow UI: leaderboard, learning curves, Pareto front, parallel coordinates.
 
 The MLflow UI stores a saved view as an experiment tag ``mlflow.sharedViewState.<key>``. Its value is a JSON object
 ``{name, createdAt, updatedAt, state}``, where ``state`` is ``deflate;`` followed by the base64 of a zlib stream of the
-UI's state. MLflow has no API for views, so this module is the only place that knows the format (read in the bundle of
-3.17.2; ``tests/tuning/tracking/test_views.py`` compares it with the installed one). `search_path` is a link that uses
-only the documented filter and order of a search.
+UI's state. MLflow has no API for views. Only this module depends on the format, which was taken from the bundle of
+3.17.2 (``tests/tuning/tracking/test_views.py`` compares it with the installed version). `search_path` is a link that
+uses only the documented filter and order of a search.
 """
 
 import base64
@@ -30,17 +30,17 @@ SPEED = "tokens_per_second"
 CURVES = [name for name, metric in METRICS.items() if metric.known == "report" and name != "seconds"]
 """Metrics that change while a trial trains."""
 MAX_TAG = 5000
-"""Characters of an experiment tag that MLflow stores."""
+"""Maximum length of an experiment tag in MLflow, in characters."""
 _TESTED = (3, 17)
 """The lowest MLflow (major, minor) whose pages read this format; the next major version is not tested."""
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """What the views of a study show.
+    """The content of a study's views.
 
     journal: id of the study's journal, part of the view's key. parent_run: MLflow run id of the study.
-    objectives: metric -> maximize | minimize, the first one orders the table. constraints: metrics with a bound.
+    objectives: metric -> maximize | minimize; the table is sorted by the first. constraints: metrics with a bound.
     params: searched keys.
     """
 
@@ -53,7 +53,7 @@ class StudyTable:
 
     @property
     def filter(self) -> str:
-        """MLflow search filter for the trials of this study and nothing else."""
+        """MLflow search filter for the trials of this study."""
         return f"tags.`mlflow.parentRunId` = '{self.parent_run}'"
 
     @property
@@ -70,7 +70,7 @@ class StudyTable:
 
 
 def reads_views(version: str) -> bool:
-    """Whether the pages of an MLflow of this version read the views."""
+    """Whether the UI of this MLflow version supports the views."""
     major, _, rest = version.partition(".")
     minor = rest.partition(".")[0]
     return (
@@ -87,7 +87,7 @@ def view_key(journal: str, view: ViewName) -> str:
 
 
 def view_path(experiment_id: str, journal: str, view: ViewName = "leaderboard") -> str:
-    """Address of a view below the MLflow server's own address."""
+    """Path of a view on the MLflow server."""
     query = {"workflowType": "machine_learning", "viewStateShareKey": view_key(journal, view)}
     if view != "leaderboard":
         query["compareRunsMode"] = "CHART"
@@ -95,7 +95,7 @@ def view_path(experiment_id: str, journal: str, view: ViewName = "leaderboard") 
 
 
 def search_path(experiment_id: str, table: StudyTable) -> str:
-    """Address of the study's trials, sorted, for an MLflow that does not read the views."""
+    """Path of the sorted list of the study's trials, for an MLflow version that does not support the views."""
     key, ascending = table.order
     query = {"workflowType": "machine_learning", "searchFilter": table.filter}
     query |= {"orderByKey": key, "orderByAsc": str(ascending).lower()}
@@ -103,10 +103,10 @@ def search_path(experiment_id: str, table: StudyTable) -> str:
 
 
 def view_tags(table: StudyTable, time_ms: int) -> dict[str, str]:
-    """Experiment tags that make the views of a study.
+    """Experiment tags of a study's views.
 
     Args:
-        time_ms: Unix time at which the views were made; MLflow lists them by it.
+        time_ms: creation time of the views (Unix time), by which MLflow sorts them.
     """
     tags = {}
     for view, title in TITLES.items():
@@ -119,7 +119,7 @@ def view_tags(table: StudyTable, time_ms: int) -> dict[str, str]:
 
 
 def unpack(value: str) -> dict[str, Any]:
-    """State of the UI in a view's tag."""
+    """The UI's state in a view's tag."""
     state: str = json.loads(value)["state"]
     unpacked: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(state.removeprefix("deflate;"))))
     return unpacked
@@ -136,7 +136,7 @@ def _column(kind: str, name: str) -> str:
 
 
 def _state(table: StudyTable, view: ViewName) -> dict[str, Any]:
-    """The UI's state: every view has the table and all charts, and opens another section of them."""
+    """The UI's state. All views have the same table and charts and differ in the open section."""
     key, ascending = table.order
     columns = [
         _column("tags", "outcome"),
@@ -168,7 +168,7 @@ def _state(table: StudyTable, view: ViewName) -> dict[str, Any]:
 
 
 def _width(column: str) -> int:
-    """Pixels that show a column's heading, within limits that leave room for ten columns."""
+    """Width of a column in pixels: wide enough for its heading, limited so that ten columns fit."""
     return max(90, min(125, 8 * len(column.partition(".")[2]) + 24))
 
 
@@ -184,7 +184,7 @@ def _section(key: str, title: str, is_open: bool) -> dict[str, Any]:
 
 
 def _charts(table: StudyTable) -> list[dict[str, Any]]:
-    """Charts of all sections. A metric without a chart gets one from MLflow, unless a deleted one is listed."""
+    """Charts of all sections. Deleted charts are listed because MLflow adds one for every metric without a chart."""
     curves = [name for name in CURVES if name not in table.objectives]
     constants = [name for name in METRICS if name not in curves and name not in table.objectives]
     charts = [_chart("LINE", "curves", name, **_line(name)) for name in (*table.objectives, *curves)]

@@ -1,4 +1,4 @@
-"""The task's data on this machine: prepared once in a cache that all studies and trials share."""
+"""The task's data on this machine, prepared once in a cache that is shared by all studies and trials."""
 
 import os
 import tempfile
@@ -18,9 +18,9 @@ def cache_folder() -> Path:
 
 
 def prepare_task(task: Task, progress: Progress | None = None, mapper: Mapper = process_map) -> PreparedTask:
-    """The prepared task, made now if it is not there; several processes may ask at once.
+    """The prepared task, prepared now if it is not in the cache. Safe to call from several processes at once.
 
-    `mapper` spreads a generator's work: over this machine's cores, or (ray_map) over a cluster's.
+    `mapper` distributes a generator's work over this machine's cores, or (ray_map) over those of a cluster.
 
     Raises:
         DataError: the data is missing, incomplete or damaged, or the cache folder cannot be written.

@@ -27,21 +27,21 @@ from proxytune.tuning.trial.profile import cost_spec, predicted_profile, trial_d
 from proxytune.tuning.trial.slot import exclusive_slot
 
 NUM_BATCHES = 4
-"""Timed batches: one from each quarter of the lengths that the task's batches have."""
-_DRAWN = 64  # batches among which those are found
+"""Number of timed batches: one from each quarter of the task's batches by length."""
+_DRAWN = 64  # batches from which they are selected
 _MIB = 2**20
 
 
 def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, float]:
     """Measure the configuration in this process, on `trial_device` with resources.cpu threads.
 
-    A figure is the sequences of NUM_BATCHES real batches divided by the sum of each one's median time, after a pass
-    over them that warms up; the batches are the same for every configuration of a task and batch size. Whoever
-    calls sees to it that nothing else trains here (`exclusive_slot`).
+    A speed is the number of sequences in NUM_BATCHES real batches divided by the sum of their median times, after one
+    warm-up pass. The batches are the same for every configuration of a task and batch size. The caller must ensure that
+    nothing else trains on this machine (`exclusive_slot`).
 
     Args:
-        spec: the trial; its seed, steps, schedule and rates do not matter.
-        seconds: for how long passes are timed in each direction; at least one pass is, however long it takes.
+        spec: the trial; its seed, steps, schedule and rates have no effect.
+        seconds: duration of the timed passes, for training and inference each; at least one pass is timed.
 
     Returns:
         train_sequences_per_second (whole optimizer steps), inference_sequences_per_second (forward passes without
@@ -50,9 +50,9 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
 
     Raises:
         DataError: the task's data is missing or damaged.
-        ConfigError: the model cannot be built here.
-        Diverged: the first steps already give no finite loss.
-        torch.OutOfMemoryError, MemoryError: it does not fit.
+        ConfigError: the model cannot be built on this machine.
+        Diverged: the loss of the first steps is not finite.
+        torch.OutOfMemoryError, MemoryError: it does not fit into memory.
     """
     prepared = prepare_task(spec.task)
     device = trial_device(spec)
@@ -78,9 +78,10 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
 
 
 def training_speed(spec: TrialSpec, *, tokens: int) -> float:
-    """Sequences trained per second, from one timed pass over random full-length sequences; needs no data.
+    """Sequences trained per second, from one timed pass over random full-length sequences. No data is needed.
 
-    Rougher than `measure_efficiency`, and a tenth of a second to a few seconds: one pass of about `tokens` tokens.
+    Less accurate than `measure_efficiency`, but takes only a tenth of a second to a few seconds: one pass over about
+    `tokens` tokens.
     """
     info, device = spec.task.info(), trial_device(spec)
     size = max(1, tokens // (info.max_length * info.num_documents))
@@ -95,7 +96,7 @@ def training_speed(spec: TrialSpec, *, tokens: int) -> float:
 
 
 def typical_batches(split: Split, batch_size: int, order: Order = "uniform") -> list[Batch]:
-    """NUM_BATCHES of the split's first training batches: those in the middle of each quarter by padded length."""
+    """NUM_BATCHES of the split's first training batches: the middle one of each quarter by padded length."""
     drawn = list(islice(TrainBatches(split, batch_size=batch_size, seed=0, order=order), _DRAWN))
     drawn.sort(key=lambda batch: batch.token_ids.shape[-1])
     return [drawn[(2 * quarter + 1) * len(drawn) // (2 * NUM_BATCHES)] for quarter in range(NUM_BATCHES)]
@@ -104,7 +105,7 @@ def typical_batches(split: Split, batch_size: int, order: Order = "uniform") -> 
 def sequences_per_second(
     work: Callable[[Batch], Any], batches: Sequence[Batch], seconds: float, clock: Callable[[], float]
 ) -> float:
-    """Warm up, then time passes over the batches for so long, at least one; a batch counts with its median time."""
+    """Sequences per second by the median time of each batch. Passes are timed for `seconds`, at least one, after warm-up."""
     for batch in batches:
         work(batch)
     times: list[list[float]] = [[] for _ in batches]
@@ -118,7 +119,7 @@ def sequences_per_second(
 
 
 def _clock(device: str) -> Callable[[], float]:
-    """Seconds, after the device has finished its queued work."""
+    """A clock in seconds that first waits for the queued work of the device."""
 
     def now() -> float:
         if device == "cuda":
@@ -139,40 +140,39 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def stored_efficiency(spec: TrialSpec, folder: Path) -> dict[str, float]:
-    """The configuration's efficiency from `folder`, where it is measured (alone on this machine) if it is not there.
+    """The configuration's efficiency, read from `folder`, or measured in the exclusive slot and stored there.
 
-    One file for each (what the cost depends on, data, device). Equal configurations, whatever their seed, rates or
-    temperature, share it; two machines that need the same one at the same moment both measure it. A file whose content
-    is not about this configuration is measured again.
+    There is one file for each `efficiency_key`. Configurations that differ only in seed, rates or temperature share a
+    file. Two machines that need the same file at the same time both measure. A file with other content is replaced.
 
     Raises:
         OSError: the folder cannot be written.
-        Others as `measure_efficiency`.
+        Other errors as in `measure_efficiency`.
     """
     facts = _key_facts(spec)
     path = folder / f"{efficiency_key(spec)}.json"
     if (known := _read(path, facts)) is not None:
         return known
     with exclusive_slot():
-        if (known := _read(path, facts)) is not None:  # another trial measured it while this one waited
+        if (known := _read(path, facts)) is not None:  # measured by another trial in the meantime
             return known
         measured = measure_efficiency(spec)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}")
         temporary.write_text(json.dumps(facts | {"efficiency": measured}), encoding="utf-8")
-        temporary.rename(path)  # before the slot is given up: the next in line must find it
+        temporary.rename(path)  # before the slot is released: the next waiting trial must find it
     return measured
 
 
 def efficiency_key(spec: TrialSpec) -> str:
-    """Names what an efficiency depends on, here: the costs' spec, the data, the threads and the device."""
+    """Hash of all that an efficiency on this machine depends on: cost spec, data, threads and device."""
     return hashlib.sha256(json.dumps(_key_facts(spec), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _key_facts(spec: TrialSpec) -> dict[str, Any]:
     device = trial_device(spec)
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    costs = json.loads(json.dumps(cost_spec(spec)))  # as it is read back
+    costs = json.loads(json.dumps(cost_spec(spec)))  # tuples become lists, as in the stored file
     data = prepare_task(spec.task).fingerprint
     return {"costs": costs, "data": data, "threads": spec.resources.cpu, "device": name}
 

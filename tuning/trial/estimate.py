@@ -1,4 +1,4 @@
-"""What a study will take on this machine, before it runs: parameters, memory and time; kept for the next look."""
+"""Estimate of a study's parameters, memory and time on this machine before it runs; cached."""
 
 import hashlib
 import importlib.metadata
@@ -20,19 +20,19 @@ _MOST_CONFIGURATIONS = 12
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the extreme configurations of a study, the smallest and the largest figure each; None: not measured here."""
+    """Smallest and largest value of each quantity over the extreme configurations of a study; None: not measured."""
 
     parameters: tuple[int, int]
     memory_mib_per_sequence: tuple[float, float] | None  # predicted peak of a training step
     minutes: (
         tuple[float, float] | None
-    )  # of the whole study, as if all its trials were like the fastest, or the slowest
+    )  # of the whole study, if all trials were like the fastest or the slowest
 
     def line(self) -> str:
-        """For people."""
+        """The estimate as one line for the user."""
         parameters = f"{_between(*self.parameters)} parameters"
         if self.memory_mib_per_sequence is None or self.minutes is None:
-            return f"{parameters}; memory and minutes were not measured here yet: `check --measure` takes seconds"
+            return f"{parameters}; memory and minutes are not measured yet: run `check --measure` (takes seconds)"
         low, high = self.minutes
         return (
             f"{parameters}, {_between(*self.memory_mib_per_sequence)} MiB per sequence in training, "
@@ -41,11 +41,11 @@ class Estimate:
 
 
 def estimate(spec: StudySpec, *, measure: bool) -> Estimate:
-    """The costs of the study's extreme configurations.
+    """Estimate the costs of the study's extreme configurations.
 
-    Parameters are counted. Memory and time are read from the cache; with `measure`, what is not there is predicted and
-    measured, which loads torch and takes seconds, and kept. The time is that of passes over random full-length
-    sequences; evaluations are not in it.
+    Parameters are counted. Memory and time are read from the cache; with `measure`, missing values are predicted and
+    measured, which loads torch and takes seconds, and cached. The time is based on passes over random full-length
+    sequences and does not include evaluations.
     """
     trials = list(_extremes(spec))
     counts = [trial.model_config_for(trial.task.info()).num_parameters for trial in trials]
@@ -64,7 +64,7 @@ def estimate(spec: StudySpec, *, measure: bool) -> Estimate:
 
 
 def _extremes(spec: StudySpec) -> Iterator[TrialSpec]:
-    """The configurations with one searched key at an end of its domain, each cost once."""
+    """The configurations with one searched key at an end of its domain, without duplicates of equal cost."""
     from proxytune.tuning.trial.profile import cost_spec
 
     first = dict(spec.search.enqueue[0]) if spec.search.enqueue else {}
@@ -79,7 +79,7 @@ def _extremes(spec: StudySpec) -> Iterator[TrialSpec]:
 
 
 def _ends(values: Sequence[Scalar]) -> Sequence[Scalar]:
-    """The least and the largest of numbers, or all values."""
+    """The smallest and the largest value if all are numbers, else all values."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return [min(numbers), max(numbers)] if len(numbers) == len(values) else values
 
@@ -115,7 +115,7 @@ def _keep(path: Path, costs: dict[str, float]) -> None:
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(costs), encoding="utf-8")
         partial.rename(path)
-    except OSError:  # the next look measures again
+    except OSError:  # the next estimate measures again
         return
 
 

@@ -3,12 +3,12 @@
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.profile import trial_device
 
-CONTEXT_MIB = 600.0  # CUDA's own, for each process
+CONTEXT_MIB = 600.0  # of CUDA's context, per process
 _MIB = 2**20
 
 
 def begin_on_gpu(spec: TrialSpec, share: float) -> None:
-    """Release the memory of the process's last trial and limit this one to its share; no effect on a CPU."""
+    """Release the memory of the process's previous trial and limit this trial to its share; no effect on a CPU."""
     if trial_device(spec) == "cuda":
         import torch
 
@@ -20,7 +20,7 @@ def begin_on_gpu(spec: TrialSpec, share: float) -> None:
 
 
 def taken_mib(spec: TrialSpec) -> float | None:
-    """The most that the process has held on the GPU since then, without CUDA's context; None on a CPU."""
+    """Peak GPU memory of the process since `begin_on_gpu`, without CUDA's context; None on a CPU."""
     if trial_device(spec) != "cuda":
         return None
     import torch

@@ -1,4 +1,4 @@
-"""Checks of this machine before anything starts, instead of a failure in every trial."""
+"""Checks of this machine before a study starts, so that an error is reported once and not by every trial."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from proxytune.tuning.trial.data import cache_folder
 from proxytune.tuning.trial.profile import trial_device
 
 ANYWHERE = {"auto", "fp32"}
-"""Precisions that every machine has."""
+"""Precisions that every machine supports."""
 
 
 def check_device(spec: StudySpec) -> None:
-    """Check the study's precisions and GPUs against this machine, for a study whose trials run here.
+    """Check the study's precisions and GPUs against this machine, for a study whose trials run on this machine.
 
     Raises:
-        InputError: the key, its value and what is there.
+        InputError: with the key, its value and what this machine has.
     """
     gpu, precisions = spec.resources.gpu, _values(spec, "training.precision")
     if gpu in ("auto", 0) and ANYWHERE.issuperset(precisions):
         return
-    import torch  # only now: most studies need nothing of the machine
+    import torch  # imported late: most studies need no check of the machine
 
     from proxytune.models.training import autocast_dtype
 
@@ -41,11 +41,11 @@ def check_device(spec: StudySpec) -> None:
 
 
 def find_data(spec: StudySpec) -> str:
-    """A description of where the study's data are; nothing is prepared.
+    """A description of the location of the study's data. Nothing is prepared.
 
     Raises:
-        DataError: they are not there, incomplete, or cannot be generated.
-        InputError: a batch is larger than the training split, where that is known.
+        DataError: the data are missing or incomplete, or cannot be generated.
+        InputError: a batch is larger than the training split, if its size is known.
     """
     task = spec.task
     folder = prepared_folder(task.name, **task.source, cache=cache_folder(), **task.options)
@@ -58,7 +58,7 @@ def find_data(spec: StudySpec) -> str:
 
 
 def check_data(spec: StudySpec, prepared: PreparedTask) -> None:
-    """Hold the study's batch sizes to the rows that there are.
+    """Check the study's batch sizes against the number of training rows.
 
     Raises:
         InputError: a batch is larger than the training split.
@@ -73,6 +73,6 @@ def _check_batches(spec: StudySpec, rows: int) -> None:
 
 
 def _values(spec: StudySpec, key: str) -> list[Any]:
-    """The extreme values that trials may take of one key of training."""
+    """The extreme values of a key of `training` over all trials."""
     domain = spec.space.domains.get(key)
     return list(domain.corners()) if domain else [spec.training[key.partition(".")[2]]]

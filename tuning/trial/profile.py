@@ -1,4 +1,4 @@
-"""What a configuration costs before it runs: the metrics that depend on no training (models/footprint.py)."""
+"""Predicted costs of a configuration: the metrics that need no training (models/footprint.py)."""
 
 import json
 from functools import lru_cache
@@ -7,15 +7,15 @@ from typing import Any
 from proxytune.tuning.spec.trial_spec import TrialSpec
 
 _COST_TRAINING = {"batch_size", "batch_order", "micro_batch_size", "precision", "compile"}
-"""What a step's cost depends on; steps, schedule, rates and seed it does not."""
+"""Keys of `training` that affect the cost of a step. Steps, schedule, rates and seed do not."""
 _ON_OR_OFF = ("dropout", "attention_dropout", "contrastive_weight")
-"""Fields of the model whose cost depends on being zero or not, and on nothing else."""
+"""Fields of the model that affect the cost only by being zero or not."""
 
 
 def cost_spec(spec: TrialSpec) -> dict[str, Any]:
-    """The part of a trial that its memory, FLOPs and speed depend on; equal costs have equal parts.
+    """The part of a trial that determines its memory, FLOPs and speed.
 
-    The data's place does not matter, dropout only by being there or not, the temperature not at all.
+    It does not contain the data's location and the temperature, and dropout only as present or absent.
     """
     model = {key: value for key, value in spec.model.items() if key != "contrastive_temperature"}
     model |= {key: 0.1 for key in _ON_OR_OFF if model[key]}
@@ -27,8 +27,8 @@ def cost_spec(spec: TrialSpec) -> dict[str, Any]:
 
 
 def trial_device(spec: TrialSpec) -> str:
-    """Where the trial trains in this process: cuda if there is one and the trial may use it, else cpu."""
-    import torch  # here, as in _predict: what a configuration is called needs none
+    """Device of the trial in this process: cuda if it is available and the trial may use it, else cpu."""
+    import torch  # imported here: `cost_spec` must not import it
 
     return "cuda" if spec.resources.gpu != 0 and torch.cuda.is_available() else "cpu"
 

@@ -1,8 +1,8 @@
-"""The exclusive slot: training on a machine waits while a speed is measured there.
+"""The exclusive slot: training on a machine pauses while a speed is measured there.
 
-Every `advance` of a trial holds `shared_slot`; a measurement holds `exclusive_slot`, which begins when the running ones have
-ended and holds back the next ones, of this and of other studies of the same user on this machine. Not held back: the
-drivers, Ray, the shippers, and whatever else runs on the machine. Two files and flock: a killed process lets go.
+Every `advance` of a trial holds `shared_slot`; a measurement holds `exclusive_slot`. It starts when the running updates
+have ended and blocks further ones, of all studies of the same user on this machine. Drivers, Ray, shippers and other
+programs are not blocked. The slots are two files with flock, which the kernel releases when a process is killed.
 """
 
 import errno
@@ -16,23 +16,23 @@ from pathlib import Path
 
 @contextmanager
 def shared_slot() -> Iterator[None]:
-    """Train among others; waits for a measurement that runs or is about to. Costs microseconds otherwise.
+    """Train concurrently with other trials. Waits for a running or waiting measurement; else takes microseconds.
 
     Raises:
-        OSError: the machine's temporary folder refuses the lock.
+        OSError: the lock file in the machine's temporary folder cannot be used.
     """
     with _locked("gate", fcntl.LOCK_SH):
-        pass  # a measurement that waits for the room goes first, or trials one after the other would keep it out
+        pass  # a waiting measurement holds the gate, so that a sequence of trials cannot starve it
     with _locked("room", fcntl.LOCK_SH):
         yield
 
 
 @contextmanager
 def exclusive_slot() -> Iterator[None]:
-    """Measure alone. Not to be entered within `shared_slot`, for whose end it waits.
+    """Measure without other trainings. Must not be entered within `shared_slot`: it would wait for its own process.
 
     Raises:
-        OSError: the machine's temporary folder refuses the lock.
+        OSError: the lock file in the machine's temporary folder cannot be used.
     """
     with _locked("gate", fcntl.LOCK_EX), _locked("room", fcntl.LOCK_EX):
         yield
@@ -53,6 +53,6 @@ def _locked(name: str, mode: int) -> Iterator[None]:
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:
-    """Another user who could open the file could hold up every trial."""
+    """Refuse a file that another user can open, who could then block every trial."""
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(errno.EPERM, "not this user's alone", str(path))
+        raise PermissionError(errno.EPERM, "accessible to other users", str(path))

@@ -1,4 +1,4 @@
-"""A training as a sequence of short updates: it can be stopped after each and resumed from its checkpoint."""
+"""A training as a sequence of short updates, after each of which it can be stopped and resumed from a checkpoint."""
 
 import errno
 import math
@@ -30,7 +30,7 @@ def is_out_of_room(error: OSError) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or a device had no memory left; torch's CPU allocator only states it in the message."""
+    """Whether the machine or a device ran out of memory; torch's CPU allocator reports this only in the message."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -53,21 +53,21 @@ def final_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def final_accuracy(spec: TrialSpec, metrics: Mapping[str, float]) -> float:
-    """The validation accuracy of those weights, from the trial's last report."""
+    """The validation accuracy of the final weights, from the trial's last report."""
     return metrics["best_val_accuracy" if spec.run_config().final_weights == "best" else "val_accuracy"]
 
 
 class TrialRun:
-    """Trains one configuration. With checkpoints it resumes from the newest one that verifies.
+    """Trains one configuration. With checkpoints it resumes from the newest valid one.
 
     Raises:
-        ForeignCheckpoint: the checkpoints there are those of another trial, configuration, study or data.
-        DataError: the task's data is missing or damaged, or not the data that the checkpoints name.
+        ForeignCheckpoint: the checkpoints belong to another trial, configuration, study or data.
+        DataError: the task's data is missing or damaged, or differs from that of the checkpoints' owner.
         ConfigError: the model cannot be built.
     """
 
     update_seconds: ClassVar[float] = 2.0
-    """An update comes after this time at the latest, so that a stop takes effect within a few seconds."""
+    """Maximum duration of an update, so that a stop takes effect within a few seconds."""
 
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         torch.set_num_threads(spec.resources.cpu)
@@ -90,43 +90,45 @@ class TrialRun:
         self._spec = spec
         self._since_report = _Sums()
         self._seconds = 0.0
-        self._report: tuple[int, dict[str, float]] | None = None  # the newest one, perhaps not yet received
+        self._report: tuple[int, dict[str, float]] | None = (
+            None  # the newest report, perhaps not yet delivered
+        )
         self._best: Best | None = None
-        self._reported = 0  # the step of the last report handed out
+        self._reported = 0  # the step of the last delivered report
         self._saved = 0
-        self._turn_ends = False
+        self._interrupted = False
         self._notes: list[str] = []
         if self._checkpoints is not None:
             self._resume(self._checkpoints)
 
     def _bound(self, checkpoints: Checkpoints) -> Checkpoints:
-        """The checkpoints for the data here, which must be the driver's: a node's root may hold another version."""
-        here, wanted = self.fingerprint, checkpoints.owner.data
-        if wanted not in (None, here):
+        """The checkpoints, bound to this node's data. A node's root may hold another version than the driver's."""
+        own, expected = self.fingerprint, checkpoints.owner.data
+        if expected not in (None, own):
             raise DataError(
-                f"the data on node {socket.gethostname()} ({here[:12]}) are not the driver's ({wanted[:12]}): give every "
-                "node the same task.root"
+                f"the data on node {socket.gethostname()} ({own[:12]}) differ from the driver's ({expected[:12]}): "
+                "provide the same data in task.root on every node"
             )
-        return checkpoints.trained_on(here)
+        return checkpoints.trained_on(own)
 
     @property
     def fingerprint(self) -> str:
-        """Of the data it trains on."""
+        """Fingerprint of the training data."""
         return self._prepared.fingerprint
 
     @property
     def final_weights(self) -> dict[str, torch.Tensor]:
-        """Those that an export uses (RunConfig.final_weights)."""
+        """The weights that an export uses (RunConfig.final_weights)."""
         kept = self._best.weights if self._best is not None else None
         return self.trainer.model.state_dict() if kept is None else kept
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Number of completed optimizer steps."""
         return self.trainer.step
 
     def advance(self) -> TrialUpdate:
-        """Train until the next evaluation, the end, or the update's time is over.
+        """Train until the next evaluation, the end of training, or the end of the update's time.
 
         Raises:
             OSError: the checkpoint could not be written.
@@ -137,18 +139,18 @@ class TrialRun:
     def _advance(self) -> TrialUpdate:
         try:
             if self._report is not None and self._report[0] > self._reported:
-                return self._hand_out()  # made before an interruption: the receiver may not have it
+                return self._deliver()  # from before an interruption: it may not have been received
             started = time.monotonic()
-            while not self._turn_ends and (self.step < self._training.steps or self._evaluation_is_due()):
+            while not self._interrupted and (self.step < self._training.steps or self._evaluation_is_due()):
                 if self._evaluation_is_due():
                     self._evaluate()
                     self.save()
-                    return self._hand_out()
+                    return self._deliver()
                 self._train_step()
                 if time.monotonic() - started > self.update_seconds and not self._evaluation_is_due():
                     break
             return TrialUpdate(step=self.step, notes=self._take_notes())
-        except _TurnEnded:
+        except _Interrupted:
             return TrialUpdate(step=self.step, notes=self._take_notes())
         except Diverged as error:
             return TrialUpdate(step=self.step, outcome=Outcome.DIVERGED, reason=str(error))
@@ -160,11 +162,11 @@ class TrialRun:
             )
 
     def interrupt(self) -> None:
-        """End the running `advance` after its training step, or in the middle of its evaluation. For signal handlers."""
-        self._turn_ends = True
+        """End the running `advance` after its training step or evaluation batch. For signal handlers."""
+        self._interrupted = True
 
     def _evaluation_is_due(self) -> bool:
-        """Whether this step's evaluation is still to be made (it may have been broken off)."""
+        """Whether this step has an evaluation that is not done yet (it may have been interrupted)."""
         due = self.step > 0 and self.step % self._training.eval_every == 0
         return (due or self.step >= self._training.steps) and self._evaluated < self.step
 
@@ -173,7 +175,7 @@ class TrialRun:
         return self._report[0] if self._report is not None else 0
 
     def save(self) -> None:
-        """Write a checkpoint of where the training is now, if it has moved since the last one."""
+        """Write a checkpoint of the current step, unless the last one has the same step."""
         if self._checkpoints is None or self.step == self._saved:
             return
         state = {
@@ -213,7 +215,7 @@ class TrialRun:
         started = time.perf_counter()
         metrics = self.trainer.evaluate(self._validation_batches())
         self._seconds += time.perf_counter() - started
-        # Predicted only now: it takes a second, or five in a new process, that the first step need not wait for.
+        # Not predicted earlier: it takes one second, or five in a new process, and would delay the first step.
         predicted = predicted_profile(self._spec, trial_device(self._spec))
         metrics |= self._since_report.means() | predicted | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):
@@ -228,11 +230,11 @@ class TrialRun:
 
     def _validation_batches(self) -> Iterator[Batch]:
         for batch in evaluation_batches(self._prepared.validation, batch_size=EVALUATION_BATCH_SIZE):
-            if self._turn_ends:
-                raise _TurnEnded
+            if self._interrupted:
+                raise _Interrupted
             yield batch
 
-    def _hand_out(self) -> TrialUpdate:
+    def _deliver(self) -> TrialUpdate:
         assert self._report is not None
         step, metrics = self._report
         self._reported = step
@@ -244,13 +246,13 @@ class TrialRun:
         return notes
 
 
-class _TurnEnded(Exception):
+class _Interrupted(Exception):
     """`interrupt` was called during an evaluation."""
 
 
 @dataclass
 class _Sums:
-    """Running sums of training between two reports."""
+    """Sums over the training steps between two reports."""
 
     steps: int = 0
     train_loss: float = 0.0

@@ -1,4 +1,4 @@
-"""What a trial tells its driver; it needs no torch, so that the driver needs none."""
+"""The result that a trial reports to its driver. Does not import torch, so that the driver does not either."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,13 +16,13 @@ class TrialUpdate:
 
     step: int
     metrics: dict[str, float] | None = None
-    gpu_mib: float | None = None  # the most that it has held on its GPU so far
-    profile: dict[str, float] | None = None  # measured before the training begins; then there is no step yet
+    gpu_mib: float | None = None  # peak memory on its GPU so far
+    profile: dict[str, float] | None = None  # measured before the training starts, at step 0
     outcome: Outcome = Outcome.RUNNING
     reason: str = ""
-    out_of_room: bool = False  # there is no room for a checkpoint, which no retry mends
-    foreign: bool = False  # its checkpoints belong to something else, which no retry mends
-    notes: tuple[str, ...] = ()  # what the operator should know, such as a checkpoint that was refused
+    out_of_room: bool = False  # the disk is full, so a checkpoint cannot be written; not retried
+    foreign: bool = False  # its checkpoints belong to another training; not retried
+    notes: tuple[str, ...] = ()  # warnings for the user, such as a refused checkpoint
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -1,4 +1,4 @@
-"""Methods of the literature that neither proxytune nor Ray has: one epoch, then the top K; and PASHA."""
+"""Methods of the literature that are in neither proxytune nor Ray: one epoch, then the top K; and PASHA."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ NUM_TPE = 200
 
 
 class _Proposals:
-    """Optuna's TPE, told a value for each configuration; after NUM_TPE of them random ones, which cost no time to propose."""
+    """Optuna's TPE with one value per configuration; after NUM_TPE configurations random proposals, which take no time."""
 
     def __init__(self, task: Task, seed: int, start: Sequence[Mapping[str, Any]]) -> None:
         self._space = SearchSpace(task.domains, task.integers)
@@ -36,9 +36,9 @@ class _Proposals:
 
 
 class OneEpoch:
-    """One epoch for every configuration, then the best ones in full (Egele et al. 2023, arXiv 2307.15422).
+    """One epoch for every configuration, then full trainings of the best configurations (Egele et al. 2023, arXiv 2307.15422).
 
-    This is the exploring part, with TPE; `finals` plays the rest for each budget, which this method must know.
+    This is the exploration, with TPE; `finals` simulates the rest for each budget, which this method must know.
     """
 
     now = 0.0
@@ -47,7 +47,7 @@ class OneEpoch:
         self._task = task
         self._proposals = _Proposals(task, seed, start)
         self._params: dict[int, Mapping[str, Any]] = {}
-        self._first: list[tuple[float, float, int]] = []  # when a worker last began, value, trial
+        self._first: list[tuple[float, float, int]] = []  # time of the ask, value, trial
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
         self._asked = self.now
@@ -61,10 +61,10 @@ class OneEpoch:
         return True
 
     def finals(self, budget: float, num_workers: int) -> tuple[float, float]:
-        """The value of the best configuration that is trained within the budget, and of the one that leads.
+        """The values of the best configuration that is trained within the budget, and of the leading configuration.
 
-        Each worker explores until one training of mean length is left, then trains the best configurations by their
-        first epoch's value, one after the other, as far as the budget reaches.
+        Each worker explores until one training of mean length is left, then trains the best configurations by the
+        value of their first epoch, one after the other, within the budget.
         """
         switch = max(0.0, budget - self._task.training_seconds)
         explored = [entry for entry in self._first if entry[0] <= switch] or self._first[:1]
@@ -90,10 +90,10 @@ class OneEpoch:
 class Pasha:
     """PASHA (Bohdal et al. 2023, arXiv 2207.06940): ASHA by promotion, whose highest rung grows while ranks disagree.
 
-    It begins with the two lowest rungs. One rung more is allowed each time that the ranking of the configurations in
-    the top rung differs from that in the rung below, where values closer than epsilon count as equal (soft ranking).
+    It starts with the two lowest rungs. Another rung is added whenever the ranking of the configurations in
+    the top rung differs from that in the rung below; values closer than epsilon are equal (soft ranking).
     Epsilon is the 90th percentile of the gaps between pairs of configurations whose curves have crossed at least twice.
-    Proposals are random, as in the paper. Once it asks for no further rung it goes on exploring.
+    Proposals are random, as in the paper. When no rung is added any more, it continues exploring.
     """
 
     now = 0.0
@@ -107,7 +107,7 @@ class Pasha:
         while first < task.steps[-1]:
             rungs.append(task.steps.index(first))
             first *= self._factor
-        self._rungs = [*rungs, len(task.steps) - 1]  # as numbers of reports
+        self._rungs = [*rungs, len(task.steps) - 1]  # as indices of reports
         self._top = 1
         self._values: list[dict[int, float]] = [{} for _ in self._rungs]
         self._promoted: list[set[int]] = [set() for _ in self._rungs]
@@ -138,7 +138,7 @@ class Pasha:
         return True
 
     def _consistent(self) -> bool:
-        """Whether the top rung ranks its configurations as the rung below does, up to epsilon."""
+        """Whether the top rung and the rung below rank the configurations equally, up to epsilon."""
         upper = self._values[self._top]
         lower = {trial: self._values[self._top - 1][trial] for trial in upper}
         epsilon = self._epsilon(list(upper))
@@ -150,9 +150,9 @@ class Pasha:
 
     def _epsilon(self, trials: Sequence[int]) -> float:
         gaps = []
-        for position, one in enumerate(trials):
+        for position, trial in enumerate(trials):
             for other in trials[position + 1 :]:
-                pairs = list(zip(self._curves[one], self._curves[other], strict=False))
+                pairs = list(zip(self._curves[trial], self._curves[other], strict=False))
                 signs = [a > b for a, b in pairs if a != b]
                 if sum(x != y for x, y in itertools.pairwise(signs)) >= 2:
                     gaps.append(abs(pairs[-1][0] - pairs[-1][1]))

@@ -1,4 +1,4 @@
-"""Methods that are searches of proxytune: tuning/plan/virtual_study.py over a table."""
+"""Searches of proxytune as methods: tuning/plan/virtual_study.py over a table."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ METRIC = "val_accuracy"
 
 
 class TableSearch(Search):
-    """A search of any keys, since nothing is trained."""
+    """A search over arbitrary keys, since nothing is trained."""
 
     @field_validator("space")
     @classmethod
@@ -34,7 +34,7 @@ class TableSpec(StudySpec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        return self  # the keys are none of a training's
+        return self  # the keys are not those of a training
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -75,7 +75,7 @@ def table_spec(
 
 
 class Controlled(VirtualStudy):
-    """The study of a table; its reports come at these steps."""
+    """A study over a table with reports at given steps."""
 
     def __init__(self, spec: TableSpec, steps: Sequence[int], storage: Any = None) -> None:
         super().__init__(spec, storage)
@@ -86,7 +86,7 @@ class Controlled(VirtualStudy):
 
 
 def common_start(task: Task, seed: int, number: int) -> list[dict[str, Any]]:
-    """The random configurations with which every method begins, so that luck at the start is shared."""
+    """Random configurations with which all methods start, to reduce variance."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     space = SearchSpace(task.domains, task.integers)
     return [space.suggest(study.ask(), {}) for _ in range(number)]

@@ -1,7 +1,7 @@
-"""Tasks of a folder in LCBench's form: a surrogate of training curves as ONNX, and a JSON file that describes it.
+"""Tasks of a folder in the format of LCBench: a surrogate of training curves as ONNX, and its description as JSON.
 
-The folder holds `surrogate.onnx` and `NAME.json` with "inputs" (the order of the columns), "tasks" (name: code),
-"fidelity" (one key with low and high) and "space". Outputs: seconds up to the epoch, val_accuracy in percent, others.
+The folder contains `surrogate.onnx` and `NAME.json` with "inputs" (the order of the columns), "tasks" (name: code),
+"fidelity" (one key with low and high) and "space". Outputs: seconds until the epoch, val_accuracy in percent, others.
 Source: LCBench (Zimmer, Lindauer, Hutter 2021) by YAHPO Gym's network (Pfisterer et al. 2022, arXiv 2109.03670).
 """
 
@@ -33,10 +33,12 @@ class Surrogate:
             InputError: a file is missing or unreadable, or onnxruntime is not installed.
         """
         descriptions = sorted(folder.glob("*.json"))
-        for missing in [name for name, there in ((MODEL, (folder / MODEL).is_file()),) if not there]:
-            raise InputError(f"{folder}: no {missing} there")
+        if not (folder / MODEL).is_file():
+            raise InputError(f"{folder}: {MODEL} is missing")
         if len(descriptions) != 1:
-            raise InputError(f"{folder}: {len(descriptions)} JSON files there, where one describes the table")
+            raise InputError(
+                f"{folder}: {len(descriptions)} JSON files, expected one that describes the table"
+            )
         try:
             import onnxruntime
         except ImportError:
@@ -59,19 +61,19 @@ class Surrogate:
             self._session = onnxruntime.InferenceSession(
                 str(folder / MODEL), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # of many kinds, none of them public
+        except Exception as error:  # of several private classes
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(f"{folder / MODEL}: not a model that onnxruntime can load: {first}") from None
 
     def predict(self, code: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Seconds and accuracy (0 to 1) of rows (epoch and the configuration)."""
+        """Seconds and accuracy (0 to 1) of rows (epoch, configuration)."""
         inputs = {"x_cat": np.full((len(rows), 1), code, np.int32), "x_cont": rows.astype(np.float32)}
         found = self._session.run(None, inputs)[0][:, [SECONDS, ACCURACY]].astype(np.float64)
         return found * [1.0, 0.01]  # type: ignore[no-any-return]
 
 
 class SurrogateCurve:
-    """The curve of one configuration, asked of the network a stretch at a time."""
+    """The curve of one configuration, predicted in growing segments."""
 
     complete = True
 
@@ -82,17 +84,17 @@ class SurrogateCurve:
         self._values: list[float] = []
 
     def value(self, report: int) -> float:
-        self._know(report)
+        self._predict_until(report)
         return self._values[report]
 
     def seconds(self, report: int) -> float:
-        self._know(report)
+        self._predict_until(report)
         return self._seconds[report]
 
     def ending(self, report: int) -> Ending:
         return "complete" if report == len(self._task.steps) - 1 else "running"
 
-    def _know(self, report: int) -> None:
+    def _predict_until(self, report: int) -> None:
         while len(self._values) <= report:
             known = len(self._values)
             until = min(max(3 * known, known + 1), len(self._task.steps))
@@ -112,10 +114,10 @@ class SurrogateTask:
         """Choose a task.
 
         Raises:
-            InputError: the table has no such task, or its network knows nothing of it (NaN).
+            InputError: the table has no such task, or the network returns NaN for it.
         """
         if name not in surrogate.tasks:
-            raise InputError(f"no task {name} in the table; there are {', '.join(surrogate.tasks)}")
+            raise InputError(f"no task {name} in the table; available: {', '.join(surrogate.tasks)}")
         self.name = name
         self.domains, self.integers, self.steps = surrogate.domains, surrogate.integers, surrogate.steps
         self._surrogate = surrogate
@@ -127,7 +129,7 @@ class SurrogateTask:
         self.best = self._climb(rows[np.argsort(-found[:, 1])[:20]])
 
     def predict(self, rows: Any) -> NDArray[np.float64]:
-        """Seconds and accuracy of rows (epoch and the configuration).
+        """Seconds and accuracy of rows (epoch, configuration).
 
         Raises:
             InputError: the network returns NaN.
@@ -169,10 +171,10 @@ class SurrogateTask:
 
 
 def surrogate_tasks(folder: Path, names: Sequence[str] = ()) -> list[SurrogateTask]:
-    """The named tasks of a folder; all of them if none is named.
+    """The named tasks of a folder; default: all tasks.
 
     Raises:
-        InputError: the folder or a task is not what it should be.
+        InputError: the folder or a task is missing or invalid.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")

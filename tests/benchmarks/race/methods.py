@@ -11,8 +11,8 @@ from tests.benchmarks.race.simulate import RULES, Outcome, Race
 from tests.benchmarks.race.stock import Stock
 from tests.benchmarks.race.tables import Task
 
-NUM_COMMON = 10  # as many as Optuna's TPE draws at random
-BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # of each worker, in full trainings
+NUM_COMMON = 10  # the number of random trials of Optuna's TPE
+BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # per worker, in full trainings
 STOCK = "stock OptunaSearch + ASHA"
 ONE_EPOCH = "one epoch, then top K"
 BEFORE = "tpe + asha"
@@ -40,7 +40,7 @@ METHODS: dict[str, Make] = {
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One race: which method on which task, from which seed, with how many workers."""
+    """One race: method, task, seed and number of workers."""
 
     workers: int
     seed: int
@@ -49,7 +49,7 @@ class Run:
 
 
 def race(task: Task, run: Run, budgets: Sequence[float]) -> Outcome:
-    """The regret of a method by each rule at each budget, in full trainings a worker."""
+    """The regret of a method by each rule at each budget, in full trainings per worker."""
     start = common_start(task, run.seed, NUM_COMMON)
     seconds = [budget * task.training_seconds for budget in budgets]
     method = METHODS[run.method](task, run.seed, start)

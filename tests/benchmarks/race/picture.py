@@ -1,4 +1,4 @@
-"""The picture of a race: regret against budget, the difference to stock, and mean ranks with the critical difference."""
+"""The figure of a race: regret by budget, the difference to stock, and mean ranks with the critical difference."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """One row for each group of tasks and number of workers, by the rule "trained"."""
+    """One row per group of tasks and number of workers, with the rule "trained"."""
     blocks = [
         (group, workers, block)
         for group, entry in result["groups"].items()
@@ -19,7 +19,7 @@ def draw(result: Mapping[str, Any]) -> Figure:
     ):
         regret, difference, ranks = axes
         regret.set_title(f"{group}, {workers} workers: mean regret")
-        difference.set_title("less that of stock, 95 % intervals (below 0: better)")
+        difference.set_title("minus that of stock, 95 % intervals (below 0: better)")
         for index, method in enumerate(result["methods"]):
             _line(regret, result["budgets"], block["regret"].get(method), method, f"C{index}")
             _line(difference, result["budgets"], block["less stock"].get(method), method, f"C{index}")
@@ -35,7 +35,7 @@ def _line(
     axes.set_xscale("log", base=2)
     axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
     axes.minorticks_off()
-    axes.set_xlabel("budget of each worker, full trainings")
+    axes.set_xlabel("budget per worker, full trainings")
     axes.grid(alpha=0.3)
     if entry is None:
         return
@@ -46,8 +46,8 @@ def _line(
 
 
 def _ranks(axes: Any, entry: Mapping[str, Any]) -> None:
-    """A dot for each method; the bar is one critical difference long and begins at the best."""
-    axes.set_title(f"mean rank over {entry['tasks']} tasks at {entry['budget']:g} trainings a worker")
+    """A dot per method; the bar shows the critical difference, starting at the best method."""
+    axes.set_title(f"mean rank over {entry['tasks']} tasks at {entry['budget']:g} trainings per worker")
     axes.set_xlabel("mean rank (1: best)")
     order = sorted(entry["mean"], key=entry["mean"].__getitem__, reverse=True)
     axes.plot([entry["mean"][method] for method in order], range(len(order)), "o")

@@ -1,4 +1,4 @@
-"""Races that have been run, one JSON object a line: a race that is there is not run again."""
+"""Records of finished races, one JSON object per line; recorded races are not repeated."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from tests.benchmarks.race.tables import Task
 
 
 def read_records(path: Path, budgets: Sequence[float]) -> dict[Run, Outcome]:
-    """The finished races of a file that know these budgets; a line that was cut off by a kill is passed over."""
+    """The finished races of a file with these budgets; truncated lines are skipped."""
     records: dict[Run, Outcome] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -35,7 +35,7 @@ def run_missing(
     budgets: Sequence[float],
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[Run, Outcome]:
-    """Run what the file does not hold yet, and append each race as it ends. Returns all that were asked for."""
+    """Run the races that are not in the file, and append each result. Returns all requested races."""
     records = read_records(path, budgets)
     wanted = list(runs)
     missing = [run for run in wanted if run not in records]

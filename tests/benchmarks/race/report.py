@@ -1,4 +1,4 @@
-"""The result of a race from its records: what the JSON, the picture and the tables show."""
+"""The result of a race from its records, for the JSON, the figure and the tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ SHOWN = (1.5, 2.0, 4.0, 8.0)
 def summarise(
     records: Mapping[Run, Outcome], groups: Mapping[str, Sequence[str]], budgets: Sequence[float]
 ) -> dict[str, Any]:
-    """Everything by group of tasks, rule and number of workers."""
+    """Results by group of tasks, rule and number of workers."""
     workers = sorted({run.workers for run in records})
     return {
         "budgets": list(budgets),
@@ -77,7 +77,7 @@ def _against(
 
 
 def _search_time(records: Mapping[Run, Outcome], workers: int) -> dict[str, dict[str, float]]:
-    """CPU milliseconds of the search for each trial it proposed, and how many those were in a race."""
+    """CPU milliseconds of the search per proposed trial, and the number of proposals per race."""
     found = {}
     for method in sorted({run.method for run in records if run.workers == workers}):
         outcomes = [o for run, o in records.items() if (run.workers, run.method) == (workers, method)]
@@ -93,20 +93,20 @@ def text(point: Mapping[str, float]) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, str]:
-    """What a table of all benchmarks shows: ours less stock at the middle budget, by group and workers."""
+    """The rows for the table of all benchmarks: ours minus stock at the middle budget, by group and workers."""
     found = {}
     for group, entry in result["groups"].items():
         for workers, block in entry["rules"]["trained"].items():
             ours = block["less stock"].get(OURS)
             if ours is not None:
                 column = result["budgets"].index(block["ranks"]["budget"])
-                what = f"{group}, {workers} workers: regret less that of stock after {block['ranks']['budget']:g} trainings a worker, hundredths"
+                what = f"{group}, {workers} workers: regret minus that of stock after {block['ranks']['budget']:g} trainings per worker, hundredths"
                 found[what] = f"{text(ours['points'][column])} ({ours['seeds']} seeds)"
     return found
 
 
 def differences_table(result: Mapping[str, Any], reference: str = "less stock") -> RichTable:
-    """The paired differences of all methods, a row for each group, rule, number of workers and method."""
+    """The paired differences of all methods, one row per group, rule, number of workers and method."""
     shown = [budget for budget in SHOWN if budget in result["budgets"]] or result["budgets"]
     table = RichTable("tasks", "rule", "workers", "method", "seeds", *(f"{budget:g}" for budget in shown))
     for group, entry in result["groups"].items():

@@ -1,4 +1,4 @@
-"""The command's work: which tasks and methods race, and the result."""
+"""Select the tasks and methods of a race, run it and summarise the result."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +16,21 @@ from tests.benchmarks.race.report import summarise
 from tests.benchmarks.race.tables import Hartmann, RecordedTask, Task
 
 CURVES = Path(__file__).parents[1] / "listops_mini_curves.jsonl.xz"
-STUDY = str(Path(__file__).parents[1] / "listops_mini_curves.yaml")  # whose space the recorded curves are of
+STUDY = str(
+    Path(__file__).parents[1] / "listops_mini_curves.yaml"
+)  # its space is that of the recorded curves
 
 
 def make_groups(folder: Path | None, names: Sequence[str], curves: Path = CURVES) -> dict[str, list[Task]]:
-    """The tasks that race, by group: those of a folder of surrogates; without one the own curves and Hartmann.
+    """The tasks by group: those of a folder of surrogates, else our own curves and Hartmann.
 
     Raises:
-        InputError: a table is not what it should be.
+        InputError: a table is invalid.
     """
     if folder is not None:
         return {folder.name: list(surrogate_tasks(folder, names))}
     if names:
-        raise InputError("--tasks names tasks of a table; give its folder with --table")
+        raise InputError("--tasks needs the folder of a table, set with --table")
     hartmann: list[Task] = [Hartmann(size, preset) for size in (3, 6) for preset in Hartmann.PRESETS]
     return {"own curves": [RecordedTask(curves, read_study(STUDY).search.space)], "hartmann": hartmann}
 
@@ -42,14 +44,14 @@ def run(
     budgets: Sequence[float],
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run what `records` does not hold yet, seed by seed, and summarise all that was asked for.
+    """Run the races that are not in `records`, seed by seed, and summarise all requested races.
 
     Raises:
         InputError: an unknown method, or a table that returns NaN.
     """
     for method in methods:
         if method not in METHODS:
-            raise InputError(f"no method {method!r}; there are {', '.join(METHODS)}")
+            raise InputError(f"no method {method!r}; available: {', '.join(METHODS)}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tasks = {task.name: task for group in groups.values() for task in group}
@@ -69,7 +71,7 @@ def run(
 def known(
     records: Path, groups: Mapping[str, Sequence[Task]], workers: Sequence[int], budgets: Sequence[float]
 ) -> dict[str, Any]:
-    """The summary of the races that `records` holds already, whatever methods and seeds they are of."""
+    """Summarise the races in `records`, of all methods and seeds."""
     names = {task.name for group in groups.values() for task in group}
     found = {
         run: outcome
@@ -77,5 +79,5 @@ def known(
         if run.task in names and run.workers in workers and run.method in METHODS
     }
     if not found:
-        raise InputError(f"{records}: no race of these tasks, workers and budgets there")
+        raise InputError(f"{records}: contains no race of these tasks, workers and budgets")
     return summarise(found, {name: [task.name for task in group] for name, group in groups.items()}, budgets)

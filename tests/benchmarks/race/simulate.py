@@ -1,9 +1,9 @@
-"""The race itself: an event queue plays the workers (tuning/plan/workers.py), and a method decides what they do.
+"""Simulate a race: an event queue simulates the workers (tuning/plan/workers.py), a method proposes and stops trials.
 
-Regret of a method at a time: the task's best value less the full-budget value of the configuration in hand, by two
-rules. "trained": the best one that has been trained to the full budget and can be exported as it is. "leader": the one
-with the best last value, however early it was, as Ray's `get_best_result` chooses; what it would reach at the full
-budget counts, although that training is still to be paid for.
+Regret of a method at a time: the task's best value minus the full-budget value of the chosen configuration, by two
+rules. "trained": the best configuration that has been trained to the full budget. "leader": the configuration with the
+best last value at any step, as in Ray's `get_best_result`, evaluated by its value at the full budget, although the
+rest of that training is not included in the time.
 """
 
 import time
@@ -20,7 +20,7 @@ RULES = ("trained", "leader")
 
 @dataclass
 class Outcome:
-    """What a race found: regret by rule at each budget, and what the search itself took."""
+    """The result of a race: regret by rule at each budget, and the cost of the search."""
 
     regrets: dict[str, list[float]] = field(default_factory=lambda: {rule: [] for rule in RULES})
     asks: int = 0
@@ -28,7 +28,7 @@ class Outcome:
 
 
 class Race:
-    """One method on one task with one number of workers; to its workers it is the method, with a stopwatch."""
+    """One method on one task with a number of workers; wraps the method to measure its CPU time."""
 
     now = 0.0
 
@@ -41,7 +41,7 @@ class Race:
         self._workers = Workers(self, task.curve, num_workers)
 
     def run(self, budgets: Sequence[float]) -> Outcome:
-        """Play until each of the budgets, in seconds of the simulated clock, lowest first."""
+        """Simulate until each of the budgets, in seconds of simulated time, in increasing order."""
         for budget in budgets:
             while (when := self._workers.next_time) is not None and when <= budget:
                 report = self._workers.step()

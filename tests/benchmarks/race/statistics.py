@@ -1,4 +1,4 @@
-"""What the records of a race say: paired differences with bootstrap intervals, and ranks over tasks."""
+"""Statistics of race records: paired differences with bootstrap intervals, and ranks over tasks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def regrets(
 def differences(
     ours: Mapping[str, Mapping[int, Array]], theirs: Mapping[str, Mapping[int, Array]]
 ) -> list[Array]:
-    """Our regret less theirs for each task: (seeds, budgets), over the seeds that both have run."""
+    """Our regret minus theirs per task, shape (seeds, budgets), over the seeds that both have run."""
     pairs = []
     for task in ours.keys() & theirs.keys():
         seeds = sorted(ours[task].keys() & theirs[task].keys())
@@ -41,8 +41,8 @@ def differences(
 def interval(samples: Sequence[Array]) -> dict[str, float]:
     """The mean over tasks of the mean over seeds, and its 95 % bootstrap interval.
 
-    Seeds are resampled within each task and the tasks are kept, so the interval is one for these tasks. Where a task
-    has one seed alone, the tasks' means are resampled instead.
+    Seeds are resampled within each task and the tasks are fixed, so the interval is conditional on these tasks. If a
+    task has only one seed, the tasks' means are resampled instead.
     """
     means = np.array([sample.mean() for sample in samples])
     mean = float(means.mean())
@@ -65,7 +65,7 @@ def interval(samples: Sequence[Array]) -> dict[str, float]:
 def paired(
     records: Mapping[Run, Outcome], rule: str, workers: int, method: str, reference: str
 ) -> dict[str, Any] | None:
-    """A method's regret less the reference's at each budget; None where they share no race."""
+    """A method's regret minus the reference's at each budget; None if they share no race."""
     theirs = regrets(records, rule, workers, reference)
     rows = differences(regrets(records, rule, workers, method), theirs)
     if not rows:
@@ -81,7 +81,7 @@ def paired(
 def mean_ranks(
     records: Mapping[Run, Outcome], rule: str, workers: int, methods: Sequence[str], budget: int
 ) -> tuple[dict[str, float], int]:
-    """The mean rank over tasks at a budget (by its position), 1 the best, and how many tasks all methods share.
+    """The mean rank over tasks at a budget (by its index; 1 is best), and the number of tasks that all methods share.
 
     On each task methods are ranked by their mean regret over the seeds that all of them have run; ties share a rank.
     """
@@ -99,6 +99,6 @@ def mean_ranks(
 
 
 def critical_difference(num_methods: int, num_tasks: int) -> float:
-    """By how much mean ranks must differ to be unlike at 5 % (Nemenyi's test; Demsar 2006)."""
+    """The difference of mean ranks that is significant at 5 % (Nemenyi's test; Demsar 2006)."""
     q = float(studentized_range.ppf(0.95, num_methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(num_methods * (num_methods + 1) / (6 * num_tasks))

@@ -1,4 +1,4 @@
-"""Methods that are Ray's own: OptunaSearch with AsyncHyperBandScheduler, called in the order in which Tune does."""
+"""Ray's methods: OptunaSearch with AsyncHyperBandScheduler, called in the same order as by Tune."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ METRIC = "val_accuracy"
 
 
 class Stock:
-    """Ray's OptunaSearch and ASHA; with `brackets` above 1 the asynchronous form of HyperBand."""
+    """Ray's OptunaSearch and ASHA; with `brackets` above 1, asynchronous HyperBand."""
 
     now = 0.0
 

@@ -1,8 +1,8 @@
-"""What a race runs on: tasks whose training curves are known, so that a training costs nothing.
+"""Tasks of a race: tables of training curves, so that no model is trained.
 
-A task answers one question: which values does this configuration reach at which step, and after how many seconds.
-Values are maximised. `best` is the highest full-budget value that is known, `worst` that of a poor configuration: the
-regret of a search that has nothing in hand yet.
+A task returns the values of a configuration at each step, and the seconds until then. Values are maximised. `best` is
+the highest known full-budget value, `worst` that of a poor configuration, which defines the regret of a search without
+any result.
 """
 
 import json
@@ -24,7 +24,7 @@ from proxytune.tuning.spec.space import Domain
 
 
 class Curve(workers.Curve, Protocol):
-    """One training of a table."""
+    """One training in a table."""
 
     complete: bool  # whether it reaches the full budget
 
@@ -35,11 +35,11 @@ class Task(Protocol):
     name: str
     domains: Mapping[str, Domain]
     integers: frozenset[str]
-    steps: tuple[int, ...]  # of the reports of a whole training
+    steps: tuple[int, ...]  # of the reports of a full training
     rungs: tuple[int, int]  # the lowest rung's step, and the reduction factor
     best: float
     worst: float
-    training_seconds: float  # of a whole training, the mean over configurations
+    training_seconds: float  # of a full training, mean over configurations
 
     def curve(self, params: Mapping[str, Any]) -> Curve:
         """The training of a configuration."""
@@ -47,7 +47,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A curve that is known in full."""
+    """A fully known curve."""
 
     values: tuple[float, ...]
     times: tuple[float, ...]
@@ -66,27 +66,27 @@ class Recorded:
 
 
 class RecordedTask:
-    """Trainings that were recorded with proxytune; a point takes the curve of the nearest configuration.
+    """Trainings recorded with proxytune; a configuration has the curve of the nearest recorded configuration.
 
-    Nearest: the same choices, then the least distance in the ranges scaled to [0, 1] (logarithmic where the space is).
+    Nearest: the same choices, then the smallest distance with ranges scaled to [0, 1] (logarithmic as in the space).
     """
 
     rungs = (200, 3)
     integers: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, domains: Mapping[str, Domain]) -> None:
-        """Read a table that `curves.py` wrote, plain or as .xz.
+        """Read a table of `curves.py`, plain or as .xz.
 
         Raises:
-            InputError: there is no such file, or its curves are of another space.
+            InputError: the file does not exist, or its curves have another space.
         """
         if not path.exists():
-            raise InputError(f"{path}: no recorded curves there")
+            raise InputError(f"{path}: recorded curves not found")
         opener: Callable[..., Any] = lzma.open if path.suffix == ".xz" else open
         with opener(path, "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
         if any(row["params"].keys() != domains.keys() for row in rows):
-            raise InputError(f"{path}: its curves are of another space than {', '.join(domains)}")
+            raise InputError(f"{path}: the space of its curves differs from {', '.join(domains)}")
         self.name = "own curves"
         self.domains = domains
         self.configurations = [row["params"] for row in rows]
@@ -120,7 +120,7 @@ class RecordedTask:
 
 
 def unit(domain: Domain, value: float) -> float:
-    """Where in its range a value lies, from 0 to 1, in the logarithm where the domain is logarithmic."""
+    """Scale a value from its range to [0, 1]; logarithmic if the domain is."""
     assert domain.low is not None
     assert domain.high is not None
     scale: Callable[[float], float] = math.log if domain.log else float
@@ -131,7 +131,7 @@ def unit(domain: Domain, value: float) -> float:
 def random_points(
     domains: Mapping[str, Domain], integers: frozenset[str], number: int, seed: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Random values of each range, in natural units; a column a key."""
+    """Random values in each range, unscaled; one column per key."""
     generator = np.random.default_rng(seed)
     columns = {}
     for key, domain in domains.items():
@@ -180,8 +180,8 @@ class Hartmann:
     """The Hartmann function over a fidelity, after Kandasamy et al. 2017 (BOCA, arXiv 1703.06240) and Mallik et al. 2023.
 
     f(x, z) = sum_i (alpha_i - bias (1 - u)) exp(-sum_j A_ij (x_j - P_ij)^2) - noise (1 - u) |e|, with u = log z / log 100
-    for z = 1 ... 100 and e standard normal, drawn once for each (x, z). At z = 100 it is the known function, whose
-    optimum is known. The presets of bias and noise are those of PriorBand (Mallik et al. 2023, arXiv 2306.12370). A
+    for z = 1 ... 100 and e standard normal, drawn once per (x, z). At z = 100 it is the standard function with a
+    known optimum. The presets of bias and noise are those of PriorBand (Mallik et al. 2023, arXiv 2306.12370). A
     step takes one second.
     """
 

@@ -76,7 +76,7 @@ def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: 
     trainable._begin(config)
     update = trainable._advance()
     assert update.outcome == "failed"
-    assert "are not the driver's (000000000000)" in update.reason
+    assert "differ from the driver's (000000000000)" in update.reason
     assert fingerprint[:12] in update.reason
     assert list(tmp_path.iterdir()) == []
     trainable._begin(config | {"checkpoints": checkpoints.trained_on(fingerprint).to_json()})

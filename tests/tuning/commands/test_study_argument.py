@@ -159,7 +159,7 @@ def test_check_reports_costs_and_what_is_probably_not_meant(make_spec: Callable[
     )
     Path("my.yaml").write_text(as_yaml(values.model_dump(mode="json")))
     words = " ".join(call("check", "my.yaml").stderr.split())
-    assert "search.objectives.val_accuracy: minimize is set" in words
+    assert "search.objectives.val_accuracy: set to minimize, although" in words
     assert "100 proxies for sequences of 128" in words
     assert re.search(r"\d parameters; memory and minutes .* `check --measure`", words)
     measured = " ".join(call("check", "my.yaml", "--measure").stderr.split())

@@ -94,9 +94,9 @@ def test_trainings_at_once_are_counted_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--packed=0", "is at least 1"),
-        ("--packed=a", "give integers"),
-        ("--device=cuda", "torch sees no GPU"),
+        ("--packed=0", "must be at least 1"),
+        ("--packed=a", "expected integers"),
+        ("--device=cuda", "torch finds no GPU"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(option: str, message: str, tmp_path: Path) -> None:
@@ -107,7 +107,8 @@ def test_what_cannot_be_measured_is_refused(option: str, message: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "message"), [("5x", "give integers with commas"), ("64", "must not exceed max_length 64")]
+    ("lengths", "message"),
+    [("5x", "expected integers separated by commas"), ("64", "must not exceed max_length 64")],
 )
 def test_lengths_that_cannot_be_are_refused_before_anything_runs(
     tmp_path: Path, lengths: str, message: str

@@ -155,7 +155,7 @@ def test_every_trial_is_in_the_table_with_memory_speed_and_parameters(
         "outcome",
         "step",
         "val_accuracy",
-        "memory (MiB a sequence)",
+        "memory (MiB per sequence)",
         "speed (tokens/s)",
         "num_proxies",
         "contrastive_temperature",
@@ -170,7 +170,7 @@ def test_every_trial_is_in_the_table_with_memory_speed_and_parameters(
 def test_too_few_trials_say_why_there_are_no_importances(fill: Fill, outbox_folder: Path) -> None:
     fill(events(5))
     page = report_page(read_history(outbox_folder))
-    assert "complete trials are too few; 10 are needed" in page
+    assert "complete trials; at least 10 are needed" in page
 
 
 def test_asynchronous_stopping_is_stated_where_trials_can_be_pruned(fill: Fill, outbox_folder: Path) -> None:
@@ -270,5 +270,5 @@ def test_a_page_fetches_nothing_and_hostile_text_stays_text(
 
 
 def test_an_empty_outbox_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no events of a study"):
+    with pytest.raises(InputError, match="contains no events of a study"):
         read_history(tmp_path)

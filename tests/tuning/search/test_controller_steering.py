@@ -88,7 +88,7 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
     assert driver.say(number, 5)
     assert not driver.say(other, 5)
     assert outcome_of(driver.study.trials()[number]) == "stopped"
-    with pytest.raises(InputError, match="has ended already"):
+    with pytest.raises(InputError, match="has already ended"):
         cancel_trial(driver.study, number)
     with pytest.raises(InputError, match="no trial 99"):
         cancel_trial(driver.study, 99)

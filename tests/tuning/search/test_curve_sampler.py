@@ -129,7 +129,7 @@ def test_several_objectives_are_refused_in_one_line(make_spec) -> None:
         make_spec(
             "search.sampler.name=curve", "search.objectives={val_accuracy: maximize, val_loss: minimize}"
         )
-    assert "curve takes one objective; use tpe or nsga2" in str(caught.value)
+    assert "curve supports one objective; use tpe or nsga2" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -67,7 +67,7 @@ class Server:
                 start_new_session=True,
             )
         deadline = time.monotonic() + 300
-        while self._log.read_text().count("Ctrl-C ends it") <= self._starts:
+        while self._log.read_text().count("Ctrl-C to stop") <= self._starts:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -100,11 +100,11 @@ def test_a_token_opens_as_its_bearer_and_nothing_else_does(tmp_path_factory, tok
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("alice:short", "32 at least"),
+        ("alice:short", "use at least 32"),
         ("al ice:" + "0" * 40, "line 1: write it as name:token"),
         (f"a:{'0' * 40}\na:{'1' * 40}", "line 2: a second token of a"),
         (f"{'0' * 40}\n{'1' * 40}", "give each a name"),
-        ("# none", "holds no token"),
+        ("# none", "contains no token"),
     ],
 )
 def test_a_token_file_that_is_wrong_is_refused_without_its_secrets(tmp_path, text, message) -> None:
@@ -120,7 +120,7 @@ def test_a_token_file_that_all_can_read_is_warned_of(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_text("0" * 40)
     path.chmod(0o644)
-    with pytest.warns(UserWarning, match="everybody on this machine can read it"):
+    with pytest.warns(UserWarning, match="every user of this machine can read it"):
         assert list(read_tokens(path)) == ["token"]
 
 
@@ -144,7 +144,9 @@ def test_a_token_does_what_its_scope_says_on_every_route(serve, finished, token_
                 answer = http.request(method, path.replace("{name}", "none"), headers=headers)
                 assert (answer.status_code == 403) == (level < needs), (method, path, scope)
                 if level < needs:
-                    assert f"token {scope} is for {scope}, and this needs" in answer.json()["detail"]
+                    assert (
+                        f"token {scope} has the scope {scope}; this request needs" in answer.json()["detail"]
+                    )
 
 
 def test_tokens_are_revoked_and_added_without_a_restart(serve, finished, tokens, token_file) -> None:
@@ -254,7 +256,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(serve, finished, tokens) -
 def test_the_command_refuses_what_would_be_open_to_all(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("PROXYTUNE_TOKEN", raising=False)
     storage = tmp_path / "studies"
-    with pytest.raises(InputError, match="give the server a token"):
+    with pytest.raises(InputError, match="set a token"):
         serve_command.main(["--host", "0.0.0.0", "--storage", str(storage)], standalone_mode=False)
     assert not storage.exists()
     with socket.socket() as taken:

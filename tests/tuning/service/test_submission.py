@@ -58,19 +58,19 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         ("[" * 20_000, JSON, 400, "study: "),
         ("[" * 40 + "]" * 40, YAML, 400, "nested deeper than 32"),
         ('{"name": NaN}', JSON, 400, "NaN is not JSON"),
-        ('{"name": "\\ud800"}', JSON, 422, "half a surrogate pair"),
+        ('{"name": "\\ud800"}', JSON, 422, "a lone surrogate"),
         (b"\xff\xfe", YAML, 400, "not UTF-8 text"),
-        ('"\\ud800"', YAML, 422, "half a surrogate pair"),
+        ('"\\ud800"', YAML, 422, "a lone surrogate"),
         ("{", JSON, 400, "study: "),
-        ("[]", JSON, 400, "holds list"),
-        ("1: x", YAML, 400, "holds dict"),
-        ("", YAML, 400, "holds NoneType"),
+        ("[]", JSON, 400, "got list"),
+        ("1: x", YAML, 400, "got dict"),
+        ("", YAML, 400, "got NoneType"),
         ("? [a, b]\n: c", YAML, 400, "study"),
-        ("task: {2020-01-01: x}", YAML, 400, "a key is no text"),
+        ("task: {2020-01-01: x}", YAML, 400, "a key is not text"),
         ("name: 2020-01-01", YAML, 422, "study"),
         ("!!python/object/apply:os.system ['true']", YAML, 400, "study"),
-        ("name: x", {"Content-Type": "text/plain"}, 415, "YAML or JSON, not text/plain"),
-        ("name: x", {}, 415, "without a Content-Type"),
+        ("name: x", {"Content-Type": "text/plain"}, 415, "YAML or JSON, got text/plain"),
+        ("name: x", {}, 415, "got none"),
         ("{}", JSON, 422, "is missing"),
         (as_yaml(EXAMPLE | {"serach": 1}), YAML, 422, "did you mean search?"),
         (json.dumps(EXAMPLE | {"name": "../x"}), JSON, 422, "must be 1 to 112 letters"),
@@ -170,7 +170,7 @@ def test_every_key_that_can_name_a_place_is_known_here() -> None:
 
 
 def test_the_name_of_an_earlier_study_leaves_no_storage(settings) -> None:
-    with pytest.raises(InputError, match="is no study's name"):
+    with pytest.raises(InputError, match="is not a valid study name"):
         admit(spec_with("search.warm_start={study: ../../elsewhere}"), settings)
     assert (
         admit(spec_with("search.warm_start={study: earlier}"), settings).search.warm_start.study == "earlier"
@@ -190,9 +190,9 @@ def test_a_study_that_names_the_servers_own_places_is_welcome(settings) -> None:
 def test_data_outside_the_roots_is_refused(settings, tmp_path, root) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
-    with pytest.raises(InputError, match="is not under a root of this server"):
+    with pytest.raises(InputError, match="is not under a data root of this server"):
         admit(spec_with(f"task.root={root.format(data=tmp_path / 'data')}"), settings)
-    with pytest.raises(InputError, match=r"task\.files\.test: .* is not under a root of this server"):
+    with pytest.raises(InputError, match=r"task\.files\.test: .* is not under a data root of this server"):
         admit(spec_with(f"task.files.test={root.format(data=tmp_path / 'data')}"), settings)
 
 
@@ -203,7 +203,7 @@ def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
         tmp_path / "data" / "x" / ".." / "aclImdb_v1.tar.gz",
     ):
         assert admit(spec_with(f"task.root={root}"), settings).task.root == root
-    with pytest.raises(InputError, match="none was configured"):
+    with pytest.raises(InputError, match="no root is configured"):
         admit(spec_with("task.root=/data"), Settings(storage=settings.storage))
 
 

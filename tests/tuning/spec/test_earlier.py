@@ -54,11 +54,11 @@ def test_an_export_of_0_1_is_read(tmp_path: Path, attention: str) -> None:
 def test_a_mechanism_that_computed_something_else_is_refused(tmp_path: Path, attention: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(stored(attention=attention)))
-    with pytest.raises(InputError, match=rf"config\.yaml: made by proxytune 0\.1.*{attention}"):
+    with pytest.raises(InputError, match=rf"config\.yaml: created by proxytune 0\.1.*{attention}"):
         load_trial(path)
 
 
 def test_a_comparison_of_mechanisms_by_0_1_is_refused() -> None:
     search = {"space": {"model.attention": {"choice": ["softmax", "proxyformer"]}}, "trials": 2}
-    with pytest.raises(InputError, match=r"study old: made by proxytune 0\.1"):
+    with pytest.raises(InputError, match=r"study old: created by proxytune 0\.1"):
         parse_study(stored() | {"search": search}, "study old")

@@ -63,7 +63,7 @@ def test_a_grid_knows_conditions_and_changes_its_first_key_slowest() -> None:
         for point in spec.space.grid(spec.fixed)
     ]
     assert points == [(seed, *rest) for seed in (0, 1) for rest in one_seed]
-    with pytest.raises(InputError, match="trials: 7 is more than the grid's 6 points"):
+    with pytest.raises(InputError, match="trials: 7 exceeds the 6 points of the grid"):
         parse_study(
             small(space, "model.num_landmarks=8", "search.sampler.name=grid", "search.trials=7"), "test"
         )
@@ -76,6 +76,15 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
     assert stored["training"]["seed"] == 0
     assert parse_study(stored, "stored") == spec
     assert parse_study(parse_yaml(as_yaml(stored), where="yaml"), "yaml") == spec
+
+
+def test_a_training_whose_data_moved_keeps_its_digest_and_so_its_checkpoints(tmp_path: Path) -> None:
+    def digest(folder: str) -> str:
+        files = {split: str(tmp_path / folder / f"{split}.tsv") for split in ("train", "validation", "test")}
+        return parse_study(small("task.name=listops", f"task.files={files}"), "test").digest
+
+    assert digest("here") == digest("there") == parse_study(small("task.name=listops"), "test").digest
+    assert digest("here") != parse_study(small("task.name=text"), "test").digest
 
 
 TAKEN_NAMES = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts", "a.b", "x.confirm.confirm")
@@ -139,7 +148,7 @@ WITH_PASSWORD = (
         (
             "search.space={model.dropout: {low: 0, high: 0.2, when: {model.num_heads: 2}}, "
             "model.num_heads: {choice: [1, 2], when: {model.dropout: 0.1}}}",
-            ["circle"],
+            ["cycle"],
         ),
         ('search.constraints={val_los: "<= 3"}', ["val_los", "val_loss"]),
         ("search.sampler.name=grid", ["model.dropout", "grid", "choice", "low and high"]),

@@ -34,18 +34,18 @@ def test_a_folder_whose_database_was_removed_is_refused(make_spec) -> None:
     other = make_spec("search.trials=1", "search.stopping.name=none", "training.learning_rate=0.1")
     for _ in range(2):
         with pytest.raises(
-            InputError, match=r"small belongs to study \w{12} and the database has no such study"
+            InputError, match=r"small belongs to study \w{12}, but the database has no such study"
         ):
             begin_study(other)
     (spec.folder / "study-id").unlink()
-    with pytest.raises(InputError, match="has checkpoints of trial 0, which the database does not know"):
+    with pytest.raises(InputError, match="has checkpoints of trial 0, which is not in the database"):
         begin_study(other)
 
 
 def test_another_database_key_is_refused(make_spec, tmp_path: Path) -> None:
     finish(make_spec("search.trials=1", "search.stopping.name=none"))
     other = f"database=sqlite:///{tmp_path / 'other.db'}"
-    with pytest.raises(InputError, match="and the database has no such study: restore the database"):
+    with pytest.raises(InputError, match="but the database has no such study: restore the matching database"):
         begin_study(make_spec("search.trials=1", "search.stopping.name=none", other))
     begin_study(make_spec("name=small2", other))
 
@@ -61,7 +61,7 @@ def test_a_restored_older_database_is_refused_before_its_trials_take_lost_weight
     for name in ("study.db-wal", "study.db-shm"):
         (spec.folder / name).unlink(missing_ok=True)
     shutil.copy(backup, spec.folder / "study.db")
-    with pytest.raises(InputError, match="has checkpoints of trial 1, which the database does not know"):
+    with pytest.raises(InputError, match="has checkpoints of trial 1, which is not in the database"):
         begin_study(spec)
 
 

@@ -147,7 +147,7 @@ def test_two_studies_of_one_name_stay_apart(tmp_path: Path, uri: str, store: Any
         identifier = journal_id(folder)
     assert notices == [
         None,
-        "experiment proxytune holds another study named study; the runs of this one have the tag "
+        "experiment proxytune contains another study named study; the runs of this one have the tag "
         f"study_id={identifier}, or give it another name or experiment",
     ]
     runs = store.runs()

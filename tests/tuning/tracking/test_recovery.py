@@ -96,7 +96,7 @@ def test_a_lost_journal_is_rebuilt_into_another_mlflow(
     ]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
-    assert "the journal lacked events of 4 trials" in result.stderr
+    assert "events of 4 trials were missing in the journal" in result.stderr
     after = told(spec.folder)
     assert after.keys() == before.keys()
     for key, values in before.items():

@@ -66,8 +66,8 @@ def test_a_server_that_was_away_gets_everything(
         outbox.append(event)
     wait_for(lambda: shipper.error)
     assert shipper.error == (
-        f"MLflow at {server.url} cannot be reached; start the server or mend the address. "
-        "Events wait in the outbox meanwhile"
+        f"MLflow at {server.url} cannot be reached; start the server or correct the address. "
+        "Events remain in the outbox until then"
     )
     assert shipper.waiting > 0
     server.start()
@@ -250,7 +250,7 @@ def test_a_deleted_experiment_is_told_and_its_restoration_ships(
     line = trouble(outbox_folder, uri, "deleted")
     assert line == (
         "experiment deleted was deleted in MLflow; restore it with `mlflow experiments restore "
-        f"--experiment-id {identifier}`, or name another in tracking.experiment"
+        f"--experiment-id {identifier}`, or set another tracking.experiment"
     )
     client.restore_experiment(identifier)
     sync = MlflowSync(outbox_folder, uri, "deleted")

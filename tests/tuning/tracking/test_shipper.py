@@ -167,8 +167,8 @@ print(shipper.close(1))
     assert done.returncode == 0, done.stderr
     line, waiting = done.stdout.splitlines()
     assert line == (
-        f"MLflow at {uri} lies on a read-only disk; make it writable or name another tracking.uri. "
-        "Events wait in the outbox meanwhile"
+        f"MLflow at {uri} is on a read-only disk; make it writable or set another tracking.uri. "
+        "Events remain in the outbox until then"
     )
     assert int(waiting) > 0
     synced(folder, uri)
@@ -214,8 +214,8 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
     ("trouble", "advice"),
     [
         ("(sqlite3.OperationalError) attempt to write a readonly database", "make it writable"),
-        ("(sqlite3.OperationalError) database is locked", "close what holds it"),
-        ("[Errno 28] No space left on device", "make room"),
+        ("(sqlite3.OperationalError) database is locked", "close that program"),
+        ("[Errno 28] No space left on device", "free some space"),
         (
             "API request to endpoint /x failed with error code 403 != 200. Response: 'Invalid Host header'",
             "--allowed-hosts",
@@ -236,7 +236,7 @@ def test_trouble_is_explained_in_one_line(trouble: str, advice: str) -> None:
 
 
 def test_a_server_is_put_over_stores_only(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a server already"):
+    with pytest.raises(InputError, match="is already a server"):
         server_command("http://host:5000", tmp_path)
     command = server_command("sqlite:////tmp/mlflow.db", tmp_path, port=5001)
     assert command[command.index("--host") + 1] == "127.0.0.1"

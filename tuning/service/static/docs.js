@@ -42,7 +42,7 @@ async function show(token) {
   const answer = await fetch("/openapi.json", { credentials: "omit", headers: token ? { Authorization: `Bearer ${token}` } : {} });
   by("token").hidden = answer.status !== 401;
   if (!answer.ok) {
-    by("message").textContent = answer.status === 401 ? "This server asks for a token." : `status ${answer.status}`;
+    by("message").textContent = answer.status === 401 ? "This server requires a token." : `status ${answer.status}`;
     return;
   }
   const api = await answer.json();

@@ -1,23 +1,23 @@
-// Tables and curves. Text goes into the page as text, never as markup.
+// Tables and curves. Text is inserted as text, never as markup.
 
 export function element(name, text = "", attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+  const node = document.createElement(name);
+  node.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
 }
 
 export const number = (value) =>
   typeof value === "number" ? String(Number(value.toPrecision(4))) : value === null || value === undefined ? "" : String(value);
 
-// rows: arrays of cells; a cell is a value or an element. A click on a head sorts; `order` is kept by the caller.
+// rows: arrays of cells; a cell is a value or an element. A click on a column head sorts by it; the caller keeps `order`.
 export function table(target, heads, rows, order, marked) {
   if (order.column !== null) {
     const key = (row) => (row.cells[order.column] instanceof Node ? row.cells[order.column].textContent : row.cells[order.column]);
     const empty = (value) => value === null || value === undefined || value === "";
     rows.sort((one, other) => {
       const [a, b] = [key(one), key(other)];
-      if (empty(a) || empty(b)) return empty(a) - empty(b); // what is not known goes last in both directions
+      if (empty(a) || empty(b)) return empty(a) - empty(b); // missing values are last in both directions
       const numbers = typeof a === "number" && typeof b === "number";
       return order.sign * (numbers ? a - b : String(a).localeCompare(String(b)));
     });
@@ -54,7 +54,7 @@ function drawn(name, attributes, text = "") {
   return made;
 }
 
-// curves: {trial: [[step, value], ...]}; the winner's is drawn last and thick.
+// curves: {trial: [[step, value], ...]}; the winner is drawn last, with a thick line.
 export function plot(target, curves, steps, label, winner) {
   const points = Object.values(curves).flat().filter(([, value]) => typeof value === "number");
   target.replaceChildren();

@@ -3,10 +3,10 @@ import { element, number, plot, table } from "/static/drawing.js";
 const by = (id) => document.getElementById(id);
 const POLL_MILLISECONDS = 3000;
 const orders = { studies: { column: null, sign: 1 }, trials: { column: null, sign: 1 } };
-let token = null; // in memory only: gone with the page
+let token = null; // in memory only: lost when the page is closed
 let shown = decodeURIComponent(location.hash.slice(1)) || null;
 
-function say(text, bad = false) {
+function report(text, bad = false) {
   by("message").textContent = text;
   by("message").className = bad ? "bad" : "";
 }
@@ -17,7 +17,7 @@ async function ask(path, body) {
   const answer = await fetch(path, { cache: "no-store", credentials: "omit", ...(body === undefined ? { headers } : post) });
   if (answer.ok) return answer;
   by("token").hidden = answer.status !== 401;
-  if (answer.status === 401 && token === null) throw new Error("This server asks for a token.");
+  if (answer.status === 401 && token === null) throw new Error("This server requires a token.");
   const problem = await answer.json().catch(() => ({}));
   throw new Error([problem.detail ?? `status ${answer.status}`, problem.hint].filter(Boolean).join(" "));
 }
@@ -28,7 +28,7 @@ function showStudies(rows) {
     cells: [element("a", row.study, { href: `#${encodeURIComponent(row.study)}` }), row.task, row.state, `${row.ended} of ${row.budget}`, row.best],
   }));
   table(by("studies"), ["study", "task", "state", "trials", "best"], lines, orders.studies, shown);
-  if (!rows.length) say("There is no study in this storage yet.");
+  if (!rows.length) report("The storage contains no study yet.");
 }
 
 function showStudy(study) {
@@ -60,9 +60,9 @@ async function refresh() {
     if (shown === null && rows.length) shown = rows[0].study;
     showStudies(rows);
     if (rows.some((row) => row.study === shown)) showStudy(await (await ask(`/page/studies/${encodeURIComponent(shown)}`)).json());
-    if (by("message").className === "bad") say("");
+    if (by("message").className === "bad") report("");
   } catch (error) {
-    say(error.message, true);
+    report(error.message, true);
   }
 }
 
@@ -80,10 +80,10 @@ by("actions").addEventListener("click", async (event) => {
   const body = action === "extend" ? { trials: Number(by("budget").value) } : action === "stop" ? { now: false } : {};
   try {
     const done = await (await ask(`/v1/studies/${encodeURIComponent(shown)}/${action}`, body)).json();
-    say(`${done.action}: asked for by ${done.who}`);
+    report(`${done.action}: requested by ${done.who}`);
     await refresh();
   } catch (error) {
-    say(error.message, true);
+    report(error.message, true);
   }
 });
 
@@ -93,9 +93,9 @@ by("report").addEventListener("click", async () => {
     const link = element("a", "", { href: url, download: `${shown}.html` });
     link.click();
     URL.revokeObjectURL(url);
-    say(`${shown}.html is downloaded`);
+    report(`${shown}.html is downloaded`);
   } catch (error) {
-    say(error.message, true);
+    report(error.message, true);
   }
 });
 
