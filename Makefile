@@ -30,9 +30,9 @@ demo: .venv/runtime
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# End to end: a cluster of two nodes, kills, the state table, every README command, the browser. A quarter of an hour.
+# End to end: a cluster of two nodes, kills, the state table, every README command, the browser. A quarter of an hour. TESTS=...: those in these files.
 test-e2e: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m e2e --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m e2e --numprocesses 2 --dist loadfile $(TESTS)
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
