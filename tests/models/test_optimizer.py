@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_training_imports_no_compiler() -> None:
     """torch._dynamo, which PyTorch's optimizers import, takes 2 s that the first step of each worker would wait for."""
     program = """
 import sys
+sys.path.append(sys.argv[1])
 from proxytune.models.training import Trainer
 from tests.models.test_training import MODEL, TRAINING, make_batch
 trainer = Trainer(MODEL, TRAINING)
@@ -66,7 +68,8 @@ trainer.train_step(make_batch(1))
 assert trainer.step == 2 and "torch" in sys.modules
 print("torch._dynamo" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", program, str(Path(__file__).parents[2])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stdout + done.stderr
 
 
