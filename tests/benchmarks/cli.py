@@ -203,13 +203,16 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
 def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) -> None:
     """Three studies that share a cluster, one with a higher priority, compared with one study of the same work.
 
+    It takes an hour per layout; the quick form a few minutes.
+
     \b
     python tests/benchmarks sharing --quick
     """
     from tests.benchmarks import sharing
 
     layouts = list(sharing.LAYOUTS.items())[: 1 if quick else None]
-    result = sharing.run(dict(layouts), 2 if quick else trials_a_slot, _say)
+    length = (2, sharing.QUICK_STEPS) if quick else (trials_a_slot, sharing.STEPS)
+    result = sharing.run(dict(layouts), *length, _say)
     finish(folder, as_json, "sharing", sharing.headline(result), result, sharing.figure(result))
 
 

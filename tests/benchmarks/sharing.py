@@ -1,8 +1,8 @@
 """Three studies on one cluster against one study of the same work alone, by their journals and databases.
 
 Two studies of priority 0 begin together; one of priority 1 arrives when both train. The nodes are processes here, each with
-a folder of its own. Trials wait instead of training (`waiting.py`): drivers, workers, checkpoints and the slots are real,
-and what is measured is how well the slots are used, not how two cores bear eight trainings.
+a folder of its own. Trials wait instead of training, a second per step (`waiting.py`). Drivers, workers, checkpoints and
+slots are real, so the benchmark measures the use of the slots, and not eight trainings on two cores.
 """
 
 import json
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYOUTS: dict[str, Sequence[int]] = {"2 slots, one node": (2,), "8 slots, two nodes": (4, 4)}
-STEPS, EVERY = 90, 30
+STEPS, QUICK_STEPS, REPORTS = 90, 9, 3
 _SETTINGS = (
     *("search.stopping=none", "search.sampler=random", "search.enqueue=[]", "training.warmup_steps=0"),
-    *("search.space={model.num_proxies: [4, 8]}", f"training.steps={STEPS}", f"training.eval_every={EVERY}"),
+    "search.space={model.num_proxies: [4, 8]}",
 )
 WAITING = Path(__file__).with_name("waiting.py")
 HIGH = "high"
 
 
-def run(layouts: Mapping[str, Sequence[int]], trials_a_slot: int, progress: Callable[[str], None]) -> Any:
-    """Each layout: one study alone, then three that share; a trial is STEPS steps of a second."""
+def run(
+    layouts: Mapping[str, Sequence[int]], trials_a_slot: int, steps: int, progress: Callable[[str], None]
+) -> Any:
+    """For each layout one study alone, then three that share; a trial takes `steps` seconds, in REPORTS equal parts."""
     rows = []
     for name, cpus in layouts.items():
         slots = sum(cpus)
@@ -47,18 +49,18 @@ def run(layouts: Mapping[str, Sequence[int]], trials_a_slot: int, progress: Call
                 for place, count in enumerate(cpus[1:]):
                     cluster.add(f"worker{place}", count)
                 part = trials_a_slot * slots
-                alone = _studies(cluster, Path(folder) / "alone", {"alone": (3 * part, 0)})
+                alone = _studies(cluster, Path(folder) / "alone", steps, {"alone": (3 * part, 0)})
                 three = {"first": (part, 0), "second": (part, 0), HIGH: (part, 1)}
-                shared = _studies(cluster, Path(folder) / "shared", three)
+                shared = _studies(cluster, Path(folder) / "shared", steps, three)
             finally:
                 cluster.close()
-        rows.append(_row(name, slots, alone, shared))
+        rows.append(_row(name, slots, steps, alone, shared))
         progress(json.dumps(rows[-1]))
     return {"layouts": rows, "load": os.getloadavg()}
 
 
 def _studies(
-    cluster: RayCluster, storage: Path, wanted: Mapping[str, tuple[int, int]]
+    cluster: RayCluster, storage: Path, steps: int, wanted: Mapping[str, tuple[int, int]]
 ) -> dict[str, list[Event]]:
     """Run studies of so many trials and such a priority; HIGH once the others train. Their journals."""
     storage.mkdir()
@@ -72,8 +74,12 @@ def _studies(
                 if other != HIGH
             ):
                 time.sleep(0.5)
-            values = (f"name={name}", f"search.trials={trials}", f"resources.priority={priority}", *_SETTINGS)
-            line = [sys.executable, "-P", str(WAITING), str(storage), cluster.address, *values]
+            own = (f"name={name}", f"search.trials={trials}", f"resources.priority={priority}")
+            length = (f"training.steps={steps}", f"training.eval_every={steps // REPORTS}")
+            line = [
+                *(sys.executable, "-P", str(WAITING), str(storage), cluster.address),
+                *(*_SETTINGS, *length, *own),
+            ]
             with (storage / f"{name}.log").open("wb") as log:
                 environment = os.environ | cluster.environment
                 running.append(subprocess.Popen(line, stdout=log, stderr=log, env=environment))
@@ -84,7 +90,7 @@ def _studies(
         for process in running:
             process.kill()
     for name, (trials, _) in wanted.items():
-        _check_complete(storage, name, trials)
+        _check_complete(storage, name, trials, steps)
     return {name: _events(journal) for name, journal in journals.items()}
 
 
@@ -92,15 +98,15 @@ def _events(journal: Path) -> Sequence[Event]:
     return read_events(journal).events if journal.exists() else []
 
 
-def _check_complete(storage: Path, name: str, trials: int) -> None:
+def _check_complete(storage: Path, name: str, trials: int, steps: int) -> None:
     """Nothing lost and nothing twice: each trial has each of its reports once, in the journal and in the database."""
-    steps = [*range(EVERY, STEPS + 1, EVERY)]
+    reports = [*range(steps // REPORTS, steps + 1, steps // REPORTS)]
     stored = {trial.number: sorted(trial.intermediate_values) for trial in open_study(name, storage).trials()}
-    assert stored == dict.fromkeys(range(trials), steps), stored
+    assert stored == dict.fromkeys(range(trials), reports), stored
     told = Counter(
         (event.trial, event.step) for event in _events(storage / name / "outbox") if event.kind == "report"
     )
-    assert told == {(trial, step): 1 for trial in range(trials) for step in steps}, told
+    assert told == {(trial, step): 1 for trial in range(trials) for step in reports}, told
 
 
 def _out(events: Sequence[Event]) -> list[tuple[float, float]]:
@@ -116,7 +122,11 @@ def _out(events: Sequence[Event]) -> list[tuple[float, float]]:
 
 
 def _row(
-    name: str, slots: int, alone: Mapping[str, Sequence[Event]], shared: Mapping[str, Sequence[Event]]
+    name: str,
+    slots: int,
+    steps: int,
+    alone: Mapping[str, Sequence[Event]],
+    shared: Mapping[str, Sequence[Event]],
 ) -> dict[str, Any]:
     before, after = ({study: _out(events) for study, events in run.items()} for run in (alone, shared))
     seconds = [
@@ -126,11 +136,11 @@ def _row(
     ]
     high = shared[HIGH]
     first = next(event for event in high if event.kind == "report")
-    trains = first.time_ms / 1000 - first.metrics["seconds"]
+    trains = first.time_ms / 1000 - first.step  # a step takes a second
     return {
         "layout": name,
         "slots": slots,
-        "steps": STEPS * sum(event.kind == "end" and event.outcome == "complete" for event in alone["alone"]),
+        "steps": steps * sum(event.kind == "end" and event.outcome == "complete" for event in alone["alone"]),
         "seconds_alone": seconds[0],
         "seconds_shared": seconds[1],
         "throughput": seconds[0] / seconds[1],

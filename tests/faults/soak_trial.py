@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import cloudpickle
 
@@ -23,6 +23,8 @@ WORKERS = 3
 class SumRun(TrialRun):
     """Each step adds the trial's dropout to a sum, so that a value shows if a step was lost or done twice."""
 
+    step_seconds: ClassVar[float] = STEP_SECONDS
+
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         assert checkpoints is not None
         self._spec, self._checkpoints = spec, checkpoints
@@ -39,7 +41,7 @@ class SumRun(TrialRun):
     def advance(self) -> TrialUpdate:
         if self._kept is not None:  # the driver may not have heard of it
             return self._told()
-        time.sleep(STEP_SECONDS)
+        time.sleep(self.step_seconds)
         self._step += 1
         self._sum += float(self._spec.model["dropout"])
         if self._step % self._spec.training["eval_every"] == 0:

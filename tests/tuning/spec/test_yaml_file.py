@@ -1,0 +1,57 @@
+"""YAML of study files: what is read, what is refused, and that what is written is read back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec.yaml_file import as_yaml, parse_yaml, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\na: 2\n", ["line 2", "duplicate"]),
+        ("a: &x [1]\nb: *x\n", ["line 1", "aliases"]),
+        ("a: [1\nb: 2\n", ["line 2"]),
+        ("[" * 40 + "]" * 40, ["nested"]),
+        ("- 1\n- 2\n", ["mapping"]),
+        ("\x00", []),
+        ("a: !!python/object/apply:os.system [ls]\n", ["line 1"]),
+    ],
+)
+def test_hostile_yaml_is_refused_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+    for word in [*words, "study.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_yaml_reads_numbers_as_they_look() -> None:
+    values = parse_yaml("{a: 1e-4, b: 010, c: no, d: 1:30}", where="test")
+    assert values == {"a": 1e-4, "b": 10, "c": "no", "d": "1:30"}
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.from_regex(r"[a-z][a-z_.]{0,9}", fullmatch=True), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z_.]{0,9}", fullmatch=True), plain, max_size=5))
+def test_what_is_written_as_yaml_is_read_back(values: dict[str, Any]) -> None:
+    assert parse_yaml(as_yaml(values), where="test") == values
