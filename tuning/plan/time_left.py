@@ -4,6 +4,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 
+from proxytune.tuning.spec.rungs import CURVE_CONTINUES
 from proxytune.tuning.spec.study_spec import StudySpec
 
 _PRIOR_TRIALS = 10.0
@@ -56,6 +57,8 @@ def _continuation_rate(spec: StudySpec, first: int, last: int) -> float:
     stopping = spec.search.stopping
     if stopping.name == "median":
         return 0.65
+    if stopping.name == "curve":
+        return CURVE_CONTINUES
     numbers = range(first, max(first, min(last, first + 100)) + 1)
     return sum(min(1.0, (n // stopping.reduction_factor + 1) / n) for n in numbers) / len(numbers)
 

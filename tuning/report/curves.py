@@ -103,16 +103,17 @@ def learning_curves(history: History) -> Iterator[Picture]:
         yield Picture(
             f"Learning curves: {objective}",
             "The values that each trial reported, coloured by its outcome."
-            + (_rungs_read() if rungs else ""),
+            + (_rungs_read(history) if rungs else ""),
             figure,
         )
 
 
-def _rungs_read() -> str:
-    return (
-        " At each dotted rung a trial is compared with all trials that reached it before, and stopped if it is not "
-        "among the best: which trials are stopped depends on the timing of the workers."
-    )
+def _rungs_read(history: History) -> str:
+    if history.spec["search"]["stopping"]["name"] == "curve":
+        rule = "if all curves so far give it less than a 5 % chance of becoming the best"
+    else:
+        rule = "if it is not among the best of the trials that reached the rung before it"
+    return f" At each dotted rung a trial is stopped {rule}: which trials are stopped depends on the timing of the workers."
 
 
 def _curves(trials: list[TrialHistory], metric: str, outcome: Outcome) -> list[go.Scatter]:

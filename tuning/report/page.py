@@ -127,8 +127,8 @@ def _timing(history: History) -> str:
     if rule == "none":
         return ""
     return (
-        f"<p class=reading>Stopping rule {html.escape(str(rule))} is asynchronous: a trial is compared with the trials that "
-        "reached the same step before it. Which trials are pruned depends on the timing of the workers, so another run of "
+        f"<p class=reading>Stopping rule {html.escape(str(rule))} is asynchronous: it decides by what other trials have "
+        "reported until then. Which trials are pruned depends on the timing of the workers, so another run of "
         "the same study may prune others and find another winner. A confirmation on fresh seeds does not depend on it."
         "</p>"
     )

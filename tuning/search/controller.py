@@ -228,10 +228,10 @@ class StudyController:
             live.metrics = update.profile
         else:
             live.step = update.step
-        stop = False
+        stopped = None
         if update.metrics is not None:
             live.metrics = update.metrics
-            stop = self._report(live, update.step, update.metrics, where)
+            stopped = self._report(live, update.step, update.metrics, where)
         if update.gpu_mib and self._packing is not None and self._packing.record(live.spec, update.gpu_mib):
             self._study.set_user_attr(GPU_WORST, self._packing.worst)
         if update.outcome == Outcome.OUT_OF_MEMORY and live.gpu is not None and live.gpu < 1:
@@ -245,7 +245,7 @@ class StudyController:
         elif update.foreign:
             self._interrupt(number, update.reason)
             raise StorageError(f"trial {number} cannot be resumed: {update.reason}")
-        elif (verdict := self._judgement.verdict(update, stop)) is not None:
+        elif (verdict := self._judgement.verdict(update, stopped)) is not None:
             self._end(number, *verdict)
         else:
             self.poll()
@@ -289,8 +289,8 @@ class StudyController:
 
     def _report(
         self, live: RunningTrial, step: int, metrics: dict[str, float], where: Mapping[str, Any]
-    ) -> bool:
-        """Record a report if it is new; return whether the trial must stop at a rung."""
+    ) -> str | None:
+        """Record a report if it is new; return why the trial must stop at a rung, if it must."""
         before, number = live.reported, live.trial.number
         if step > before:
             live.reported = step
@@ -300,12 +300,12 @@ class StudyController:
         rungs = self._judgement.bracket(number)
         rung = rungs.crossed(before if step > before else step - 1, step)
         if rung is None:
-            return False
+            return None
         entry = self._judgement.entry(metrics)
         rungs.enter(number, rung, entry)
         if step > before:
             live.trial.set_user_attr(f"{RUNG}{rung}", entry.to_json())
-        return not rungs.continues(number, rung)
+        return self._judgement.stopped_at(rung, number, self._study)
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)

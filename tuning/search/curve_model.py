@@ -3,14 +3,16 @@
 An observation is a value y of configuration x (a point of the unit cube) at s = ln(step / full budget); s = 0 is the
 full budget. The covariance of two observations is
 
-    k((x, s), (x', s')) = v_f M(|x - x'| / l_x) M(|s - s'| / l_s) + v_t exp(-(s - s')^2 / (2 TREND^2)) + v_n [same]
+    k((x, s), (x', s')) = v_f M(|x - x'| / l_x) M(|s - s'| / l_s) + v_t exp(-(s - s')^2 / (2 TREND^2))
+                          + (v_n + v_e s^2) [same]
 
 where M is the Matern 5/2 function, with one length scale l_x per coordinate. The first term models the differences
 between configurations: l_s sets how fast the correlation between early and final values decays, and therefore how much
-a stopped trial contributes. The second term is the trend shared by all curves, the third is noise. As in freeze-thaw
+a stopped trial contributes. The second term is the trend shared by all curves. The third is noise; v_e is the noise of
+early values, which grows with the distance from the full budget. As in freeze-thaw
 optimisation (Swersky et al. 2014, arXiv 1406.3896), all curves, including those of stopped trials, enter one process;
 the product of kernels over configuration and fidelity is that of BOCA (Kandasamy et al. 2017, arXiv 1703.06240). The
-logarithms of l_x, l_s, v_f, v_t and v_n maximise the posterior density under normal priors (the prior mean of l_x grows
+logarithms of l_x, l_s, v_f, v_t, v_n and v_e maximise the posterior density under normal priors (the prior mean of l_x grows
 with the square root of the dimension, Hvarfner et al. 2024, arXiv 2402.02229).
 """
 
@@ -41,25 +43,25 @@ class Observations:
 
 
 def prior(dimensions: int) -> tuple[Array, Array]:
-    """Prior mean and standard deviation of the logarithms of l_x (one per coordinate), l_s, v_f, v_t and v_n."""
+    """Prior mean and standard deviation of the logarithms of l_x (one per coordinate), l_s, v_f, v_t, v_n and v_e."""
     lengths = np.full(dimensions, math.log(0.3 * math.sqrt(dimensions)))
-    mean = np.concatenate([lengths, np.log([2.4, 1.0, 0.3, 1e-3])])
-    return mean, np.concatenate([np.ones(dimensions), [0.7, 1.0, 1.0, 1.5]])
+    mean = np.concatenate([lengths, np.log([2.4, 1.0, 0.3, 1e-3, 1e-3])])
+    return mean, np.concatenate([np.ones(dimensions), [0.7, 1.0, 1.0, 1.5, 1.5]])
 
 
 class CurveModel:
     """The Gaussian process conditioned on observations."""
 
     def __init__(self, theta: Array, seen: Observations) -> None:
-        """`theta` holds the logarithms of l_x (one per coordinate), l_s, v_f, v_t and v_n, as returned by `fit`."""
+        """`theta` holds the logarithms of l_x (one per coordinate), l_s, v_f, v_t, v_n and v_e, as returned by `fit`."""
         self._theta = theta
         self._seen = seen
         size = seen.x.shape[1]
         self._scales = np.exp(-theta[:size])
-        self._length, self._v_f, self._v_t, v_n = np.exp(theta[size:])
+        self._length, self._v_f, self._v_t, v_n, v_e = np.exp(theta[size:])
         self._scaled = seen.x * self._scales
         covariance = self._covariance(self._scaled, (seen.s[:, None] - seen.s) ** 2)
-        covariance[np.diag_indices(len(seen.y))] += v_n + JITTER
+        covariance[np.diag_indices(len(seen.y))] += v_n + v_e * seen.s**2 + JITTER
         self._factor = cholesky(covariance, lower=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), seen.y, check_finite=False)
 
@@ -101,7 +103,7 @@ def fit(seen: Observations, start: Array) -> Array:
     found = minimize(
         _loss,
         start,
-        args=(x_squares, s_squares, seen.y),
+        args=(x_squares, s_squares, seen.s, seen.y),
         jac=True,
         method="L-BFGS-B",
         bounds=list(zip(mean - 5 * deviation, mean + 5 * deviation, strict=True)),
@@ -110,16 +112,16 @@ def fit(seen: Observations, start: Array) -> Array:
     return np.asarray(found.x)
 
 
-def _loss(theta: Array, x_squares: Array, s_squares: Array, y: Array) -> tuple[float, Array]:
+def _loss(theta: Array, x_squares: Array, s_squares: Array, s: Array, y: Array) -> tuple[float, Array]:
     """Negative log posterior density, up to a constant, and its gradient."""
     size = len(x_squares)
     inverse = np.exp(-2 * theta[: size + 1])
-    v_f, v_t, v_n = np.exp(theta[size + 1 :])
+    v_f, v_t, v_n, v_e = np.exp(theta[size + 1 :])
     far, apart = np.tensordot(inverse[:size], x_squares, 1), s_squares * inverse[size]
     over_x, over_s = _matern(far), _matern(apart)
     own, trend = v_f * over_x * over_s, v_t * np.exp(-s_squares / (2 * TREND**2))
     covariance = own + trend
-    covariance[np.diag_indices(len(y))] += v_n + JITTER
+    covariance[np.diag_indices(len(y))] += v_n + v_e * s**2 + JITTER
     factor = cholesky(covariance, lower=True, check_finite=False)
     weights = cho_solve((factor, True), y, check_finite=False)
     loss = 0.5 * float(y @ weights) + float(np.log(np.diag(factor)).sum())
@@ -129,7 +131,8 @@ def _loss(theta: Array, x_squares: Array, s_squares: Array, y: Array) -> tuple[f
     by_far = outer * v_f * over_s * _matern_slope(far)
     gradient[:size] = -2 * inverse[:size] * np.tensordot(x_squares, by_far, 2)
     gradient[size] = -2 * float((outer * v_f * over_x * _matern_slope(apart) * apart).sum())
-    gradient[size + 1 :] = (outer * own).sum(), (outer * trend).sum(), v_n * np.trace(outer)
+    noise = np.diag(outer)
+    gradient[size + 1 :] = (outer * own).sum(), (outer * trend).sum(), v_n * noise.sum(), v_e * (noise @ s**2)
     mean, deviation = prior(size)
     off = (theta - mean) / deviation
     return loss + 0.5 * float(off @ off), gradient + off / deviation

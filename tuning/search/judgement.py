@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
@@ -28,6 +29,8 @@ class Judgement:
         self._signs = [sign(direction) for direction in spec.search.objectives.values()]
         self._constraints = spec.constraints
         self._brackets = make_brackets(spec)
+        self._spec = spec
+        self._by_curve = spec.search.stopping.name == "curve"
 
     def bracket(self, number: int) -> Rungs:
         """The rungs of the trial's bracket."""
@@ -38,8 +41,22 @@ class Judgement:
         for rung, entry in rung_entries(trial).items():
             self.bracket(trial.number).enter(trial.number, rung, Entry.from_json(entry))
 
-    def verdict(self, update: TrialUpdate, pruned: bool) -> tuple[Outcome, str] | None:
-        """The outcome of an update and its reason; None: the trial continues. `pruned`: a rung stops the trial."""
+    def stopped_at(self, rung: int, number: int, study: optuna.Study) -> str | None:
+        """Why the stopping rule stops a trial that has entered the rung; None: it continues."""
+        rungs, entry = self.bracket(number), self.bracket(number).entry(number, rung)
+        if self._by_curve and entry.violation == 0 and all(map(math.isfinite, entry.values)):
+            from proxytune.tuning.search.curve_stopping import (
+                MIN_CHANCE,
+                chance,
+            )  # scipy takes 0.5 s to import
+
+            if (found := chance(self._spec, study, number)) is not None:
+                few = f"its chance of becoming the best is {found:.1%} at step {rung}"
+                return few if found < MIN_CHANCE else None
+        return None if rungs.continues(number, rung) else f"not among the best at step {rung}"
+
+    def verdict(self, update: TrialUpdate, stopped: str | None) -> tuple[Outcome, str] | None:
+        """The outcome of an update and its reason; None: the trial continues. `stopped`: why a rung stops the trial."""
         if update.outcome not in (Outcome.RUNNING, Outcome.COMPLETE):
             return update.outcome, update.reason
         values = [] if update.metrics is None else self.values(update.metrics)
@@ -49,8 +66,8 @@ class Judgement:
             return Outcome.COMPLETE, ""
         if update.profile is not None and (broken := self.broken(update.profile)):
             return Outcome.PRUNED, f"measured {broken} violates the constraint"
-        if pruned:
-            return Outcome.PRUNED, f"not among the best at step {update.step}"
+        if stopped is not None:
+            return Outcome.PRUNED, stopped
         return None
 
     def values(self, metrics: Mapping[str, float]) -> list[float]:

@@ -51,6 +51,10 @@ class Rungs:
         """Record a crossing; only the first crossing of a trial counts."""
         self._entries[rung].setdefault(trial, entry)
 
+    def entry(self, trial: int, rung: int) -> Entry:
+        """The result with which a trial entered a rung."""
+        return self._entries[rung][trial]
+
     def continues(self, trial: int, rung: int) -> bool:
         """Whether a trial that has entered the rung continues, given the trials that have entered it so far."""
         entries = self._entries[rung]

@@ -104,6 +104,8 @@ def _sampler(spec: Sections) -> Iterator[str]:
         yield f"search.sampler.name: {name} supports fewer objectives; use tpe or nsga2"
     if name == "curve" and len(spec.search.objectives) > 1:
         yield "search.sampler.name: curve supports one objective; use tpe or nsga2"
+    if spec.search.stopping.name == "curve" and len(spec.search.objectives) > 1:
+        yield "search.stopping.name: curve supports one objective; use asha"
     if spec.search.stop_when is not None and len(spec.search.objectives) > 1:
         yield "search.stop_when: supports one objective; remove the others, or remove stop_when"
     if name == "grid":

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from proxytune.tuning.spec.search import Stopping
 
 MAX_RUNGS = 100_000
+CURVE_CONTINUES = 0.5
+"""Fraction of the trials that `curve` lets continue at a rung: 0.75 in the race on LCBench, 0.5 on the curves of `plan`."""
 
 
 def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:
@@ -38,8 +40,12 @@ def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ..
 def expected_steps(stopping: Stopping, rungs: Sequence[int], steps: int, trials: int) -> float:
     """Total steps of `trials` trials if the stopping rule keeps the configured fraction at each rung.
 
-    With `median` every trial counts in full, because the number of stopped trials depends on the values alone.
+    With `median` every trial counts in full, because the number of stopped trials depends on the values alone. `curve`
+    is assumed to let CURVE_CONTINUES of the trials continue at each rung.
     """
+    if stopping.name == "curve":
+        lengths = [end - begin for begin, end in zip((0, *rungs), (*rungs, steps), strict=True)]
+        return sum(trials * CURVE_CONTINUES**place * length for place, length in enumerate(lengths))
     if stopping.name == "hyperband":
         brackets = len(rungs) + 1  # the last one has no rung
         return sum(

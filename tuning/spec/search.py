@@ -27,9 +27,11 @@ class Stopping(Section):
 
     asha: rungs at min_steps * reduction_factor^k; one in reduction_factor trials continues. hyperband: trials are assigned
     in turn to brackets, each starting one rung later, the last without rungs. median: at every evaluation from min_steps on.
+    curve: rungs like asha; a trial stops if all learning curves give it less than a 5 % chance of becoming the best
+    (search/curve_stopping.py).
     """
 
-    name: Literal["none", "asha", "hyperband", "median"] = "asha"
+    name: Literal["none", "asha", "hyperband", "median", "curve"] = "asha"
     min_steps: int | None = Field(default=None, gt=0)  # default: training.eval_every
     reduction_factor: int = Field(default=3, ge=2)
 

@@ -34,8 +34,8 @@ search:
     # model.injection: [segment, carried] # a list is a choice
   objectives: {{val_accuracy: maximize}} # for a Pareto search add a second one, such as train_memory_mib_per_sequence: minimize
   # constraints: {{train_memory_mib_per_sequence: "<= 40"}}
-  sampler: tpe # random, grid, qmc, gp, cmaes, nsga2; {{name: tpe, seed: 1}} sets its seed
-  stopping: asha # none, hyperband, median; {{name: asha, min_steps: {eval_every}, reduction_factor: 3}}
+  sampler: curve # for several objectives tpe or nsga2; random, grid, qmc, gp, cmaes; {{name: curve, seed: 1}} sets its seed
+  stopping: curve # for several objectives asha; none, hyperband, median; {{name: curve, min_steps: {eval_every}, reduction_factor: 3}}
   trials: 24
   enqueue: # configurations to try first
     - {{model.num_proxies: 128, model.contrastive_temperature: 0.07, model.dropout: 0.1}}

@@ -16,7 +16,7 @@ BUDGETS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # per worker, in ful
 STOCK = "stock OptunaSearch + ASHA"
 ONE_EPOCH = "one epoch, then top K"
 BEFORE = "tpe + asha"
-OURS = "curve + asha"
+OURS = "curve + curve"
 
 Make = Callable[[Task, int, Sequence[Mapping[str, Any]]], Method]
 
@@ -34,7 +34,9 @@ METHODS: dict[str, Make] = {
     "PASHA": Pasha,
     "gp + asha": _controlled("gp", "asha"),
     BEFORE: _controlled("tpe", "asha"),
-    OURS: _controlled("curve", "asha"),
+    "curve + asha": _controlled("curve", "asha"),
+    "tpe + curve": _controlled("tpe", "curve"),
+    OURS: _controlled("curve", "curve"),
 }
 
 

@@ -63,10 +63,16 @@ def watched(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, b
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
-    "stopping", ["none", "{name: asha, min_steps: 100}", "{name: median, min_steps: 200}"]
+    ("stopping", "settled"),
+    [
+        ("none", 1 / 4),
+        ("{name: asha, min_steps: 100}", 1 / 4),
+        ("{name: median, min_steps: 200}", 1 / 4),
+        ("{name: curve, min_steps: 100}", 2 / 3),  # how many trials it stops depends on the curves alone
+    ],
 )
 def test_time_left_falls_and_is_about_right(
-    make_spec: Callable[..., StudySpec], stopping: str, seed: int
+    make_spec: Callable[..., StudySpec], stopping: str, settled: float, seed: int
 ) -> None:
     spec = make_spec(
         *("training.steps=900", "training.eval_every=100", "search.trials=27"),
@@ -77,7 +83,7 @@ def test_time_left_falls_and_is_about_right(
     shown = [left for _, left, _ in known]
     rises = sum(max(0.0, after - before) for before, after in pairwise(shown))
     assert rises < 0.25 * shown[0]
-    for truth, left, _ in known[len(known) // 4 :]:
+    for truth, left, _ in known[int(len(known) * settled) :]:
         assert truth / 2 - 30 < left < 2 * truth + 30
 
 

@@ -24,7 +24,7 @@ def covariance(theta, one, other) -> float:
         root = math.sqrt(5) * distance
         return (1 + root + root**2 / 3) * math.exp(-root)
 
-    *lengths, length_s, v_f, v_t, _ = np.exp(theta)
+    *lengths, length_s, v_f, v_t, _, _ = np.exp(theta)
     far = math.sqrt(
         sum(((a - b) / length) ** 2 for a, b, length in zip(one[0], other[0], lengths, strict=True))
     )
@@ -38,7 +38,8 @@ def test_the_prediction_is_that_of_the_formula(seen: Observations) -> None:
     points = np.random.default_rng(1).random((5, 2))
     known = list(zip(seen.x, seen.s, strict=True))
     matrix = np.array([[covariance(theta, one, other) for other in known] for one in known])
-    matrix += (math.exp(theta[-1]) + curve_model.JITTER) * np.eye(len(known))
+    noise, early_noise = np.exp(theta[-2:])
+    matrix += np.diag(noise + early_noise * seen.s**2 + curve_model.JITTER)
     mean, deviation = CurveModel(theta, seen).final(points)
     for row, point in enumerate(points):
         cross = np.array([covariance(theta, (point, 0.0), other) for other in known])
@@ -49,9 +50,9 @@ def test_the_prediction_is_that_of_the_formula(seen: Observations) -> None:
 
 def test_the_gradient_is_that_of_the_loss(seen: Observations) -> None:
     squares = (seen.x.T[:, :, None] - seen.x.T[:, None, :]) ** 2, (seen.s[:, None] - seen.s) ** 2
-    theta = prior(2)[0] + np.linspace(-0.3, 0.3, 6)
-    _, gradient = curve_model._loss(theta, *squares, seen.y)
-    numeric = approx_fprime(theta, lambda at: curve_model._loss(at, *squares, seen.y)[0], 1e-6)
+    theta = prior(2)[0] + np.linspace(-0.3, 0.3, 7)
+    _, gradient = curve_model._loss(theta, *squares, seen.s, seen.y)
+    numeric = approx_fprime(theta, lambda at: curve_model._loss(at, *squares, seen.s, seen.y)[0], 1e-6)
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-3)
 
 
@@ -59,7 +60,10 @@ def test_a_fit_explains_more_than_the_prior_does(seen: Observations) -> None:
     squares = (seen.x.T[:, :, None] - seen.x.T[:, None, :]) ** 2, (seen.s[:, None] - seen.s) ** 2
     start = prior(2)[0]
     fitted = fit(seen, start)
-    assert curve_model._loss(fitted, *squares, seen.y)[0] < curve_model._loss(start, *squares, seen.y)[0]
+    assert (
+        curve_model._loss(fitted, *squares, seen.s, seen.y)[0]
+        < curve_model._loss(start, *squares, seen.s, seen.y)[0]
+    )
 
 
 def test_a_stopped_curve_informs_the_less_the_earlier_it_stopped() -> None:
@@ -70,3 +74,15 @@ def test_a_stopped_curve_informs_the_less_the_earlier_it_stopped() -> None:
         for s in (-4.0, -2.0, 0.0)
     ]
     assert deviations == sorted(deviations, reverse=True)
+
+
+def test_noise_of_early_values_is_told_from_that_of_late_ones() -> None:
+    """Early values that are noise alone are hardly used; the same noise at the full budget would be."""
+    generator = np.random.default_rng(0)
+    x = np.repeat(generator.random((30, 1)), 2, axis=0)
+    s = np.tile([-3.0, 0.0], 30)
+    y = np.where(s < 0, generator.normal(size=60), np.sin(6 * x[:, 0]))
+    theta = fit(Observations(x, s, y), prior(1)[0])
+    noise, early_noise = np.exp(theta[-2:])
+    assert noise < 0.05
+    assert 0.3 < noise + 9 * early_noise < 3

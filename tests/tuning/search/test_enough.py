@@ -86,21 +86,21 @@ def test_the_expected_gain_is_that_of_many_samples(
     import numpy as np
 
     from proxytune.tuning.search import curve_sampler
+    from proxytune.tuning.search.curve_history import CurveHistory, make_encoding
 
     spec = make_stopping("search.trials=8")
     driver = Driver(spec)
     play(driver)
     sampler = curve_sampler.CurveSampler(spec, 0)
-    judge, scale = sampler._fit(driver.study.optuna, driver.study.optuna.get_trials()) or pytest.fail(
-        "too few"
-    )
+    study = driver.study.optuna
+    history = CurveHistory.read(spec, study, make_encoding(spec)) or pytest.fail("too few")
     candidate = np.array([[0.9]])
     monkeypatch.setattr(sampler, "_candidates", lambda _: candidate)
     monkeypatch.setattr(curve_sampler, "NUM_NODES", 80)
-    mean, deviation, _ = judge.predict(candidate)
-    drawn = scale.value(mean + deviation * np.random.default_rng(0).normal(size=100_000))
-    gain = np.maximum(np.minimum(drawn, 1.0) - driver.study.optuna.best_value, 0.0).mean()
-    assert sampler.expected_gain(driver.study.optuna) == pytest.approx(gain, rel=0.2, abs=1e-5)
+    mean, deviation = history.model.final(candidate)
+    drawn = history.scale.value(mean + deviation * np.random.default_rng(0).normal(size=100_000))
+    gain = np.maximum(np.minimum(drawn, 1.0) - study.best_value, 0.0).mean()
+    assert sampler.expected_gain(study) == pytest.approx(gain, rel=0.2, abs=1e-5)
 
 
 @pytest.mark.parametrize(

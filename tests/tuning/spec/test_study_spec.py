@@ -280,6 +280,7 @@ def test_a_range_of_whole_numbers_may_be_logarithmic() -> None:
     [
         ("none", 9 * 90),
         ("{name: asha, min_steps: 10}", 9 * 10 + 4 * 20 + 2 * 60),  # floor(n / 3) + 1 of n go on
+        ("{name: curve, min_steps: 10}", 9 * 10 + 4.5 * 20 + 2.25 * 60),  # half go on
         ("{name: median, min_steps: 10}", 9 * 90),
         ("{name: hyperband, min_steps: 30}", 4.5 * 30 + 2 * 60 + 4.5 * 90),
     ],
