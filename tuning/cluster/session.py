@@ -29,12 +29,8 @@ from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
 
 LOCAL = "local"
-TRAINING = (
-    "proxytune.tuning.cluster.trainable",
-    "proxytune.tuning.trial.trial_run",
-    "proxytune.tuning.trial.efficiency",
-)
-"""Modules that workers import at their start: Tune, torch and the trainer."""
+TRAINING = ("proxytune.tuning.cluster.preload",)
+"""The module that workers of trainings import at their start."""
 CONNECT_SECONDS = 5.0
 _HOST_PORT = re.compile(r"[^\s:/]+:\d{1,5}")
 RECOUNT_SECONDS = 2.0  # validity of a count of the cluster's nodes

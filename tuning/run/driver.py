@@ -1,6 +1,7 @@
 """Drives a study: holds its lease, runs it on Ray, and stores all state for the next driver."""
 
 import functools
+import gc
 import logging
 import signal
 import threading
@@ -203,6 +204,7 @@ def _search(
             stack.enter_context(sharing(controller, study, session, resources))
         if watch is not None:
             stack.enter_context(watch())
+        gc.enable()  # the `run` command disables it while everything is imported
         over = threading.Event()
         failures: list[Exception] = []
 
