@@ -27,6 +27,7 @@ from proxytune.tuning.cluster.scratch import SCRATCH, scratch_folder
 from proxytune.tuning.cluster.watch import leave_ray
 from proxytune.tuning.errors import InputError, Interrupted
 from proxytune.tuning.spec.trial_spec import Resources
+from proxytune.tuning.store.importing import importing
 
 LOCAL = "local"
 TRAINING = ("proxytune.tuning.cluster.preload",)
@@ -131,7 +132,8 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
     with scratch_folder() as scratch, _environment(address, scratch):
         if address == LOCAL:
             _ensure_token()
-        import ray
+        with importing():
+            import ray
 
         options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
         if address == LOCAL:

@@ -1,7 +1,6 @@
 """`run`, `studies`, `show`, `trials`: run studies and show their results."""
 
 import functools
-import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from proxytune.tuning.commands.options import (
     with_study_file,
 )
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.store.importing import importing
 
 if TYPE_CHECKING:
     from proxytune.tuning.spec.study_spec import StudySpec
@@ -48,8 +48,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
 
     for line in advice(spec):
         err.print(line, style="yellow", highlight=False, markup=False)
-    gc.disable()  # imports take 3.8 instead of 4.3 s of CPU time; the search enables it
-    with err.status("loading"):
+    with err.status("loading"), importing():
         from proxytune.tuning.run.driver import run_study
         from proxytune.tuning.run.progress import Watch
         from proxytune.tuning.store.process import process_age

@@ -110,7 +110,7 @@ def learning_curves(history: History) -> Iterator[Picture]:
 
 def _rungs_read(history: History) -> str:
     if history.spec["search"]["stopping"]["name"] == "curve":
-        rule = "if all curves so far give it less than a 5 % chance of becoming the best"
+        rule = "if all curves so far give it hardly a chance of becoming the best"
     else:
         rule = "if it is not among the best of the trials that reached the rung before it"
     return f" At each dotted rung a trial is stopped {rule}: which trials are stopped depends on the timing of the workers."

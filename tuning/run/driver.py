@@ -1,7 +1,6 @@
 """Drives a study: holds its lease, runs it on Ray, and stores all state for the next driver."""
 
 import functools
-import gc
 import logging
 import signal
 import threading
@@ -27,6 +26,7 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.folder import Folder, try_folder
+from proxytune.tuning.store.importing import importing
 from proxytune.tuning.store.interrupts import uninterrupted
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.steering import is_stopping
@@ -184,13 +184,14 @@ def _search(
     spec = study.spec
     with ray_session(address, () if trainable else TRAINING) as session, ExitStack() as stack:
         # Importing Ray Tune takes 1.5 s of CPU; it happens here, while Ray's workers start.
-        from proxytune.tuning.cluster.bridge import RayBridge
-        from proxytune.tuning.cluster.jobs import one_line
-        from proxytune.tuning.cluster.private import check_private
-        from proxytune.tuning.cluster.ray_private import session_folder
-        from proxytune.tuning.cluster.sharing import sharing
-        from proxytune.tuning.cluster.trainable import TrialTrainable
-        from proxytune.tuning.cluster.watch import watch_ray
+        with importing():
+            from proxytune.tuning.cluster.bridge import RayBridge
+            from proxytune.tuning.cluster.jobs import one_line
+            from proxytune.tuning.cluster.private import check_private
+            from proxytune.tuning.cluster.ray_private import session_folder
+            from proxytune.tuning.cluster.sharing import sharing
+            from proxytune.tuning.cluster.trainable import TrialTrainable
+            from proxytune.tuning.cluster.watch import watch_ray
 
         if address != "local":
             check_private(session_folder())
@@ -204,7 +205,6 @@ def _search(
             stack.enter_context(sharing(controller, study, session, resources))
         if watch is not None:
             stack.enter_context(watch())
-        gc.enable()  # the `run` command disables it while everything is imported
         over = threading.Event()
         failures: list[Exception] = []
 

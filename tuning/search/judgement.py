@@ -43,7 +43,8 @@ class Judgement:
 
     def stopped_at(self, rung: int, number: int, study: optuna.Study) -> str | None:
         """Why the stopping rule stops a trial that has entered the rung; None: it continues."""
-        rungs, entry = self.bracket(number), self.bracket(number).entry(number, rung)
+        rungs = self.bracket(number)
+        entry = rungs.entry(number, rung)
         if self._by_curve and entry.violation == 0 and all(map(math.isfinite, entry.values)):
             from proxytune.tuning.search.curve_stopping import (
                 MIN_CHANCE,

@@ -6,7 +6,7 @@ from proxytune.tuning.spec.search import Stopping
 
 MAX_RUNGS = 100_000
 CURVE_CONTINUES = 0.5
-"""Fraction of the trials that `curve` lets continue at a rung: 0.75 in the race on LCBench, 0.5 on the curves of `plan`."""
+"""Assumed fraction of the trials that `curve` lets continue at a rung; 0.4 to 0.7 on the curves of `plan`."""
 
 
 def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:
