@@ -1,5 +1,6 @@
 """Starts Ray in a thread while the driver loads its libraries and opens the study."""
 
+import concurrent.futures.thread  # noqa: F401  (its fork hooks must not be registered while Ray starts processes)
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
