@@ -59,7 +59,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         (Jobs, "ray://127.0.0.1:10001", ["http://HEAD:8265"]),
     ],
 )
-def test_a_wrong_address_is_one_line(
+def test_wrong_address_raises_a_one_line_error(
     monkeypatch: pytest.MonkeyPatch, look: Callable[[str], object], address: str, words: list[str]
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -71,7 +71,7 @@ def test_a_wrong_address_is_one_line(
         assert word in str(refused.value)
 
 
-def test_a_cluster_that_takes_anybody_gets_no_job_and_never_sees_the_token(
+def test_cluster_without_authentication_is_rejected_before_the_token_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Open(Answers):
@@ -84,7 +84,7 @@ def test_a_cluster_that_takes_anybody_gets_no_job_and_never_sees_the_token(
     assert Open.asked == ["/api/authentication_mode None"]
 
 
-def test_run_at_a_wrong_address_writes_nothing(
+def test_run_with_a_wrong_address_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, call: Callable[..., Called], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
@@ -95,7 +95,7 @@ def test_run_at_a_wrong_address_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_version_mismatch_error_names_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     class Older(Answers):
         text = b'{"authentication_mode": "token", "ray_version": "2.40.0", "version": "4"}'
         asked: list[str] = []
@@ -106,7 +106,7 @@ def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pyt
     assert "/api/version Bearer a-token" in Older.asked
 
 
-def test_a_token_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_token_file_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
     with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH: /nowhere/token cannot be read"):

@@ -25,9 +25,7 @@ def workers(scaling: RayCluster) -> set[str]:
     return {node["node_id"] for node in scaling.state("nodes")} - {scaling.head.id}
 
 
-def test_trials_wait_for_nodes_and_no_node_starts_that_no_trial_can_use(
-    scaling, tool, until, record_property
-) -> None:
+def test_trials_wait_for_nodes_and_no_unused_node_starts(scaling, tool, until, record_property) -> None:
     began = time.time()
     arguments = ("run", "small.yaml", "--address", scaling.address)
     few = tool.start(tool.folder / "few.log", *arguments, "--set", "name=few", "--set", "search.trials=2")

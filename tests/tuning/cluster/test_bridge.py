@@ -31,7 +31,7 @@ def give_up(scheduler, searcher, trial_id: str, config: dict, num_failures: int)
     searcher.on_trial_complete(trial_id, error=True)
 
 
-def test_a_trial_whose_reused_worker_was_dead_is_handed_out_again(ray_side) -> None:
+def test_trial_of_a_dead_reused_worker_is_requeued(ray_side) -> None:
     """Ray ends such a trial at its first failure, whatever max_failures says."""
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")
@@ -40,7 +40,7 @@ def test_a_trial_whose_reused_worker_was_dead_is_handed_out_again(ray_side) -> N
     assert searcher.suggest("b")["number"] == config["number"]
 
 
-def test_a_trial_that_no_worker_can_begin_fails_in_the_end(ray_side) -> None:
+def test_trial_that_no_worker_can_start_fails_after_max_failures(ray_side) -> None:
     study, searcher, scheduler = ray_side
     for attempt in "abcd":
         give_up(scheduler, searcher, attempt, searcher.suggest(attempt), num_failures=1)
@@ -48,13 +48,13 @@ def test_a_trial_that_no_worker_can_begin_fails_in_the_end(ray_side) -> None:
     assert searcher.suggest("e")["number"] == 1
 
 
-def test_a_trial_whose_worker_was_lost_too_often_fails(ray_side) -> None:
+def test_trial_that_lost_more_workers_than_max_failures_fails(ray_side) -> None:
     study, searcher, scheduler = ray_side
     give_up(scheduler, searcher, "a", searcher.suggest("a"), num_failures=4)
     assert study.trials()[0].state == TrialState.FAIL
 
 
-def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
+def test_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
     """Its slot is free at once for the controller; the worker hears of it when it first reports."""
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")

@@ -13,9 +13,7 @@ from tests.tuning.cluster.nodes import TOKEN
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
-def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(
-    cluster, tool, until
-) -> None:
+def test_job_is_submitted_once_stops_with_checkpoints_and_resumes_on_both_nodes(cluster, tool, until) -> None:
     jobs = Jobs(cluster.dashboard, TOKEN)
     storage = tool.folder / "studies"
     # So long that the first trial still trains when the other node's worker is up: else its worker takes the second too.
@@ -60,7 +58,7 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert one == other
 
 
-def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
+def test_doctor_reports_ok_for_a_healthy_cluster(cluster, tool) -> None:
     storage = tool.folder / "studies"
     found = tool.json("doctor", "small.yaml", "--storage", storage, "--address", cluster.address)
     assert {finding["state"] for finding in found} == {"ok"}
@@ -71,7 +69,7 @@ def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
     assert list(storage.glob(".doctor-*")) == []
 
 
-def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
+def test_job_errors_are_one_line(cluster, tool) -> None:
     with pytest.raises(InputError, match="rejected the token") as wrong:
         Jobs(cluster.dashboard, "wrong")
     jobs = Jobs(cluster.dashboard, TOKEN)
@@ -92,9 +90,7 @@ def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
         (["--set", "resources.gpu=3"], {}, "resources.gpu: 3 is more than the largest node has (0)"),
     ],
 )
-def test_what_a_cluster_refuses_a_driver_is_one_line(
-    cluster, tool, arguments, environment, words: str
-) -> None:
+def test_driver_errors_on_a_cluster_are_one_line(cluster, tool, arguments, environment, words: str) -> None:
     done = tool.run(
         *("run", "small.yaml", "--set", "name=refused", "--address", cluster.address, *arguments),
         **environment,
@@ -105,7 +101,7 @@ def test_what_a_cluster_refuses_a_driver_is_one_line(
     assert words in lines[0]
 
 
-def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster, tool) -> None:
+def test_doctor_reports_each_fault_of_a_misconfigured_node(cluster, tool) -> None:
     sick = cluster.caches / "sick"
     (sick / "torch-9.9.9.dist-info").mkdir(parents=True)
     metadata = "Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n"
@@ -141,7 +137,7 @@ def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster,
         node.kill()
 
 
-def test_data_are_generated_on_the_cluster_that_is_named(cluster, tool) -> None:
+def test_data_prepare_runs_on_the_given_cluster(cluster, tool) -> None:
     options = ("--option", "train_examples=6000", "--address", cluster.address)
     facts = tool.json("data", "prepare", "listops-mini", *options)
     assert facts["examples"]["train"] == 6000

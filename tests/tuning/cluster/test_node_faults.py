@@ -104,7 +104,7 @@ def cluster(postgres: PostgresServer, tmp_path: Path) -> Iterator[RayCluster]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_restarted(
+def test_node_faults_and_a_head_restart_lose_and_duplicate_nothing(
     cluster, postgres, mlflow, tool, make_spec, until, tmp_path: Path, record_property
 ) -> None:
     steps = steps_of_a_trial(make_spec)

@@ -50,7 +50,7 @@ def started(script: str, temporary: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() -> None:
+def test_late_ray_processes_are_killed_with_their_folder() -> None:
     """Ray's processes make their session's folders as they start: they would make them again, and nobody remove them."""
     sleep = "-c", "import time; time.sleep(600)"
     with scratch_folder() as folder:
@@ -78,7 +78,7 @@ def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() 
 @pytest.mark.e2e
 @as_root
 @pytest.mark.parametrize("length", [0, 60])
-def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: Path, length: int) -> None:
+def test_folder_of_a_local_ray_is_private_and_removed_at_exit(open_folder: Path, length: int) -> None:
     """Also where the temporary folder's path leaves Ray's sockets no room."""
     temporary = open_folder / ("x" * length) if length else open_folder
     temporary.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: 
     assert not scratch.exists()
 
 
-def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_driver_removes_the_folder_of_a_killed_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a driver that lives, and what is not a driver's, stay."""
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     parent = Path(tempfile.mkdtemp(prefix="s-"))
@@ -117,7 +117,7 @@ def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytes
     shutil.rmtree(parent)
 
 
-def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> None:
+def test_folder_below_a_private_folder_is_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     session = tmp_path / "ray" / "session"
     session.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, 0o701])
-def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path, mode: int) -> None:
+def test_folder_open_to_other_users_is_rejected_in_one_line(open_folder: Path, mode: int) -> None:
     open_folder.chmod(mode)
     with pytest.raises(
         InputError, match=rf"can replace the code that Ray runs from {open_folder}"
@@ -136,7 +136,7 @@ def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755])
-def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: int) -> None:
+def test_probe_job_reports_whether_its_folder_is_private(open_folder: Path, mode: int) -> None:
     closed = open_folder / "closed"
     (closed / "logs").mkdir(parents=True)
     closed.chmod(mode)
@@ -156,7 +156,7 @@ def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: i
 
 
 @as_root
-def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
+def test_folder_of_another_user_is_rejected(open_folder: Path) -> None:
     open_folder.chmod(0o700)
     os.chown(open_folder, STRANGER, STRANGER)
     with pytest.raises(InputError, match="other users"):
@@ -165,7 +165,7 @@ def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
 
 @as_root
 @pytest.mark.parametrize("trick", ["owner", "mode", "link", "file's owner"])
-def test_the_slot_uses_no_file_of_another_user(tmp_path: Path, monkeypatch, trick: str) -> None:
+def test_slot_rejects_files_of_another_user(tmp_path: Path, monkeypatch, trick: str) -> None:
     """Another user could hold up every trial, by a lock on a file that both can open."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with slot.shared_slot():

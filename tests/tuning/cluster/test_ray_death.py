@@ -63,7 +63,7 @@ def ray_processes(driver: int) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", [VICTIMS, VICTIMS[:1], VICTIMS[1:]], ids="+".join)
 @pytest.mark.timeout(1800)
-def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
+def test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"], victims: tuple[str, ...]
 ) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
@@ -109,7 +109,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_rays_folder_deleted_under_a_driver_ends_it_in_one_line(
+def test_driver_exits_with_one_line_when_the_ray_folder_is_deleted(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:
     (tmp_path / "small.yaml").write_text(STUDY.replace("steps: 120", "steps: 1200"))

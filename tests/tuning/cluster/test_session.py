@@ -31,7 +31,7 @@ def session(*nodes: tuple[float, float]) -> RaySession:
         ([(16, 1)], 1, 0.1, 10),
     ],
 )
-def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> None:
+def test_slots_are_counted_per_node(nodes, cpu, gpu, fits: int) -> None:
     made = session(*nodes)
     needs = made.trial_resources(Resources(cpu=cpu, gpu=gpu))
     assert made.slots(needs, None) == fits
@@ -46,13 +46,13 @@ def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> Non
         (Resources(gpu=1), "resources.gpu: 1"),
     ],
 )
-def test_what_no_single_node_has_is_refused(resources: Resources, words: str) -> None:
+def test_resources_beyond_the_largest_node_are_rejected(resources: Resources, words: str) -> None:
     with pytest.raises(InputError) as refused:
         session((3, 0), (3, 0)).trial_resources(resources)
     assert words in str(refused.value)
 
 
-def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_path: Path) -> None:
+def test_shipped_package_contains_only_the_files_of_the_wheel(tmp_path: Path) -> None:
     shipped, metadata = package_folders(tmp_path)
     kinds = {path.suffix for path in Path(shipped).rglob("*") if path.is_file()}
     assert kinds == {".py", ".yaml", ".typed", ".sbatch"}
@@ -100,7 +100,7 @@ def answer(**changes) -> dict:
         ({"data": ("red", "text: no root")}, {"data"}, "no root"),
     ],
 )
-def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str], words: str) -> None:
+def test_doctor_marks_the_faults_of_a_node_red(changes, red: set[str], words: str) -> None:
     findings = list(_node_findings("node", answer(**changes), answer()["versions"]))
     assert {finding.check for finding in findings if finding.state == RED} == red
     assert words in " ".join(finding.text for finding in findings if finding.state == RED)
@@ -120,7 +120,7 @@ except ray.exceptions.RaySystemError as error:
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
+def test_ray_call_after_the_session_raises_and_starts_no_ray() -> None:
     """A driver that leaves at once does so under its search, which still runs in another thread."""
     done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused:")
@@ -136,7 +136,7 @@ with ray_session():
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_path: Path) -> None:
+def test_workers_do_not_import_from_the_folder_of_the_driver(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(PATHS)
     done = subprocess.run(
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -157,7 +157,7 @@ print(json.dumps([started, loaded]))
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_ray_starts_without_idle_processes_and_its_workers_import_what_trials_need() -> None:
+def test_ray_starts_no_idle_processes_and_workers_preload_modules() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", LEAN], capture_output=True, text=True, check=True)
     started, preloaded = json.loads(done.stdout.splitlines()[-1])
     assert any("raylet" in line for line in started)

@@ -50,7 +50,7 @@ def saved_step(tool, study: str, trial: int) -> int:
     return max((json.loads(path.read_text())["step"] for path in manifests), default=0)
 
 
-def test_studies_share_by_priority_with_checkpoints_and_a_dead_driver_leaves_its_share(
+def test_studies_share_by_priority_and_reuse_the_slot_of_a_dead_driver(
     tool, start, until, record_property
 ) -> None:
     low = start("low", 1000)

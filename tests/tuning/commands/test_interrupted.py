@@ -50,7 +50,7 @@ def check(
     ],
     ids=lambda words: words[0],
 )
-def test_a_verb_that_steers(
+def test_interrupted_steering_command_exits_with_75(
     make_spec, call: Callable[..., Called], tmp_path: Path, words: tuple[object, ...]
 ) -> None:
     begin_study(make_spec()).storage.engine.dispose()
@@ -58,7 +58,9 @@ def test_a_verb_that_steers(
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_an_export(study: Study, call: Callable[..., Called], tmp_path: Path) -> None:
+def test_interrupted_export_exits_with_75_and_leaves_no_files(
+    study: Study, call: Callable[..., Called], tmp_path: Path
+) -> None:
     def nothing_is_left() -> None:
         assert list(tmp_path.iterdir()) == []
 

@@ -114,7 +114,7 @@ def row(comparison, mechanism: str) -> Row:
     return found
 
 
-def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) -> None:
+def test_several_seeds_give_an_interval_and_a_single_training_gives_none(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(3)]
     study = make("one", [0.30, 0.32, 0.31, 0.40], [*queue, {"model.attention": "proxyformer"}])
     found = compare([study])
@@ -127,7 +127,7 @@ def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) ->
     assert any("1 of 2 accuracies are from a single training" in note for note in found.notes)
 
 
-def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_differences(make) -> None:
+def test_ablation_has_a_row_per_configuration_with_paired_differences(make) -> None:
     arms = [{"model.dropout": dropout, "training.seed": seed} for dropout in (0.1, 0.2) for seed in range(3)]
     queue = [{"model.attention": "proxyformer"} | arm for arm in arms]
     found = compare([make("ablation", [0.30, 0.40, 0.50, 0.32, 0.41, 0.53], queue)])
@@ -146,13 +146,13 @@ def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_d
     assert any("differences are to proxyformer, dropout 0.1" in note for note in found.notes)
 
 
-def test_without_shared_seeds_there_is_no_difference(make) -> None:
+def test_difference_is_none_without_shared_seeds(make) -> None:
     first = make("first", [0.3], [{"model.attention": "softmax", "training.seed": 0}])
     second = make("second", [0.4], [{"model.attention": "proxyformer", "training.seed": 1}])
     assert [row.difference for row in compare([first, second]).rows] == [None, None]
 
 
-def test_the_best_of_many_is_marked_as_optimistic(make) -> None:
+def test_best_search_value_is_marked_as_optimistic(make) -> None:
     queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2)]
     study = make("one", [0.30, 0.33, 0.31], [*queue, {"model.attention": "softmax"}], enqueued=2)
     (best,) = [one for one in compare([study]).rows if one.mechanism == "softmax"]
@@ -161,7 +161,7 @@ def test_the_best_of_many_is_marked_as_optimistic(make) -> None:
     assert (best.accuracy, best.trial) == (0.33, 1)
 
 
-def test_the_error_of_the_evaluation_stands_beside_the_interval_and_sets_the_axis(make) -> None:
+def test_evaluation_error_is_reported_and_sets_the_accuracy_axis(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(2)]
     study = make("one", [0.30, 0.301], queue, examples=400)
     found = compare([study])
@@ -175,7 +175,7 @@ def test_the_error_of_the_evaluation_stands_beside_the_interval_and_sets_the_axi
     assert thin.error_y.array == pytest.approx((1.96 * error,))
 
 
-def test_ratios_are_to_softmax_of_the_same_task_and_device(make) -> None:
+def test_ratios_are_relative_to_softmax_on_the_same_task_and_device(make) -> None:
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
     other_length = make("other", [0.2], [{"model.attention": "proxyformer"}], train_examples=100)
@@ -194,7 +194,7 @@ def test_ratios_are_to_softmax_of_the_same_task_and_device(make) -> None:
     assert any("no throughput was measured in other" in note for note in found.notes)
 
 
-def test_figures_of_different_devices_are_not_divided(make) -> None:
+def test_measurements_on_different_devices_give_no_ratio(make) -> None:
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
     measured(ours, 0, 50.0, "a GPU", memory=7.0)
@@ -204,7 +204,7 @@ def test_figures_of_different_devices_are_not_divided(make) -> None:
     assert mine.train_to_softmax is mine.memory_to_softmax is None
 
 
-def test_different_budgets_are_told(make) -> None:
+def test_different_budgets_are_reported(make) -> None:
     studies = [
         make("long", [0.3], [{"model.attention": "proxyformer"}], steps=6),
         make("short", [0.2], [{"model.attention": "softmax"}]),
@@ -213,7 +213,7 @@ def test_different_budgets_are_told(make) -> None:
     assert "4 steps of 8: short; 6 steps of 8: long" in note
 
 
-def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
+def test_confirmed_mean_takes_precedence_over_the_search_value(make) -> None:
     queue = [{"model.attention": "proxyformer"}, {"model.attention": "softmax"}]
     study = make("one", [0.5, 0.4], queue, trials=4)
     candidate = Candidate(
@@ -238,7 +238,7 @@ def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
     assert "0.4000 (opened 2 times)" in as_markdown(found)
 
 
-def test_published_figures_stand_apart_and_name_their_source(make) -> None:
+def test_published_values_are_separate_and_name_their_source(make) -> None:
     queue = [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}]
     study = make("one", [0.3, 0.35], queue)
     found = compare([study])
@@ -255,7 +255,7 @@ def test_published_figures_stand_apart_and_name_their_source(make) -> None:
     assert "plotly" in page
 
 
-def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_are_seeds(make) -> None:
+def test_plot_has_a_point_per_mechanism_and_cost_and_error_bars_for_seeds(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in (0, 1)]
     study = make("one", [0.3, 0.32, 0.35], [*queue, {"model.attention": "proxyformer"}])
     rows = compare([study]).rows
@@ -268,13 +268,13 @@ def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_a
     assert {point.name: point.error_y.visible for point in points} == {"softmax": True, "proxyformer": False}
 
 
-def test_a_study_without_finished_trials_is_refused(make) -> None:
+def test_study_without_finished_trials_is_rejected(make) -> None:
     with pytest.raises(InputError, match="no trial that reached the full budget yet"):
         compare([make("empty", [], [{}])])
 
 
 @pytest.mark.parametrize("name", ["ablation-listops", "ablation-recall"])
-def test_the_ablations_add_one_part_after_another_in_the_papers_order(name: str) -> None:
+def test_ablations_add_the_parts_in_the_order_of_the_paper(name: str) -> None:
     spec = read_study(name)
     arms = [spec.trial(point).model for point in spec.space.grid(spec.fixed) if point["training.seed"] == 0]
     parts = [(arm["contrastive"], arm["injection"], arm["decomposed_dropout"]) for arm in arms]
@@ -286,7 +286,7 @@ def test_the_ablations_add_one_part_after_another_in_the_papers_order(name: str)
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name: str) -> None:
+def test_paper_studies_train_every_mechanism_at_the_budget_of_the_protocol(name: str) -> None:
     spec = read_study(name)
     budgets = {"listops": 5000, "text": 20_000, "retrieval": 30_000, "image": 35_000, "pathfinder": 62_400}
     task = name.removeprefix("paper-")
@@ -310,12 +310,12 @@ def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name:
             prepare_task(spec.task)
 
 
-def test_there_is_a_study_for_each_task_of_the_comparison() -> None:
+def test_every_task_of_the_comparison_has_a_study() -> None:
     assert [name.removeprefix("paper-") for name in PAPER] == sorted(TASKS)
 
 
 @pytest.mark.usefixtures("quick_measurements")
-def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
+def test_compare_command_measures_plots_and_keeps_existing_files(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = make("one", [0.3, 0.35], [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}])

@@ -32,7 +32,7 @@ def evaluate(study: Study, *, again: bool = False) -> None:
     evaluate_on_test(study, who="somebody", again=again, say=lambda line: None)
 
 
-def test_every_seed_is_tested_in_one_opening(fixed_list: Study) -> None:
+def test_all_models_are_tested_in_one_opening(fixed_list: Study) -> None:
     evaluate(fixed_list)
     (opening,) = read_openings(fixed_list)
     assert opening["by"] == "somebody"
@@ -58,7 +58,7 @@ def test_every_seed_is_tested_in_one_opening(fixed_list: Study) -> None:
     assert {row.test_openings for row in compare([fixed_list]).rows} == {2}
 
 
-def test_a_search_selects_so_only_its_confirmed_winner_is_tested(study: Study) -> None:
+def test_search_without_a_confirmation_is_rejected(study: Study) -> None:
     with pytest.raises(InputError, match="study small is a search: a confirmation tests its winner"):
         evaluate(study)
     assert read_openings(study) == []

@@ -10,7 +10,7 @@ from proxytune.tuning.store.checkpoints import Checkpoints
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.trial_run import TrialRun
-from tests.tuning.confirm.confirming import SPACE, concluded, plan_for, racing, searched
+from tests.tuning.confirm.synthetic import SPACE, concluded, plan_for, racing, searched
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from proxytune.tuning.errors import ProxytuneError
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.study import Study
-from tests.tuning.confirm.confirming import (
+from tests.tuning.confirm.synthetic import (
     Driver,
     concluded,
     plan_for,
@@ -34,7 +34,7 @@ def outcome(
     return concluded(study, plan, driver.finish(accuracy).trials(), memory)
 
 
-def test_a_clear_winner_wins_and_its_gap_is_the_search_s_optimism(study: Study) -> None:
+def test_best_candidate_wins_and_its_gap_is_the_search_optimism(study: Study) -> None:
     found = outcome(study, {4: 0.25, 3: 0.30, 2: 0.20})
     assert (found.winner, found.tied) == (3, (3,))
     assert [candidate.trial for candidate in found.candidates] == [3, 4, 2]
@@ -49,7 +49,7 @@ def test_a_clear_winner_wins_and_its_gap_is_the_search_s_optimism(study: Study) 
     assert Confirmation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_of_tied_candidates_the_cheapest_wins(study: Study) -> None:
+def test_cheapest_of_tied_candidates_wins(study: Study) -> None:
     memory = {4: 9.0, 3: 2.0, 2: 1.0}
     found = outcome(study, {4: 0.3, 3: 0.3, 2: 0.1}, memory)
     assert found.winner == 3
@@ -58,7 +58,7 @@ def test_of_tied_candidates_the_cheapest_wins(study: Study) -> None:
     assert dearer.winner == 4
 
 
-def test_a_candidate_whose_mean_breaks_a_constraint_does_not_win(make) -> None:
+def test_candidate_whose_mean_violates_a_constraint_does_not_win(make) -> None:
     spec = make(trials=2, constraints={"val_accuracy": ">= 0.29"})
     study = searched(spec, [0.30, 0.31])
     found = outcome(study, {1: 0.285, 0: 0.30}, noise=0.03)
@@ -69,7 +69,7 @@ def test_a_candidate_whose_mean_breaks_a_constraint_does_not_win(make) -> None:
         outcome(other, {1: 0.1, 0: 0.2})
 
 
-def test_with_several_objectives_the_dominated_leave_and_the_first_one_chooses(make) -> None:
+def test_dominated_candidates_are_eliminated_and_the_first_objective_decides(make) -> None:
     spec = make(trials=3, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
     searched_with = Driver(spec)
     for accuracy, loss in [(0.3, 3.0), (0.25, 2.0), (0.2, 1.0)]:

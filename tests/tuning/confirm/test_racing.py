@@ -30,7 +30,7 @@ NOISE = {
 
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("num_seeds", [5, 8])
-def test_the_interval_covers_93_to_97_percent(noise: str, num_seeds: int) -> None:
+def test_interval_covers_93_to_97_percent(noise: str, num_seeds: int) -> None:
     rng = np.random.default_rng(7)
     values = 0.4 + 0.01 * NOISE[noise](rng, (400 if num_seeds > 7 else 3000, num_seeds))
     covered = coverage([interval(row) for row in values], 0.4)
@@ -40,13 +40,13 @@ def test_the_interval_covers_93_to_97_percent(noise: str, num_seeds: int) -> Non
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 4])
-def test_with_fewer_than_five_seeds_the_interval_is_students(num_seeds: int) -> None:
+def test_interval_of_fewer_than_five_seeds_is_student_t(num_seeds: int) -> None:
     values = np.random.default_rng(3).normal(size=num_seeds)
     expected = stats.t.interval(0.95, num_seeds - 1, values.mean(), stats.sem(values))
     np.testing.assert_allclose(interval(values), expected)
 
 
-def test_the_interval_of_an_accuracy_ends_where_accuracies_do() -> None:
+def test_interval_of_an_accuracy_is_clipped_to_its_bounds() -> None:
     low, high = interval([0.117, 0.24], bounds_of("val_accuracy"))
     assert (low, high) == (0.0, interval([0.117, 0.24])[1])
     assert interval([0.9, 0.99], bounds_of("val_accuracy"))[1] == 1.0
@@ -60,7 +60,7 @@ def test_the_percentile_bootstrap_would_undercover() -> None:
     assert coverage(bounds, 0.0) < 0.88
 
 
-def test_the_studentised_interval_is_the_one_that_plain_resampling_gives() -> None:
+def test_studentised_interval_matches_plain_resampling() -> None:
     values = np.random.default_rng(1).normal(size=SEEDS)
     rows = np.random.default_rng(2).integers(0, SEEDS, size=(400_000, SEEDS))
     drawn = values[rows]
@@ -72,7 +72,7 @@ def test_the_studentised_interval_is_the_one_that_plain_resampling_gives() -> No
     np.testing.assert_allclose(interval(values), expected, atol=0.1 * error)
 
 
-def test_equal_values_have_no_width_and_one_value_no_interval() -> None:
+def test_interval_of_equal_values_is_a_point_and_of_one_value_none() -> None:
     assert interval([0.3] * 5) == (0.3, 0.3)
     assert interval([0.3]) is None
     low, high = interval([0.3, 0.3, 0.3, 0.3, 0.4])  # resamples without spread would leave it open
@@ -155,7 +155,7 @@ QUICK = ("as much truth as noise", "one better by one")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEARCHES]
 )
-def test_confirming_is_right_more_often_than_the_search_and_cheaper_than_all_seeds(name: str) -> None:
+def test_confirmation_errs_less_than_the_search_and_uses_fewer_seeds(name: str) -> None:
     rng = np.random.default_rng(5)
     truth, scores = SEARCHES[name](rng)
     shared = 0.3 * rng.normal(size=(REPETITIONS, SEEDS, 1))  # a seed that is kind to all
@@ -169,7 +169,7 @@ def test_confirming_is_right_more_often_than_the_search_and_cheaper_than_all_see
     assert abs(seen.gap - seen.curse) < 0.3  # the race chose by these values too, a little
 
 
-def test_equal_candidates_are_mostly_called_a_tie() -> None:
+def test_equal_candidates_mostly_tie() -> None:
     rng = np.random.default_rng(5)
     truth, scores = fixed(rng, [0.0] * TOP)
     values = rng.normal(size=(REPETITIONS, SEEDS, TOP))
@@ -179,17 +179,17 @@ def test_equal_candidates_are_mostly_called_a_tie() -> None:
     assert 0.93 <= seen.covered <= 0.97
 
 
-def test_a_clearly_worse_candidate_gets_no_third_seed() -> None:
+def test_clearly_worse_candidate_gets_no_third_seed() -> None:
     assert race({1: [[0.90], [0.91], None], 2: [[0.50], [0.52], None], 3: [[0.89], [0.92], None]}) == {2: 2}
 
 
-def test_a_candidate_that_breaks_down_is_out_and_does_not_judge_the_others() -> None:
+def test_diverged_candidate_is_eliminated_and_does_not_affect_the_others() -> None:
     values = {1: [[0.9], [0.9], [0.9]], 2: [[0.9], [float("nan")], None], 3: [[0.9], [0.91], [0.9]]}
     assert race(values) == {2: 2}
     assert race({1: [[float("nan")]]}) == {1: 1}
 
 
-def test_the_outcome_does_not_depend_on_the_order_of_arrival() -> None:
+def test_outcome_is_independent_of_the_order_of_arrival() -> None:
     """Replayed with values coming in any order: decisions once taken stay, and the end is the same."""
     rng = np.random.default_rng(2)
     values = rng.normal([0, 0.5, 1, 3], size=(6, 4))
@@ -209,7 +209,7 @@ def test_the_outcome_does_not_depend_on_the_order_of_arrival() -> None:
         assert seen == expected
 
 
-def test_with_several_objectives_only_the_dominated_leave() -> None:
+def test_only_dominated_candidates_are_eliminated_with_several_objectives() -> None:
     """More is better: accuracy, and memory with its sign turned, which is the same for every seed."""
     rng = np.random.default_rng(0)
     accuracy = np.array([0.9, 0.8, 0.8, 0.7]) + 0.005 * rng.normal(size=(4, 4))

@@ -12,10 +12,10 @@ from proxytune.tuning.run.progress import trial_name
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
-from tests.tuning.confirm.confirming import concluded, plan_for, point, racing
+from tests.tuning.confirm.synthetic import concluded, plan_for, point, racing
 
 
-def test_every_candidate_gets_every_seed_wave_by_wave_with_its_own_configuration(study: Study) -> None:
+def test_every_candidate_is_retrained_with_every_seed_in_waves(study: Study) -> None:
     plan = plan_for(study, 3, 2)
     driver = racing(study, plan)
     seen = []
@@ -29,7 +29,7 @@ def test_every_candidate_gets_every_seed_wave_by_wave_with_its_own_configuration
     assert seen == [(4, 1), (3, 1), (2, 1), (4, 2), (3, 2), (2, 2)]
 
 
-def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Study) -> None:
+def test_eliminated_candidate_loses_its_queued_and_running_retrainings(study: Study) -> None:
     plan = plan_for(study, 3, 5)
     driver = racing(study, plan)
     values = {4: 0.30, 3: 0.30, 2: 0.10}
@@ -55,7 +55,7 @@ def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Stu
     assert sum(outcome_of(trial) == "complete" for trial in left.trials()) == 2 + 5 + 5
 
 
-def test_after_a_kill_it_goes_on_without_repeating_a_point(study: Study) -> None:
+def test_race_resumes_after_a_kill_without_repeating_a_retraining(study: Study) -> None:
     plan = plan_for(study, 3, 3)
     driver = racing(study, plan)
     for _ in range(2):
@@ -72,7 +72,7 @@ def test_after_a_kill_it_goes_on_without_repeating_a_point(study: Study) -> None
     assert racing(study, plan).controller.finished
 
 
-def test_killed_between_a_withdrawal_s_end_and_its_state_it_is_not_run(study: Study) -> None:
+def test_retraining_withdrawn_before_a_kill_is_not_run(study: Study) -> None:
     plan = plan_for(study, 2, 2)
     driver = racing(study, plan)
     waiting = driver.study.trials()[3]
@@ -83,14 +83,14 @@ def test_killed_between_a_withdrawal_s_end_and_its_state_it_is_not_run(study: St
     assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "and its point is queued anew"
 
 
-def test_progress_names_a_retraining_by_its_trial_of_the_study_and_its_seed(study: Study) -> None:
+def test_progress_names_a_retraining_by_its_trial_and_seed(study: Study) -> None:
     driver = racing(study, plan_for(study, 1, 2))
     retraining = driver.study.trials()[0]
     assert trial_name(retraining) == "trial 4 with seed 1"
     assert trial_name(study.trials()[3]) == "trial 3"
 
 
-def test_more_seeds_and_candidates_keep_what_is_known(study: Study) -> None:
+def test_added_seeds_and_candidates_keep_finished_retrainings(study: Study) -> None:
     racing(study, plan_for(study, 2, 2)).finish(lambda number: 0.3)
     plan = plan_for(study, 3, 3)
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
@@ -102,7 +102,7 @@ def test_more_seeds_and_candidates_keep_what_is_known(study: Study) -> None:
     )
 
 
-def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(study: Study) -> None:
+def test_failed_retraining_is_retried_and_a_diverged_one_is_not(study: Study) -> None:
     plan = plan_for(study, 2, 2)
     driver = racing(study, plan)
     lost, diverged = driver.controller.next_trial().number, driver.controller.next_trial().number

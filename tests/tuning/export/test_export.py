@@ -42,14 +42,14 @@ def is_complete(folder: Path, files: set[str]) -> None:
     assert verify_export(folder) == []
 
 
-def test_the_folder_is_complete_and_sha256sum_accepts_it(exported: Path) -> None:
+def test_export_is_complete_and_passes_sha256sum(exported: Path) -> None:
     is_complete(exported, EXPORT_FILES - NO_PROGRAMS.keys())
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_both_programs_ran_in_a_fresh_process_and_agree(study: Study, tmp_path: Path) -> None:
+def test_both_programs_run_in_a_new_process_and_match_the_model(study: Study, tmp_path: Path) -> None:
     (folder,) = export_study(study, tmp_path / "export", register=False)
     is_complete(folder, EXPORT_FILES)
     programs = read(folder, "provenance.json")["programs"]
@@ -59,7 +59,7 @@ def test_both_programs_ran_in_a_fresh_process_and_agree(study: Study, tmp_path: 
     assert "model.onnx: token_ids" in (folder / "card.md").read_text()
 
 
-def test_the_sweep_card_holds_the_whole_search(exported: Path, study: Study) -> None:
+def test_sweep_json_records_the_complete_search(exported: Path, study: Study) -> None:
     sweep = read(exported, "sweep.json")
     assert sweep["spec"]["search"]["space"].keys() == study.spec.search.space.keys()
     assert sweep["spec"]["search"]["sampler"] == {"name": "tpe", "seed": 0}
@@ -79,7 +79,7 @@ def test_the_sweep_card_holds_the_whole_search(exported: Path, study: Study) -> 
     assert not {"storage", "database", "tracking"} & sweep["spec"].keys()
 
 
-def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: Path) -> None:
+def test_card_states_accuracy_cost_and_limitations(exported: Path) -> None:
     text = (exported / "card.md").read_text()
     for words in (
         "one seed, unconfirmed",
@@ -92,7 +92,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
         assert words in text
 
 
-def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, study: Study) -> None:
+def test_torch_alone_loads_the_export_and_reproduces_its_accuracy(exported: Path, study: Study) -> None:
     record = best(study)
     state, _ = study.checkpoints(study.trials()[record.trial]).newest()
     assert state is not None
@@ -113,7 +113,7 @@ def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, stud
     )
 
 
-def test_a_damaged_folder_and_another_versions_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_damaged_folder_and_newer_format_are_rejected(exported: Path, tmp_path: Path) -> None:
     original = (exported / "model.json").read_bytes()
     (exported / "model.json").write_bytes(original.replace(b'"num_heads": 2', b'"num_heads": 1'))
     with pytest.raises(ExportError, match=r"model\.json has sha256"):
@@ -132,7 +132,7 @@ def test_a_damaged_folder_and_another_versions_are_refused(exported: Path, tmp_p
         load_export(tmp_path / "nowhere")
 
 
-def test_absurd_sizes_in_model_json_cost_nothing(exported: Path) -> None:
+def test_sizes_in_model_json_that_contradict_the_weights_are_rejected(exported: Path) -> None:
     model = read(exported, "model.json")
     model["model"]["vocab_size"] = 2**20
     (exported / "model.json").write_text(json.dumps(model))
@@ -141,7 +141,7 @@ def test_absurd_sizes_in_model_json_cost_nothing(exported: Path) -> None:
         load_exported(exported)
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
+def test_export_overwrites_nothing_and_a_failed_export_leaves_no_files(
     study: Study, tmp_path: Path, make_small: Callable[..., StudySpec]
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -159,7 +159,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_a_pareto_front_is_a_runnable_folder_a_point_and_an_index(study: Study, tmp_path: Path) -> None:
+def test_pareto_export_has_a_folder_per_point_and_an_index(study: Study, tmp_path: Path) -> None:
     folders = export_study(study, tmp_path / "front", pareto=True, register=False)
     points = pareto_front(study)
     assert [folder.name for folder in folders] == [f"trial-{one.trial:04d}" for one in points]
@@ -184,7 +184,7 @@ def test_a_pareto_front_is_a_runnable_folder_a_point_and_an_index(study: Study, 
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Path) -> None:
+def test_memory_limit_selects_a_smaller_trial_and_is_verified(study: Study, tmp_path: Path) -> None:
     memory = {one.trial: one.metrics["train_memory_mib_per_sequence"] for one in pareto_front(study)}
     smallest = min(memory, key=memory.__getitem__)
     limit = memory[smallest] * 1.000001
@@ -196,7 +196,7 @@ def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: Path) -> None:
+def test_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: Path) -> None:
     complete = pareto_front(study)[:2]
     candidates = [
         Candidate(

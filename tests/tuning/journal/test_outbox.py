@@ -45,7 +45,7 @@ def written(folder: Path) -> list[Any]:
     return read_events(folder).events[1:]
 
 
-def test_a_journal_holds_what_was_appended_in_order(tmp_path: Path) -> None:
+def test_journal_contains_appended_events_in_order(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     events = [trial(0), report(0, 1, loss=0.5), end(0, "complete", 2, loss=0.25)]
     assert all(outbox.append(event) for event in events)
@@ -53,7 +53,7 @@ def test_a_journal_holds_what_was_appended_in_order(tmp_path: Path) -> None:
     assert written(tmp_path) == events
 
 
-def test_the_journal_keeps_its_id_for_ever(tmp_path: Path) -> None:
+def test_journal_keeps_its_id_when_reopened(tmp_path: Path) -> None:
     ids = set()
     for _ in range(2):
         Outbox(tmp_path).close()
@@ -62,7 +62,7 @@ def test_the_journal_keeps_its_id_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_what_was_said_is_refused(tmp_path: Path, reopened: bool) -> None:
+def test_repeated_and_late_events_are_rejected(tmp_path: Path, reopened: bool) -> None:
     outbox = Outbox(tmp_path)
     for event in (trial(0), report(0, 1, loss=1.0), end(0, "complete", 2), trial(1), report(1, 1, loss=2.0)):
         assert outbox.append(event)
@@ -79,14 +79,14 @@ def test_what_was_said_is_refused(tmp_path: Path, reopened: bool) -> None:
     assert written(tmp_path) == before
 
 
-def test_an_interrupted_trial_goes_on(tmp_path: Path) -> None:
+def test_interrupted_trial_can_resume(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     later = [trial(0), end(0, "interrupted"), trial(0, 2), report(0, 1, loss=1.0), end(0, "complete", 2)]
     assert all(outbox.append(event) for event in later)
     outbox.close()
 
 
-def test_an_end_repeats_no_metric_of_its_step(tmp_path: Path) -> None:
+def test_end_event_omits_metrics_reported_at_its_step(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.append(trial(0))
     outbox.append(report(0, 5, loss=1.0, accuracy=0.5))
@@ -95,7 +95,7 @@ def test_an_end_repeats_no_metric_of_its_step(tmp_path: Path) -> None:
     assert written(tmp_path)[-1].metrics == {"parameters": 7}
 
 
-def test_opening_interrupts_what_a_killed_driver_left(tmp_path: Path) -> None:
+def test_opening_marks_trials_of_a_killed_driver_as_interrupted(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     for event in (
         StudyStarted(time_ms=1, study="s", spec={}),
@@ -115,7 +115,7 @@ def test_opening_interrupts_what_a_killed_driver_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 17])
-def test_a_torn_line_is_cut_off_and_may_be_written_again(tmp_path: Path, cut: int) -> None:
+def test_torn_line_is_truncated_and_can_be_written_again(tmp_path: Path, cut: int) -> None:
     outbox = Outbox(tmp_path)
     outbox.append(trial(0))
     outbox.append(report(0, 1, loss=1.0))
@@ -130,7 +130,7 @@ def test_a_torn_line_is_cut_off_and_may_be_written_again(tmp_path: Path, cut: in
     assert [event.kind for event in written(tmp_path)] == ["trial", "end", "trial", "report"]
 
 
-def test_a_damaged_line_hides_no_other(tmp_path: Path) -> None:
+def test_damaged_line_does_not_hide_other_lines(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     for number in range(3):
         outbox.append(trial(number))
@@ -142,7 +142,7 @@ def test_a_damaged_line_hides_no_other(tmp_path: Path) -> None:
     assert [event.trial for event in written(tmp_path)] == [0, 0, 1, 2, 2]
 
 
-def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+def test_second_writer_is_rejected(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     script = "import sys; from pathlib import Path; from proxytune.tuning.journal.outbox import Outbox; Outbox(Path(sys.argv[1]))"
     second = subprocess.run(
@@ -153,7 +153,7 @@ def test_a_journal_has_one_writer(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_full_disk_raises_and_leaves_whole_lines(tmp_path: Path) -> None:
+def test_full_disk_raises_and_leaves_no_partial_line(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.append(trial(0))
     size = (tmp_path / JOURNAL).stat().st_size
@@ -176,7 +176,7 @@ def test_a_full_disk_raises_and_leaves_whole_lines(tmp_path: Path) -> None:
     st.dictionaries(st.text(min_size=1), st.floats(), max_size=5),
     st.dictionaries(st.text(), SCALARS, max_size=5),
 )
-def test_events_come_back_exactly(
+def test_events_round_trip_exactly(
     tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float], params: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("outbox")
@@ -189,7 +189,7 @@ def test_events_come_back_exactly(
     assert repr(start.params) == repr(params)
 
 
-def test_portions_are_whole_and_cover_the_journal(tmp_path: Path) -> None:
+def test_portions_contain_complete_events_and_cover_the_journal(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     for number in range(50):
         outbox.append(trial(number))
@@ -203,7 +203,7 @@ def test_portions_are_whole_and_cover_the_journal(tmp_path: Path) -> None:
     assert events == read_events(tmp_path).events
 
 
-def test_a_long_journal_opens_fast_and_small(tmp_path: Path) -> None:
+def test_opening_a_long_journal_is_cheap(tmp_path: Path) -> None:
     """100,000 events; the bound is on work, ten times what was measured (1.2 s of CPU on one core)."""
     outbox = Outbox(tmp_path)
     metrics = {f"metric_{index}": index / 7 for index in range(10)}
@@ -218,7 +218,7 @@ def test_a_long_journal_opens_fast_and_small(tmp_path: Path) -> None:
     assert time.process_time() - before < 12
 
 
-def test_kills_lose_nothing_that_was_appended(tmp_path: Path) -> None:
+def test_sigkill_loses_no_appended_event(tmp_path: Path) -> None:
     """A writer says on standard output what it appended; after kill -9 exactly that is in the journal."""
     script = """
 import itertools, sys

@@ -60,12 +60,12 @@ def loaded(*arguments: str, code: int = 0, **environment: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in ("run", "show", "check"))]
 )
-def test_help_loads_nothing(arguments: list[str]) -> None:
+def test_help_imports_no_heavy_packages(arguments: list[str]) -> None:
     assert loaded(*arguments) == set()
 
 
 @pytest.mark.parametrize("words", ["proxytune ch", "proxytune run list", "proxytune run --set training.st"])
-def test_completion_loads_nothing(words: str) -> None:
+def test_completion_imports_no_heavy_packages(words: str) -> None:
     complete = {
         "_PROXYTUNE_COMPLETE": "bash_complete",
         "COMP_WORDS": words,
@@ -83,9 +83,7 @@ def test_completion_loads_nothing(words: str) -> None:
     assert done.stderr.split() == []
 
 
-def test_checking_a_file_loads_neither_torch_nor_optuna(
-    make_spec: Callable[..., StudySpec], tmp_path: Path
-) -> None:
+def test_check_imports_neither_torch_nor_optuna(make_spec: Callable[..., StudySpec], tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(as_yaml(make_spec().model_dump(mode="json")))
     allowed = {"numpy", "pyarrow", "pydantic"}
@@ -96,15 +94,13 @@ def test_checking_a_file_loads_neither_torch_nor_optuna(
     assert loaded("check", str(path)) <= allowed  # one that exists
 
 
-def test_planning_a_study_loads_neither_ray_nor_mlflow(
-    make_spec: Callable[..., StudySpec], tmp_path: Path
-) -> None:
+def test_plan_imports_neither_ray_nor_mlflow(make_spec: Callable[..., StudySpec], tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(as_yaml(make_spec().model_dump(mode="json")))
     assert not loaded("plan", str(path), "--step-seconds", "0.1", "--json") & {"ray", "mlflow", "plotly"}
 
 
-def test_reading_a_study_loads_none_of_its_libraries(
+def test_reading_commands_import_neither_torch_nor_optuna(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     begin_study(make_spec())
@@ -113,7 +109,7 @@ def test_reading_a_study_loads_none_of_its_libraries(
         assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
 
 
-def test_steering_a_study_loads_none_of_its_libraries(
+def test_steering_commands_import_neither_torch_nor_optuna(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     begin_study(make_spec())
@@ -127,7 +123,7 @@ def test_steering_a_study_loads_none_of_its_libraries(
         assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
 
 
-def test_the_driver_of_a_study_loads_neither_torch_nor_mlflow() -> None:
+def test_driver_imports_neither_torch_nor_mlflow() -> None:
     modules = ("commands.study", "run.driver", "run.progress", "cluster.bridge", "cluster.trainable")
     script = f"import sys, {', '.join(f'proxytune.tuning.{module}' for module in modules)}\n"
     script += "print(*[name for name in ('torch', 'scipy', 'mlflow') if name in sys.modules])"
@@ -135,11 +131,11 @@ def test_the_driver_of_a_study_loads_neither_torch_nor_mlflow() -> None:
     assert done.stdout.split() == []
 
 
-def test_listing_data_loads_no_torch_or_optuna(tmp_path: Path) -> None:
+def test_data_list_imports_neither_torch_nor_optuna(tmp_path: Path) -> None:
     assert loaded("data", "list", "--root", str(tmp_path)) <= {"numpy", "pyarrow", "pydantic"}
 
 
-def test_every_verb_has_its_line_in_the_help() -> None:
+def test_every_command_has_a_line_in_the_help() -> None:
     for verb, (module, line) in VERBS.items():
         command = getattr(importlib.import_module(f"proxytune.tuning.commands.{module}"), verb)
         assert isinstance(command, click.Command)
@@ -157,7 +153,7 @@ def test_every_verb_has_its_line_in_the_help() -> None:
     assert set(cli.list_commands(click.Context(cli))) == set(VERBS)
 
 
-def test_errors_name_keys_in_the_library_and_flags_on_the_command_line() -> None:
+def test_keys_in_errors_become_flags_on_the_command_line() -> None:
     assert with_flags("address 'x' must be local") == "--address 'x' must be local"
     assert (
         with_flags("the test split was opened; `again` opens it")

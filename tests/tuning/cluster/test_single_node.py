@@ -20,7 +20,7 @@ def head() -> Iterator[RayCluster]:
         running.close()
 
 
-def test_a_study_that_was_asked_to_stop_is_no_failed_job(head, tool, until) -> None:
+def test_job_of_a_stopped_study_succeeds(head, tool, until) -> None:
     jobs = Jobs(head.dashboard, TOKEN)
     storage = tool.folder / "studies"
     options = ("--set", "name=asked", "--set", "training.steps=100000", "--set", "search.trials=1")
@@ -35,7 +35,7 @@ def test_a_study_that_was_asked_to_stop_is_no_failed_job(head, tool, until) -> N
     assert re.search(r"stopped \(requested by [^)]+\); the same command resumes it", logs), logs
 
 
-def test_a_cluster_whose_folder_others_can_write_runs_nothing(head, tool) -> None:
+def test_cluster_with_a_folder_open_to_other_users_is_rejected(head, tool) -> None:
     head.folder.chmod(0o755)
     try:
         done = tool.run("run", "small.yaml", "--set", "name=refused", "--address", head.address)

@@ -29,7 +29,7 @@ def spec(make_spec):
 
 
 @pytest.mark.parametrize("moment", ["in a step", "in an evaluation", "before the first step"])
-def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
+def test_interrupted_trial_resumes_with_the_same_reports(
     spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     unbroken = reports(TrialRun(spec, checkpoints_in(tmp_path / "unbroken")))
@@ -68,7 +68,7 @@ def test_a_turn_that_is_ended_is_saved_whole_and_resumed_to_the_same_reports(
     assert reports(resumed) == unbroken
 
 
-def test_a_node_with_other_data_than_the_drivers_trains_nothing(spec, tmp_path: Path) -> None:
+def test_node_with_different_data_than_the_driver_fails_the_trial(spec, tmp_path: Path) -> None:
     fingerprint = TrialRun(spec, None).fingerprint
     checkpoints = checkpoints_in(tmp_path)
     trainable = object.__new__(TrialTrainable)

@@ -35,7 +35,7 @@ print("complete", sum(trial.state.name == "COMPLETE" for trial in study.trials()
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_tune_keeps_no_more_trials_than_it_is_told_to(tmp_path: Path) -> None:
+def test_tune_keeps_at_most_kept_trials_in_memory(tmp_path: Path) -> None:
     """Without this a driver grows by 36 MiB with every 1,000 trials."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", DRIVER],

@@ -154,7 +154,7 @@ def mlflow_names_it(uri: str) -> None:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
-def test_every_reader_names_the_confirmed_winner_and_its_rule(
+def test_every_output_names_the_confirmed_winner_and_its_rule(
     study: Study,
     address: str,
     tmp_path: Path,

@@ -26,7 +26,7 @@ def test(trained, **options) -> TestResult:
 test.__test__ = False
 
 
-def test_the_test_split_is_opened_once_and_recorded_with_its_result(trained) -> None:
+def test_test_split_is_opened_once_and_recorded_with_its_result(trained) -> None:
     study, confirmation, _ = trained
     result = test(trained)
     assert result.openings == 1
@@ -42,7 +42,7 @@ def test_the_test_split_is_opened_once_and_recorded_with_its_result(trained) -> 
     assert len(recorded_openings(study.folder)) == 1
 
 
-def test_a_second_opening_needs_again_and_is_counted(trained) -> None:
+def test_second_opening_requires_again_and_is_counted(trained) -> None:
     study, _, _ = trained
     first = test(trained)
     second = test(trained, again=True)
@@ -51,7 +51,7 @@ def test_a_second_opening_needs_again_and_is_counted(trained) -> None:
     assert len(recorded_openings(study.folder)) == 2
 
 
-def test_other_models_are_refused_without_again(trained) -> None:
+def test_different_models_are_rejected_without_again(trained) -> None:
     study, _, checkpoints = trained
     test(trained)
     manifest = Path(next(checkpoints[0].paths()).url) / "manifest.json"
@@ -61,7 +61,7 @@ def test_other_models_are_refused_without_again(trained) -> None:
     assert len(recorded_openings(study.folder)) == 1
 
 
-def test_killed_after_the_record_and_before_the_result_it_goes_on_with_the_same_opening(trained) -> None:
+def test_evaluation_killed_before_its_result_resumes_the_same_opening(trained) -> None:
     study, _, _ = trained
 
     def killed(models, by: str, reason: str) -> Iterator[tuple[int, float]]:
@@ -77,7 +77,7 @@ def test_killed_after_the_record_and_before_the_result_it_goes_on_with_the_same_
     assert 0.5 not in result.values
 
 
-def test_a_lost_checkpoint_is_told_before_anything_is_opened(trained) -> None:
+def test_missing_checkpoint_is_reported_before_the_split_is_opened(trained) -> None:
     study, _, checkpoints = trained
     for path in checkpoints[1].paths():
         (path / "manifest.json").delete()
@@ -86,7 +86,7 @@ def test_a_lost_checkpoint_is_told_before_anything_is_opened(trained) -> None:
     assert read_openings(study) == []
 
 
-def test_another_plan_is_refused_before_anything_is_retrained(trained) -> None:
+def test_different_plan_is_rejected_before_any_retraining(trained) -> None:
     study, confirmation, _ = trained
     result = test(trained)
     study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json() | {"test": vars(result)})
