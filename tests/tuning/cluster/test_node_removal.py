@@ -1,4 +1,4 @@
-"""A machine that is taken away: the trial keeps its checkpoint, whatever it was doing, and goes on to the same end."""
+"""Removal of a machine: an interrupted trial is saved and resumes with the same reports, on a node with the same data."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ TIMED = {"seconds", "tokens_per_second"}
 
 
 def reports(run: TrialRun) -> dict[int, dict[str, float]]:
+    """Train to the end; the metrics of each report, without timings."""
     found: dict[int, dict[str, float]] = {}
     update = TrialUpdate(step=0)
     while update.outcome == "running":
@@ -28,44 +29,44 @@ def spec(make_spec):
     return make_spec().trial({"model.dropout": 0.2})
 
 
-@pytest.mark.parametrize("moment", ["in a step", "in an evaluation", "before the first step"])
+@pytest.mark.parametrize("moment", ["during a step", "during an evaluation", "before the first step"])
 def test_interrupted_trial_resumes_with_the_same_reports(
     spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    unbroken = reports(TrialRun(spec, checkpoints_in(tmp_path / "unbroken")))
-    run = TrialRun(spec, checkpoints_in(tmp_path / "left"))
-    if moment == "in a step":
+    expected = reports(TrialRun(spec, checkpoints_in(tmp_path / "uninterrupted")))
+    run = TrialRun(spec, checkpoints_in(tmp_path / "interrupted"))
+    if moment == "during a step":
         step = run.trainer.train_step
 
-        def leave_in_the_third(batch):
+        def interrupt_in_third_step(batch):
             if run.step == 2:
-                run.interrupt()  # as the signal's handler does
+                run.interrupt()  # as the signal handler does
             return step(batch)
 
-        monkeypatch.setattr(run.trainer, "train_step", leave_in_the_third)
-    elif moment == "in an evaluation":
+        monkeypatch.setattr(run.trainer, "train_step", interrupt_in_third_step)
+    elif moment == "during an evaluation":
         evaluate = run.trainer.evaluate
 
-        def leave_after_a_batch(batches):
-            def some():
+        def interrupt_in_evaluation(batches):
+            def interrupting():
                 for number, batch in enumerate(batches):
                     if number == 0:
                         run.interrupt()
                     yield batch
 
-            return evaluate(some())
+            return evaluate(interrupting())
 
-        monkeypatch.setattr(run.trainer, "evaluate", leave_after_a_batch)
+        monkeypatch.setattr(run.trainer, "evaluate", interrupt_in_evaluation)
     else:
         run.interrupt()
     update = run.advance()
     assert update.outcome == "running"
     assert update.metrics is None
-    assert update.step == {"in a step": 3, "in an evaluation": 10, "before the first step": 0}[moment]
+    assert update.step == {"during a step": 3, "during an evaluation": 10, "before the first step": 0}[moment]
     run.save()
-    resumed = TrialRun(spec, checkpoints_in(tmp_path / "left"))
+    resumed = TrialRun(spec, checkpoints_in(tmp_path / "interrupted"))
     assert resumed.step == update.step
-    assert reports(resumed) == unbroken
+    assert reports(resumed) == expected
 
 
 def test_node_with_different_data_than_the_driver_fails_the_trial(spec, tmp_path: Path) -> None:

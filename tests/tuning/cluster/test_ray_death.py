@@ -1,4 +1,4 @@
-"""Ray dies under a driver: one line, exit code 75, and the next `run` goes on with nothing lost or done twice."""
+"""Ray dies while a driver runs: one line, exit code 75, and the next `run` resumes without losing or repeating reports."""
 
 import json
 import os
@@ -30,7 +30,7 @@ VICTIMS = ("gcs_server", "raylet")
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """Start a driver of the study."""
+    """Start drivers of the study; they are killed at the end of the test."""
     started = []
 
     def start_driver() -> "subprocess.Popen[bytes]":
@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
 
 
 def ray_processes(driver: int) -> dict[str, int]:
-    """The GCS and the raylet that a driver has started, by name: its children, of nobody else's session."""
+    """Pids of the GCS and the raylet by name, among the children of the driver only."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -84,7 +84,7 @@ def test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes(
         os.kill(processes[name], signal.SIGKILL)
     killed = time.monotonic()
     assert driver.wait(300) == 75, (tmp_path / "log").read_text()
-    print(f"{'+'.join(victims)} killed: the driver ended after {time.monotonic() - killed:.1f} s")
+    print(f"{'+'.join(victims)} killed: the driver exited after {time.monotonic() - killed:.1f} s")
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     (line,) = [line for line in log.splitlines() if line.startswith("proxytune:")]
