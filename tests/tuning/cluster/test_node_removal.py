@@ -1,5 +1,7 @@
 """Removal of a machine: an interrupted trial is saved and resumes with the same reports, on a node with the same data."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,16 +71,25 @@ def test_interrupted_trial_resumes_with_the_same_reports(
     assert reports(resumed) == expected
 
 
-def test_node_with_different_data_than_the_driver_fails_the_trial(spec, tmp_path: Path) -> None:
+@pytest.fixture
+def trainable() -> Iterator[TrialTrainable]:
+    """Not set up, and without Ray's constructor, which creates folders in the home folder."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield object.__new__(TrialTrainable)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_node_with_different_data_than_the_driver_fails_the_trial(
+    spec, tmp_path: Path, trainable: TrialTrainable
+) -> None:
     fingerprint = TrialRun(spec, None).fingerprint
     checkpoints = checkpoints_in(tmp_path)
-    trainable = object.__new__(TrialTrainable)
     config = {"spec": spec.model_dump_json(), "checkpoints": checkpoints.trained_on("0" * 64).to_json()}
-    trainable._begin(config)
-    update = trainable._advance()
+    trainable.setup(config)
+    update = TrialUpdate.from_json(trainable.step()["update"])
     assert update.outcome == "failed"
     assert "differ from the driver's (000000000000)" in update.reason
     assert fingerprint[:12] in update.reason
     assert list(tmp_path.iterdir()) == []
-    trainable._begin(config | {"checkpoints": checkpoints.trained_on(fingerprint).to_json()})
-    assert trainable._advance().outcome == "running"
+    assert trainable.reset_config(config | {"checkpoints": checkpoints.trained_on(fingerprint).to_json()})
+    assert TrialUpdate.from_json(trainable.step()["update"]).outcome == "running"

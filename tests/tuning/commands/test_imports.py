@@ -1,16 +1,14 @@
-"""What each verb imports: the command line answers at once, since it loads only what the verb needs."""
+"""Imports of each command: it starts quickly because it imports only the packages that it needs."""
 
 import importlib
 import json
-import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import pytest
 
 from proxytune.tuning import commands
 from proxytune.tuning.cli import VERBS, cli, with_flags
@@ -19,127 +17,133 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 
 HEAVY = (
-    *(
-        "matplotlib",
-        "mlflow",
-        "numpy",
-        "optuna",
-        "pandas",
-        "plotly",
-        "pyarrow",
-        "pydantic",
-        "ray",
-        "sqlalchemy",
-    ),
-    "torch",
+    *("matplotlib", "mlflow", "numpy", "optuna", "pandas", "plotly", "pyarrow", "pydantic", "ray", "scipy"),
+    *("sqlalchemy", "torch"),
 )
-SCRIPT = """
+ALLOWED = {"numpy", "pyarrow", "pydantic"}
+"""Heavy packages that commands may import unless they train, search or plot."""
+RUN_COMMANDS = """
 import json, sys
 from proxytune.tuning.cli import main
-code = 0
-try:
-    main()
-except SystemExit as error:
-    code = error.code
-print(json.dumps([code, [name for name in sys.argv[0].split(",") if name in sys.modules]]), file=sys.stderr)
+heavy, commands = json.loads(sys.argv[1])
+for command in commands:
+    sys.argv = ["proxytune", *command]
+    code = 0
+    try:
+        main()
+    except SystemExit as exit:
+        code = exit.code or 0
+    print("\\nafter:", json.dumps([code, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
+"""
+COMPLETE = """
+import json, os, sys
+from proxytune.tuning.cli import cli
+heavy, lines = json.loads(sys.argv[1])
+sys.argv[0] = "proxytune"
+os.environ["_PROXYTUNE_COMPLETE"] = "bash_complete"
+for line in lines:
+    os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = line, str(line.count(" "))
+    try:
+        cli(prog_name="proxytune")
+    except SystemExit:
+        pass
+    print("after:", json.dumps([name for name in heavy if name in sys.modules]))
 """
 
 
-def loaded(*arguments: str, code: int = 0, **environment: str) -> set[str]:
-    """The heavy packages that a verb imports."""
-    script = f"import sys; sys.argv = [{','.join(HEAVY)!r}, *{list(arguments)!r}]\n{SCRIPT}"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False,
+def run_python(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments],
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
-    found, names = json.loads(done.stderr.splitlines()[-1])
-    assert (found or 0) == code, done.stderr
-    return set(names)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in ("run", "show", "check"))]
-)
-def test_help_imports_no_heavy_packages(arguments: list[str]) -> None:
-    assert loaded(*arguments) == set()
+def imported_by(*arguments: Sequence[str], codes: Sequence[int] | None = None) -> set[str]:
+    """The heavy packages that the commands import in one process; `codes`: their exit codes, default 0."""
+    done = run_python(RUN_COMMANDS, json.dumps([HEAVY, arguments]))
+    after = [line.removeprefix("after: ") for line in done.stderr.splitlines() if line.startswith("after: ")]
+    results = [json.loads(line) for line in after]
+    assert [code for code, _ in results] == list(codes or [0] * len(arguments)), done.stderr
+    print(*zip(arguments, (names for _, names in results), strict=True), sep="\n")
+    return set(results[-1][1])
 
 
-@pytest.mark.parametrize("words", ["proxytune ch", "proxytune run list", "proxytune run --set training.st"])
-def test_completion_imports_no_heavy_packages(words: str) -> None:
-    complete = {
-        "_PROXYTUNE_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(words.count(" ")),
+def write_study(spec: StudySpec, path: Path) -> str:
+    path.write_text(as_yaml(spec.model_dump(mode="json")))
+    return str(path)
+
+
+def test_help_imports_no_heavy_packages() -> None:
+    of_commands = ([name, "--help"] for name in ("run", "show", "check"))
+    assert imported_by(["--help"], ["--version"], *of_commands) == set()
+
+
+def test_completion_imports_no_heavy_packages() -> None:
+    lines = {
+        "proxytune ch": "check",
+        "proxytune run list": "listops-mini",
+        "proxytune run --set training.st": "training.steps=",
     }
-    script = "import sys; sys.argv[0] = 'proxytune'; from proxytune.tuning.cli import cli\n"
-    script += "try:\n    cli(prog_name='proxytune')\nfinally:\n"
-    script += f"    print(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        env=os.environ | complete, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    expected = {"ch": "check", "list": "listops-mini", "st": "training.steps="}
-    assert expected[words.split()[-1].rpartition(".")[2]] in done.stdout
-    assert done.stderr.split() == []
+    done = run_python(COMPLETE, json.dumps([HEAVY, list(lines)]))
+    *outputs, rest = done.stdout.split("after: []\n")
+    assert rest == "", done.stdout
+    for output, expected in zip(outputs, lines.values(), strict=True):
+        assert expected in output
 
 
 def test_check_imports_neither_torch_nor_optuna(make_spec: Callable[..., StudySpec], tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(as_yaml(make_spec().model_dump(mode="json")))
-    allowed = {"numpy", "pyarrow", "pydantic"}
-    assert loaded("check", str(path), "--json") <= allowed
-    assert loaded("check", str(path), "--set", "training.stepz=3", code=2) <= allowed
-    assert loaded("check", str(path)) <= allowed
-    begin_study(make_spec())
-    assert loaded("check", str(path)) <= allowed  # one that exists
+    new = write_study(make_spec(), tmp_path / "new.yaml")
+    stored = make_spec(f"storage={tmp_path}/stored")
+    begin_study(stored)
+    commands = (
+        ["check", new, "--json"],
+        ["check", new, "--set", "training.stepz=3"],
+        ["check", new],
+        ["check", write_study(stored, tmp_path / "stored.yaml")],
+    )
+    assert {"pydantic"} <= imported_by(*commands, codes=(0, 2, 0, 0)) <= ALLOWED
 
 
 def test_plan_imports_neither_ray_nor_mlflow(make_spec: Callable[..., StudySpec], tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    path.write_text(as_yaml(make_spec().model_dump(mode="json")))
-    assert not loaded("plan", str(path), "--step-seconds", "0.1", "--json") & {"ray", "mlflow", "plotly"}
+    spec = make_spec(
+        "search.space={model.dropout: {low: 0.0, high: 0.3}}", "search.enqueue=[]", "search.trials=1"
+    )
+    command = ["plan", write_study(spec, tmp_path / "study.yaml"), "--step-seconds", "0.1", "--json"]
+    assert not imported_by(command) & {"ray", "mlflow", "plotly"}
 
 
-def test_reading_commands_import_neither_torch_nor_optuna(
+def test_commands_on_a_stored_study_import_neither_torch_nor_optuna(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     begin_study(make_spec())
-    storage = str(tmp_path / "studies")
-    for verb in (["show", "small"], ["trials", "small"], ["studies"]):
-        assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
-
-
-def test_steering_commands_import_neither_torch_nor_optuna(
-    make_spec: Callable[..., StudySpec], tmp_path: Path
-) -> None:
-    begin_study(make_spec())
-    storage = str(tmp_path / "studies")
-    for verb in (
+    reading = (["show", "small"], ["trials", "small"], ["studies"])
+    steering = (
         ["extend", "small", "--trials", "9"],
-        ["pause", "small"],
-        ["resume", "small"],
-        ["stop", "small"],
-    ):
-        assert loaded(*verb, "--storage", storage) <= {"numpy", "pyarrow", "pydantic"}, verb
+        *([name, "small"] for name in ("pause", "resume", "stop")),
+    )
+    where = ["--storage", str(tmp_path / "studies")]
+    assert imported_by(*([*command, *where] for command in (*reading, *steering))) <= ALLOWED
+
+
+def test_data_commands_import_no_heavy_packages(tmp_path: Path) -> None:
+    prepare = ["data", "prepare", "listops-mini", "--option", "train_examples=10"]
+    assert imported_by(["data", "list", "--root", str(tmp_path)], prepare) <= ALLOWED
 
 
 def test_driver_imports_neither_torch_nor_mlflow() -> None:
     modules = ("commands.study", "run.driver", "run.progress", "cluster.bridge", "cluster.trainable")
     script = f"import sys, {', '.join(f'proxytune.tuning.{module}' for module in modules)}\n"
     script += "print(*[name for name in ('torch', 'scipy', 'mlflow') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
 
 
-def test_data_list_imports_neither_torch_nor_optuna(tmp_path: Path) -> None:
-    assert loaded("data", "list", "--root", str(tmp_path)) <= {"numpy", "pyarrow", "pydantic"}
-
-
 def test_every_command_has_a_line_in_the_help() -> None:
-    for verb, (module, line) in VERBS.items():
-        command = getattr(importlib.import_module(f"proxytune.tuning.commands.{module}"), verb)
+    for name, (module, line) in VERBS.items():
+        command = getattr(importlib.import_module(f"proxytune.tuning.commands.{module}"), name)
         assert isinstance(command, click.Command)
-        assert command.help, verb
+        assert command.help, name
         assert line.endswith(".")
     for found in pkgutil.iter_modules(commands.__path__):
         defined = vars(importlib.import_module(f"proxytune.tuning.commands.{found.name}")).values()

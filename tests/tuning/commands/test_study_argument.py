@@ -1,4 +1,4 @@
-"""What STUDY means to a verb, and which file or override an error is blamed on."""
+"""How commands resolve their STUDY argument, and the file or override that an error names."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def call(*arguments: str) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -47,15 +47,15 @@ def test_stored_study_is_read_by_name(stored: Study) -> None:
 
 
 def test_file_shadows_a_shipped_study_and_a_folder_does_not() -> None:
+    shipped = read_spec("listops-mini", (), None)
     Path("listops-mini").mkdir()
-    assert (
-        read_spec("listops-mini", (), None).search.trials == read_spec("listops-mini", (), None).search.trials
-    )
+    assert read_spec("listops-mini", (), None) == shipped
     Path("listops-mini").rmdir()
-    Path("listops-mini").write_text(
-        shipped_studies()["listops-mini"].read_text().replace("trials: ", "trials: 1")
-    )
-    assert read_spec("listops-mini", (), None).search.trials > 100
+    trials = f"trials: {shipped.search.trials}"
+    text = shipped_studies()["listops-mini"].read_text()
+    assert trials in text
+    Path("listops-mini").write_text(text.replace(trials, "trials: 123"))
+    assert read_spec("listops-mini", (), None).search.trials == 123
 
 
 def test_error_names_the_override_or_the_file(make_spec: Callable[..., StudySpec]) -> None:
@@ -75,12 +75,12 @@ def test_error_names_the_override_or_the_file(make_spec: Callable[..., StudySpec
 
 @pytest.mark.parametrize("url", ["postgresql://u:p/w@host/db", "postgresql://host/db?password=secret"])
 def test_password_in_a_database_url_is_rejected(url: str) -> None:
-    """It would show in the list of processes and in every message that names the database."""
+    """It would be visible in the list of processes and in every message that contains the URL."""
     for command in (("show", "small"), ("serve",), ("stop", "small")):
-        with pytest.raises(InputError, match="--database: a password in the URL") as refused:
+        with pytest.raises(InputError, match="--database: a password in the URL") as caught:
             call(*command, "--database", url)
-        assert "p/w" not in str(refused.value)
-        assert "secret" not in str(refused.value)
+        assert "p/w" not in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 def test_init_writes_a_valid_study_file() -> None:
@@ -165,4 +165,4 @@ def test_check_reports_costs_and_warns_about_probable_mistakes(make_spec: Callab
     measured = " ".join(call("check", "my.yaml", "--measure").stderr.split())
     for unit in ("parameters", "MiB per sequence", "min on this machine"):
         assert unit in measured
-    assert " ".join(call("check", "my.yaml").stderr.split()) == measured, "the cache knows it"
+    assert " ".join(call("check", "my.yaml").stderr.split()) == measured, "the measurement is cached"

@@ -1,4 +1,4 @@
-"""The paper's table: whose accuracy on what grounds, ratios to softmax, published figures apart; and its studies."""
+"""The comparison table: accuracies and their basis, ratios to softmax, published values; and the studies of the paper."""
 
 import json
 import math
@@ -36,7 +36,7 @@ MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Study]:
-    """A finished study whose trial n reached accuracies[n]."""
+    """Factory of a finished study whose trial n has the accuracy `accuracies[n]`."""
 
     def study(
         name: str,
@@ -92,10 +92,10 @@ def make(tmp_path: Path) -> Callable[..., Study]:
     return study
 
 
-def measured(
+def write_measurement(
     study: Study, number: int, speed: float, device: str = "a machine", memory: float | None = None
 ) -> None:
-    """What `confirm` or --measure leave for a trial's configuration."""
+    """Write the measurement that `confirm` or `compare --measure` writes for the configuration of a trial."""
     spec = study.spec.trial(study.trials()[number].params)
     efficiency = predicted_profile(spec) | {
         "train_sequences_per_second": speed,
@@ -138,7 +138,7 @@ def test_ablation_has_a_row_per_configuration_with_paired_differences(make) -> N
     assert (difference.to, difference.seeds) == ("proxyformer, dropout 0.1 of study ablation", 3)
     assert difference.mean == pytest.approx(0.02)
     low, high = difference.interval
-    assert 0 < 0.02 - low == pytest.approx(high - 0.02), "pairing removes what a seed does to both"
+    assert 0 < 0.02 - low == pytest.approx(high - 0.02), "pairing removes the effect of the seed"
     assert high - low < 0.2 * (base.interval[1] - base.interval[0])
     table = as_markdown(found)
     assert "| dropout 0.2 |" in table
@@ -155,7 +155,7 @@ def test_difference_is_none_without_shared_seeds(make) -> None:
 def test_best_search_value_is_marked_as_optimistic(make) -> None:
     queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2)]
     study = make("one", [0.30, 0.33, 0.31], [*queue, {"model.attention": "softmax"}], enqueued=2)
-    (best,) = [one for one in compare([study]).rows if one.mechanism == "softmax"]
+    (best,) = [row for row in compare([study]).rows if row.mechanism == "softmax"]
     assert best.basis.startswith("best search value of ")
     assert best.basis.endswith(": optimistic")
     assert (best.accuracy, best.trial) == (0.33, 1)
@@ -165,10 +165,10 @@ def test_evaluation_error_is_reported_and_sets_the_accuracy_axis(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(2)]
     study = make("one", [0.30, 0.301], queue, examples=400)
     found = compare([study])
-    (mine,) = found.rows
-    error = math.sqrt(mine.accuracy * (1 - mine.accuracy) / 400)
-    assert mine.evaluation_error == pytest.approx(error)
-    assert f"{mine.accuracy:.4f} ± {error:.4f}" in as_markdown(found)
+    (softmax,) = found.rows
+    error = math.sqrt(softmax.accuracy * (1 - softmax.accuracy) / 400)
+    assert softmax.evaluation_error == pytest.approx(error)
+    assert f"{softmax.accuracy:.4f} ± {error:.4f}" in as_markdown(found)
     low, high = accuracy_range(found.rows)
     assert high - low == pytest.approx(8 * error), "a difference of 0.001 does not fill the plot"
     (thin, _) = figure(found.rows).data
@@ -179,17 +179,17 @@ def test_ratios_are_relative_to_softmax_on_the_same_task_and_device(make) -> Non
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
     other_length = make("other", [0.2], [{"model.attention": "proxyformer"}], train_examples=100)
-    measured(ours, 0, 50.0)
-    measured(theirs, 0, 200.0)
+    write_measurement(ours, 0, 50.0)
+    write_measurement(theirs, 0, 200.0)
     found = compare([ours, theirs, other_length])
-    (mine,) = [row for row in found.rows if row.study == "ours"]
-    assert (mine.train_to_softmax, mine.inference_to_softmax) == (0.25, 0.25)
+    (proxyformer,) = [row for row in found.rows if row.study == "ours"]
+    assert (proxyformer.train_to_softmax, proxyformer.inference_to_softmax) == (0.25, 0.25)
     spec = {study.name: study.spec.trial(study.trials()[0].params) for study in (ours, theirs)}
     expected = predicted_profile(spec["ours"])[MEMORY] / predicted_profile(spec["theirs"])[MEMORY]
-    assert mine.memory_to_softmax == pytest.approx(expected)
-    assert mine.memory_is == "predicted"
-    (lonely,) = [row for row in found.rows if row.study == "other"]
-    assert lonely.memory_to_softmax is None
+    assert proxyformer.memory_to_softmax == pytest.approx(expected)
+    assert proxyformer.memory_is == "predicted"
+    (without_softmax,) = [row for row in found.rows if row.study == "other"]
+    assert without_softmax.memory_to_softmax is None
     assert any("(train_examples 100): no ratios" in note for note in found.notes)
     assert any("no throughput was measured in other" in note for note in found.notes)
 
@@ -197,11 +197,12 @@ def test_ratios_are_relative_to_softmax_on_the_same_task_and_device(make) -> Non
 def test_measurements_on_different_devices_give_no_ratio(make) -> None:
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
-    measured(ours, 0, 50.0, "a GPU", memory=7.0)
-    measured(theirs, 0, 200.0)
-    mine = row(compare([ours, theirs]), "proxyformer")
-    assert (mine.memory_mib, mine.memory_is, mine.device) == (7.0, "measured", "a GPU, 1 thread")
-    assert mine.train_to_softmax is mine.memory_to_softmax is None
+    write_measurement(ours, 0, 50.0, "a GPU", memory=7.0)
+    write_measurement(theirs, 0, 200.0)
+    proxyformer = row(compare([ours, theirs]), "proxyformer")
+    assert (proxyformer.memory_mib, proxyformer.memory_is) == (7.0, "measured")
+    assert proxyformer.device == "a GPU, 1 thread"
+    assert proxyformer.train_to_softmax is proxyformer.memory_to_softmax is None
 
 
 def test_different_budgets_are_reported(make) -> None:
@@ -230,10 +231,11 @@ def test_confirmed_mean_takes_precedence_over_the_search_value(make) -> None:
     )  # fmt: skip
     study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
     found = compare([study])
-    mine = row(found, "proxyformer")
-    assert (mine.accuracy, mine.interval, mine.by_seed) == (0.41, (0.3, 0.5), {1: 0.4, 2: 0.42})
-    assert (mine.basis, mine.test_accuracy) == ("confirmed mean over 2 fresh seeds", 0.4)
-    assert mine.test_openings == 2
+    confirmed = row(found, "proxyformer")
+    assert (confirmed.accuracy, confirmed.interval) == (0.41, (0.3, 0.5))
+    assert confirmed.by_seed == {1: 0.4, 2: 0.42}
+    assert (confirmed.basis, confirmed.test_accuracy) == ("confirmed mean over 2 fresh seeds", 0.4)
+    assert confirmed.test_openings == 2
     assert row(found, "softmax").basis == "one training"
     assert "0.4000 (opened 2 times)" in as_markdown(found)
 
@@ -260,9 +262,9 @@ def test_plot_has_a_point_per_mechanism_and_cost_and_error_bars_for_seeds(make) 
     study = make("one", [0.3, 0.32, 0.35], [*queue, {"model.attention": "proxyformer"}])
     rows = compare([study]).rows
     assert {trace.name for trace in figure(rows).data if trace.name} == {"softmax", "proxyformer"}
-    assert len(figure(rows).data) == 4, "memory alone: no throughput was measured"
-    measured(study, 0, 5.0)
-    measured(study, 2, 7.0)
+    assert len(figure(rows).data) == 4, "memory only: no throughput was measured"
+    write_measurement(study, 0, 5.0)
+    write_measurement(study, 2, 7.0)
     points = [trace for trace in figure(compare([study]).rows).data if trace.name]
     assert len(points) == 4
     assert {point.name: point.error_y.visible for point in points} == {"softmax": True, "proxyformer": False}
@@ -329,9 +331,9 @@ def test_compare_command_measures_plots_and_keeps_existing_files(
     assert all(row["train_per_second"] > 0 for row in rows)
     assert [row["train_to_softmax"] for row in rows if row["mechanism"] == "softmax"] == [1.0]
     assert "Accuracy against cost" in Path("table.html").read_text()
-    shown = proxytune("one")
-    assert "measured by proxytune" in shown
-    assert "(x) is relative to softmax of study one" in shown
+    text = proxytune("one")
+    assert "measured by proxytune" in text
+    assert "(x) is relative to softmax of study one" in text
     for arguments, words in [
         (("one", "--out", "table.html"), "--out table.html: name a new file"),
         (("one", "--out", "t.pdf"), r"ends in \.html or \.md"),

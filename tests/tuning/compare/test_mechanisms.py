@@ -1,4 +1,4 @@
-"""`proxytune bench` measures what it says and saves it."""
+"""`proxytune bench`: the measurements of the mechanisms and their files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_every_registered_mechanism_is_measured() -> None:
 
 
 def test_quick_run_saves_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_full_size = mechanisms.model_config
+    full_size = mechanisms.model_config
     monkeypatch.setattr(
-        mechanisms, "model_config", lambda name, length: replace(of_full_size(name, length), num_layers=1)
+        mechanisms, "model_config", lambda name, length: replace(full_size(name, length), num_layers=1)
     )
-    predicted = functools.cache(footprint)  # a second for each mechanism
+    predicted = functools.cache(footprint)  # takes a second per mechanism
     monkeypatch.setattr(mechanisms, "footprint", predicted)
     monkeypatch.setattr(mechanisms, "TOKENS_PER_STEP", 8 * 256)  # a batch of two
     arguments = [
@@ -60,8 +60,8 @@ def test_quick_run_saves_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.
             for other in rows
             if (other["length"], other["mechanism"]) == (row["length"], mechanisms.ANCHOR)
         )
-        speeds = row["sequences_per_second"] / anchor["sequences_per_second"]
-        assert row["throughput_ratio"] == pytest.approx(speeds)
+        ratio = row["sequences_per_second"] / anchor["sequences_per_second"]
+        assert row["throughput_ratio"] == pytest.approx(ratio)
         costs = predicted(mechanisms.model_config(row["mechanism"], row["length"]), 4, device="cpu")
         assert row["training_mib_per_sequence"] == pytest.approx(costs.training_mib_per_sequence)
         assert row["parameters"] == costs.parameters
@@ -90,7 +90,7 @@ def test_packed_run_measures_concurrent_trainings(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("packed-*.png"))) == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="requires a machine without a GPU")
 @pytest.mark.parametrize(
     ("option", "message"),
     [
