@@ -1,4 +1,4 @@
-"""A small study, searched, and confirmed by real trainings."""
+"""A small searched study, and its confirmation with real trainings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def study(make) -> Study:
 
 @pytest.fixture
 def trained(make) -> tuple[Study, Confirmation, list[Checkpoints]]:
-    """A confirmed study whose retrainings are real, though short."""
+    """A confirmed study with real, short retrainings."""
     study = searched(make(trials=2), [0.3, 0.2])
     plan = plan_for(study, 1, 2)
     driver = racing(study, plan)
@@ -50,6 +50,6 @@ def trained(make) -> tuple[Study, Confirmation, list[Checkpoints]]:
         run = TrialRun(assignment.spec, assignment.checkpoints)
         while not driver.controller.receive(assignment.number, run.advance(), {}):
             pass
-    driver.die()
+    driver.close()
     trials = driver.study.trials()
     return study, concluded(study, plan, trials), [driver.study.checkpoints(trial) for trial in trials]

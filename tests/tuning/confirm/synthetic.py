@@ -1,4 +1,4 @@
-"""A study that is searched and confirmed without Ray; what its trials reach is made up."""
+"""Search and confirmation of a study without Ray, with synthetic metrics."""
 
 import functools
 from collections.abc import Callable
@@ -16,13 +16,11 @@ from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.update import TrialUpdate
 
 SPACE = {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}}
-
-
 SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
 
 
 class Driver:
-    """Opens a study as `run_study` does, without Ray; what its trials reach is made up."""
+    """Opens a study as `run_study` does, without Ray. The metrics of its trials are given by the test."""
 
     def __init__(
         self, spec: StudySpec, make_controller: Callable[..., StudyController] = StudyController
@@ -32,7 +30,8 @@ class Driver:
         self.controller = make_controller(spec, self.study.optuna, self.study.storage, self.outbox)
         self.controller.reconcile()
 
-    def die(self) -> None:
+    def close(self) -> None:
+        """End like a killed driver: running trials stay running in the storage."""
         self.outbox.close()
 
     def report(self, number: int, step: int, accuracy: float, loss: float = 1.0) -> bool:
@@ -46,7 +45,7 @@ class Driver:
     def finish(self, accuracy: Callable[[int], float]) -> Study:
         while (assignment := self.controller.next_trial()) is not None:
             self.report(assignment.number, 4, accuracy(assignment.number))
-        self.die()
+        self.close()
         return self.study
 
 

@@ -1,4 +1,4 @@
-"""Who is confirmed, and with which seeds."""
+"""The candidates of a confirmation and their seeds."""
 
 import pytest
 
@@ -34,9 +34,9 @@ def test_candidates_are_the_pareto_front_with_several_objectives(make) -> None:
     for accuracy, loss in [(0.3, 3.0), (0.2, 2.0), (0.2, 2.5), (0.1, 1.0)]:
         assignment = driver.controller.next_trial()
         driver.report(assignment.number, 4, accuracy, loss)
-    driver.die()
+    driver.close()
     assert {trial.number for trial in candidates(driver.study, 5)} == {0, 1, 3}
-    assert {trial.number for trial in candidates(driver.study, 2)} == {0, 3}  # the ends of the front
+    assert {trial.number for trial in candidates(driver.study, 2)} == {0, 3}  # the extremes of the front
 
 
 def test_error_explains_why_there_are_no_candidates(make) -> None:

@@ -1,4 +1,4 @@
-"""Confirming as a user runs it."""
+"""Confirmation with `confirm_study` and the `confirm` command."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import HeldError, InputError, StorageError
-from proxytune.tuning.store.confirmation import Candidate, read_confirmation
+from proxytune.tuning.store.confirmation import read_confirmation
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import outcome_of
@@ -25,14 +25,13 @@ def test_running_study_is_rejected(study: Study) -> None:
     lease.acquire()
     try:
         with pytest.raises(HeldError, match="small is held by process"):
-            confirm_study(study, top=2, num_seeds=2, who="somebody")
+            confirm_study(study, top=2, num_seeds=2, who="tester")
     finally:
         lease.release()
 
 
 def test_unconfirmed_study_has_no_confirmation(study: Study) -> None:
     assert read_confirmation(study) is None
-    assert Candidate.__dataclass_params__.frozen
 
 
 @pytest.mark.timeout(600)

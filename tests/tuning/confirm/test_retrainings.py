@@ -1,4 +1,4 @@
-"""The race as the controller drives it, and how it goes on after a kill."""
+"""The race of the candidates in the controller, and its resumption after a kill."""
 
 from collections import Counter
 
@@ -34,25 +34,25 @@ def test_eliminated_candidate_loses_its_queued_and_running_retrainings(study: St
     driver = racing(study, plan)
     values = {4: 0.30, 3: 0.30, 2: 0.10}
     waves = [driver.controller.next_trial().number for _ in range(6)]
-    ahead = [driver.controller.next_trial().number for _ in range(3)]  # free slots go on to the third seed
+    ahead = [driver.controller.next_trial().number for _ in range(3)]  # free slots start the third seed
     assert [point(driver, number)[0] for number in ahead] == [4, 3, 2]
     for number in waves:
         candidate, seed = point(driver, number)
         driver.report(number, 4, values[candidate] + 0.001 * (-1) ** (candidate + seed))
-    assert driver.report(ahead[2], 2, 0.1), "it is told to stop at its next update"
+    assert driver.report(ahead[2], 2, 0.1), "it stops at its next update"
     assert not driver.report(ahead[0], 2, 0.3)
     trials = driver.study.trials()
-    of_the_loser = [trial for trial in trials if trial.user_attrs["candidate"] == 2]
-    assert Counter(map(outcome_of, of_the_loser)) == {"complete": 2, "pruned": 3}
-    assert "eliminated after 2 seeds" in of_the_loser[-1].user_attrs[END]["reason"]
-    assert not any(trial.state == TrialState.WAITING for trial in of_the_loser)
-    begun = {
+    eliminated = [trial for trial in trials if trial.user_attrs["candidate"] == 2]
+    assert Counter(map(outcome_of, eliminated)) == {"complete": 2, "pruned": 3}
+    assert "eliminated after 2 seeds" in eliminated[-1].user_attrs[END]["reason"]
+    assert not any(trial.state == TrialState.WAITING for trial in eliminated)
+    ended = {
         event.trial for event in read_events(driver.study.folder / "outbox").events if event.kind == "end"
     }
-    assert begun == {*waves, ahead[2]}, "what never ran has no run in MLflow"
+    assert ended == {*waves, ahead[2]}, "retrainings that never ran have no run in MLflow"
     driver.report(ahead[0], 4, 0.3), driver.report(ahead[1], 4, 0.3)
-    left = driver.finish(lambda number: 0.3)
-    assert sum(outcome_of(trial) == "complete" for trial in left.trials()) == 2 + 5 + 5
+    finished = driver.finish(lambda number: 0.3)
+    assert sum(outcome_of(trial) == "complete" for trial in finished.trials()) == 2 + 5 + 5
 
 
 def test_race_resumes_after_a_kill_without_repeating_a_retraining(study: Study) -> None:
@@ -62,7 +62,7 @@ def test_race_resumes_after_a_kill_without_repeating_a_retraining(study: Study) 
         driver.report(driver.controller.next_trial().number, 4, 0.3)
     running = driver.controller.next_trial().number
     driver.report(running, 2, 0.3)
-    driver.die()
+    driver.close()
     again = racing(study, plan)
     assert again.controller.next_trial().number == running
     again.report(running, 4, 0.3)
@@ -78,9 +78,9 @@ def test_retraining_withdrawn_before_a_kill_is_not_run(study: Study) -> None:
     waiting = driver.study.trials()[3]
     end = {"outcome": "pruned", "reason": "", "step": 0, "metrics": {}}
     driver.study.storage.set_trial_user_attr(waiting._trial_id, END, end)
-    driver.die()
+    driver.close()
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
-    assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "and its point is queued anew"
+    assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "its seed is queued again"
 
 
 def test_progress_names_a_retraining_by_its_trial_and_seed(study: Study) -> None:
@@ -95,11 +95,8 @@ def test_added_seeds_and_candidates_keep_finished_retrainings(study: Study) -> N
     plan = plan_for(study, 3, 3)
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
     assert len(trials) == 9
-    assert all(
-        value is not None
-        for own in measured(plan, retrainings(trials), {"val_accuracy": "maximize"}).values()
-        for value in own
-    )
+    values = measured(plan, retrainings(trials), {"val_accuracy": "maximize"})
+    assert all(value is not None for of_candidate in values.values() for value in of_candidate)
 
 
 def test_failed_retraining_is_retried_and_a_diverged_one_is_not(study: Study) -> None:
@@ -116,7 +113,8 @@ def test_failed_retraining_is_retried_and_a_diverged_one_is_not(study: Study) ->
     again.controller.requeue_live()
     found = concluded(study, plan, again.finish(lambda number: 0.3).trials())
     assert found.winner == 4
-    out = found.candidates[-1]
-    assert (out.trial, out.eliminated_after, out.reason) == (3, 1, "diverged with seed 1")
-    assert out.values == ()
-    assert out.interval is None
+    eliminated = found.candidates[-1]
+    assert (eliminated.trial, eliminated.eliminated_after) == (3, 1)
+    assert eliminated.reason == "diverged with seed 1"
+    assert eliminated.values == ()
+    assert eliminated.interval is None
