@@ -1,5 +1,6 @@
-"""Which trial wins: rules over plain records, against slow and obvious ones."""
+"""The choice of the exported trial from records, compared with simple reference implementations."""
 
+import json
 import math
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_second_objective_breaks_ties_so_that_the_best_is_on_the_front() -> None
     records = [record(0, 0.3, 1.0), record(1, 0.5, 3.0), record(2, 0.5, 2.0)]
     (selection,) = choose("s", records, BOTH)
     assert (selection.trial, selection.rule) == (2, "best")
-    assert [one.trial for one in choose("s", records, BOTH, request=ExportRequest(pareto=True))] == [0, 2]
+    front = choose("s", records, BOTH, request=ExportRequest(pareto=True))
+    assert [selection.trial for selection in front] == [0, 2]
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
@@ -87,7 +89,7 @@ def test_front_is_the_non_dominated_set_and_contains_the_best(points: list[tuple
 
 
 def confirmation(winner: int, tied: dict[int, float]) -> Confirmation:
-    """Over two seeds; `tied` has the memory of each trial that is tied."""
+    """A confirmation over two seeds. tied: memory in MiB of each tied trial."""
     candidates = tuple(
         Candidate(
             trial=trial, params={}, search_value=0.5, seeds=(1, 2), values=(0.3, 0.3), mean=0.3, interval=None,
@@ -158,7 +160,7 @@ def test_invalid_request_error_names_its_keys(values: dict[str, Any], words: str
 
 
 @pytest.mark.parametrize(
-    ("records", "asked", "words"),
+    ("records", "arguments", "words"),
     [
         ([], {}, ["no trial that reached the full budget", "resume it"]),
         ([record(0, 0.1, outcome="pruned")], {}, ["1 trials so far"]),
@@ -182,13 +184,13 @@ def test_invalid_request_error_names_its_keys(values: dict[str, Any], words: str
     ],
 )
 def test_error_explains_why_no_trial_can_be_chosen(
-    records: list[TrialRecord], asked: dict[str, Any], words: list[str]
+    records: list[TrialRecord], arguments: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(InputError) as raised:
-        choose("s", records, ACCURACY, constraints=CONSTRAINT, **asked)
+        choose("s", records, ACCURACY, constraints=CONSTRAINT, **arguments)
     for word in words:
         assert word in str(raised.value)
-    if not asked:
+    if not arguments:
         with pytest.raises(InputError):
             choose("s", records, ACCURACY, CONSTRAINT, ExportRequest(pareto=True))
 
@@ -202,11 +204,9 @@ def test_error_explains_why_no_trial_can_be_chosen(
         outcome=st.sampled_from(["complete", "pruned"]),
     )
 )
-def test_records_round_trip_through_strict_json(one: TrialRecord) -> None:
-    import json
-
-    text = json.dumps(one.to_json(), allow_nan=False)
-    assert TrialRecord.from_json(json.loads(text)) == one
+def test_records_round_trip_through_strict_json(original: TrialRecord) -> None:
+    text = json.dumps(original.to_json(), allow_nan=False)
+    assert TrialRecord.from_json(json.loads(text)) == original
 
 
 def test_non_finite_value_ranks_last() -> None:

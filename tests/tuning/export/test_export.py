@@ -1,4 +1,4 @@
-"""The exported folder: whole or not at all, complete, and readable by torch alone."""
+"""The export folder: complete, written atomically, and loadable with torch alone."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def read(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def is_complete(folder: Path, files: set[str]) -> None:
+def check_complete(folder: Path, files: set[str]) -> None:
     assert {path.name for path in folder.iterdir()} == files
     assert sorted(read_sums(folder)) == sorted(files - {"SHA256SUMS"})
     done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True)
@@ -43,7 +43,7 @@ def is_complete(folder: Path, files: set[str]) -> None:
 
 
 def test_export_is_complete_and_passes_sha256sum(exported: Path) -> None:
-    is_complete(exported, EXPORT_FILES - NO_PROGRAMS.keys())
+    check_complete(exported, EXPORT_FILES - NO_PROGRAMS.keys())
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_export_is_complete_and_passes_sha256sum(exported: Path) -> None:
 @pytest.mark.timeout(900)
 def test_both_programs_run_in_a_new_process_and_match_the_model(study: Study, tmp_path: Path) -> None:
     (folder,) = export_study(study, tmp_path / "export", register=False)
-    is_complete(folder, EXPORT_FILES)
+    check_complete(folder, EXPORT_FILES)
     programs = read(folder, "provenance.json")["programs"]
     for name in ("model.pt2", "model.onnx"):
         assert programs[name]["length"] == "1 to 128"
@@ -144,9 +144,9 @@ def test_sizes_in_model_json_that_contradict_the_weights_are_rejected(exported: 
 def test_export_overwrites_nothing_and_a_failed_export_leaves_no_files(
     study: Study, tmp_path: Path, make_small: Callable[..., StudySpec]
 ) -> None:
-    (tmp_path / "there").mkdir()
-    with pytest.raises(InputError, match="there exists"):
-        export_study(study, tmp_path / "there")
+    (tmp_path / "existing").mkdir()
+    with pytest.raises(InputError, match="existing exists"):
+        export_study(study, tmp_path / "existing")
     with pytest.raises(InputError, match="no trial that reached the full budget"):
         export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
@@ -154,15 +154,14 @@ def test_export_overwrites_nothing_and_a_failed_export_leaves_no_files(
         state.write_bytes(state.read_bytes()[:-1] + b"?")
     with pytest.raises(StorageError, match="does not match the sha256"):
         export_study(load_study("small", copied), tmp_path / "out", trial=0)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["copy", "studies", "there"]
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "existing", "studies"}
 
 
 @pytest.mark.usefixtures("without_programs")
 def test_pareto_export_has_a_folder_per_point_and_an_index(study: Study, tmp_path: Path) -> None:
     folders = export_study(study, tmp_path / "front", pareto=True, register=False)
     points = pareto_front(study)
-    assert [folder.name for folder in folders] == [f"trial-{one.trial:04d}" for one in points]
+    assert [folder.name for folder in folders] == [f"trial-{point.trial:04d}" for point in points]
     for folder, point in zip(folders, points, strict=True):
         assert load_export(folder).provenance["trial"] == point.trial
         assert load_exported(folder).config.num_proxies == point.params["model.num_proxies"]
@@ -185,7 +184,7 @@ def test_pareto_export_has_a_folder_per_point_and_an_index(study: Study, tmp_pat
 
 @pytest.mark.usefixtures("without_programs")
 def test_memory_limit_selects_a_smaller_trial_and_is_verified(study: Study, tmp_path: Path) -> None:
-    memory = {one.trial: one.metrics["train_memory_mib_per_sequence"] for one in pareto_front(study)}
+    memory = {point.trial: point.metrics["train_memory_mib_per_sequence"] for point in pareto_front(study)}
     smallest = min(memory, key=memory.__getitem__)
     limit = memory[smallest] * 1.000001
     (folder,) = export_study(study, tmp_path / "small", max_memory_mib=limit, register=False)
@@ -200,9 +199,9 @@ def test_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: 
     complete = pareto_front(study)[:2]
     candidates = [
         Candidate(
-            trial=one.trial,
-            params=one.params,
-            search_value=one.values["val_accuracy"],
+            trial=record.trial,
+            params=record.params,
+            search_value=record.values["val_accuracy"],
             seeds=(1, 2, 3),
             values=values,
             mean=sum(values) / 3,
@@ -218,25 +217,25 @@ def test_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: 
                 "inference_sequences_per_second": 456.0,
             },
         )
-        for one, values, memory in zip(
+        for record, values, memory in zip(
             complete, ((0.10, 0.12, 0.14), (0.11, 0.13, 0.12)), (3.0, 2.0), strict=True
         )
     ]
     winner = candidates[1]
     test = TestResult(
         trial=winner.trial, seeds=(1, 2, 3), values=(0.1, 0.1, 0.1), mean=0.1, interval=(0.1, 0.1),
-        num_examples=2000, openings=1, opened_at="2026-11-24T00:00:00+00:00", opened_by="somebody",
+        num_examples=2000, openings=1, opened_at="2026-11-24T00:00:00+00:00", opened_by="tester",
     )  # fmt: skip
     confirmation = Confirmation(
         study="small", objective="val_accuracy", direction="maximize", seeds=(1, 2, 3),
-        candidates=tuple(candidates), winner=winner.trial, tied=tuple(one.trial for one in candidates),
+        candidates=tuple(candidates), winner=winner.trial, tied=tuple(candidate.trial for candidate in candidates),
         gap=0.0, retrainings=6, test=test,
     )  # fmt: skip
     copied = load_study("small", Path(shutil.copytree(study.spec.storage, tmp_path / "copy")))
     copied.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
     copied.optuna.set_user_attr(
         "test_openings",
-        [{"at": test.opened_at, "by": "somebody", "subject": {"trial": winner.trial}, "result": None}] * 2,
+        [{"at": test.opened_at, "by": "tester", "subject": {"trial": winner.trial}, "result": None}] * 2,
     )
     assert best(copied).trial == winner.trial
     (folder,) = export_study(copied, tmp_path / "confirmed", register=False)

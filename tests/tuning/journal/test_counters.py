@@ -1,4 +1,4 @@
-"""The study's counters are functions of the journal, and its rungs those of the search."""
+"""The rungs that the journal's counters derive from the study file, compared with those of the search."""
 
 import pytest
 

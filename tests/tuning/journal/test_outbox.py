@@ -1,4 +1,4 @@
-"""The journal of a study's tracking events: what is written once is there once, whatever dies."""
+"""The journal of a study's tracking events: every event is stored exactly once, also after crashes."""
 
 import os
 import resource
@@ -72,9 +72,9 @@ def test_repeated_and_late_events_are_rejected(tmp_path: Path, reopened: bool) -
         outbox = Outbox(tmp_path)
     before = written(tmp_path)
     assert not outbox.append(report(1, 1, loss=2.0))
-    assert not outbox.append(end(1, "interrupted", 1)), "it does not run"
+    assert not outbox.append(end(1, "interrupted", 1)), "trial 1 is not running"
     for event in (trial(0, 2), report(0, 5, loss=0.0), end(0, "failed", 2), end(0, "interrupted", 2)):
-        assert not outbox.append(event), "trial 0 has ended for good"
+        assert not outbox.append(event), "trial 0 is complete"
     outbox.close()
     assert written(tmp_path) == before
 
@@ -111,7 +111,7 @@ def test_opening_marks_trials_of_a_killed_driver_as_interrupted(tmp_path: Path) 
     ]
     assert last[0].outcome == last[1].status == "interrupted"
     Outbox(tmp_path).close()
-    assert written(tmp_path)[-2:] == last, "opening again has nothing left to end"
+    assert written(tmp_path)[-2:] == last, "reopening changes nothing"
 
 
 @pytest.mark.parametrize("cut", [1, 2, 17])
@@ -122,7 +122,7 @@ def test_torn_line_is_truncated_and_can_be_written_again(tmp_path: Path, cut: in
     outbox.close()
     journal = tmp_path / JOURNAL
     journal.write_bytes(journal.read_bytes()[:-cut])
-    assert [event.kind for event in written(tmp_path)] == ["trial"], "a reader leaves a torn line alone"
+    assert [event.kind for event in written(tmp_path)] == ["trial"], "readers ignore a torn line"
     outbox = Outbox(tmp_path)
     assert outbox.append(trial(0, 2))
     assert outbox.append(report(0, 1, loss=1.0))
@@ -167,7 +167,7 @@ def test_full_disk_raises_and_leaves_no_partial_line(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert (tmp_path / JOURNAL).stat().st_size == size
-    assert outbox.append(report(0, 1, loss=1.0)), "the refused report was not noted as written"
+    assert outbox.append(report(0, 1, loss=1.0)), "the failed report can be appended again"
     outbox.close()
     assert written(tmp_path)[-1] == report(0, 1, loss=1.0)
 
@@ -185,7 +185,7 @@ def test_events_round_trip_exactly(
     outbox.append(report(0, 1, **metrics))
     outbox.close()
     start, back = written(folder)
-    assert repr(back.metrics) == repr(metrics), "repr tells -0.0 from 0.0, and nan is nan"
+    assert repr(back.metrics) == repr(metrics), "repr distinguishes -0.0 from 0.0, and nan equals nan"
     assert repr(start.params) == repr(params)
 
 
@@ -219,7 +219,7 @@ def test_opening_a_long_journal_is_cheap(tmp_path: Path) -> None:
 
 
 def test_sigkill_loses_no_appended_event(tmp_path: Path) -> None:
-    """A writer says on standard output what it appended; after kill -9 exactly that is in the journal."""
+    """A writer prints the number of each appended event; after SIGKILL the journal contains exactly these events."""
     script = """
 import itertools, sys
 from pathlib import Path
@@ -231,19 +231,19 @@ for number in itertools.count(first):
     assert outbox.append(TrialStarted(trial=number, params={"text": "x" * (number % 9000)}))
     print(number, flush=True)
 """
-    said = -1
+    last = -1
     for _ in range(5):
         writer = subprocess.Popen(
-            [sys.executable, "-Pc", script, str(tmp_path), str(said + 1)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-Pc", script, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         for _ in range(40):
-            said = int(writer.stdout.readline())
+            last = int(writer.stdout.readline())
         os.kill(writer.pid, signal.SIGKILL)
-        said = max([said, *map(int, writer.stdout.read().split())])
+        last = max([last, *map(int, writer.stdout.read().split())])
         writer.wait()
         writer.stdout.close()
         numbers = [event.trial for event in written(tmp_path) if event.kind == "trial"]
         assert numbers == list(range(len(numbers)))
-        assert len(numbers) - 1 in (said, said + 1), "the last one may be written and not yet said"
-        said = numbers[-1]
+        assert len(numbers) - 1 in (last, last + 1), "the last event may be appended but not printed"
+        last = numbers[-1]

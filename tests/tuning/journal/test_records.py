@@ -1,4 +1,4 @@
-"""What a damaged disk, a newer version or a power cut leaves of a journal is reported, and repaired where it can be."""
+"""Journals with damage from a disk, a newer version or a power failure: reported, and restored from the storage."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_invalid_record_is_rejected(line: bytes) -> None:
 
 
 def test_journal_without_checksums_is_read(tmp_path: Path) -> None:
-    """As 0.1.0 wrote it."""
+    """Version 0.1.0 wrote such journals."""
     lines = [
         '{"kind":"journal","format":1,"id":"abc"}',
         '{"kind":"trial","time_ms":1,"trial":0,"params":{"a":1},"attempt":1,"config":{}}',
@@ -85,7 +85,7 @@ def test_journal_without_checksums_is_read(tmp_path: Path) -> None:
 def test_damaged_first_record_is_restored_from_the_storage(
     make_spec: Callable[..., StudySpec], damage: str
 ) -> None:
-    """Its id is what MLflow's runs belong to: without it nothing could be shipped any more."""
+    """Its id identifies the study's runs in MLflow; without it, no further events could be shipped."""
     study = begin_study(make_spec())
     outbox = open_journal(study)
     outbox.append(TrialStarted(trial=0, params={}))
@@ -128,7 +128,7 @@ def test_reports_lost_in_a_power_failure_are_restored_from_the_storage(
     path.write_bytes(b"".join(line for line in lines if b'"report"' not in line and b'"end"' not in line))
     again = open_journal(study)
     assert recover(study, again) == 1
-    assert recover(study, again) == 0, "nothing is added twice"
+    assert recover(study, again) == 0, "a second recovery adds nothing"
     again.close()
     events = read_events(path.parent).events
     reports = {event.step: event.metrics["val_accuracy"] for event in events if event.kind == "report"}
@@ -145,5 +145,5 @@ def test_study_files_are_private_to_their_owner(make_spec: Callable[..., StudySp
         os.umask(before)
     private = [study.folder / "study.db", study.folder / "outbox" / JOURNAL]
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
-    beside = study.folder / "study.db-wal"
-    assert not beside.exists() or stat.S_IMODE(beside.stat().st_mode) == 0o600
+    log = study.folder / "study.db-wal"
+    assert not log.exists() or stat.S_IMODE(log.stat().st_mode) == 0o600
