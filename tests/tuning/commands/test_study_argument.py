@@ -106,12 +106,12 @@ def test_steering_commands_report_the_request(stored: Study) -> None:
     assert "queued model.dropout=0.2; no driver runs small now; `proxytune run small`" in (
         call("enqueue", "small", "model.dropout=0.2").stdout
     )
-    assert "no driver holds study small" in call("stop", "small").stdout
+    assert "no driver runs small now" in call("stop", "small").stdout
     lease = Lease(stored.storage, "small")
     lease.acquire()
     try:
         for arguments, words in (
-            (["extend", "small", "--trials", "6"], "small may take 6 trials; process"),
+            (["extend", "small", "--trials", "6"], "set the budget of small to 6 trials; process"),
             (["pause", "small"], "requested small to pause; process"),
             (["resume", "small"], "requested small to resume; process"),
             (["stop", "small", "--now"], "requested small to stop now; process"),

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, without_seed
 from proxytune.tuning.confirm.outcome import conclude
@@ -10,13 +11,31 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.update import TrialUpdate
 
 SPACE = {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}}
 SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
+
+
+def small_spec(storage: Path, **search: object) -> StudySpec:
+    values = {
+        "name": "small",
+        "task": {"name": "listops-mini", "train_examples": 256},
+        "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+        "training": {
+            "steps": 4,
+            "warmup_steps": 2,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "eval_every": 2,
+        },
+        "search": {"space": SPACE, "stopping": {"name": "none"}, "trials": 6} | search,
+        "storage": str(storage),
+    }
+    return parse_study(values, "test")
 
 
 class Driver:

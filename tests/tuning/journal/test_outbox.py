@@ -20,6 +20,7 @@ from proxytune.tuning.journal.events import (
     StudyStarted,
     TrialEnded,
     TrialStarted,
+    encode,
 )
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import JOURNAL, journal_id, read_events
@@ -204,18 +205,18 @@ def test_portions_contain_complete_events_and_cover_the_journal(tmp_path: Path) 
 
 
 def test_opening_a_long_journal_is_cheap(tmp_path: Path) -> None:
-    """100,000 events; the bound is on work, ten times what was measured (1.2 s of CPU on one core)."""
-    outbox = Outbox(tmp_path)
-    metrics = {f"metric_{index}": index / 7 for index in range(10)}
-    for number in range(2_000):
-        outbox.append(trial(number))
-        for step in range(48):
-            outbox.append(report(number, step, **metrics))
-        outbox.append(end(number, "complete", 48))
-    outbox.close()
-    before = time.process_time()
+    """20,000 events. The bound is on CPU time, ten times the measured 0.24 s on one core."""
     Outbox(tmp_path).close()
-    assert time.process_time() - before < 12
+    metrics = {f"metric_{index}": index / 7 for index in range(10)}
+    with (tmp_path / JOURNAL).open("ab") as journal:
+        for number in range(400):
+            reports = (report(number, step, **metrics) for step in range(48))
+            journal.writelines(map(encode, (trial(number), *reports, end(number, "complete", 48))))
+    before = time.process_time()
+    outbox = Outbox(tmp_path)
+    assert time.process_time() - before < 2.4
+    assert (len(outbox.trials), outbox.problems) == (400, [])
+    outbox.close()
 
 
 def test_sigkill_loses_no_appended_event(tmp_path: Path) -> None:
