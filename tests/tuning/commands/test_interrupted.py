@@ -26,8 +26,13 @@ def interrupt_at(
 
 
 def check(
-    call: Callable[..., Called], words: tuple[object, ...], cwd: Path, after: Callable[[], None]
+    call: Callable[..., Called],
+    words: tuple[object, ...],
+    cwd: Path,
+    after: Callable[[], None] = lambda: None,
+    stride: int = 7,
 ) -> None:
+    """Interrupt the command at every `stride`-th moment; it exits with 75 each time, and with 0 when not interrupted."""
     moment, count = 1, NEVER
     while moment <= count:
         called, count = interrupt_at(moment, call, words, cwd)
@@ -37,7 +42,7 @@ def check(
         assert called.code == 75, f"moment {moment}: {called}"
         assert "proxytune: " not in called.stderr, called
         after()
-        moment, count = moment + 7, NEVER
+        moment, count = moment + stride, NEVER
     raise AssertionError("every moment of the command was interrupted")
 
 
@@ -54,7 +59,7 @@ def test_interrupted_steering_command_exits_with_75(
     make_spec, call: Callable[..., Called], tmp_path: Path, words: tuple[object, ...]
 ) -> None:
     begin_study(make_spec()).storage.engine.dispose()
-    check(call, (*words, "--storage", tmp_path / "studies"), tmp_path, lambda: None)
+    check(call, (*words, "--storage", tmp_path / "studies"), tmp_path)
 
 
 @pytest.mark.usefixtures("without_programs")
@@ -65,4 +70,4 @@ def test_interrupted_export_exits_with_75_and_leaves_no_files(
         assert list(tmp_path.iterdir()) == []
 
     words = "export", "small", "--out", "winner", "--no-register", "--storage", study.spec.storage
-    check(call, words, tmp_path, check_no_files)
+    check(call, words, tmp_path, check_no_files, stride=17)

@@ -24,7 +24,18 @@ def test_every_registered_mechanism_is_measured() -> None:
     assert compared == set(REGISTRY)
 
 
-def test_quick_run_saves_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        (mechanisms.ANCHOR, "proxyformer", "bigbird"),
+        pytest.param(tuple(mechanisms.MECHANISMS), marks=pytest.mark.slow),
+    ],
+    ids=["three", "all"],
+)
+def test_quick_run_saves_a_table_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(mechanisms, "run", functools.partial(mechanisms.run, mechanisms=names))
     full_size = mechanisms.model_config
     monkeypatch.setattr(
         mechanisms, "model_config", lambda name, length: replace(full_size(name, length), num_layers=1)
@@ -51,9 +62,7 @@ def test_quick_run_saves_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.
     assert document["versions"]["torch"] == torch.__version__
     assert "a training step of Proxyformer, n = 128" in document["headline"]
     rows = document["result"]
-    assert [(row["length"], row["mechanism"]) for row in rows] == [
-        (128, name) for name in mechanisms.MECHANISMS
-    ]
+    assert [(row["length"], row["mechanism"]) for row in rows] == [(128, name) for name in names]
     for row in rows:
         anchor = next(
             other

@@ -233,7 +233,7 @@ for number in itertools.count(first):
     print(number, flush=True)
 """
     last = -1
-    for _ in range(5):
+    for _ in range(3):
         writer = subprocess.Popen(
             [sys.executable, "-Pc", script, str(tmp_path), str(last + 1)], stdout=subprocess.PIPE, text=True
         )
