@@ -1,4 +1,4 @@
-"""A small study, a finished one with its export, and a cache of prepared data that all tests share."""
+"""Fixtures for all tests of `tuning`: the spec of a small study, a finished study with its export, the command line."""
 
 import functools
 import json
@@ -48,17 +48,17 @@ EXPORT_FILES = {
     *("config.yaml", "metrics.json", "model.json", "provenance.json", "sweep.json", "card.md"),
     *("weights.safetensors", "model.pt2", "model.onnx", "SHA256SUMS"),
 }
-"""What is in the folder of every export."""
-NO_PROGRAMS = {name: {"missing": "left out by a test"} for name in ("model.pt2", "model.onnx")}
+"""The files of every export."""
+NO_PROGRAMS = {name: {"missing": "not written in tests"} for name in ("model.pt2", "model.onnx")}
 
 
 def checkpoints_in(folder: Path | str, configuration: str = "c", trial: int = 0) -> Checkpoints:
-    """Checkpoints of a made-up trial in a folder of this machine or of an object store."""
+    """Checkpoints of a dummy trial in a local folder or an object store."""
     return Checkpoints(Folder(str(folder)), Owner("study", trial, configuration))
 
 
 def finish(spec: StudySpec) -> Study:
-    """Run the study to its budget in this process: the controller's rules, real training, no Ray and no MLflow."""
+    """Run the study to its budget in this process with the real controller and trainer, without Ray and MLflow."""
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
     controller = StudyController(spec, study.optuna, study.storage, outbox)
@@ -73,7 +73,7 @@ def finish(spec: StudySpec) -> Study:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished study and its winner's export."""
+    """A finished study, the export of its winner, and its prepared data."""
 
     study: Study
     written: ExportResult
@@ -87,30 +87,30 @@ def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Optuna takes half a second to lay out a database: once for all tests."""
-    path = tmp_path_factory.mktemp("laid-out") / "study.db"
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with Optuna's schema and no studies. Creating it takes half a second: once per session."""
+    path = tmp_path_factory.mktemp("empty-database") / "study.db"
     database.open_storage(f"sqlite:///{path}", create=True).engine.dispose()
     return path
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _version(laid_out: Path) -> Iterator[None]:
-    """Optuna imports its ten migrations whenever a database is opened, to find the last one: once for all tests."""
-    version = database.open_storage(f"sqlite:///{laid_out}", create=False).get_head_version()
+def _version(empty_database: Path) -> Iterator[None]:
+    """Cache the latest schema version. To find it, Optuna imports all of its migrations whenever it opens a database."""
+    version = database.open_storage(f"sqlite:///{empty_database}", create=False).get_head_version()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_VersionManager, "get_head_version", lambda _: version)
         yield
 
 
 @pytest.fixture(autouse=True)
-def _database(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new study's database begins as a copy of that one; tests of the layout itself replace this fixture."""
+def _database(empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Create databases as copies of `empty_database`; tests of the schema override this fixture."""
     ensure_schema = database._ensure_schema
 
     def ensure(url: str, file: Path | None, options: dict[str, Any]) -> None:
         if file is not None and not file.exists():
-            shutil.copyfile(laid_out, file)
+            shutil.copyfile(empty_database, file)
         ensure_schema(url, file, options)
 
     monkeypatch.setattr(database, "_ensure_schema", ensure)
@@ -118,7 +118,7 @@ def _database(laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
-    """A study of seconds: tiny listops-mini, a model of one layer; `key=value` overrides."""
+    """Factory of a spec that trains within seconds (256 examples of listops-mini, one layer), with `key=value` overrides."""
 
     def make(*assignments: str) -> StudySpec:
         values = {
@@ -149,7 +149,7 @@ def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
 
 @pytest.fixture
 def run_cli(tmp_path: Path) -> Callable[..., Any]:
-    """Runs `proxytune ARGUMENTS --json` in a folder, by default the test's, and gives what it printed."""
+    """Run `proxytune ARGUMENTS --json` in a folder, by default `tmp_path`, and return the parsed output."""
 
     def run(*arguments: str, folder: Path = tmp_path) -> Any:
         done = proxytune(*arguments, "--json", cwd=folder)
@@ -161,7 +161,7 @@ def run_cli(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Called]:
-    """Runs `proxytune ARGUMENTS` in this process: what a user sees of it, without the seconds that its imports take."""
+    """Run `proxytune ARGUMENTS` in this process, without the seconds for its imports, and return what a user sees."""
 
     def run(*arguments: object, cwd: Path) -> Called:
         capfd.readouterr()
@@ -181,13 +181,13 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def outbox_folder(tmp_path: Path) -> Path:
-    """Of a study whose events a test makes up."""
+    """Folder of the journal of a study with synthetic events."""
     return tmp_path / "studies" / "study" / "outbox"
 
 
 @pytest.fixture
 def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
-    """Append events to the study's journal."""
+    """Append events to the journal in `outbox_folder`."""
 
     def append(events: Iterable[Event]) -> None:
         outbox = Outbox(outbox_folder)
@@ -200,13 +200,13 @@ def fill(outbox_folder: Path) -> Callable[[Iterable[Event]], None]:
 
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports leave out model.pt2 and model.onnx, which take ten seconds a folder; test_export.py has them."""
+    """Exports without model.pt2 and model.onnx, which take ten seconds per folder; test_export.py tests them."""
     monkeypatch.setattr(export_module, "write_programs", lambda *_: NO_PROGRAMS)
 
 
 @pytest.fixture
 def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration's speed is one pass in each direction, not passes for two seconds."""
+    """Measure the speed of a configuration with one pass in each direction instead of passes for two seconds."""
     monkeypatch.setattr(
         efficiency, "measure_efficiency", functools.partial(efficiency.measure_efficiency, seconds=0.0)
     )
@@ -214,7 +214,7 @@ def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Iterator[Finished]:
-    """The export has no programs."""
+    """A finished study and its export without programs; read-only."""
     folder = tmp_path_factory.mktemp("winner")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROXYTUNE_CACHE", str(data_cache))
@@ -232,13 +232,13 @@ def study(finished: Finished) -> Study:
 
 @pytest.fixture
 def exported(finished: Finished, tmp_path: Path) -> Path:
-    """A copy of the export that a test may change."""
+    """A copy of the export that the test may change."""
     return Path(shutil.copytree(finished.written.folder, tmp_path / "export"))
 
 
 @pytest.fixture
 def make_small(tmp_path: Path) -> Callable[..., StudySpec]:
-    """The study's spec under another storage, with overrides."""
+    """Factory of the spec of `study`, stored in `tmp_path`, with `key=value` overrides."""
     return lambda *assignments: parse_study(
         override(STUDY, [f"storage={tmp_path}/studies", *assignments]), "test"
     )

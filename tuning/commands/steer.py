@@ -71,7 +71,7 @@ def extend(study: str, num_trials: int, storage: Path, database: str | None) -> 
 
     opened = read_study(study, storage, database)
     set_budget(opened, num_trials)
-    _confirm(opened, f"{study} may take {num_trials} trials")
+    _confirm(opened, f"set the budget of {study} to {num_trials} trials")
 
 
 @click.command()
@@ -112,7 +112,7 @@ def stop(
         return
     if request_stop(opened, now=now) is None:
         out.print(
-            f"no driver holds study {study}; a driver that is starting will stop",
+            f"no driver runs {study} now; a driver that is starting will stop",
             highlight=False,
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""A real cluster of two nodes for a file's tests, and `proxytune` as its user runs it."""
+"""A real two-node cluster for the tests of a file, and the `proxytune` command of its user."""
 
 import json
 import os
@@ -29,7 +29,7 @@ search:
 
 
 class Tool:
-    """`proxytune` in a folder, with the environment of one user of one cluster."""
+    """Runs `proxytune` in a folder with the environment of a user of the cluster."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -72,13 +72,13 @@ def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """Poll a condition; fails when its time is over."""
+    """Poll a condition until it is true and return its value; fail after a time limit."""
     return wait_for
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head and a worker, each with a cache of prepared data of its own."""
+    """A head and a worker, each with its own cache of prepared data."""
     caches = tmp_path_factory.mktemp("caches")
     running = RayCluster(environment={"PROXYTUNE_CACHE": str(caches / "head")})
     try:
@@ -91,7 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory: pytest.TempPathFactory) -> Tool:
-    """The user's machine: another cache, the token in a file."""
+    """The user's machine, with a third cache and the token in a file."""
     folder = tmp_path_factory.mktemp("laptop")
     (folder / "token").write_text(TOKEN)
     environment = {

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: one `ray start --block` a node, as in a container, ended by pid and never by name."""
+"""A real Ray cluster on this machine: one `ray start --block` per node, as in containers. Processes are ended by pid."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ TOKEN = "token-of-the-test-cluster-0123456789abcdef"
 
 
 def free_port() -> int:
-    """Outside 10002-19999, where Ray's own workers listen."""
+    """A free port outside 10002-19999, where Ray's workers listen."""
     while True:
         port = random.randint(20000, 30000)
         with socket.socket() as probe:
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @dataclass
 class Node:
-    """One node's `ray start`; its log is beside its folder."""
+    """The `ray start` process of a node, and its log."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -50,19 +50,19 @@ class Node:
             return []
 
     def kill(self) -> None:
-        """As a power cut: every process of the node at once."""
+        """Kill all processes of the node, as a power failure does."""
         for process in self.tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait(300)
 
     def terminate(self) -> None:
-        """As a pod's end: SIGTERM to the container's first process alone."""
+        """Send SIGTERM to the first process only, as Kubernetes does when a pod ends."""
         self.process.send_signal(signal.SIGTERM)
 
 
 class RayCluster:
-    """A head and workers with a token, ports and a folder of their own."""
+    """A head and workers with their own token, ports and folder."""
 
     def __init__(
         self,
@@ -70,15 +70,17 @@ class RayCluster:
         environment: Mapping[str, str] | None = None,
         scaled: Mapping[str, Any] | None = None,
     ) -> None:
-        """`scaled`: of a type of node, its `resources` and `max_workers`, which Ray's fake autoscaler starts here."""
-        self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))  # short: Ray's sockets lie in it
+        """scaled: `resources` and `max_workers` of a node type that Ray's fake autoscaler starts on this machine."""
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="rt-", dir="/tmp")
+        )  # a short path, since it contains Ray's sockets
         self.port, self.dashboard_port, self._client_port = free_port(), free_port(), free_port()
         self.environment = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_agent_register_timeout_ms": "120000",
-            "RAY_memory_monitor_refresh_ms": "0",  # what else the machine holds is not the test's affair
+            "RAY_memory_monitor_refresh_ms": "0",  # other processes' memory must not matter
             "OMP_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -98,7 +100,7 @@ class RayCluster:
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def start_head(self) -> Node:
-        """The head, once its dashboard answers."""
+        """Start the head and wait until its dashboard responds."""
         options = [
             *("--head", f"--port={self.port}", f"--temp-dir={self.folder / 'head'}"),
             *(f"--dashboard-port={self.dashboard_port}", f"--ray-client-server-port={self._client_port}"),
@@ -112,7 +114,7 @@ class RayCluster:
         return node
 
     def _autoscaling(self, scaled: Mapping[str, Any]) -> Path:
-        """What ray.cluster_utils.AutoscalingCluster writes; that one itself ends every other Ray of the machine."""
+        """Write the file that ray.cluster_utils.AutoscalingCluster writes; that class stops every other Ray on the machine."""
         head = {"resources": {"CPU": self._cpus}, "node_config": {}, "max_workers": 0}
         worker = {"node_config": {}, "min_workers": 0} | dict(scaled)
         config = {
@@ -143,7 +145,7 @@ class RayCluster:
     def add(
         self, name: str, cpus: int = 1, gpus: int = 0, environment: Mapping[str, str] | None = None
     ) -> Node:
-        """A worker node with a folder of its own, once the cluster counts it."""
+        """Start a worker node with its own folder and wait until the cluster lists it."""
         before = self.alive()
         options = [f"--address={self.address}", f"--num-gpus={gpus}", f"--temp-dir={self.folder / name}"]
         node = self._start(name, cpus, options, environment or {}, lambda: self.alive() - before)
@@ -151,11 +153,11 @@ class RayCluster:
         return node
 
     def alive(self) -> set[str]:
-        """The ids of the nodes that the cluster counts."""
+        """The ids of the nodes that are alive."""
         return {node["node_id"] for node in self.state("nodes") if node["state"] == "ALIVE"}
 
     def state(self, what: str) -> list[dict]:
-        """What the dashboard's state API lists: nodes, actors."""
+        """Rows of the dashboard's state API, for example of `nodes` or `tasks`."""
         request = urllib.request.Request(
             f"{self.dashboard}/api/v0/{what}?limit=1000", headers={"Authorization": f"Bearer {TOKEN}"}
         )
@@ -163,7 +165,7 @@ class RayCluster:
             return list(json.load(answer)["data"]["result"]["result"])
 
     def drain(self, node: Node, seconds: int) -> None:
-        """What a spot notice does: Ray is told that the node will be gone."""
+        """Announce to Ray that the node will be removed, as a spot notice does."""
         subprocess.run(
             [
                 *(sys.executable, "-P", "-m", "ray.scripts.scripts", "drain-node", "--address", self.address),
@@ -188,7 +190,7 @@ class RayCluster:
         environment: Mapping[str, str],
         ready: Callable[[], object],
     ) -> Node:
-        """A node that is ready; tried again, since Ray gives up after 15 s where a machine is slow."""
+        """Start a node and wait until it is ready; retried, since Ray gives up after 15 s on a slow machine."""
         for attempt in range(6):
             log = self.folder / f"{name}-{attempt}.log"
             command = [

@@ -1,4 +1,4 @@
-"""Addresses where no cluster is: told in one line, within seconds, before anything is written."""
+"""Wrong cluster addresses are rejected with a one-line error before anything is written."""
 
 import http.server
 import threading
@@ -28,24 +28,24 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """Says one thing to whatever it is asked, and keeps what it was asked."""
+class FixedResponse(http.server.BaseHTTPRequestHandler):
+    """Responds to every GET with `text` and records the requests."""
 
     text = b"hello"
-    asked: list[str] = []
+    requests: list[str] = []
 
     def do_GET(self) -> None:
-        self.asked.append(f"{self.path} {self.headers.get('Authorization')}")
+        self.requests.append(f"{self.path} {self.headers.get('Authorization')}")
         self.send_response(200)
         self.end_headers()
         self.wfile.write(self.text)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.mark.parametrize(
-    ("look", "address", "words"),
+    ("connect", "address", "words"),
     [
         (find_cluster, "127.0.0.1:9", ["no Ray cluster at", ":9", "ray start --head"]),
         (find_cluster, "OTHER", ["no Ray cluster at"]),
@@ -59,32 +59,32 @@ class Answers(http.server.BaseHTTPRequestHandler):
         (Jobs, "ray://127.0.0.1:10001", ["http://HEAD:8265"]),
     ],
 )
-def test_a_wrong_address_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, look: Callable[[str], object], address: str, words: list[str]
+def test_wrong_address_raises_a_one_line_error(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[str], object], address: str, words: list[str]
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
-    with serving(Answers) as other, pytest.raises(InputError) as refused:
-        look(address.replace("OTHER", other))
-    assert "\n" not in str(refused.value)
+    with serving(FixedResponse) as other, pytest.raises(InputError) as caught:
+        connect(address.replace("OTHER", other))
+    assert "\n" not in str(caught.value)
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(caught.value)
 
 
-def test_a_cluster_that_takes_anybody_gets_no_job_and_never_sees_the_token(
+def test_cluster_without_authentication_is_rejected_before_the_token_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Open(Answers):
+    class Unauthenticated(FixedResponse):
         text = b'{"authentication_mode": "disabled"}'
-        asked: list[str] = []
+        requests: list[str] = []
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary")
-    with serving(Open) as place, pytest.raises(InputError, match="RAY_AUTH_MODE=token"):
-        Jobs(f"http://{place}")
-    assert Open.asked == ["/api/authentication_mode None"]
+    with serving(Unauthenticated) as address, pytest.raises(InputError, match="RAY_AUTH_MODE=token"):
+        Jobs(f"http://{address}")
+    assert Unauthenticated.requests == ["/api/authentication_mode None"]
 
 
-def test_run_at_a_wrong_address_writes_nothing(
+def test_run_with_a_wrong_address_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, call: Callable[..., Called], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
@@ -95,18 +95,18 @@ def test_run_at_a_wrong_address_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_a_cluster_with_another_ray_is_named_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Older(Answers):
+def test_ray_version_mismatch_error_names_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OlderRay(FixedResponse):
         text = b'{"authentication_mode": "token", "ray_version": "2.40.0", "version": "4"}'
-        asked: list[str] = []
+        requests: list[str] = []
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
-    with serving(Older) as place, pytest.raises(InputError, match=r"has Ray 2\.40\.0, this machine 2\."):
-        Jobs(f"http://{place}")
-    assert "/api/version Bearer a-token" in Older.asked
+    with serving(OlderRay) as address, pytest.raises(InputError, match=r"has Ray 2\.40\.0, this machine 2\."):
+        Jobs(f"http://{address}")
+    assert "/api/version Bearer a-token" in OlderRay.requests
 
 
-def test_a_token_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_token_file_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere/token")
     with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH: /nowhere/token cannot be read"):

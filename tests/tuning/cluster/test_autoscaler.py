@@ -1,4 +1,4 @@
-"""Ray's autoscaler, with its own fake nodes: it is asked for the nodes that studies can use, and for no more."""
+"""Ray's autoscaler with its fake nodes: studies request the nodes that they can use, and no more."""
 
 import time
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from tests.tuning.cluster.nodes import RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-MOST = 6
+MAX_NODES = 6
 
 
 @pytest.fixture
 def scaling() -> Iterator[RayCluster]:
-    """A head that takes no trials, and up to MOST nodes of a slot each; none is there before somebody asks."""
-    running = RayCluster(cpus=0, scaled={"resources": {"CPU": 1}, "max_workers": MOST})
+    """A head that runs no trials, and up to MAX_NODES nodes of one slot each, started on demand."""
+    running = RayCluster(cpus=0, scaled={"resources": {"CPU": 1}, "max_workers": MAX_NODES})
     yield running
     running.close()
 
@@ -25,19 +25,17 @@ def workers(scaling: RayCluster) -> set[str]:
     return {node["node_id"] for node in scaling.state("nodes")} - {scaling.head.id}
 
 
-def test_trials_wait_for_nodes_and_no_node_starts_that_no_trial_can_use(
-    scaling, tool, until, record_property
-) -> None:
+def test_trials_wait_for_nodes_and_no_unused_node_starts(scaling, tool, until, record_property) -> None:
     began = time.time()
     arguments = ("run", "small.yaml", "--address", scaling.address)
-    few = tool.start(tool.folder / "few.log", *arguments, "--set", "name=few", "--set", "search.trials=2")
-    assert few.wait(1200) == 0, (tool.folder / "few.log").read_text()
-    record_property("seconds of two trials, with the start of their nodes", time.time() - began)
+    driver = tool.start(tool.folder / "few.log", *arguments, "--set", "name=few", "--set", "search.trials=2")
+    assert driver.wait(1200) == 0, (tool.folder / "few.log").read_text()
+    record_property("seconds for two trials, including the start of their nodes", time.time() - began)
     assert [event.outcome for event in tool.events("few", "end")] == ["complete"] * 2
-    assert 1 <= len(workers(scaling)) <= 2, "one after the other, as long as a trial waits"
+    assert 1 <= len(workers(scaling)) <= 2, "at most one node per trial"
 
     limited = ("--set", "name=limited", "--set", "search.trials=6", "--set", "resources.max_concurrent=2")
-    done = tool.start(tool.folder / "limited.log", *arguments, *limited)
-    assert done.wait(1200) == 0, (tool.folder / "limited.log").read_text()
+    driver = tool.start(tool.folder / "limited.log", *arguments, *limited)
+    assert driver.wait(1200) == 0, (tool.folder / "limited.log").read_text()
     assert {event.outcome for event in tool.events("limited", "end")} == {"complete"}
-    assert len(workers(scaling)) == 2, "as many as trials that run at once, not MOST"
+    assert len(workers(scaling)) == 2, "one node per concurrent trial, not MAX_NODES"

@@ -1,4 +1,4 @@
-"""What Ray says of its trials, passed on to a real controller; Ray itself does not run."""
+"""Callbacks of Ray Tune, forwarded to a real controller. Ray itself does not run."""
 
 from types import SimpleNamespace
 
@@ -24,38 +24,38 @@ def ray_side(make_spec):
     return study, StudySearcher(bridge), StudyScheduler(bridge)
 
 
-def give_up(scheduler, searcher, trial_id: str, config: dict, num_failures: int) -> None:
-    """As Ray's controller does when it ends a trial by an error."""
+def end_with_error(scheduler, searcher, trial_id: str, config: dict, num_failures: int) -> None:
+    """End a trial with an error, as Ray Tune's controller does."""
     trial = SimpleNamespace(trial_id=trial_id, config=config, num_failures=num_failures, max_failures=3)
     scheduler.on_trial_error(None, trial)
     searcher.on_trial_complete(trial_id, error=True)
 
 
-def test_a_trial_whose_reused_worker_was_dead_is_handed_out_again(ray_side) -> None:
-    """Ray ends such a trial at its first failure, whatever max_failures says."""
+def test_trial_of_a_dead_reused_worker_is_requeued(ray_side) -> None:
+    """Ray ends such a trial at its first failure, regardless of max_failures."""
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")
-    give_up(scheduler, searcher, "a", config, num_failures=1)
+    end_with_error(scheduler, searcher, "a", config, num_failures=1)
     assert study.trials()[0].state == TrialState.WAITING
     assert searcher.suggest("b")["number"] == config["number"]
 
 
-def test_a_trial_that_no_worker_can_begin_fails_in_the_end(ray_side) -> None:
+def test_trial_that_no_worker_can_start_fails_after_max_failures(ray_side) -> None:
     study, searcher, scheduler = ray_side
     for attempt in "abcd":
-        give_up(scheduler, searcher, attempt, searcher.suggest(attempt), num_failures=1)
+        end_with_error(scheduler, searcher, attempt, searcher.suggest(attempt), num_failures=1)
     assert study.trials()[0].state == TrialState.FAIL
     assert searcher.suggest("e")["number"] == 1
 
 
-def test_a_trial_whose_worker_was_lost_too_often_fails(ray_side) -> None:
+def test_trial_that_lost_more_workers_than_max_failures_fails(ray_side) -> None:
     study, searcher, scheduler = ray_side
-    give_up(scheduler, searcher, "a", searcher.suggest("a"), num_failures=4)
+    end_with_error(scheduler, searcher, "a", searcher.suggest("a"), num_failures=4)
     assert study.trials()[0].state == TrialState.FAIL
 
 
-def test_a_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
-    """Its slot is free at once for the controller; the worker hears of it when it first reports."""
+def test_trial_is_cancelled_while_its_worker_starts(ray_side, monkeypatch) -> None:
+    """The controller frees its slot immediately; the worker is stopped at its first report."""
     study, searcher, scheduler = ray_side
     config = searcher.suggest("a")
     cancel_trial(study, config["number"])

@@ -1,4 +1,4 @@
-"""Studies on a real cluster of two nodes on this machine: as jobs, from a node, examined first."""
+"""Studies on a real two-node cluster on this machine: `submit`, `run --address` and `doctor`."""
 
 import json
 from collections import Counter
@@ -13,12 +13,10 @@ from tests.tuning.cluster.nodes import TOKEN
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
-def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_data_on_every_node(
-    cluster, tool, until
-) -> None:
+def test_job_is_submitted_once_stops_with_checkpoints_and_resumes_on_both_nodes(cluster, tool, until) -> None:
     jobs = Jobs(cluster.dashboard, TOKEN)
     storage = tool.folder / "studies"
-    # So long that the first trial still trains when the other node's worker is up: else its worker takes the second too.
+    # Long enough that the first trial still runs when the other node's worker is ready; otherwise one worker runs both.
     options = ("training.steps=2400", "training.eval_every=1200", "search.trials=2")
     spec = read_study(str(tool.folder / "small.yaml"), [*options, f"storage={json.dumps(str(storage))}"])
     assert jobs.status("small") is None
@@ -32,14 +30,14 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     until(lambda: "0 of 2 trials ended" in tool.json(*status)[0]["says"])
     jobs.stop("small")
     until(lambda: jobs.status("small") == "STOPPED")
-    (end,) = tool.events("small", "study_end")  # our handler had its time
+    (end,) = tool.events("small", "study_end")  # written by the driver's SIGTERM handler
     assert end.status == "interrupted"
     before = tool.events("small", "end")
     assert {event.outcome for event in before} <= {"interrupted", "complete"}
-    unended = [event for event in before if event.outcome == "interrupted"]
-    for event in unended:
-        kept = (storage / "small" / "trials" / str(event.trial)).glob("step-*/manifest.json")
-        assert max([0, *(json.loads(path.read_text())["step"] for path in kept)]) >= event.step
+    for event in before:
+        if event.outcome == "interrupted":
+            manifests = (storage / "small" / "trials" / str(event.trial)).glob("step-*/manifest.json")
+            assert max([0, *(json.loads(path.read_text())["step"] for path in manifests)]) >= event.step
     with pytest.raises(InputError, match="its last job is STOPPED"):
         jobs.stop("small")
 
@@ -56,11 +54,11 @@ def test_a_study_is_submitted_once_stopped_with_checkpoints_and_goes_on_with_dat
     assert reports == {(trial, step): 1 for trial in range(2) for step in (1200, 2400)}
     found = [[*(cluster.caches / node).glob("listops-mini-*/manifest.json")] for node in ("head", "worker")]
     assert [len(manifests) for manifests in found] == [1, 1]
-    one, other = (json.loads(manifests[0].read_text())["fingerprint"] for manifests in found)
-    assert one == other
+    head, worker = (json.loads(manifests[0].read_text())["fingerprint"] for manifests in found)
+    assert head == worker
 
 
-def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
+def test_doctor_reports_ok_for_a_healthy_cluster(cluster, tool) -> None:
     storage = tool.folder / "studies"
     found = tool.json("doctor", "small.yaml", "--storage", storage, "--address", cluster.address)
     assert {finding["state"] for finding in found} == {"ok"}
@@ -71,7 +69,7 @@ def test_the_doctor_finds_nothing_red_here(cluster, tool) -> None:
     assert list(storage.glob(".doctor-*")) == []
 
 
-def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
+def test_job_errors_are_one_line(cluster, tool) -> None:
     with pytest.raises(InputError, match="rejected the token") as wrong:
         Jobs(cluster.dashboard, "wrong")
     jobs = Jobs(cluster.dashboard, TOKEN)
@@ -81,8 +79,8 @@ def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
         jobs.stop("smal")
     with pytest.raises(InputError, match="smal was not submitted"):
         list(jobs.follow("smal"))
-    for refused in (wrong, relative, unknown):
-        assert "\n" not in str(refused.value)
+    for caught in (wrong, relative, unknown):
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +90,9 @@ def test_what_the_jobs_of_a_cluster_refuse_is_one_line(cluster, tool) -> None:
         (["--set", "resources.gpu=3"], {}, "resources.gpu: 3 is more than the largest node has (0)"),
     ],
 )
-def test_what_a_cluster_refuses_a_driver_is_one_line(
-    cluster, tool, arguments, environment, words: str
-) -> None:
+def test_driver_errors_on_a_cluster_are_one_line(cluster, tool, arguments, environment, words: str) -> None:
     done = tool.run(
-        *("run", "small.yaml", "--set", "name=refused", "--address", cluster.address, *arguments),
+        *("run", "small.yaml", "--set", "name=rejected", "--address", cluster.address, *arguments),
         **environment,
     )
     assert done.returncode == 2
@@ -105,18 +101,19 @@ def test_what_a_cluster_refuses_a_driver_is_one_line(
     assert words in lines[0]
 
 
-def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster, tool) -> None:
-    sick = cluster.caches / "sick"
-    (sick / "torch-9.9.9.dist-info").mkdir(parents=True)
+def test_doctor_reports_each_fault_of_a_misconfigured_node(cluster, tool) -> None:
+    folder = cluster.caches / "misconfigured"
+    (folder / "torch-9.9.9.dist-info").mkdir(parents=True)
     metadata = "Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n"
-    (sick / "torch-9.9.9.dist-info" / "METADATA").write_text(metadata)
-    (sick / "sitecustomize.py").write_text("import time\nnow = time.time\ntime.time = lambda: now() + 3600\n")
-    (sick / "cache").write_text("a file where the cache should be")
+    (folder / "torch-9.9.9.dist-info" / "METADATA").write_text(metadata)
+    one_hour_ahead = "import time\nnow = time.time\ntime.time = lambda: now() + 3600\n"
+    (folder / "sitecustomize.py").write_text(one_hour_ahead)
+    (folder / "cache").write_text("a file in place of the cache folder")
     node = cluster.add(
-        "sick",
+        "misconfigured",
         cpus=0,
-        gpus=2,  # Ray is told of GPUs that torch, built without CUDA, cannot use
-        environment={"PYTHONPATH": str(sick), "PROXYTUNE_CACHE": str(sick / "cache")},
+        gpus=2,  # GPUs that torch, built without CUDA, cannot use
+        environment={"PYTHONPATH": str(folder), "PROXYTUNE_CACHE": str(folder / "cache")},
     )
     try:
         done = tool.run(
@@ -130,8 +127,8 @@ def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster,
             if finding["state"] == "red"
         }
         name = node.id[:6]
-        wrong = {(name, check) for check in ("versions", "clock", "resources", "data")}
-        assert set(red) == wrong | {("cluster", "room")}
+        of_the_node = {(name, check) for check in ("versions", "clock", "resources", "data")}
+        assert set(red) == of_the_node | {("cluster", "room")}
         assert "torch 9.9.9" in red[name, "versions"]
         assert 3590 < float(red[name, "clock"].split()[0]) < 3610
         assert "without CUDA" in red[name, "resources"]
@@ -141,7 +138,7 @@ def test_the_doctor_names_what_is_wrong_with_a_sick_node_from_elsewhere(cluster,
         node.kill()
 
 
-def test_data_are_generated_on_the_cluster_that_is_named(cluster, tool) -> None:
+def test_data_prepare_runs_on_the_given_cluster(cluster, tool) -> None:
     options = ("--option", "train_examples=6000", "--address", cluster.address)
     facts = tool.json("data", "prepare", "listops-mini", *options)
     assert facts["examples"]["train"] == 6000

@@ -1,6 +1,8 @@
-"""Nodes that die, leave and come while a study runs on PostgreSQL and a real MLflow server: nothing lost, nothing twice.
+"""Nodes are killed, drained and added while a study runs with PostgreSQL and a real MLflow server.
 
-pytest -m slow tests/tuning/cluster/test_node_faults.py    (prints its timeline at the end)
+No trial or report may be lost or duplicated. The test prints its timeline at the end:
+
+    pytest -m slow tests/tuning/cluster/test_node_faults.py
 """
 
 import json
@@ -24,7 +26,7 @@ TRIAL_SECONDS = 15.0
 
 
 class Keeper(threading.Thread):
-    """Extends the study whenever fewer than four trials are left, so that it outlives the faults on any machine."""
+    """Extends the study while fewer than four trials remain, so that it outlasts the faults on any machine."""
 
     def __init__(self, study: Study, num_ended: Callable[[], int]) -> None:
         super().__init__(name="keeper")
@@ -33,12 +35,12 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(1):
-            wanted = self._num_ended() + 4
-            if wanted > self._study.budget:
-                extend(self._study, wanted)
+            budget = self._num_ended() + 4
+            if budget > self._study.budget:
+                extend(self._study, budget)
 
     def stop(self) -> int:
-        """The number of trials in the end."""
+        """Stop extending. Returns the final number of trials."""
         self._over.set()
         self.join()
         budget = self._study.budget
@@ -47,7 +49,7 @@ class Keeper(threading.Thread):
 
 
 def steps_of_a_trial(make_spec) -> int:
-    """So many that a trial takes TRIAL_SECONDS on this machine as it is now; a multiple of 4."""
+    """Steps that take about TRIAL_SECONDS on this machine under its current load; a multiple of 4."""
     spec = make_spec("training.steps=100000", "training.eval_every=50000").trial({"model.dropout": 0.1})
     run = TrialRun(spec, None)
     run.advance()
@@ -58,7 +60,7 @@ def steps_of_a_trial(make_spec) -> int:
 
 
 class OnNodes(Watched):
-    """Also which trials the nodes hold."""
+    """Also reports which trials run on which node."""
 
     def complete(self) -> set[int]:
         return {event.trial for event in self.completions()}
@@ -67,21 +69,21 @@ class OnNodes(Watched):
         return Counter(event.trial for event in self.events("trial"))
 
     def running_on(self, node) -> list[int]:
-        """Trials whose last report came from the node, and that have not ended."""
+        """Trials that have not ended and whose last report came from the node."""
         ended = {event.trial for event in self.events("end")}
         last = {event.trial: event.pid for event in self.events("report")}
         pids = {process.pid for process in node.tree()}
         return [trial for trial, pid in last.items() if trial not in ended and pid in pids]
 
-    def again(self, trial: int, before: Counter) -> bool:
-        """Whether the trial was handed out again, or has ended."""
+    def rescheduled(self, trial: int, before: Counter) -> bool:
+        """Whether the trial was started again, or has ended."""
         return self.attempts()[trial] > before[trial] or any(
             event.trial == trial for event in self.events("end")
         )
 
-    def left(self, trial: int, before: Counter) -> str:
-        gone = self.attempts()[trial] > before[trial]
-        return "has left it with a checkpoint" if gone else "was complete before it could leave"
+    def departure(self, trial: int, before: Counter) -> str:
+        moved = self.attempts()[trial] > before[trial]
+        return "moved with a checkpoint" if moved else "completed before it could move"
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def mlflow(tmp_path: Path) -> Iterator[MlflowServer]:
 
 @pytest.fixture
 def cluster(postgres: PostgresServer, tmp_path: Path) -> Iterator[RayCluster]:
-    """A head without cores; the drivers on it know the database's password."""
+    """A head without cores; drivers on it have the password of the database."""
     environment = {"PGPASSFILE": str(postgres.passfile), "PROXYTUNE_CACHE": str(tmp_path / "head")}
     running = RayCluster(cpus=0, environment=environment)
     yield running
@@ -104,7 +106,7 @@ def cluster(postgres: PostgresServer, tmp_path: Path) -> Iterator[RayCluster]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_restarted(
+def test_node_faults_and_a_head_restart_lose_and_duplicate_nothing(
     cluster, postgres, mlflow, tool, make_spec, until, tmp_path: Path, record_property
 ) -> None:
     steps = steps_of_a_trial(make_spec)
@@ -134,7 +136,7 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
         third.kill()
     finally:
         trials = keeper.stop()
-    lost = watched.note(f"the head and the driver killed with -9; {len(completed)} trials are complete")
+    lost = watched.note(f"head and driver killed with SIGKILL; {len(completed)} trials are complete")
     shown = tool.json("show", "small", "--storage", storage, "--database", postgres.uri)
     assert shown["outcomes"].get("complete", 0) >= len(completed)
     cluster.head = cluster.start_head()
@@ -142,58 +144,60 @@ def test_a_node_killed_one_drained_one_ended_as_a_pod_two_added_and_the_head_res
     done = tool.run(*submit)
     assert done.returncode == 0, done.stderr
     until(lambda: watched.running_on(fifth))
-    watched.note(f"submitted again; the first report is {time.monotonic() - lost:.1f} s after the kill")
+    watched.note(f"submitted again; first report {time.monotonic() - lost:.1f} s after the kill")
     jobs = ("status", "--address", cluster.dashboard)
     until(lambda: tool.json(*jobs)[0]["status"] not in ("PENDING", "RUNNING"))
     job = tool.json(*jobs)[0]
     assert job["status"] == "SUCCEEDED", job["message"]
     rows = tool.json("trials", "small", "--storage", storage, "--database", postgres.uri)
-    check_nothing_lost_or_twice(watched, rows, trials, steps)
+    check_nothing_lost_or_duplicated(watched, rows, trials, steps)
     check_mlflow(mlflow.url, rows, list(range(steps // 4, steps + 1, steps // 4)))
     for line in watched.timeline:
         record_property("timeline", line)
 
 
 def lose_workers(cluster, watched: OnNodes, until, add: Callable[[str], Any], first, second) -> Any:
-    """Kill a worker, drain one, end one as a pod; the worker that is left."""
+    """Kill a worker node, drain another, end a third with SIGTERM. Returns the remaining worker node."""
     victim, before = until(lambda: watched.running_on(first))[0], watched.attempts()
-    killed = watched.note(f"node a killed with -9; it ran trial {victim}")
+    killed = watched.note(f"node a killed with SIGKILL while it ran trial {victim}")
     first.kill()
-    until(lambda: watched.again(victim, before))
-    watched.note(f"its trial is handed out again, {time.monotonic() - killed:.1f} s after the kill")
+    until(lambda: watched.rescheduled(victim, before))
+    watched.note(f"its trial rescheduled {time.monotonic() - killed:.1f} s after the kill")
     third = add("c")
     until(lambda: watched.running_on(third))
-    watched.note(f"node c added and has reported, {time.monotonic() - killed:.1f} s after the kill")
+    watched.note(f"first report of the added node c {time.monotonic() - killed:.1f} s after the kill")
 
     moved, before = until(lambda: watched.running_on(second))[0], watched.attempts()
-    asked = watched.note(f"node b will be taken away in 60 s; it runs trial {moved}")
+    announced = watched.note(f"removal of node b announced, in 60 s; it runs trial {moved}")
     cluster.drain(second, 60)
-    until(lambda: watched.again(moved, before))
+    until(lambda: watched.rescheduled(moved, before))
     watched.note(
-        f"its trial {watched.left(moved, before)}, {time.monotonic() - asked:.1f} s after the notice"
+        f"its trial {watched.departure(moved, before)}, {time.monotonic() - announced:.1f} s after the notice"
     )
     second.kill()
 
     fourth = add("d")
     moved, before = until(lambda: watched.running_on(fourth))[0], watched.attempts()
-    asked = watched.note(f"node d gets SIGTERM as a pod does; it runs trial {moved}")
+    terminated = watched.note(f"SIGTERM sent to node d as to a pod; it runs trial {moved}")
     fourth.terminate()
-    until(lambda: watched.again(moved, before))
-    watched.note(f"its trial {watched.left(moved, before)}, {time.monotonic() - asked:.1f} s after SIGTERM")
+    until(lambda: watched.rescheduled(moved, before))
+    watched.note(
+        f"its trial {watched.departure(moved, before)}, {time.monotonic() - terminated:.1f} s after SIGTERM"
+    )
     fourth.process.wait(300)
-    watched.note(f"node d has ended by itself, {time.monotonic() - asked:.1f} s after SIGTERM")
+    watched.note(f"node d exited {time.monotonic() - terminated:.1f} s after SIGTERM")
     return third
 
 
-def check_nothing_lost_or_twice(watched: OnNodes, rows: list[dict], trials: int, steps: int) -> None:
+def check_nothing_lost_or_duplicated(watched: OnNodes, rows: list[dict], trials: int, steps: int) -> None:
     assert Counter(row["outcome"] for row in rows) == {"complete": trials}
-    told = Counter((event.trial, event.step) for event in watched.events("report"))
+    reports = Counter((event.trial, event.step) for event in watched.events("report"))
     points = range(steps // 4, steps + 1, steps // 4)
-    assert told == {(trial, step): 1 for trial in range(trials) for step in points}
+    assert reports == {(trial, step): 1 for trial in range(trials) for step in points}
     assert Counter(event.trial for event in watched.completions()) == dict.fromkeys(range(trials), 1)
-    repeated = sum(watched.attempts().values()) - trials
+    restarts = sum(watched.attempts().values()) - trials
     watched.note(
-        f"{trials} trials complete, {len(told)} reports each told once, {repeated} times a trial was given out again"
+        f"{trials} trials complete, {len(reports)} reports without duplicates, {restarts} trial restarts"
     )
 
 

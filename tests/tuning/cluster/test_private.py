@@ -1,4 +1,4 @@
-"""What Ray keeps on disk is out of other users' reach, and gone with the run."""
+"""Ray's files on disk are inaccessible to other users, and are removed with the run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from proxytune.tuning.cluster.scratch import SCRATCH, scratch_folder
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.trial import slot
 
-STRANGER = 65534
+OTHER_USER = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 
 LOCAL = """
@@ -33,14 +33,14 @@ with ray_session() as session:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that every user may enter, unlike pytest's own."""
+    """A temporary folder that every user may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="open-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def started(script: str, temporary: Path) -> subprocess.Popen[str]:
-    """A process of its own that talks through pipes and keeps temporary files there."""
+    """Start a Python process with piped stdin and stdout that creates temporary files in `temporary`."""
     return subprocess.Popen(
         [sys.executable, "-P", "-c", script],
         stdin=subprocess.PIPE,
@@ -50,19 +50,17 @@ def started(script: str, temporary: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() -> None:
-    """Ray's processes make their session's folders as they start: they would make them again, and nobody remove them."""
+def test_late_ray_processes_are_killed_with_their_folder() -> None:
+    """Ray's processes create their session's folders as they start. A late one would recreate folders already removed."""
     sleep = "-c", "import time; time.sleep(600)"
     with scratch_folder() as folder:
-        of_ray = os.environ | {SCRATCH: str(folder)}  # as Ray is started
+        of_ray = os.environ | {SCRATCH: str(folder)}  # the environment of Ray's processes
         late = subprocess.Popen([sys.executable, *sleep, f"--temp-dir={folder}/ray"], env=of_ray)
-        with (folder / "agent.log").open("w") as log:  # an agent's title hides what it was started with
+        with (folder / "agent.log").open("w") as log:  # an agent's process title hides its arguments
             agent = subprocess.Popen(["ray::Agent", *sleep], executable=sys.executable, stdout=log)
             other = subprocess.Popen(["ray::Agent", *sleep], executable=sys.executable)
-        reader = subprocess.Popen(["tail", "-f", folder / "agent.log"])  # a user's
-        shipper = subprocess.Popen(
-            [sys.executable, *sleep], env=of_ray
-        )  # a child of the driver, but not Ray's
+        reader = subprocess.Popen(["tail", "-f", folder / "agent.log"])  # started by the user
+        shipper = subprocess.Popen([sys.executable, *sleep], env=of_ray)  # started by the driver, not by Ray
     try:
         assert late.wait(60) == -9
         assert agent.wait(60) == -9
@@ -78,8 +76,8 @@ def test_a_worker_that_still_starts_when_its_ray_is_gone_ends_with_the_folder() 
 @pytest.mark.e2e
 @as_root
 @pytest.mark.parametrize("length", [0, 60])
-def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: Path, length: int) -> None:
-    """Also where the temporary folder's path leaves Ray's sockets no room."""
+def test_folder_of_a_local_ray_is_private_and_removed_at_exit(open_folder: Path, length: int) -> None:
+    """Also if the path of the temporary folder is too long for Ray's sockets."""
     temporary = open_folder / ("x" * length) if length else open_folder
     temporary.mkdir(exist_ok=True)
     with started(LOCAL, temporary) as process:
@@ -88,15 +86,15 @@ def test_rays_folder_of_a_run_here_is_closed_to_others_and_removed(open_folder: 
         assert session.is_relative_to(scratch)
         assert scratch.parent == (Path("/tmp") if length else temporary)
         check_private(session)
-        asked = subprocess.run(["ls", session], user=STRANGER, capture_output=True, text=True, check=False)
-        assert "Permission denied" in asked.stderr
+        listed = subprocess.run(["ls", session], user=OTHER_USER, capture_output=True, text=True, check=False)
+        assert "Permission denied" in listed.stderr
         process.communicate("\n")
     assert process.returncode == 0
     assert not scratch.exists()
 
 
-def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a driver that lives, and what is not a driver's, stay."""
+def test_next_driver_removes_the_folder_of_a_killed_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of live drivers and other folders are kept."""
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     parent = Path(tempfile.mkdtemp(prefix="s-"))
     monkeypatch.setattr(tempfile, "tempdir", str(parent))
@@ -107,7 +105,7 @@ def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytes
         assert driver.stdout is not None
         left = Path(driver.stdout.readline().strip())
         with scratch_folder():
-            assert left.exists(), "its driver lives"
+            assert left.exists(), "its driver is alive"
         driver.kill()
     assert left.exists()
     with scratch_folder() as own:
@@ -117,7 +115,7 @@ def test_the_folder_of_a_killed_driver_is_removed_by_the_next(monkeypatch: pytes
     shutil.rmtree(parent)
 
 
-def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> None:
+def test_folder_below_a_private_folder_is_private(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     session = tmp_path / "ray" / "session"
     session.mkdir(parents=True)
@@ -126,17 +124,15 @@ def test_a_folder_is_private_if_one_above_keeps_others_out(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, 0o701])
-def test_a_folder_that_others_can_enter_is_refused_in_one_line(open_folder: Path, mode: int) -> None:
+def test_folder_open_to_other_users_is_rejected_in_one_line(open_folder: Path, mode: int) -> None:
     open_folder.chmod(mode)
-    with pytest.raises(
-        InputError, match=rf"can replace the code that Ray runs from {open_folder}"
-    ) as refused:
+    with pytest.raises(InputError, match=rf"can replace the code that Ray runs from {open_folder}") as caught:
         check_private(open_folder)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755])
-def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: int) -> None:
+def test_probe_job_reports_whether_its_folder_is_private(open_folder: Path, mode: int) -> None:
     closed = open_folder / "closed"
     (closed / "logs").mkdir(parents=True)
     closed.chmod(mode)
@@ -156,29 +152,29 @@ def test_a_job_that_looks_tells_as_much_of_its_folder(open_folder: Path, mode: i
 
 
 @as_root
-def test_a_folder_of_another_user_is_refused(open_folder: Path) -> None:
+def test_folder_of_another_user_is_rejected(open_folder: Path) -> None:
     open_folder.chmod(0o700)
-    os.chown(open_folder, STRANGER, STRANGER)
+    os.chown(open_folder, OTHER_USER, OTHER_USER)
     with pytest.raises(InputError, match="other users"):
         check_private(open_folder)
 
 
 @as_root
-@pytest.mark.parametrize("trick", ["owner", "mode", "link", "file's owner"])
-def test_the_slot_uses_no_file_of_another_user(tmp_path: Path, monkeypatch, trick: str) -> None:
-    """Another user could hold up every trial, by a lock on a file that both can open."""
+@pytest.mark.parametrize("attack", ["owner", "mode", "link", "file's owner"])
+def test_slot_rejects_files_of_another_user(tmp_path: Path, monkeypatch, attack: str) -> None:
+    """Otherwise another user could block every trial with a lock on a file that both can open."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with slot.shared_slot():
         pass
     (folder,) = tmp_path.iterdir()
-    if trick == "owner":
-        os.chown(folder, STRANGER, STRANGER)
-    elif trick == "mode":
+    if attack == "owner":
+        os.chown(folder, OTHER_USER, OTHER_USER)
+    elif attack == "mode":
         folder.chmod(0o777)
-    elif trick == "link":
+    elif attack == "link":
         folder.rename(tmp_path / "moved")
         folder.symlink_to(tmp_path / "moved")
     else:
-        os.chown(folder / "gate", STRANGER, STRANGER)
+        os.chown(folder / "gate", OTHER_USER, OTHER_USER)
     with pytest.raises(PermissionError, match="accessible to other users"), slot.shared_slot():
         pass

@@ -1,4 +1,4 @@
-"""Ray dies under a driver: one line, exit code 75, and the next `run` goes on with nothing lost or done twice."""
+"""Ray dies while a driver runs: one line, exit code 75, and the next `run` resumes without losing or repeating reports."""
 
 import json
 import os
@@ -30,7 +30,7 @@ VICTIMS = ("gcs_server", "raylet")
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """Start a driver of the study."""
+    """Start drivers of the study; they are killed at the end of the test."""
     started = []
 
     def start_driver() -> "subprocess.Popen[bytes]":
@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
 
 
 def ray_processes(driver: int) -> dict[str, int]:
-    """The GCS and the raylet that a driver has started, by name: its children, of nobody else's session."""
+    """Pids of the GCS and the raylet by name, among the children of the driver only."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -63,7 +63,7 @@ def ray_processes(driver: int) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", [VICTIMS, VICTIMS[:1], VICTIMS[1:]], ids="+".join)
 @pytest.mark.timeout(1800)
-def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
+def test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"], victims: tuple[str, ...]
 ) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
@@ -84,7 +84,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
         os.kill(processes[name], signal.SIGKILL)
     killed = time.monotonic()
     assert driver.wait(300) == 75, (tmp_path / "log").read_text()
-    print(f"{'+'.join(victims)} killed: the driver ended after {time.monotonic() - killed:.1f} s")
+    print(f"{'+'.join(victims)} killed: the driver exited after {time.monotonic() - killed:.1f} s")
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     (line,) = [line for line in log.splitlines() if line.startswith("proxytune:")]
@@ -109,7 +109,7 @@ def test_a_dead_ray_ends_the_driver_in_one_line_and_the_next_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_rays_folder_deleted_under_a_driver_ends_it_in_one_line(
+def test_driver_exits_with_one_line_when_the_ray_folder_is_deleted(
     tmp_path: Path, start: Callable[[], "subprocess.Popen[bytes]"]
 ) -> None:
     (tmp_path / "small.yaml").write_text(STUDY.replace("steps: 120", "steps: 1200"))

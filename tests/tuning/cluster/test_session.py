@@ -1,4 +1,4 @@
-"""What a cluster has room for, counted node by node, and what of the package goes to its nodes."""
+"""The number of trials that fit on a cluster, the findings of `doctor` per node, and the package that nodes receive."""
 
 import json
 import subprocess
@@ -14,11 +14,15 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.trial_spec import Resources
 
 
-def session(*nodes: tuple[float, float]) -> RaySession:
-    made = RaySession(Path("/nowhere"))
-    made._nodes = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
-    made._counted = float("inf")  # never counted again
-    return made
+class FixedSession(RaySession):
+    """A session on a cluster of nodes with the given numbers of (CPUs, GPUs)."""
+
+    def __init__(self, *nodes: tuple[float, float]) -> None:
+        super().__init__(Path("/nowhere"))
+        self._fixed = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
+
+    def nodes(self) -> list[dict[str, float]]:
+        return self._fixed
 
 
 @pytest.mark.parametrize(
@@ -26,17 +30,17 @@ def session(*nodes: tuple[float, float]) -> RaySession:
     [
         ([(8, 0)], 1, "auto", 8),
         ([(0, 0), (8, 1), (8, 1)], 2, "auto", 2),  # a head without cores, two GPU nodes
-        ([(3, 0), (3, 0)], 2, 0, 2),  # one core of each is of no use
+        ([(3, 0), (3, 0)], 2, 0, 2),  # one core of each node remains unused
         ([(16, 2), (4, 0)], 1, 0.5, 4),
         ([(16, 1)], 1, 0.1, 10),
     ],
 )
-def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> None:
-    made = session(*nodes)
-    needs = made.trial_resources(Resources(cpu=cpu, gpu=gpu))
-    assert made.slots(needs, None) == fits
-    assert made.slots(needs, 1) == 1
-    assert made.slots(needs, 99) == fits
+def test_slots_are_counted_per_node(nodes, cpu, gpu, fits: int) -> None:
+    session = FixedSession(*nodes)
+    needs = session.trial_resources(Resources(cpu=cpu, gpu=gpu))
+    assert session.slots(needs, None) == fits
+    assert session.slots(needs, 1) == 1
+    assert session.slots(needs, 99) == fits
 
 
 @pytest.mark.parametrize(
@@ -46,13 +50,13 @@ def test_trials_fit_on_nodes_not_on_their_sum(nodes, cpu, gpu, fits: int) -> Non
         (Resources(gpu=1), "resources.gpu: 1"),
     ],
 )
-def test_what_no_single_node_has_is_refused(resources: Resources, words: str) -> None:
-    with pytest.raises(InputError) as refused:
-        session((3, 0), (3, 0)).trial_resources(resources)
-    assert words in str(refused.value)
+def test_resources_beyond_the_largest_node_are_rejected(resources: Resources, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        FixedSession((3, 0), (3, 0)).trial_resources(resources)
+    assert words in str(caught.value)
 
 
-def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_path: Path) -> None:
+def test_shipped_package_contains_only_the_files_of_the_wheel(tmp_path: Path) -> None:
     shipped, metadata = package_folders(tmp_path)
     kinds = {path.suffix for path in Path(shipped).rglob("*") if path.is_file()}
     assert kinds == {".py", ".yaml", ".typed", ".sbatch"}
@@ -71,7 +75,7 @@ def test_the_package_goes_as_its_wheel_would_install_it_and_nothing_else(tmp_pat
 
 
 def answer(**changes) -> dict:
-    """What a healthy node answers the doctor."""
+    """The answer of a healthy node to `doctor`, with changes."""
     return {
         "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
         "cuda": {"build": "12.9", "gpus": ["H100, 80 GiB"]},
@@ -95,18 +99,18 @@ def answer(**changes) -> dict:
         ({"cuda": {"build": None, "gpus": []}}, {"resources"}, "without CUDA"),
         ({"cuda": {"build": None, "gpus": []}, "resources": {"CPU": 8.0}}, set(), ""),
         ({"skew": (-9.0, 0.5)}, {"clock"}, "-9.00 s"),
-        ({"skew": (-9.0, 8.5)}, set(), ""),  # measured too roughly to say so
+        ({"skew": (-9.0, 8.5)}, set(), ""),  # within the error of the measurement
         ({"folder": ("red", "others can")}, {"folder"}, "others can"),
         ({"data": ("red", "text: no root")}, {"data"}, "no root"),
     ],
 )
-def test_the_doctor_tells_a_sick_node_from_a_healthy_one(changes, red: set[str], words: str) -> None:
+def test_doctor_marks_the_faults_of_a_node_red(changes, red: set[str], words: str) -> None:
     findings = list(_node_findings("node", answer(**changes), answer()["versions"]))
     assert {finding.check for finding in findings if finding.state == RED} == red
     assert words in " ".join(finding.text for finding in findings if finding.state == RED)
 
 
-LEFT = """
+AFTER_SESSION = """
 import ray
 from proxytune.tuning.cluster.session import ray_session
 with ray_session():
@@ -114,19 +118,21 @@ with ray_session():
 try:
     ray.put(1)
 except ray.exceptions.RaySystemError as error:
-    print("refused:", error)
+    print("raised:", error)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_a_call_after_ray_was_left_starts_no_other_ray() -> None:
-    """A driver that leaves at once does so under its search, which still runs in another thread."""
-    done = subprocess.run([sys.executable, "-P", "-c", LEFT], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("refused:")
+def test_ray_call_after_the_session_raises_and_starts_no_ray() -> None:
+    """A driver that exits immediately leaves the session while its search still runs in another thread."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", AFTER_SESSION], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("raised:")
 
 
-PATHS = """
+WORKER_PATH = """
 import json, ray, sys
 from proxytune.tuning.cluster.session import ray_session
 with ray_session():
@@ -136,15 +142,15 @@ with ray_session():
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_workers_import_nothing_from_the_folder_or_the_script_of_the_driver(tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text(PATHS)
+def test_workers_do_not_import_from_the_folder_of_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(WORKER_PATH)
     done = subprocess.run(
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert str(tmp_path) not in json.loads(done.stdout)
 
 
-LEAN = """
+PROCESSES = """
 import json, psutil, sys
 from proxytune.tuning.cluster.session import ray_session
 with ray_session(preload=["proxytune.models.training"]):
@@ -157,14 +163,14 @@ print(json.dumps([started, loaded]))
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_ray_starts_without_idle_processes_and_its_workers_import_what_trials_need() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", LEAN], capture_output=True, text=True, check=True)
+def test_ray_starts_no_idle_processes_and_workers_preload_modules() -> None:
+    done = subprocess.run([sys.executable, "-P", "-c", PROCESSES], capture_output=True, text=True, check=True)
     started, preloaded = json.loads(done.stdout.splitlines()[-1])
     assert any("raylet" in line for line in started)
     for idle in ("dashboard.py", "monitor.py"):
-        assert not any(idle in line for line in started), f"this Ray starts {idle} all the same"
+        assert not any(idle in line for line in started), f"this version of Ray starts {idle}"
     agents = [line for line in started if "dashboard/agent.py" in line]
     assert all("--minimal" in line for line in agents), (
-        "this Ray's agent opens a port that a second Ray waits for"
+        "the agent of this version of Ray opens a port that a second Ray waits for"
     )
-    assert preloaded, "this Ray's workers import no modules as they start"
+    assert preloaded, "workers of this version of Ray import no modules at startup"

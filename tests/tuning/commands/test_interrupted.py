@@ -1,4 +1,4 @@
-"""Verbs that read or write a study, interrupted at each part of their work with the database: 75, and nothing is broken."""
+"""Commands that get SIGINT at different moments of their database access exit with 75 and leave the study usable."""
 
 import signal
 import sys
@@ -16,7 +16,7 @@ from tests.tuning.run.interrupted import NEVER, Moments
 def interrupt_at(
     moment: int, call: Callable[..., Called], words: tuple[object, ...], cwd: Path
 ) -> tuple[Called, int]:
-    """The verb with SIGINT at the moment, and how many moments it had."""
+    """Run the command with SIGINT at the given moment. Returns its result and the number of its moments."""
     moments = Moments(signal.SIGINT, moment)
     sys.setprofile(moments)
     try:
@@ -26,8 +26,13 @@ def interrupt_at(
 
 
 def check(
-    call: Callable[..., Called], words: tuple[object, ...], cwd: Path, after: Callable[[], None]
+    call: Callable[..., Called],
+    words: tuple[object, ...],
+    cwd: Path,
+    after: Callable[[], None] = lambda: None,
+    stride: int = 7,
 ) -> None:
+    """Interrupt the command at every `stride`-th moment; it exits with 75 each time, and with 0 when not interrupted."""
     moment, count = 1, NEVER
     while moment <= count:
         called, count = interrupt_at(moment, call, words, cwd)
@@ -37,8 +42,8 @@ def check(
         assert called.code == 75, f"moment {moment}: {called}"
         assert "proxytune: " not in called.stderr, called
         after()
-        moment, count = moment + 7, NEVER
-    raise AssertionError("the verb never had its way")
+        moment, count = moment + stride, NEVER
+    raise AssertionError("every moment of the command was interrupted")
 
 
 @pytest.mark.parametrize(
@@ -50,17 +55,19 @@ def check(
     ],
     ids=lambda words: words[0],
 )
-def test_a_verb_that_steers(
+def test_interrupted_steering_command_exits_with_75(
     make_spec, call: Callable[..., Called], tmp_path: Path, words: tuple[object, ...]
 ) -> None:
     begin_study(make_spec()).storage.engine.dispose()
-    check(call, (*words, "--storage", tmp_path / "studies"), tmp_path, lambda: None)
+    check(call, (*words, "--storage", tmp_path / "studies"), tmp_path)
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_an_export(study: Study, call: Callable[..., Called], tmp_path: Path) -> None:
-    def nothing_is_left() -> None:
+def test_interrupted_export_exits_with_75_and_leaves_no_files(
+    study: Study, call: Callable[..., Called], tmp_path: Path
+) -> None:
+    def check_no_files() -> None:
         assert list(tmp_path.iterdir()) == []
 
     words = "export", "small", "--out", "winner", "--no-register", "--storage", study.spec.storage
-    check(call, words, tmp_path, nothing_is_left)
+    check(call, words, tmp_path, check_no_files, stride=17)

@@ -1,4 +1,4 @@
-"""What STUDY means to a verb, and which file or override an error is blamed on."""
+"""How commands resolve their STUDY argument, and the file or override that an error names."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def call(*arguments: str) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -35,7 +35,7 @@ def stored(make_spec: Callable[..., StudySpec]) -> Study:
     return begin_study(make_spec())
 
 
-def test_a_stored_study_is_resumed_by_its_name(stored: Study) -> None:
+def test_stored_study_is_read_by_name(stored: Study) -> None:
     assert read_spec("small", (), None, stored=True) == stored.spec
     assert read_spec("small", ["search.trials=9"], None, stored=True).search.trials == 9
     elsewhere = read_spec("small", (), stored.spec.storage, stored=True)
@@ -46,19 +46,19 @@ def test_a_stored_study_is_resumed_by_its_name(stored: Study) -> None:
         read_spec("small", (), None)
 
 
-def test_a_folder_shadows_no_shipped_study_and_a_file_does() -> None:
+def test_file_shadows_a_shipped_study_and_a_folder_does_not() -> None:
+    shipped = read_spec("listops-mini", (), None)
     Path("listops-mini").mkdir()
-    assert (
-        read_spec("listops-mini", (), None).search.trials == read_spec("listops-mini", (), None).search.trials
-    )
+    assert read_spec("listops-mini", (), None) == shipped
     Path("listops-mini").rmdir()
-    Path("listops-mini").write_text(
-        shipped_studies()["listops-mini"].read_text().replace("trials: ", "trials: 1")
-    )
-    assert read_spec("listops-mini", (), None).search.trials > 100
+    trials = f"trials: {shipped.search.trials}"
+    text = shipped_studies()["listops-mini"].read_text()
+    assert trials in text
+    Path("listops-mini").write_text(text.replace(trials, "trials: 123"))
+    assert read_spec("listops-mini", (), None).search.trials == 123
 
 
-def test_an_error_is_blamed_on_the_override_or_the_file(make_spec: Callable[..., StudySpec]) -> None:
+def test_error_names_the_override_or_the_file(make_spec: Callable[..., StudySpec]) -> None:
     values = make_spec().model_dump(mode="json")
     values["model"]["num_layerz"] = 3
     Path("my.yaml").write_text(as_yaml(values))
@@ -74,16 +74,16 @@ def test_an_error_is_blamed_on_the_override_or_the_file(make_spec: Callable[...,
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:p/w@host/db", "postgresql://host/db?password=secret"])
-def test_no_verb_takes_a_password_in_a_url(url: str) -> None:
-    """It would show in the list of processes and in every message that names the database."""
+def test_password_in_a_database_url_is_rejected(url: str) -> None:
+    """It would be visible in the list of processes and in every message that contains the URL."""
     for command in (("show", "small"), ("serve",), ("stop", "small")):
-        with pytest.raises(InputError, match="--database: a password in the URL") as refused:
+        with pytest.raises(InputError, match="--database: a password in the URL") as caught:
             call(*command, "--database", url)
-        assert "p/w" not in str(refused.value)
-        assert "secret" not in str(refused.value)
+        assert "p/w" not in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
-def test_init_writes_a_file_that_check_accepts() -> None:
+def test_init_writes_a_valid_study_file() -> None:
     done = call("init", "listops")
     assert "proxytune check my-listops.yaml" in done.stderr
     assert read_spec("my-listops.yaml", (), None).training["steps"] == 5000
@@ -94,7 +94,7 @@ def test_init_writes_a_file_that_check_accepts() -> None:
     assert Path("my-listops.yaml").read_text().startswith("# yaml-language-server: $schema=/")
 
 
-def test_the_shipped_schema_is_the_current_one() -> None:
+def test_shipped_schema_is_current() -> None:
     # If this fails: proxytune schema > tuning/studies/study.schema.json
     assert SHIPPED_SCHEMA.read_text() == schema_text() == call("schema").stdout
     for path in shipped_studies().values():
@@ -102,16 +102,16 @@ def test_the_shipped_schema_is_the_current_one() -> None:
         assert (path.parent / named).resolve() == SHIPPED_SCHEMA.resolve()
 
 
-def test_steering_verbs_confirm(stored: Study) -> None:
+def test_steering_commands_report_the_request(stored: Study) -> None:
     assert "queued model.dropout=0.2; no driver runs small now; `proxytune run small`" in (
         call("enqueue", "small", "model.dropout=0.2").stdout
     )
-    assert "no driver holds study small" in call("stop", "small").stdout
+    assert "no driver runs small now" in call("stop", "small").stdout
     lease = Lease(stored.storage, "small")
     lease.acquire()
     try:
         for arguments, words in (
-            (["extend", "small", "--trials", "6"], "small may take 6 trials; process"),
+            (["extend", "small", "--trials", "6"], "set the budget of small to 6 trials; process"),
             (["pause", "small"], "requested small to pause; process"),
             (["resume", "small"], "requested small to resume; process"),
             (["stop", "small", "--now"], "requested small to stop now; process"),
@@ -122,7 +122,7 @@ def test_steering_verbs_confirm(stored: Study) -> None:
     assert open_study("small", stored.spec.storage).budget == 6
 
 
-def test_studies_lists_what_is_stored(stored: Study, tmp_path: Path) -> None:
+def test_studies_lists_stored_studies(stored: Study, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = json.loads(call("studies", "--json").stdout)
     assert rows == [
         {
@@ -143,7 +143,7 @@ def test_studies_lists_what_is_stored(stored: Study, tmp_path: Path) -> None:
     assert f"no study in {tmp_path}/empty" in call("studies", "--storage", "empty").stdout
 
 
-def test_check_refuses_data_that_is_missing(make_spec: Callable[..., StudySpec]) -> None:
+def test_check_rejects_missing_data_and_too_large_batches(make_spec: Callable[..., StudySpec]) -> None:
     from proxytune.datasets import DataError
 
     with pytest.raises(DataError, match="has no generator"):
@@ -153,7 +153,7 @@ def test_check_refuses_data_that_is_missing(make_spec: Callable[..., StudySpec])
         call("check", "my.yaml")
 
 
-def test_check_reports_costs_and_what_is_probably_not_meant(make_spec: Callable[..., StudySpec]) -> None:
+def test_check_reports_costs_and_warns_about_probable_mistakes(make_spec: Callable[..., StudySpec]) -> None:
     values = make_spec(
         "search.objectives={val_accuracy: minimize}", "search.space.model.num_proxies=[4, 100]"
     )
@@ -165,4 +165,4 @@ def test_check_reports_costs_and_what_is_probably_not_meant(make_spec: Callable[
     measured = " ".join(call("check", "my.yaml", "--measure").stderr.split())
     for unit in ("parameters", "MiB per sequence", "min on this machine"):
         assert unit in measured
-    assert " ".join(call("check", "my.yaml").stderr.split()) == measured, "the cache knows it"
+    assert " ".join(call("check", "my.yaml").stderr.split()) == measured, "the measurement is cached"

@@ -1,4 +1,4 @@
-"""The paper's table: whose accuracy on what grounds, ratios to softmax, published figures apart; and its studies."""
+"""The comparison table: accuracies and their basis, ratios to softmax, published values."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from proxytune.datasets import DataError
 from proxytune.tuning.cli import cli
 from proxytune.tuning.compare.compare import compare
 from proxytune.tuning.compare.page import accuracy_range, as_html, as_markdown, figure, published_tables
@@ -20,23 +19,19 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.spec.study_spec import parse_study
 from proxytune.tuning.store.confirmation import CONFIRMATION, Candidate, Confirmation, TestResult
 from proxytune.tuning.store.study import Study
-from proxytune.tuning.studies import shipped_studies
-from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import efficiency_key
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile
 from proxytune.tuning.trial.update import TrialUpdate
 
-PAPER = sorted(name for name in shipped_studies() if name.startswith("paper-"))
 MECHANISMS = ["softmax", "proxyformer", "nystromformer", "linformer", "performer", "reformer", "bigbird"]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Study]:
-    """A finished study whose trial n reached accuracies[n]."""
+    """Factory of a finished study whose trial n has the accuracy `accuracies[n]`."""
 
     def study(
         name: str,
@@ -92,10 +87,10 @@ def make(tmp_path: Path) -> Callable[..., Study]:
     return study
 
 
-def measured(
+def write_measurement(
     study: Study, number: int, speed: float, device: str = "a machine", memory: float | None = None
 ) -> None:
-    """What `confirm` or --measure leave for a trial's configuration."""
+    """Write the measurement that `confirm` or `compare --measure` writes for the configuration of a trial."""
     spec = study.spec.trial(study.trials()[number].params)
     efficiency = predicted_profile(spec) | {
         "train_sequences_per_second": speed,
@@ -114,7 +109,7 @@ def row(comparison, mechanism: str) -> Row:
     return found
 
 
-def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) -> None:
+def test_several_seeds_give_an_interval_and_a_single_training_gives_none(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(3)]
     study = make("one", [0.30, 0.32, 0.31, 0.40], [*queue, {"model.attention": "proxyformer"}])
     found = compare([study])
@@ -127,7 +122,7 @@ def test_seeds_of_the_study_give_an_interval_and_a_single_training_none(make) ->
     assert any("1 of 2 accuracies are from a single training" in note for note in found.notes)
 
 
-def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_differences(make) -> None:
+def test_ablation_has_a_row_per_configuration_with_paired_differences(make) -> None:
     arms = [{"model.dropout": dropout, "training.seed": seed} for dropout in (0.1, 0.2) for seed in range(3)]
     queue = [{"model.attention": "proxyformer"} | arm for arm in arms]
     found = compare([make("ablation", [0.30, 0.40, 0.50, 0.32, 0.41, 0.53], queue)])
@@ -138,7 +133,7 @@ def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_d
     assert (difference.to, difference.seeds) == ("proxyformer, dropout 0.1 of study ablation", 3)
     assert difference.mean == pytest.approx(0.02)
     low, high = difference.interval
-    assert 0 < 0.02 - low == pytest.approx(high - 0.02), "pairing removes what a seed does to both"
+    assert 0 < 0.02 - low == pytest.approx(high - 0.02), "pairing removes the effect of the seed"
     assert high - low < 0.2 * (base.interval[1] - base.interval[0])
     table = as_markdown(found)
     assert "| dropout 0.2 |" in table
@@ -146,65 +141,66 @@ def test_an_ablation_is_one_study_with_a_row_for_each_configuration_and_paired_d
     assert any("differences are to proxyformer, dropout 0.1" in note for note in found.notes)
 
 
-def test_without_shared_seeds_there_is_no_difference(make) -> None:
+def test_difference_is_none_without_shared_seeds(make) -> None:
     first = make("first", [0.3], [{"model.attention": "softmax", "training.seed": 0}])
     second = make("second", [0.4], [{"model.attention": "proxyformer", "training.seed": 1}])
     assert [row.difference for row in compare([first, second]).rows] == [None, None]
 
 
-def test_the_best_of_many_is_marked_as_optimistic(make) -> None:
+def test_best_search_value_is_marked_as_optimistic(make) -> None:
     queue = [{"model.attention": "softmax", "model.dropout": value} for value in (0.1, 0.2)]
     study = make("one", [0.30, 0.33, 0.31], [*queue, {"model.attention": "softmax"}], enqueued=2)
-    (best,) = [one for one in compare([study]).rows if one.mechanism == "softmax"]
+    (best,) = [row for row in compare([study]).rows if row.mechanism == "softmax"]
     assert best.basis.startswith("best search value of ")
     assert best.basis.endswith(": optimistic")
     assert (best.accuracy, best.trial) == (0.33, 1)
 
 
-def test_the_error_of_the_evaluation_stands_beside_the_interval_and_sets_the_axis(make) -> None:
+def test_evaluation_error_is_reported_and_sets_the_accuracy_axis(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in range(2)]
     study = make("one", [0.30, 0.301], queue, examples=400)
     found = compare([study])
-    (mine,) = found.rows
-    error = math.sqrt(mine.accuracy * (1 - mine.accuracy) / 400)
-    assert mine.evaluation_error == pytest.approx(error)
-    assert f"{mine.accuracy:.4f} ± {error:.4f}" in as_markdown(found)
+    (softmax,) = found.rows
+    error = math.sqrt(softmax.accuracy * (1 - softmax.accuracy) / 400)
+    assert softmax.evaluation_error == pytest.approx(error)
+    assert f"{softmax.accuracy:.4f} ± {error:.4f}" in as_markdown(found)
     low, high = accuracy_range(found.rows)
     assert high - low == pytest.approx(8 * error), "a difference of 0.001 does not fill the plot"
     (thin, _) = figure(found.rows).data
     assert thin.error_y.array == pytest.approx((1.96 * error,))
 
 
-def test_ratios_are_to_softmax_of_the_same_task_and_device(make) -> None:
+def test_ratios_are_relative_to_softmax_on_the_same_task_and_device(make) -> None:
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
     other_length = make("other", [0.2], [{"model.attention": "proxyformer"}], train_examples=100)
-    measured(ours, 0, 50.0)
-    measured(theirs, 0, 200.0)
+    write_measurement(ours, 0, 50.0)
+    write_measurement(theirs, 0, 200.0)
     found = compare([ours, theirs, other_length])
-    (mine,) = [row for row in found.rows if row.study == "ours"]
-    assert (mine.train_to_softmax, mine.inference_to_softmax) == (0.25, 0.25)
+    (proxyformer,) = [row for row in found.rows if row.study == "ours"]
+    assert (proxyformer.train_to_softmax, proxyformer.inference_to_softmax) == (0.25, 0.25)
     spec = {study.name: study.spec.trial(study.trials()[0].params) for study in (ours, theirs)}
     expected = predicted_profile(spec["ours"])[MEMORY] / predicted_profile(spec["theirs"])[MEMORY]
-    assert mine.memory_to_softmax == pytest.approx(expected)
-    assert mine.memory_is == "predicted"
-    (lonely,) = [row for row in found.rows if row.study == "other"]
-    assert lonely.memory_to_softmax is None
+    assert proxyformer.memory_to_softmax == pytest.approx(expected)
+    assert proxyformer.memory_is == "predicted"
+    (without_softmax,) = [row for row in found.rows if row.study == "other"]
+    assert without_softmax.memory_to_softmax is None
     assert any("(train_examples 100): no ratios" in note for note in found.notes)
     assert any("no throughput was measured in other" in note for note in found.notes)
 
 
-def test_figures_of_different_devices_are_not_divided(make) -> None:
+def test_measurements_on_different_devices_give_no_ratio(make) -> None:
     ours = make("ours", [0.3], [{"model.attention": "proxyformer"}])
     theirs = make("theirs", [0.2], [{"model.attention": "softmax"}])
-    measured(ours, 0, 50.0, "a GPU", memory=7.0)
-    measured(theirs, 0, 200.0)
-    mine = row(compare([ours, theirs]), "proxyformer")
-    assert (mine.memory_mib, mine.memory_is, mine.device) == (7.0, "measured", "a GPU, 1 thread")
-    assert mine.train_to_softmax is mine.memory_to_softmax is None
+    write_measurement(ours, 0, 50.0, "a GPU", memory=7.0)
+    write_measurement(theirs, 0, 200.0)
+    proxyformer = row(compare([ours, theirs]), "proxyformer")
+    assert (proxyformer.memory_mib, proxyformer.memory_is) == (7.0, "measured")
+    assert proxyformer.device == "a GPU, 1 thread"
+    assert proxyformer.train_to_softmax is proxyformer.memory_to_softmax is None
 
 
-def test_different_budgets_are_told(make) -> None:
+def test_different_budgets_are_reported(make) -> None:
     studies = [
         make("long", [0.3], [{"model.attention": "proxyformer"}], steps=6),
         make("short", [0.2], [{"model.attention": "softmax"}]),
@@ -213,7 +209,7 @@ def test_different_budgets_are_told(make) -> None:
     assert "4 steps of 8: short; 6 steps of 8: long" in note
 
 
-def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
+def test_confirmed_mean_takes_precedence_over_the_search_value(make) -> None:
     queue = [{"model.attention": "proxyformer"}, {"model.attention": "softmax"}]
     study = make("one", [0.5, 0.4], queue, trials=4)
     candidate = Candidate(
@@ -230,15 +226,16 @@ def test_a_confirmation_goes_before_the_search_s_score(make) -> None:
     )  # fmt: skip
     study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
     found = compare([study])
-    mine = row(found, "proxyformer")
-    assert (mine.accuracy, mine.interval, mine.by_seed) == (0.41, (0.3, 0.5), {1: 0.4, 2: 0.42})
-    assert (mine.basis, mine.test_accuracy) == ("confirmed mean over 2 fresh seeds", 0.4)
-    assert mine.test_openings == 2
+    confirmed = row(found, "proxyformer")
+    assert (confirmed.accuracy, confirmed.interval) == (0.41, (0.3, 0.5))
+    assert confirmed.by_seed == {1: 0.4, 2: 0.42}
+    assert (confirmed.basis, confirmed.test_accuracy) == ("confirmed mean over 2 fresh seeds", 0.4)
+    assert confirmed.test_openings == 2
     assert row(found, "softmax").basis == "one training"
     assert "0.4000 (opened 2 times)" in as_markdown(found)
 
 
-def test_published_figures_stand_apart_and_name_their_source(make) -> None:
+def test_published_values_are_separate_and_name_their_source(make) -> None:
     queue = [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}]
     study = make("one", [0.3, 0.35], queue)
     found = compare([study])
@@ -255,67 +252,26 @@ def test_published_figures_stand_apart_and_name_their_source(make) -> None:
     assert "plotly" in page
 
 
-def test_the_plot_has_a_point_for_each_mechanism_and_cost_and_bars_where_there_are_seeds(make) -> None:
+def test_plot_has_a_point_per_mechanism_and_cost_and_error_bars_for_seeds(make) -> None:
     queue = [{"model.attention": "softmax", "training.seed": seed} for seed in (0, 1)]
     study = make("one", [0.3, 0.32, 0.35], [*queue, {"model.attention": "proxyformer"}])
     rows = compare([study]).rows
     assert {trace.name for trace in figure(rows).data if trace.name} == {"softmax", "proxyformer"}
-    assert len(figure(rows).data) == 4, "memory alone: no throughput was measured"
-    measured(study, 0, 5.0)
-    measured(study, 2, 7.0)
+    assert len(figure(rows).data) == 4, "memory only: no throughput was measured"
+    write_measurement(study, 0, 5.0)
+    write_measurement(study, 2, 7.0)
     points = [trace for trace in figure(compare([study]).rows).data if trace.name]
     assert len(points) == 4
     assert {point.name: point.error_y.visible for point in points} == {"softmax": True, "proxyformer": False}
 
 
-def test_a_study_without_finished_trials_is_refused(make) -> None:
+def test_study_without_finished_trials_is_rejected(make) -> None:
     with pytest.raises(InputError, match="no trial that reached the full budget yet"):
         compare([make("empty", [], [{}])])
 
 
-@pytest.mark.parametrize("name", ["ablation-listops", "ablation-recall"])
-def test_the_ablations_add_one_part_after_another_in_the_papers_order(name: str) -> None:
-    spec = read_study(name)
-    arms = [spec.trial(point).model for point in spec.space.grid(spec.fixed) if point["training.seed"] == 0]
-    parts = [(arm["contrastive"], arm["injection"], arm["decomposed_dropout"]) for arm in arms]
-    assert parts[:3] == [
-        ("none", "none", "none"), ("kernel", "none", "none"), ("kernel", "segment", "none")
-    ]  # fmt: skip
-    assert set(parts[3:]) == {("kernel", "segment", "column")}
-    assert {arm["num_proxies"] for arm in arms[:3]} < {arm["num_proxies"] for arm in arms[3:]}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_the_paper_s_studies_hold_every_mechanism_at_the_protocol_s_budget(name: str) -> None:
-    spec = read_study(name)
-    budgets = {"listops": 5000, "text": 20_000, "retrieval": 30_000, "image": 35_000, "pathfinder": 62_400}
-    task = name.removeprefix("paper-")
-    assert (spec.name, spec.task.name, spec.training["steps"]) == (name, task, budgets[task])
-    assert spec.rung_steps() == ()
-    evaluated = {"listops": 50, "text": 500, "retrieval": 300, "image": 175, "pathfinder": 312}
-    assert spec.training["eval_every"] == evaluated[task]
-    assert (spec.training["batch_order"], spec.training["final_weights"]) == ("uniform", "best")
-    grid = spec.space.grid(spec.fixed)
-    points = [(p["model.attention"], p.get("model.conv_kernel_size", 0), p["training.seed"]) for p in grid]
-    assert len(set(points)) == len(points) == spec.search.trials == 27
-    assert {attention for attention, _, _ in points} == set(MECHANISMS)
-    for attention in ("proxyformer", "nystromformer"):
-        assert {point for point in points if point[0] == attention} == {
-            (attention, kernel, seed) for kernel in (0, 35) for seed in (0, 1, 2)
-        }
-    for point in grid:
-        assert spec.trial(point).model["attention_precision"] == "fp32"
-    if task in ("text", "retrieval", "image"):
-        with pytest.raises(DataError, match="root"):
-            prepare_task(spec.task)
-
-
-def test_there_is_a_study_for_each_task_of_the_comparison() -> None:
-    assert [name.removeprefix("paper-") for name in PAPER] == sorted(TASKS)
-
-
 @pytest.mark.usefixtures("quick_measurements")
-def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
+def test_compare_command_measures_plots_and_keeps_existing_files(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = make("one", [0.3, 0.35], [{"model.attention": "softmax"}, {"model.attention": "proxyformer"}])
@@ -329,9 +285,9 @@ def test_compare_from_the_command_line_measures_draws_and_overwrites_nothing(
     assert all(row["train_per_second"] > 0 for row in rows)
     assert [row["train_to_softmax"] for row in rows if row["mechanism"] == "softmax"] == [1.0]
     assert "Accuracy against cost" in Path("table.html").read_text()
-    shown = proxytune("one")
-    assert "measured by proxytune" in shown
-    assert "(x) is relative to softmax of study one" in shown
+    text = proxytune("one")
+    assert "measured by proxytune" in text
+    assert "(x) is relative to softmax of study one" in text
     for arguments, words in [
         (("one", "--out", "table.html"), "--out table.html: name a new file"),
         (("one", "--out", "t.pdf"), r"ends in \.html or \.md"),

@@ -1,4 +1,4 @@
-"""The test split of a study that trains a fixed list: all its models in one recorded opening."""
+"""The test split of a study with a fixed list of configurations: one recorded opening for all of its models."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from tests.tuning.conftest import finish
 
 @pytest.fixture
 def fixed_list(make_small: Callable[..., StudySpec]) -> Study:
-    """Two numbers of proxies, two seeds each, trained for real."""
+    """Two numbers of proxies with two seeds each, trained."""
     return finish(
         make_small(
             'search.space={"model.num_proxies": {"choice": [2, 4]}, "training.seed": {"choice": [0, 1]}}',
@@ -29,13 +29,13 @@ def fixed_list(make_small: Callable[..., StudySpec]) -> Study:
 
 
 def evaluate(study: Study, *, again: bool = False) -> None:
-    evaluate_on_test(study, who="somebody", again=again, say=lambda line: None)
+    evaluate_on_test(study, who="tester", again=again, say=lambda line: None)
 
 
-def test_every_seed_is_tested_in_one_opening(fixed_list: Study) -> None:
+def test_all_models_are_tested_in_one_opening(fixed_list: Study) -> None:
     evaluate(fixed_list)
     (opening,) = read_openings(fixed_list)
-    assert opening["by"] == "somebody"
+    assert opening["by"] == "tester"
     assert opening["subject"]["trials"] == [0, 1, 2, 3]
     assert len(recorded_openings(fixed_list.folder)) == 1
     values = dict(zip(range(4), opening["result"]["values"], strict=True))
@@ -43,22 +43,22 @@ def test_every_seed_is_tested_in_one_opening(fixed_list: Study) -> None:
     assert {row.configuration for row in rows} == {"num_proxies 2", "num_proxies 4"}
     trials = fixed_list.trials()
     for row in rows:
-        own = [
+        by_seed = [
             values[trial.number]
             for trial in trials
             if trial.params["model.num_proxies"] == int(row.configuration.split()[-1])
         ]
-        assert len(own) == len(row.by_seed) == 2
-        assert row.test_accuracy == pytest.approx(sum(own) / 2)
+        assert len(by_seed) == len(row.by_seed) == 2
+        assert row.test_accuracy == pytest.approx(sum(by_seed) / 2)
         assert row.test_openings == 1
     evaluate(fixed_list)
-    assert len(read_openings(fixed_list)) == 1, "the same models again: the result is known"
+    assert len(read_openings(fixed_list)) == 1, "the result of the same models is stored"
     evaluate(fixed_list, again=True)
     assert len(read_openings(fixed_list)) == len(recorded_openings(fixed_list.folder)) == 2
     assert {row.test_openings for row in compare([fixed_list]).rows} == {2}
 
 
-def test_a_search_selects_so_only_its_confirmed_winner_is_tested(study: Study) -> None:
+def test_search_without_a_confirmation_is_rejected(study: Study) -> None:
     with pytest.raises(InputError, match="study small is a search: a confirmation tests its winner"):
         evaluate(study)
     assert read_openings(study) == []

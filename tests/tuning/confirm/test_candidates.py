@@ -1,14 +1,14 @@
-"""Who is confirmed, and with which seeds."""
+"""The candidates of a confirmation and their seeds."""
 
 import pytest
 
 from proxytune.tuning.confirm.candidates import candidates, fresh_seeds
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study
-from tests.tuning.confirm.confirming import SPACE, Driver, searched
+from tests.tuning.confirm.synthetic import SPACE, Driver, searched
 
 
-def test_the_best_feasible_trials_are_candidates_best_first(make) -> None:
+def test_candidates_are_the_best_feasible_trials_in_order(make) -> None:
     study = searched(make(trials=4, constraints={"val_loss": "<= 2"}), [0.1, 0.4, 0.2, 0.3])
     assert [trial.number for trial in candidates(study, 3)] == [1, 3, 2]
     assert len(candidates(study, 99)) == 4
@@ -19,7 +19,7 @@ def test_the_best_feasible_trials_are_candidates_best_first(make) -> None:
     assert [trial.number for trial in candidates(lowest, 2)] == [1, 2]
 
 
-def test_a_configuration_is_confirmed_once_whatever_its_seed(make) -> None:
+def test_configuration_with_several_seeds_is_one_candidate(make) -> None:
     params = {"model.num_proxies": 4, "model.dropout": 0.1}
     space = SPACE | {"training.seed": {"choice": [0, 1, 3]}}
     queue = [params | {"training.seed": 1}, params | {"training.seed": 3}, params | {"model.dropout": 0.2}]
@@ -28,18 +28,18 @@ def test_a_configuration_is_confirmed_once_whatever_its_seed(make) -> None:
     assert not set(fresh_seeds(study, 4)) & {0, 1, 3}
 
 
-def test_with_several_objectives_the_pareto_front_is_confirmed(make) -> None:
+def test_candidates_are_the_pareto_front_with_several_objectives(make) -> None:
     spec = make(trials=4, objectives={"val_accuracy": "maximize", "val_loss": "minimize"})
     driver = Driver(spec)
     for accuracy, loss in [(0.3, 3.0), (0.2, 2.0), (0.2, 2.5), (0.1, 1.0)]:
         assignment = driver.controller.next_trial()
         driver.report(assignment.number, 4, accuracy, loss)
-    driver.die()
+    driver.close()
     assert {trial.number for trial in candidates(driver.study, 5)} == {0, 1, 3}
-    assert {trial.number for trial in candidates(driver.study, 2)} == {0, 3}  # the ends of the front
+    assert {trial.number for trial in candidates(driver.study, 2)} == {0, 3}  # the extremes of the front
 
 
-def test_without_candidates_the_user_hears_why(make) -> None:
+def test_error_explains_why_there_are_no_candidates(make) -> None:
     with pytest.raises(InputError, match="no trial that reached the full budget yet"):
         candidates(begin_study(make()), 5)
     study = searched(
@@ -50,5 +50,5 @@ def test_without_candidates_the_user_hears_why(make) -> None:
         candidates(study, 5)
 
 
-def test_fresh_seeds_are_never_the_study_s(make) -> None:
+def test_fresh_seeds_exclude_the_seeds_of_the_study(make) -> None:
     assert fresh_seeds(begin_study(make()), 3) == (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Confirming as a user runs it."""
+"""Confirmation with `confirm_study` and the `confirm` command."""
 
 import json
 import os
@@ -12,33 +12,32 @@ from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.cli import cli
 from proxytune.tuning.confirm.confirm import confirm_study
 from proxytune.tuning.errors import HeldError, InputError, StorageError
-from proxytune.tuning.store.confirmation import Candidate, read_confirmation
+from proxytune.tuning.store.confirmation import read_confirmation
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.store.summary import outcome_of
 from tests.commandline import command
-from tests.tuning.confirm.confirming import searched
+from tests.tuning.confirm.synthetic import searched
 
 
-def test_a_study_that_is_being_run_is_not_confirmed(study: Study) -> None:
+def test_running_study_is_rejected(study: Study) -> None:
     lease = Lease(study.storage, study.name)
     lease.acquire()
     try:
         with pytest.raises(HeldError, match="small is held by process"):
-            confirm_study(study, top=2, num_seeds=2, who="somebody")
+            confirm_study(study, top=2, num_seeds=2, who="tester")
     finally:
         lease.release()
 
 
-def test_an_unconfirmed_study_has_no_confirmation(study: Study) -> None:
+def test_unconfirmed_study_has_no_confirmation(study: Study) -> None:
     assert read_confirmation(study) is None
-    assert Candidate.__dataclass_params__.frozen
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_confirm_on_ray_from_the_command_line(make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_confirm_command_retrains_on_ray_and_tests_once(make, capsys: pytest.CaptureFixture[str]) -> None:
     study = searched(make(trials=2), [0.30, 0.31])
     storage = study.spec.storage
     arguments = ("confirm", "small", "--top", "9", "--seeds", "2", "--storage", str(storage))
@@ -58,7 +57,7 @@ def test_confirm_on_ray_from_the_command_line(make, capsys: pytest.CaptureFixtur
 
 @pytest.mark.timeout(900)
 @pytest.mark.slow
-def test_killed_with_sigkill_the_same_command_goes_on(make) -> None:
+def test_confirm_command_resumes_after_sigkill(make) -> None:
     study = searched(
         make(trials=2).model_copy(update={"training": make().training | {"steps": 300, "eval_every": 50}}),
         [0.3, 0.2],

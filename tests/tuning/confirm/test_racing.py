@@ -1,4 +1,4 @@
-"""What the race and its intervals promise, on noisy objectives whose truth is known. `pytest -s` prints the figures."""
+"""Error rates of the race and coverage of its intervals on noisy objectives with known means. `pytest -s` prints them."""
 
 import itertools
 import random
@@ -30,37 +30,29 @@ NOISE = {
 
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("num_seeds", [5, 8])
-def test_the_interval_covers_93_to_97_percent(noise: str, num_seeds: int) -> None:
+def test_interval_covers_93_to_97_percent(noise: str, num_seeds: int) -> None:
     rng = np.random.default_rng(7)
     values = 0.4 + 0.01 * NOISE[noise](rng, (400 if num_seeds > 7 else 3000, num_seeds))
     covered = coverage([interval(row) for row in values], 0.4)
     print(f"{noise}, {num_seeds} seeds: coverage {covered:.3f}")
-    slack = 0 if num_seeds == 5 else 0.02  # of fewer repetitions
-    assert 0.93 - slack <= covered <= 0.97 + slack
+    tolerance = 0 if num_seeds == 5 else 0.02  # for fewer repetitions
+    assert 0.93 - tolerance <= covered <= 0.97 + tolerance
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 4])
-def test_with_fewer_than_five_seeds_the_interval_is_students(num_seeds: int) -> None:
+def test_interval_of_fewer_than_five_seeds_is_student_t(num_seeds: int) -> None:
     values = np.random.default_rng(3).normal(size=num_seeds)
     expected = stats.t.interval(0.95, num_seeds - 1, values.mean(), stats.sem(values))
     np.testing.assert_allclose(interval(values), expected)
 
 
-def test_the_interval_of_an_accuracy_ends_where_accuracies_do() -> None:
+def test_interval_of_an_accuracy_is_clipped_to_its_bounds() -> None:
     low, high = interval([0.117, 0.24], bounds_of("val_accuracy"))
     assert (low, high) == (0.0, interval([0.117, 0.24])[1])
     assert interval([0.9, 0.99], bounds_of("val_accuracy"))[1] == 1.0
 
 
-def test_the_percentile_bootstrap_would_undercover() -> None:
-    """Why the interval is the studentised one: the test above would refuse this."""
-    values = np.random.default_rng(7).normal(size=(1000, SEEDS))
-    positions = np.random.default_rng(0).integers(0, SEEDS, size=(1000, SEEDS))
-    bounds = np.quantile(values[:, positions].mean(axis=2), [0.025, 0.975], axis=1).T
-    assert coverage(bounds, 0.0) < 0.88
-
-
-def test_the_studentised_interval_is_the_one_that_plain_resampling_gives() -> None:
+def test_studentised_interval_matches_plain_resampling() -> None:
     values = np.random.default_rng(1).normal(size=SEEDS)
     rows = np.random.default_rng(2).integers(0, SEEDS, size=(400_000, SEEDS))
     drawn = values[rows]
@@ -72,10 +64,10 @@ def test_the_studentised_interval_is_the_one_that_plain_resampling_gives() -> No
     np.testing.assert_allclose(interval(values), expected, atol=0.1 * error)
 
 
-def test_equal_values_have_no_width_and_one_value_no_interval() -> None:
+def test_interval_of_equal_values_is_a_point_and_of_one_value_none() -> None:
     assert interval([0.3] * 5) == (0.3, 0.3)
     assert interval([0.3]) is None
-    low, high = interval([0.3, 0.3, 0.3, 0.3, 0.4])  # resamples without spread would leave it open
+    low, high = interval([0.3, 0.3, 0.3, 0.3, 0.4])  # resamples of equal values must not make it infinite
     assert -1 < low < 0.3 < 0.34 < high < 1
 
 
@@ -83,28 +75,30 @@ def test_equal_values_have_no_width_and_one_value_no_interval() -> None:
 class Outcome:
     """Many confirmations of one kind of search."""
 
-    search_false: float  # the search's best is not the best candidate
-    search_regret: float  # by how much its truth is worse, in standard deviations of a seed
-    declared_false: float  # a sole winner that is not the best candidate
-    regret: float  # of the winner, the cheapest of those that are tied
-    tied: float
-    budget: float  # trainings used, as a share of TOP * SEEDS
-    covered: float  # winner's interval
-    gap: float  # search's score minus confirmed mean, of the winner
-    curse: float  # search's score minus truth, of the winner
+    search_false: float  # rate at which the search's best is not the best candidate
+    search_regret: (
+        float  # true mean of the best minus that of the search's best, in standard deviations of a seed
+    )
+    declared_false: float  # rate at which the only remaining candidate is not the best
+    regret: float  # true mean of the best minus that of the winner, the cheapest of tied candidates
+    tied: float  # rate of ties
+    budget: float  # trainings used, as a fraction of TOP * SEEDS
+    covered: float  # rate at which the winner's interval contains its true mean
+    gap: float  # search score minus confirmed mean of the winner
+    curse: float  # search score minus true mean of the winner
 
 
 def confirmations(truth: NDArray, scores: NDArray, values: NDArray) -> Outcome:
-    """Confirm each row of candidates; which one is cheap has nothing to do with how good it is."""
+    """Confirm each row of candidates. Their costs are independent of their means."""
     rng = np.random.default_rng(11)
     false, tied, budget, winners = [], [], [], []
-    for true, own in zip(truth, values, strict=True):
-        out = race({number: own[:, number, None].tolist() for number in range(TOP)})
-        left = [number for number in range(TOP) if number not in out]
-        winner = int(rng.choice(left))
-        false.append(len(left) == 1 and true[winner] < true.max())
-        tied.append(len(left) > 1)
-        budget.append(sum(out.get(number, SEEDS) for number in range(TOP)) / (TOP * SEEDS))
+    for means, of_row in zip(truth, values, strict=True):
+        eliminated = race({number: of_row[:, number, None].tolist() for number in range(TOP)})
+        remaining = [number for number in range(TOP) if number not in eliminated]
+        winner = int(rng.choice(remaining))
+        false.append(len(remaining) == 1 and means[winner] < means.max())
+        tied.append(len(remaining) > 1)
+        budget.append(sum(eliminated.get(number, SEEDS) for number in range(TOP)) / (TOP * SEEDS))
         winners.append(winner)
     rows, chosen = np.arange(len(truth)), np.array(winners)
     best, found = scores.argmax(axis=1), truth[rows, chosen]
@@ -126,7 +120,7 @@ REPETITIONS = 1500
 
 
 def searched(rng: np.random.Generator, spread: float, trials: int = 64) -> tuple[NDArray, NDArray]:
-    """Truth and one-seed scores of the TOP of a search; a seed's standard deviation is 1, `spread` that of the truth."""
+    """True means and one-seed scores of the TOP trials of a search. The noise has standard deviation 1, the means `spread`."""
     truth = spread * rng.normal(size=(REPETITIONS, trials))
     scores = truth + rng.normal(size=truth.shape)
     best = np.argsort(-scores, axis=1)[:, :TOP]
@@ -134,31 +128,30 @@ def searched(rng: np.random.Generator, spread: float, trials: int = 64) -> tuple
 
 
 def fixed(rng: np.random.Generator, truth: list[float]) -> tuple[NDArray, NDArray]:
-    """Candidates that are what they are, and a one-seed score of each."""
+    """The given true means, and a one-seed score of each candidate."""
     rows = np.tile(np.array(truth), (REPETITIONS, 1))
     return rows, rows + rng.normal(size=rows.shape)
 
 
 SEARCHES = {
-    "noise mostly": lambda rng: searched(rng, 0.3),
-    "as much truth as noise": lambda rng: searched(rng, 1),
-    "truth mostly": lambda rng: searched(rng, 3),
-    "one better by one": lambda rng: fixed(rng, [1, 0, 0, 0, 0]),
-    "one better by two": lambda rng: fixed(rng, [2, 0, 0, 0, 0]),
-    "a staircase": lambda rng: fixed(rng, [0, -1, -2, -3, -4]),
+    "means spread by 0.3": lambda rng: searched(rng, 0.3),
+    "means spread by 1": lambda rng: searched(rng, 1),
+    "means spread by 3": lambda rng: searched(rng, 3),
+    "one better by 1": lambda rng: fixed(rng, [1, 0, 0, 0, 0]),
+    "one better by 2": lambda rng: fixed(rng, [2, 0, 0, 0, 0]),
+    "steps of 1": lambda rng: fixed(rng, [0, -1, -2, -3, -4]),
 }
-
-
-QUICK = ("as much truth as noise", "one better by one")
+"""In units of the standard deviation of a seed."""
+QUICK = ("means spread by 1", "one better by 1")
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEARCHES]
 )
-def test_confirming_is_right_more_often_than_the_search_and_cheaper_than_all_seeds(name: str) -> None:
+def test_confirmation_errs_less_than_the_search_and_uses_fewer_seeds(name: str) -> None:
     rng = np.random.default_rng(5)
     truth, scores = SEARCHES[name](rng)
-    shared = 0.3 * rng.normal(size=(REPETITIONS, SEEDS, 1))  # a seed that is kind to all
+    shared = 0.3 * rng.normal(size=(REPETITIONS, SEEDS, 1))  # effect of a seed on all candidates
     values = truth[:, None, :] + shared + rng.normal(size=(REPETITIONS, SEEDS, TOP))
     seen = confirmations(truth, scores, values)
     print(f"{name}: {seen}")
@@ -166,10 +159,10 @@ def test_confirming_is_right_more_often_than_the_search_and_cheaper_than_all_see
     assert seen.regret <= seen.search_regret + 0.03
     assert seen.budget < 0.9
     assert 0.93 <= seen.covered <= 0.97
-    assert abs(seen.gap - seen.curse) < 0.3  # the race chose by these values too, a little
+    assert abs(seen.gap - seen.curse) < 0.3  # the race also selects by these values
 
 
-def test_equal_candidates_are_mostly_called_a_tie() -> None:
+def test_equal_candidates_mostly_tie() -> None:
     rng = np.random.default_rng(5)
     truth, scores = fixed(rng, [0.0] * TOP)
     values = rng.normal(size=(REPETITIONS, SEEDS, TOP))
@@ -179,18 +172,18 @@ def test_equal_candidates_are_mostly_called_a_tie() -> None:
     assert 0.93 <= seen.covered <= 0.97
 
 
-def test_a_clearly_worse_candidate_gets_no_third_seed() -> None:
+def test_clearly_worse_candidate_gets_no_third_seed() -> None:
     assert race({1: [[0.90], [0.91], None], 2: [[0.50], [0.52], None], 3: [[0.89], [0.92], None]}) == {2: 2}
 
 
-def test_a_candidate_that_breaks_down_is_out_and_does_not_judge_the_others() -> None:
+def test_diverged_candidate_is_eliminated_and_does_not_affect_the_others() -> None:
     values = {1: [[0.9], [0.9], [0.9]], 2: [[0.9], [float("nan")], None], 3: [[0.9], [0.91], [0.9]]}
     assert race(values) == {2: 2}
     assert race({1: [[float("nan")]]}) == {1: 1}
 
 
-def test_the_outcome_does_not_depend_on_the_order_of_arrival() -> None:
-    """Replayed with values coming in any order: decisions once taken stay, and the end is the same."""
+def test_outcome_is_independent_of_the_order_of_arrival() -> None:
+    """With values in random order, eliminations are never revoked, and the final result is the same."""
     rng = np.random.default_rng(2)
     values = rng.normal([0, 0.5, 1, 3], size=(6, 4))
     full = {number: values[:, number, None].tolist() for number in range(4)}
@@ -209,8 +202,8 @@ def test_the_outcome_does_not_depend_on_the_order_of_arrival() -> None:
         assert seen == expected
 
 
-def test_with_several_objectives_only_the_dominated_leave() -> None:
-    """More is better: accuracy, and memory with its sign turned, which is the same for every seed."""
+def test_only_dominated_candidates_are_eliminated_with_several_objectives() -> None:
+    """Higher is better for both objectives: accuracy, and negative memory, which is equal for all seeds."""
     rng = np.random.default_rng(0)
     accuracy = np.array([0.9, 0.8, 0.8, 0.7]) + 0.005 * rng.normal(size=(4, 4))
     memory = np.tile([-10.0, -5.0, -10.0, -5.0], (4, 1))

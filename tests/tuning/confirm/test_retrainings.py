@@ -1,4 +1,4 @@
-"""The race as the controller drives it, and how it goes on after a kill."""
+"""The race of the candidates in the controller, and its resumption after a kill."""
 
 from collections import Counter
 
@@ -12,10 +12,10 @@ from proxytune.tuning.run.progress import trial_name
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import outcome_of
-from tests.tuning.confirm.confirming import concluded, plan_for, point, racing
+from tests.tuning.confirm.synthetic import concluded, plan_for, point, racing
 
 
-def test_every_candidate_gets_every_seed_wave_by_wave_with_its_own_configuration(study: Study) -> None:
+def test_every_candidate_is_retrained_with_every_seed_in_waves(study: Study) -> None:
     plan = plan_for(study, 3, 2)
     driver = racing(study, plan)
     seen = []
@@ -29,40 +29,40 @@ def test_every_candidate_gets_every_seed_wave_by_wave_with_its_own_configuration
     assert seen == [(4, 1), (3, 1), (2, 1), (4, 2), (3, 2), (2, 2)]
 
 
-def test_a_clearly_worse_candidate_loses_what_is_queued_and_what_runs(study: Study) -> None:
+def test_eliminated_candidate_loses_its_queued_and_running_retrainings(study: Study) -> None:
     plan = plan_for(study, 3, 5)
     driver = racing(study, plan)
     values = {4: 0.30, 3: 0.30, 2: 0.10}
     waves = [driver.controller.next_trial().number for _ in range(6)]
-    ahead = [driver.controller.next_trial().number for _ in range(3)]  # free slots go on to the third seed
+    ahead = [driver.controller.next_trial().number for _ in range(3)]  # free slots start the third seed
     assert [point(driver, number)[0] for number in ahead] == [4, 3, 2]
     for number in waves:
         candidate, seed = point(driver, number)
         driver.report(number, 4, values[candidate] + 0.001 * (-1) ** (candidate + seed))
-    assert driver.report(ahead[2], 2, 0.1), "it is told to stop at its next update"
+    assert driver.report(ahead[2], 2, 0.1), "it stops at its next update"
     assert not driver.report(ahead[0], 2, 0.3)
     trials = driver.study.trials()
-    of_the_loser = [trial for trial in trials if trial.user_attrs["candidate"] == 2]
-    assert Counter(map(outcome_of, of_the_loser)) == {"complete": 2, "pruned": 3}
-    assert "eliminated after 2 seeds" in of_the_loser[-1].user_attrs[END]["reason"]
-    assert not any(trial.state == TrialState.WAITING for trial in of_the_loser)
-    begun = {
+    eliminated = [trial for trial in trials if trial.user_attrs["candidate"] == 2]
+    assert Counter(map(outcome_of, eliminated)) == {"complete": 2, "pruned": 3}
+    assert "eliminated after 2 seeds" in eliminated[-1].user_attrs[END]["reason"]
+    assert not any(trial.state == TrialState.WAITING for trial in eliminated)
+    ended = {
         event.trial for event in read_events(driver.study.folder / "outbox").events if event.kind == "end"
     }
-    assert begun == {*waves, ahead[2]}, "what never ran has no run in MLflow"
+    assert ended == {*waves, ahead[2]}, "retrainings that never ran have no run in MLflow"
     driver.report(ahead[0], 4, 0.3), driver.report(ahead[1], 4, 0.3)
-    left = driver.finish(lambda number: 0.3)
-    assert sum(outcome_of(trial) == "complete" for trial in left.trials()) == 2 + 5 + 5
+    finished = driver.finish(lambda number: 0.3)
+    assert sum(outcome_of(trial) == "complete" for trial in finished.trials()) == 2 + 5 + 5
 
 
-def test_after_a_kill_it_goes_on_without_repeating_a_point(study: Study) -> None:
+def test_race_resumes_after_a_kill_without_repeating_a_retraining(study: Study) -> None:
     plan = plan_for(study, 3, 3)
     driver = racing(study, plan)
     for _ in range(2):
         driver.report(driver.controller.next_trial().number, 4, 0.3)
     running = driver.controller.next_trial().number
     driver.report(running, 2, 0.3)
-    driver.die()
+    driver.close()
     again = racing(study, plan)
     assert again.controller.next_trial().number == running
     again.report(running, 4, 0.3)
@@ -72,37 +72,34 @@ def test_after_a_kill_it_goes_on_without_repeating_a_point(study: Study) -> None
     assert racing(study, plan).controller.finished
 
 
-def test_killed_between_a_withdrawal_s_end_and_its_state_it_is_not_run(study: Study) -> None:
+def test_retraining_withdrawn_before_a_kill_is_not_run(study: Study) -> None:
     plan = plan_for(study, 2, 2)
     driver = racing(study, plan)
     waiting = driver.study.trials()[3]
     end = {"outcome": "pruned", "reason": "", "step": 0, "metrics": {}}
     driver.study.storage.set_trial_user_attr(waiting._trial_id, END, end)
-    driver.die()
+    driver.close()
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
-    assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "and its point is queued anew"
+    assert Counter(map(outcome_of, trials)) == {"complete": 4, "pruned": 1}, "its seed is queued again"
 
 
-def test_progress_names_a_retraining_by_its_trial_of_the_study_and_its_seed(study: Study) -> None:
+def test_progress_names_a_retraining_by_its_trial_and_seed(study: Study) -> None:
     driver = racing(study, plan_for(study, 1, 2))
     retraining = driver.study.trials()[0]
     assert trial_name(retraining) == "trial 4 with seed 1"
     assert trial_name(study.trials()[3]) == "trial 3"
 
 
-def test_more_seeds_and_candidates_keep_what_is_known(study: Study) -> None:
+def test_added_seeds_and_candidates_keep_finished_retrainings(study: Study) -> None:
     racing(study, plan_for(study, 2, 2)).finish(lambda number: 0.3)
     plan = plan_for(study, 3, 3)
     trials = racing(study, plan).finish(lambda number: 0.3).trials()
     assert len(trials) == 9
-    assert all(
-        value is not None
-        for own in measured(plan, retrainings(trials), {"val_accuracy": "maximize"}).values()
-        for value in own
-    )
+    values = measured(plan, retrainings(trials), {"val_accuracy": "maximize"})
+    assert all(value is not None for of_candidate in values.values() for value in of_candidate)
 
 
-def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(study: Study) -> None:
+def test_failed_retraining_is_retried_and_a_diverged_one_is_not(study: Study) -> None:
     plan = plan_for(study, 2, 2)
     driver = racing(study, plan)
     lost, diverged = driver.controller.next_trial().number, driver.controller.next_trial().number
@@ -116,7 +113,8 @@ def test_a_retraining_that_failed_is_tried_again_and_one_that_diverged_is_not(st
     again.controller.requeue_live()
     found = concluded(study, plan, again.finish(lambda number: 0.3).trials())
     assert found.winner == 4
-    out = found.candidates[-1]
-    assert (out.trial, out.eliminated_after, out.reason) == (3, 1, "diverged with seed 1")
-    assert out.values == ()
-    assert out.interval is None
+    eliminated = found.candidates[-1]
+    assert (eliminated.trial, eliminated.eliminated_after) == (3, 1)
+    assert eliminated.reason == "diverged with seed 1"
+    assert eliminated.values == ()
+    assert eliminated.interval is None

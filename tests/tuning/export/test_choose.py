@@ -1,5 +1,6 @@
-"""Which trial wins: rules over plain records, against slow and obvious ones."""
+"""The choice of the exported trial from records, compared with simple reference implementations."""
 
+import json
 import math
 from typing import Any
 
@@ -48,7 +49,7 @@ def record(
     return TrialRecord(**values)
 
 
-def test_the_best_eligible_trial_wins_and_ties_go_to_the_lower_number() -> None:
+def test_best_eligible_trial_wins_and_ties_go_to_the_lower_number() -> None:
     records = [
         record(0, 0.3),
         record(1, 0.9, outcome="pruned"),
@@ -61,18 +62,19 @@ def test_the_best_eligible_trial_wins_and_ties_go_to_the_lower_number() -> None:
     assert selection.text.startswith("best search value: the best val_accuracy")
 
 
-def test_with_several_objectives_the_next_one_breaks_ties_so_the_best_is_on_the_front() -> None:
+def test_second_objective_breaks_ties_so_that_the_best_is_on_the_front() -> None:
     records = [record(0, 0.3, 1.0), record(1, 0.5, 3.0), record(2, 0.5, 2.0)]
     (selection,) = choose("s", records, BOTH)
     assert (selection.trial, selection.rule) == (2, "best")
-    assert [one.trial for one in choose("s", records, BOTH, request=ExportRequest(pareto=True))] == [0, 2]
+    front = choose("s", records, BOTH, request=ExportRequest(pareto=True))
+    assert [selection.trial for selection in front] == [0, 2]
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
 
 
 @given(POINTS)
-def test_the_front_is_what_nothing_dominates_and_holds_the_best(points: list[tuple[int, int]]) -> None:
+def test_front_is_the_non_dominated_set_and_contains_the_best(points: list[tuple[int, int]]) -> None:
     measured = {number: {"val_accuracy": float(a), MEMORY: float(m)} for number, (a, m) in enumerate(points)}
     expected = [
         number
@@ -87,7 +89,7 @@ def test_the_front_is_what_nothing_dominates_and_holds_the_best(points: list[tup
 
 
 def confirmation(winner: int, tied: dict[int, float]) -> Confirmation:
-    """Over two seeds; `tied` has the memory of each trial that is tied."""
+    """A confirmation over two seeds. tied: memory in MiB of each tied trial."""
     candidates = tuple(
         Candidate(
             trial=trial, params={}, search_value=0.5, seeds=(1, 2), values=(0.3, 0.3), mean=0.3, interval=None,
@@ -101,7 +103,7 @@ def confirmation(winner: int, tied: dict[int, float]) -> Confirmation:
     )  # fmt: skip
 
 
-def test_limits_are_kept_and_the_confirmed_winner_goes_before_the_searchs_best() -> None:
+def test_limits_are_met_and_the_confirmed_winner_takes_precedence() -> None:
     records = [
         record(0, 0.3, 1.0, **{THROUGHPUT: 50.0}),
         record(1, 0.4, 3.0, **{THROUGHPUT: 20.0}),
@@ -130,11 +132,11 @@ def test_limits_are_kept_and_the_confirmed_winner_goes_before_the_searchs_best()
         ),
     ],
 )
-def test_a_tie_of_equal_cost_is_not_called_the_cheapest(tied: dict[int, float], words: str) -> None:
+def test_tie_at_equal_cost_is_not_described_as_cheapest(tied: dict[int, float], words: str) -> None:
     assert confirmation(1, tied).rule == words
 
 
-def test_a_lone_objective_is_drawn_against_memory() -> None:
+def test_front_of_a_single_objective_adds_memory() -> None:
     assert ranking.front_objectives(ACCURACY) == BOTH
     records = [record(0, 0.3, 1.0), record(1, 0.2, 2.0)]
     selections = choose("s", records, ACCURACY, request=ExportRequest(pareto=True))
@@ -152,13 +154,13 @@ def test_a_lone_objective_is_drawn_against_memory() -> None:
         ({"tria": 1}, "tria: unknown key"),
     ],
 )
-def test_an_impossible_request_names_its_keys(values: dict[str, Any], words: str) -> None:
+def test_invalid_request_error_names_its_keys(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         export_request(**values)
 
 
 @pytest.mark.parametrize(
-    ("records", "asked", "words"),
+    ("records", "arguments", "words"),
     [
         ([], {}, ["no trial that reached the full budget", "resume it"]),
         ([record(0, 0.1, outcome="pruned")], {}, ["1 trials so far"]),
@@ -181,14 +183,14 @@ def test_an_impossible_request_names_its_keys(values: dict[str, Any], words: str
         ([record(0, 0.9, outcome="diverged")], {"request": ExportRequest(trial=0)}, ["trial 0 is diverged"]),
     ],
 )
-def test_what_cannot_be_chosen_says_why(
-    records: list[TrialRecord], asked: dict[str, Any], words: list[str]
+def test_error_explains_why_no_trial_can_be_chosen(
+    records: list[TrialRecord], arguments: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(InputError) as raised:
-        choose("s", records, ACCURACY, constraints=CONSTRAINT, **asked)
+        choose("s", records, ACCURACY, constraints=CONSTRAINT, **arguments)
     for word in words:
         assert word in str(raised.value)
-    if not asked:
+    if not arguments:
         with pytest.raises(InputError):
             choose("s", records, ACCURACY, CONSTRAINT, ExportRequest(pareto=True))
 
@@ -202,12 +204,10 @@ def test_what_cannot_be_chosen_says_why(
         outcome=st.sampled_from(["complete", "pruned"]),
     )
 )
-def test_records_survive_strict_json(one: TrialRecord) -> None:
-    import json
-
-    text = json.dumps(one.to_json(), allow_nan=False)
-    assert TrialRecord.from_json(json.loads(text)) == one
+def test_records_round_trip_through_strict_json(original: TrialRecord) -> None:
+    text = json.dumps(original.to_json(), allow_nan=False)
+    assert TrialRecord.from_json(json.loads(text)) == original
 
 
-def test_a_value_that_is_not_finite_comes_last() -> None:
+def test_non_finite_value_ranks_last() -> None:
     assert ranking.best({0: {"val_accuracy": math.nan}, 1: {"val_accuracy": 0.1}}, ACCURACY) == 1

@@ -1,4 +1,4 @@
-"""The exported folder: whole or not at all, complete, and readable by torch alone."""
+"""The export folder: complete, written atomically, and loadable with torch alone."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def read(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def is_complete(folder: Path, files: set[str]) -> None:
+def check_complete(folder: Path, files: set[str]) -> None:
     assert {path.name for path in folder.iterdir()} == files
     assert sorted(read_sums(folder)) == sorted(files - {"SHA256SUMS"})
     done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True)
@@ -42,16 +42,16 @@ def is_complete(folder: Path, files: set[str]) -> None:
     assert verify_export(folder) == []
 
 
-def test_the_folder_is_complete_and_sha256sum_accepts_it(exported: Path) -> None:
-    is_complete(exported, EXPORT_FILES - NO_PROGRAMS.keys())
+def test_export_is_complete_and_passes_sha256sum(exported: Path) -> None:
+    check_complete(exported, EXPORT_FILES - NO_PROGRAMS.keys())
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_both_programs_ran_in_a_fresh_process_and_agree(study: Study, tmp_path: Path) -> None:
+def test_both_programs_run_in_a_new_process_and_match_the_model(study: Study, tmp_path: Path) -> None:
     (folder,) = export_study(study, tmp_path / "export", register=False)
-    is_complete(folder, EXPORT_FILES)
+    check_complete(folder, EXPORT_FILES)
     programs = read(folder, "provenance.json")["programs"]
     for name in ("model.pt2", "model.onnx"):
         assert programs[name]["length"] == "1 to 128"
@@ -59,7 +59,7 @@ def test_both_programs_ran_in_a_fresh_process_and_agree(study: Study, tmp_path: 
     assert "model.onnx: token_ids" in (folder / "card.md").read_text()
 
 
-def test_the_sweep_card_holds_the_whole_search(exported: Path, study: Study) -> None:
+def test_sweep_json_records_the_complete_search(exported: Path, study: Study) -> None:
     sweep = read(exported, "sweep.json")
     assert sweep["spec"]["search"]["space"].keys() == study.spec.search.space.keys()
     assert sweep["spec"]["search"]["sampler"] == {"name": "tpe", "seed": 0}
@@ -79,7 +79,7 @@ def test_the_sweep_card_holds_the_whole_search(exported: Path, study: Study) -> 
     assert not {"storage", "database", "tracking"} & sweep["spec"].keys()
 
 
-def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: Path) -> None:
+def test_card_states_accuracy_cost_and_limitations(exported: Path) -> None:
     text = (exported / "card.md").read_text()
     for words in (
         "one seed, unconfirmed",
@@ -92,7 +92,7 @@ def test_the_card_says_what_how_well_at_which_cost_and_where_it_ends(exported: P
         assert words in text
 
 
-def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, study: Study) -> None:
+def test_torch_alone_loads_the_export_and_reproduces_its_accuracy(exported: Path, study: Study) -> None:
     record = best(study)
     state, _ = study.checkpoints(study.trials()[record.trial]).newest()
     assert state is not None
@@ -113,7 +113,7 @@ def test_torch_alone_loads_it_and_gives_the_trainers_logits(exported: Path, stud
     )
 
 
-def test_a_damaged_folder_and_another_versions_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_damaged_folder_and_newer_format_are_rejected(exported: Path, tmp_path: Path) -> None:
     original = (exported / "model.json").read_bytes()
     (exported / "model.json").write_bytes(original.replace(b'"num_heads": 2', b'"num_heads": 1'))
     with pytest.raises(ExportError, match=r"model\.json has sha256"):
@@ -132,7 +132,7 @@ def test_a_damaged_folder_and_another_versions_are_refused(exported: Path, tmp_p
         load_export(tmp_path / "nowhere")
 
 
-def test_absurd_sizes_in_model_json_cost_nothing(exported: Path) -> None:
+def test_sizes_in_model_json_that_contradict_the_weights_are_rejected(exported: Path) -> None:
     model = read(exported, "model.json")
     model["model"]["vocab_size"] = 2**20
     (exported / "model.json").write_text(json.dumps(model))
@@ -141,12 +141,12 @@ def test_absurd_sizes_in_model_json_cost_nothing(exported: Path) -> None:
         load_exported(exported)
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
+def test_export_overwrites_nothing_and_a_failed_export_leaves_no_files(
     study: Study, tmp_path: Path, make_small: Callable[..., StudySpec]
 ) -> None:
-    (tmp_path / "there").mkdir()
-    with pytest.raises(InputError, match="there exists"):
-        export_study(study, tmp_path / "there")
+    (tmp_path / "existing").mkdir()
+    with pytest.raises(InputError, match="existing exists"):
+        export_study(study, tmp_path / "existing")
     with pytest.raises(InputError, match="no trial that reached the full budget"):
         export_study(begin_study(make_small("name=empty")), tmp_path / "out")
     copied = Path(shutil.copytree(study.spec.storage, tmp_path / "copy"))
@@ -154,15 +154,14 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_failed(
         state.write_bytes(state.read_bytes()[:-1] + b"?")
     with pytest.raises(StorageError, match="does not match the sha256"):
         export_study(load_study("small", copied), tmp_path / "out", trial=0)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["copy", "studies", "there"]
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "existing", "studies"}
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_a_pareto_front_is_a_runnable_folder_a_point_and_an_index(study: Study, tmp_path: Path) -> None:
+def test_pareto_export_has_a_folder_per_point_and_an_index(study: Study, tmp_path: Path) -> None:
     folders = export_study(study, tmp_path / "front", pareto=True, register=False)
     points = pareto_front(study)
-    assert [folder.name for folder in folders] == [f"trial-{one.trial:04d}" for one in points]
+    assert [folder.name for folder in folders] == [f"trial-{point.trial:04d}" for point in points]
     for folder, point in zip(folders, points, strict=True):
         assert load_export(folder).provenance["trial"] == point.trial
         assert load_exported(folder).config.num_proxies == point.params["model.num_proxies"]
@@ -184,8 +183,8 @@ def test_a_pareto_front_is_a_runnable_folder_a_point_and_an_index(study: Study, 
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Path) -> None:
-    memory = {one.trial: one.metrics["train_memory_mib_per_sequence"] for one in pareto_front(study)}
+def test_memory_limit_selects_a_smaller_trial_and_is_verified(study: Study, tmp_path: Path) -> None:
+    memory = {point.trial: point.metrics["train_memory_mib_per_sequence"] for point in pareto_front(study)}
     smallest = min(memory, key=memory.__getitem__)
     limit = memory[smallest] * 1.000001
     (folder,) = export_study(study, tmp_path / "small", max_memory_mib=limit, register=False)
@@ -196,13 +195,13 @@ def test_limits_choose_another_trial_and_are_verified(study: Study, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("without_programs")
-def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: Path) -> None:
+def test_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_path: Path) -> None:
     complete = pareto_front(study)[:2]
     candidates = [
         Candidate(
-            trial=one.trial,
-            params=one.params,
-            search_value=one.values["val_accuracy"],
+            trial=record.trial,
+            params=record.params,
+            search_value=record.values["val_accuracy"],
             seeds=(1, 2, 3),
             values=values,
             mean=sum(values) / 3,
@@ -218,25 +217,25 @@ def test_the_confirmed_winner_is_exported_with_its_interval(study: Study, tmp_pa
                 "inference_sequences_per_second": 456.0,
             },
         )
-        for one, values, memory in zip(
+        for record, values, memory in zip(
             complete, ((0.10, 0.12, 0.14), (0.11, 0.13, 0.12)), (3.0, 2.0), strict=True
         )
     ]
     winner = candidates[1]
     test = TestResult(
         trial=winner.trial, seeds=(1, 2, 3), values=(0.1, 0.1, 0.1), mean=0.1, interval=(0.1, 0.1),
-        num_examples=2000, openings=1, opened_at="2026-11-24T00:00:00+00:00", opened_by="somebody",
+        num_examples=2000, openings=1, opened_at="2026-11-24T00:00:00+00:00", opened_by="tester",
     )  # fmt: skip
     confirmation = Confirmation(
         study="small", objective="val_accuracy", direction="maximize", seeds=(1, 2, 3),
-        candidates=tuple(candidates), winner=winner.trial, tied=tuple(one.trial for one in candidates),
+        candidates=tuple(candidates), winner=winner.trial, tied=tuple(candidate.trial for candidate in candidates),
         gap=0.0, retrainings=6, test=test,
     )  # fmt: skip
     copied = load_study("small", Path(shutil.copytree(study.spec.storage, tmp_path / "copy")))
     copied.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
     copied.optuna.set_user_attr(
         "test_openings",
-        [{"at": test.opened_at, "by": "somebody", "subject": {"trial": winner.trial}, "result": None}] * 2,
+        [{"at": test.opened_at, "by": "tester", "subject": {"trial": winner.trial}, "result": None}] * 2,
     )
     assert best(copied).trial == winner.trial
     (folder,) = export_study(copied, tmp_path / "confirmed", register=False)

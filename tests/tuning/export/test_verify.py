@@ -1,4 +1,4 @@
-"""Any change to an export is found, and named; also where somebody made the sums anew."""
+"""Verification of an export: changes are detected and named, also with recomputed checksums."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def get_at(tree: Any, path: tuple[Any, ...]) -> Any:
     return tree
 
 
-def test_what_was_exported_is_intact(exported: Path) -> None:
+def test_unchanged_export_is_intact(exported: Path) -> None:
     assert verify_export(exported) == []
     result = CliRunner().invoke(verify, [str(exported), "--json"])
     assert json.loads(result.stdout) == {"folder": str(exported), "intact": True, "problems": []}
@@ -67,7 +67,7 @@ def test_what_was_exported_is_intact(exported: Path) -> None:
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_changed_value_of_any_file_names_the_file(exported: Path, data: st.DataObject) -> None:
+def test_changed_value_is_reported_with_its_file(exported: Path, data: st.DataObject) -> None:
     path = exported / data.draw(st.sampled_from(STRUCTURED))
     before = path.read_bytes()
     tree = read(path)
@@ -84,7 +84,7 @@ def test_any_changed_value_of_any_file_names_the_file(exported: Path, data: st.D
 @pytest.mark.parametrize(
     "name", ["card.md", "model.json", "weights.safetensors", "SHA256SUMS", "config.yaml"]
 )
-def test_any_changed_byte_is_found_in_its_file(exported: Path, name: str) -> None:
+def test_changed_byte_is_reported_with_its_file(exported: Path, name: str) -> None:
     content = (exported / name).read_bytes()
     for position in (0, len(content) // 2, len(content) - 2):
         flipped = bytes([content[position] ^ 1])
@@ -95,9 +95,9 @@ def test_any_changed_byte_is_found_in_its_file(exported: Path, name: str) -> Non
     assert verify_export(exported) == []
 
 
-def test_files_that_are_gone_new_or_links_are_named(exported: Path) -> None:
+def test_missing_added_and_linked_files_are_reported(exported: Path) -> None:
     (exported / "card.md").unlink()
-    (exported / "notes.txt").write_text("mine")
+    (exported / "notes.txt").write_text("notes")
     os.replace(exported / "model.json", exported.parent / "elsewhere.json")
     (exported / "model.json").symlink_to(exported.parent / "elsewhere.json")
     problems = verify_export(exported)
@@ -123,7 +123,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
         lambda v, _: v["model"].update(num_heads=1),
         "config.yaml: model.num_heads is 1",
     ),
-    "another rate": (
+    "another learning rate": (
         "config.yaml",
         lambda v, _: v["training"].update(learning_rate=0.5),
         "config.yaml: training.learning_rate is 0.5",
@@ -143,7 +143,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
         lambda v, _: v["model"].update(num_classes=2),
         "weights.safetensors: head",
     ),
-    "a later format": ("model.json", lambda v, _: v.update(format=2), "has format 2"),
+    "a newer format": ("model.json", lambda v, _: v.update(format=2), "has format 2"),
     "another trial": ("provenance.json", lambda v, _: v.update(trial=4), "provenance.json: trial is 4"),
     "other data": (
         "provenance.json",
@@ -161,7 +161,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
         lambda v, _: v["selection"].update(text="the best of all"),
         "sweep.json: selection.text",
     ),
-    "a better loser": (
+    "a better value of another trial": (
         "sweep.json",
         lambda v, folder: [
             v["trials"][other_complete(folder)][part].update(val_accuracy=0.99)
@@ -174,7 +174,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
         lambda v, folder: v["trials"][other_complete(folder)]["values"].update(val_accuracy=0.01),
         "values.val_accuracy is 0.01",
     ),
-    "a constraint kept": (
+    "a satisfied constraint": (
         "sweep.json",
         lambda v, _: v["trials"][0]["violations"].update(train_memory_mib_per_sequence=-1.0),
         "trials[0].violations.train_memory_mib_per_sequence is -1.0",
@@ -184,7 +184,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
         lambda v, _: v["budget"].update(spent_trials=2),
         "sweep.json: budget.spent_trials is 2",
     ),
-    "a trial left out": ("sweep.json", lambda v, _: v["trials"].pop(1), "sweep.json: trials[1].trial is 2"),
+    "a removed trial": ("sweep.json", lambda v, _: v["trials"].pop(1), "sweep.json: trials[1].trial is 2"),
     "another sampler's seed": (
         "sweep.json",
         lambda v, _: v["seeds"].update(sampler=3),
@@ -195,7 +195,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any, Path], None], str]] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_forgery_with_new_sums_is_found_by_the_contents(exported: Path, forgery: str) -> None:
+def test_forgery_with_recomputed_checksums_is_detected(exported: Path, forgery: str) -> None:
     name, forge, expected = FORGERIES[forgery]
     value = read(exported / name)
     forge(value, exported)
@@ -205,29 +205,29 @@ def test_a_forgery_with_new_sums_is_found_by_the_contents(exported: Path, forger
     assert any(expected in line for line in problems), problems
 
 
-def test_data_that_is_not_here_is_no_problem(
+def test_verification_does_not_require_the_data(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / "nothing"))
     assert verify_export(exported) == []
 
 
-def test_the_verb_fails_with_every_problem_and_refuses_what_is_no_export(
+def test_verify_command_reports_every_problem_and_rejects_other_folders(
     exported: Path, tmp_path: Path
 ) -> None:
     (exported / "metrics.json").write_text("{}")
     result = CliRunner().invoke(verify, [str(exported), "--json"])
     assert isinstance(result.exception, ProxytuneError)
     assert result.exception.exit_code == 1
-    told = json.loads(result.stdout)
-    assert not told["intact"]
-    assert any("metrics.json" in line for line in told["problems"])
+    output = json.loads(result.stdout)
+    assert not output["intact"]
+    assert any("metrics.json" in line for line in output["problems"])
     with pytest.raises(InputError, match="no such folder"):
         verify_export(tmp_path / "nowhere")
     assert verify_export(tmp_path)[0].startswith(f"{tmp_path} is no export folder")
 
 
-def test_differences_of_trees() -> None:
-    one = {"a": [1, {"b": 2}], "c": None, "d": True}
-    other = {"a": [1, {"b": 3}, 4], "c": None, "d": 1}
-    assert list(differing(one, other)) == [("a[1].b", 2, 3), ("a[2]", "absent", 4), ("d", True, 1)]
+def test_differing_yields_the_path_and_both_values() -> None:
+    first = {"a": [1, {"b": 2}], "c": None, "d": True}
+    second = {"a": [1, {"b": 3}, 4], "c": None, "d": 1}
+    assert list(differing(first, second)) == [("a[1].b", 2, 3), ("a[2]", "absent", 4), ("d", True, 1)]

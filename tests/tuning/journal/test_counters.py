@@ -1,4 +1,4 @@
-"""The study's counters are functions of the journal, and its rungs those of the search."""
+"""The rungs that the journal's counters derive from the study file, compared with those of the search."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from proxytune.tuning.spec.study_files import read_study
 @pytest.mark.parametrize("name", ["none", "asha", "hyperband", "median", "curve"])
 @pytest.mark.parametrize("min_steps", ["null", "400"])
 @pytest.mark.parametrize("reduction_factor", [2, 3])
-def test_rungs_are_those_of_the_search(name: str, min_steps: str, reduction_factor: int) -> None:
+def test_rung_steps_match_those_of_the_search(name: str, min_steps: str, reduction_factor: int) -> None:
     spec = read_study(
         "listops-mini",
         [

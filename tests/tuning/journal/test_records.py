@@ -1,4 +1,4 @@
-"""What a damaged disk, a newer version or a power cut leaves of a journal is reported, and repaired where it can be."""
+"""Journals with damage from a disk, a newer version or a power failure: reported, and restored from the storage."""
 
 import json
 import os
@@ -27,14 +27,14 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / JOURNAL
 
 
-def test_a_record_is_a_line_of_json() -> None:
+def test_record_is_one_line_of_json() -> None:
     event = Reported(time_ms=7, trial=0, step=1, metrics={"val_accuracy": 0.5})
     line = encode(event)
     assert json.loads(line)["metrics"] == {"val_accuracy": 0.5}
     assert decode(line) == event
 
 
-def test_a_changed_digit_is_found(journal: Path) -> None:
+def test_changed_digit_fails_the_checksum(journal: Path) -> None:
     journal.write_bytes(journal.read_bytes().replace(b"0.25", b"0.95"))
     portion = read_events(journal.parent)
     assert [event.kind for event in portion.events] == ["journal", "trial"]
@@ -42,7 +42,7 @@ def test_a_changed_digit_is_found(journal: Path) -> None:
     assert "its checksum is wrong" in problem
 
 
-def test_an_unknown_kind_is_reported(journal: Path) -> None:
+def test_unknown_event_kind_is_reported(journal: Path) -> None:
     with journal.open("a") as file:
         file.write('{"kind":"weather","time_ms":1}\n')
     portion = read_events(journal.parent)
@@ -64,13 +64,13 @@ def test_an_unknown_kind_is_reported(journal: Path) -> None:
         b'{"kind":"log","text":"a","colour":"red"}',
     ],
 )
-def test_what_is_no_event_is_refused(line: bytes) -> None:
+def test_invalid_record_is_rejected(line: bytes) -> None:
     with pytest.raises(BadRecord):
         decode(line + b"\n")
 
 
-def test_a_journal_without_checksums_is_read(tmp_path: Path) -> None:
-    """As 0.1.0 wrote it."""
+def test_journal_without_checksums_is_read(tmp_path: Path) -> None:
+    """Version 0.1.0 wrote such journals."""
     lines = [
         '{"kind":"journal","format":1,"id":"abc"}',
         '{"kind":"trial","time_ms":1,"trial":0,"params":{"a":1},"attempt":1,"config":{}}',
@@ -82,10 +82,10 @@ def test_a_journal_without_checksums_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "zeroed", "shorter"])
-def test_a_damaged_first_record_is_repaired_from_the_storage(
+def test_damaged_first_record_is_restored_from_the_storage(
     make_spec: Callable[..., StudySpec], damage: str
 ) -> None:
-    """Its id is what MLflow's runs belong to: without it nothing could be shipped any more."""
+    """Its id identifies the study's runs in MLflow; without it, no further events could be shipped."""
     study = begin_study(make_spec())
     outbox = open_journal(study)
     outbox.append(TrialStarted(trial=0, params={}))
@@ -106,7 +106,7 @@ def test_a_damaged_first_record_is_repaired_from_the_storage(
     assert [event.kind for event in read_events(path.parent).events] == ["journal", "trial", "end"]
 
 
-def test_reports_that_a_power_cut_took_come_back_from_the_storage(
+def test_reports_lost_in_a_power_failure_are_restored_from_the_storage(
     make_spec: Callable[..., StudySpec],
 ) -> None:
     spec = make_spec("search.stopping.name=none")
@@ -128,7 +128,7 @@ def test_reports_that_a_power_cut_took_come_back_from_the_storage(
     path.write_bytes(b"".join(line for line in lines if b'"report"' not in line and b'"end"' not in line))
     again = open_journal(study)
     assert recover(study, again) == 1
-    assert recover(study, again) == 0, "nothing is added twice"
+    assert recover(study, again) == 0, "a second recovery adds nothing"
     again.close()
     events = read_events(path.parent).events
     reports = {event.step: event.metrics["val_accuracy"] for event in events if event.kind == "report"}
@@ -136,7 +136,7 @@ def test_reports_that_a_power_cut_took_come_back_from_the_storage(
     assert [event.outcome for event in events if event.kind == "end" and event.trial == 0][-1] == "complete"
 
 
-def test_the_files_of_a_study_are_its_owner_s_alone(make_spec: Callable[..., StudySpec]) -> None:
+def test_study_files_are_private_to_their_owner(make_spec: Callable[..., StudySpec]) -> None:
     before = os.umask(0o022)
     try:
         study = begin_study(make_spec())
@@ -145,5 +145,5 @@ def test_the_files_of_a_study_are_its_owner_s_alone(make_spec: Callable[..., Stu
         os.umask(before)
     private = [study.folder / "study.db", study.folder / "outbox" / JOURNAL]
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
-    beside = study.folder / "study.db-wal"
-    assert not beside.exists() or stat.S_IMODE(beside.stat().st_mode) == 0o600
+    log = study.folder / "study.db-wal"
+    assert not log.exists() or stat.S_IMODE(log.stat().st_mode) == 0o600

@@ -1,7 +1,8 @@
-"""A study that is searched and confirmed without Ray; what its trials reach is made up."""
+"""Search and confirmation of a study without Ray, with synthetic metrics."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, without_seed
 from proxytune.tuning.confirm.outcome import conclude
@@ -10,19 +11,35 @@ from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.update import TrialUpdate
 
 SPACE = {"model.num_proxies": {"choice": [2, 4, 8]}, "model.dropout": {"low": 0.0, "high": 0.3}}
-
-
 SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
 
 
+def small_spec(storage: Path, **search: object) -> StudySpec:
+    values = {
+        "name": "small",
+        "task": {"name": "listops-mini", "train_examples": 256},
+        "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
+        "training": {
+            "steps": 4,
+            "warmup_steps": 2,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "eval_every": 2,
+        },
+        "search": {"space": SPACE, "stopping": {"name": "none"}, "trials": 6} | search,
+        "storage": str(storage),
+    }
+    return parse_study(values, "test")
+
+
 class Driver:
-    """Opens a study as `run_study` does, without Ray; what its trials reach is made up."""
+    """Opens a study as `run_study` does, without Ray. The metrics of its trials are given by the test."""
 
     def __init__(
         self, spec: StudySpec, make_controller: Callable[..., StudyController] = StudyController
@@ -32,7 +49,8 @@ class Driver:
         self.controller = make_controller(spec, self.study.optuna, self.study.storage, self.outbox)
         self.controller.reconcile()
 
-    def die(self) -> None:
+    def close(self) -> None:
+        """End like a killed driver: running trials stay running in the storage."""
         self.outbox.close()
 
     def report(self, number: int, step: int, accuracy: float, loss: float = 1.0) -> bool:
@@ -46,7 +64,7 @@ class Driver:
     def finish(self, accuracy: Callable[[int], float]) -> Study:
         while (assignment := self.controller.next_trial()) is not None:
             self.report(assignment.number, 4, accuracy(assignment.number))
-        self.die()
+        self.close()
         return self.study
 
 

@@ -1,4 +1,4 @@
-"""After a confirmation, everything that names a winner names the same trial, by the same rule."""
+"""After a confirmation, every output names the same winner and the rule that chose it."""
 
 import functools
 import json
@@ -32,12 +32,13 @@ from proxytune.tuning.trial.trial_run import TrialRun
 from tests.tuning.service.conftest import Servers
 
 SPEEDS = {"train_sequences_per_second": 100.0, "inference_sequences_per_second": 900.0}
-SEARCHED = {2: 0.2, 8: 0.9}  # the accuracy that the search is made to see, by the number of proxies
+SEARCHED = {2: 0.2, 8: 0.9}
+"""The accuracy reported to the search, by the number of proxies."""
 
 
 @pytest.fixture
 def study(make_small: Callable[..., StudySpec]) -> Study:
-    """Two configurations, trained for real, of which the search prefers the one that costs more."""
+    """Two trained configurations, of which the search prefers the more expensive one."""
     queue = json.dumps([{"model.num_proxies": number, "model.dropout": 0.1} for number in SEARCHED])
     spec = make_small(f"search.enqueue={queue}", "search.trials=3", "search.stopping.name=none")
     study = begin_study(spec)
@@ -67,7 +68,7 @@ def address(study: Study) -> Iterator[str]:
 
 
 def confirm(study: Study) -> None:
-    """What `confirm_study` does, with the retrainings and the test in this process instead of on Ray."""
+    """Do what `confirm_study` does, with the retrainings and the test in this process instead of on Ray."""
     chosen = {trial.number: trial for trial in candidates(study, 2)}
     plan = Plan({number: without_seed(trial) for number, trial in chosen.items()}, fresh_seeds(study, 2))
     spec = retraining_spec(study.spec, plan)
@@ -88,11 +89,11 @@ def confirm(study: Study) -> None:
     models = [trials[confirmation.winner, seed] for seed in confirmation.best.seeds]
     checkpoints = [retraining.checkpoints(model) for model in models]
     evaluate = functools.partial(accuracies_on_test, log_folder=study.folder)
-    record(study, confirmation, checkpoints, evaluate, who="somebody", again=False, say=lambda line: None)
+    record(study, confirmation, checkpoints, evaluate, who="tester", again=False, say=lambda line: None)
 
 
 def in_mlflow(uri: str) -> dict[str, str]:
-    """The winner on the study's run, and the registered model with the alias `best`."""
+    """The winner in the tags of the study's run, and the registered model with the alias `best`."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -107,25 +108,25 @@ def in_mlflow(uri: str) -> dict[str, str]:
 RULE = "confirmed mean over 2 fresh seeds, the cheapest of 2 tied"
 
 
-def export_names_it(opened: Study, place: Path) -> None:
+def check_export(opened: Study, target: Path) -> None:
     assert best(opened).trial == 0
-    (folder,) = export_study(opened, place, register=True)
+    (folder,) = export_study(opened, target, register=True)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert (provenance["trial"], provenance["selected_by"]) == (0, RULE)
     assert f"Chosen by: {RULE}." in (folder / "card.md").read_text()
     assert verify_export(folder) == []
 
 
-def show_names_it(shown: Callable[..., str]) -> None:
-    facts = json.loads(shown("show", "small", "--json"))
+def check_show(run: Callable[..., str]) -> None:
+    facts = json.loads(run("show", "small", "--json"))
     assert facts["winner"] == {"trial": 0, "rule": RULE}
     assert facts["confirmation"]["winner"] == 0
-    text = shown("show", "small")
+    text = run("show", "small")
     assert f"winner: trial 0 ({RULE})" in text
     assert "small: val_accuracy on fresh seeds" in text
 
 
-def report_and_compare_name_it(opened: Study) -> None:
+def check_report_and_compare(opened: Study) -> None:
     history = read_history(opened.folder / "outbox")
     assert history.winner == {"trial": 0, "rule": RULE}
     page = report_page(history)
@@ -136,25 +137,25 @@ def report_and_compare_name_it(opened: Study) -> None:
     assert (row.trial, row.basis) == (0, RULE)
 
 
-def service_names_it(address: str) -> None:
+def check_service(address: str) -> None:
     with Client(address) as client:
         answer = client.best("small")
         assert (answer["best"]["trial"], answer["rule"]) == (0, RULE)
         assert client.study("small")["winner"] == {"trial": 0, "rule": RULE}
 
 
-def mlflow_names_it(uri: str) -> None:
-    told = in_mlflow(uri)
-    assert told["winner_trial"] == "0"
-    assert told["winner_rule"] == RULE
-    assert told["registered"] == "small/0"
-    assert RULE in told["description"]
+def check_mlflow(uri: str) -> None:
+    tags = in_mlflow(uri)
+    assert tags["winner_trial"] == "0"
+    assert tags["winner_rule"] == RULE
+    assert tags["registered"] == "small/0"
+    assert RULE in tags["description"]
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
-def test_every_reader_names_the_confirmed_winner_and_its_rule(
+def test_every_output_names_the_confirmed_winner_and_its_rule(
     study: Study,
     address: str,
     tmp_path: Path,
@@ -171,15 +172,15 @@ def test_every_reader_names_the_confirmed_winner_and_its_rule(
     opened = load_study("small", study.spec.storage)
     found = winner(opened)
     assert found is not None
-    assert found.trial == 0, "the two are tied on fresh seeds, and trial 0 is cheaper"
+    assert found.trial == 0, "both trials are tied on fresh seeds, and trial 0 is cheaper"
     assert found.rule == RULE
 
-    def shown(*arguments: str) -> str:
+    def run(*arguments: str) -> str:
         cli.main([*arguments, "--storage", str(study.spec.storage)], standalone_mode=False)
         return capsys.readouterr().out
 
-    export_names_it(opened, tmp_path / "winner")
-    show_names_it(shown)
-    report_and_compare_name_it(opened)
-    service_names_it(address)
-    mlflow_names_it(opened.tracking_uri)
+    check_export(opened, tmp_path / "winner")
+    check_show(run)
+    check_report_and_compare(opened)
+    check_service(address)
+    check_mlflow(opened.tracking_uri)

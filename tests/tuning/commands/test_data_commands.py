@@ -1,10 +1,9 @@
-"""`proxytune data list`, `inspect` and `prepare` as a user runs them."""
+"""The commands `proxytune data list`, `inspect` and `prepare`."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.commandline import command
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / "cache"))
 
 
@@ -26,7 +25,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["data", *arguments], catch_exceptions=False)
 
 
-def test_list_shows_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
+def test_list_reports_found_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "root/listops").mkdir(parents=True)
     (tmp_path / "root/listops/basic_val.tsv").write_text("Source\tTarget\n")
     found = json.loads(run("list", "--root", str(tmp_path / "root"), "--json").stdout)
@@ -40,18 +39,18 @@ def test_list_shows_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_inspect_shows_examples_and_writes_png(tmp_path: Path) -> None:
-    options = ("listops-mini", "--option", "train_examples=50", "--out", str(tmp_path / "look"))
-    seen = json.loads(run("inspect", *options, "--json").stdout)
-    assert seen["rows"] == {"train": 50, "validation": 2000, "test": 2000}
-    assert len(seen["examples"]) == 6
-    assert Path(seen["lengths_png"]).read_bytes().startswith(b"\x89PNG")
-    shown = run("inspect", *options, "--examples", "2").stdout
-    assert shown.count("class ") == 3  # two examples and the class counts
-    assert "[M" in shown or "[SM" in shown
-    assert seen["fingerprint"] in shown
+    options = ("listops-mini", "--option", "train_examples=50", "--out", str(tmp_path / "out"))
+    facts = json.loads(run("inspect", *options, "--json").stdout)
+    assert facts["rows"] == {"train": 50, "validation": 2000, "test": 2000}
+    assert len(facts["examples"]) == 6
+    assert Path(facts["lengths_png"]).read_bytes().startswith(b"\x89PNG")
+    text = run("inspect", *options, "--examples", "2").stdout
+    assert text.count("class ") == 3  # two examples and the class counts
+    assert "[M" in text or "[SM" in text
+    assert facts["fingerprint"] in text
 
 
-def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
+def test_missing_root_and_zero_examples_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         run("list", "--root", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="num_examples is 0"):
@@ -60,9 +59,11 @@ def test_a_wrong_root_or_task_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_data_generated_as_ray_tasks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_generated_by_ray_tasks_have_the_same_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fingerprints = []
-    for name, extra in (("here", []), ("ray", ["--on-ray"])):
+    for name, extra in (("local", []), ("ray", ["--on-ray"])):
         monkeypatch.setenv("PROXYTUNE_CACHE", str(tmp_path / name))
         options = ["--option", "train_examples=6000", "--json"]
         done = subprocess.run(
@@ -82,26 +83,30 @@ def write_listops(root: Path, text: str = "( ( ( [MAX 2 ) {} ) ] )") -> None:
         (root / f"basic_{name}.tsv").write_text("\n".join(["Source\tTarget", *rows, ""]))
 
 
-def test_found_is_ready_only_once_it_is_prepared(tmp_path: Path) -> None:
+def test_found_data_are_ready_only_after_preparation(tmp_path: Path) -> None:
     write_listops(tmp_path / "root")
-    listing = ("list", "--root", str(tmp_path / "root"), "--json")
-    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["found"]
+
+    def statuses() -> list[str]:
+        listing = json.loads(run("list", "--root", str(tmp_path / "root"), "--json").stdout)
+        return [finding["status"] for finding in listing["found"]]
+
+    assert statuses() == ["found"]
     facts = json.loads(run("prepare", "listops", "--root", str(tmp_path / "root"), "--json").stdout)
     assert (
         facts["conventions"]["rows"]
         == "4 of 96,000 train rows, 3 of 2,000 validation rows, 3 of 2,000 test rows"
     )
-    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["ready"]
+    assert statuses() == ["ready"]
     path = tmp_path / "root/basic_test.tsv"
     path.write_text(path.read_text().replace("\t2\n", "\t3\n"))
-    assert [one["status"] for one in json.loads(run(*listing).stdout)["found"]] == ["found"]
+    assert statuses() == ["found"]
     with pytest.raises(
         DataError, match=r"basic_test\.tsv, line 2: the expression has the value 2, its target is 3"
     ):
         run("prepare", "listops", "--root", str(tmp_path / "root"))
 
 
-def test_files_by_name_and_partial_data(tmp_path: Path) -> None:
+def test_files_given_by_name_accept_partial_data_only_with_the_flag(tmp_path: Path) -> None:
     write_listops(tmp_path / "root")
     (tmp_path / "root/basic_test.tsv").write_text("( ( ( [MAX 3 ) 9 ) ] )\t9\n")
     names = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -113,7 +118,7 @@ def test_files_by_name_and_partial_data(tmp_path: Path) -> None:
     assert "one class only" in facts["conventions"]["partial"]
 
 
-def test_a_refusal_is_short_and_verbose_lists_what_was_tried(tmp_path: Path) -> None:
+def test_missing_data_error_is_short_and_verbose_lists_tried_files(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root/notes.txt").write_text("")
     with pytest.raises(DataError) as short:
@@ -126,22 +131,22 @@ def test_a_refusal_is_short_and_verbose_lists_what_was_tried(tmp_path: Path) -> 
     assert "aclImdb/train/neg/*.txt" in str(long.value)
 
 
-def test_a_folder_deeper_down_is_pointed_at(tmp_path: Path) -> None:
+def test_error_suggests_a_nested_folder_with_the_data(tmp_path: Path) -> None:
     write_listops(tmp_path / "root/a/b/c/d/mine")
     with pytest.raises(DataError, match="a/b/c/d/mine looks like it: give that as root"):
         run("prepare", "listops", "--root", str(tmp_path / "root"))
 
 
-def test_control_characters_of_the_data_do_not_reach_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_in_the_data_are_escaped(tmp_path: Path) -> None:
     for split in ("train", "test"):
         rows = [f'"\x1b]0;title\x07 {n} \x9b31m",{n % 2}' for n in range(40)]
         (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
-    shown = run("inspect", "text", "--root", str(tmp_path), "--out", str(tmp_path / "look")).stdout
-    assert not {"\x1b", "\x07", "\x9b"} & set(shown)
-    assert r"\x1b]0;title\x07" in shown
+    text = run("inspect", "text", "--root", str(tmp_path), "--out", str(tmp_path / "out")).stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+    assert r"\x1b]0;title\x07" in text
 
 
-def test_a_cache_folder_that_cannot_be_used_names_itself_and_the_variable(
+def test_unusable_cache_error_names_the_folder_and_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -152,7 +157,7 @@ def test_a_cache_folder_that_cannot_be_used_names_itself_and_the_variable(
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_preparation_exits_75_and_leaves_nothing(
+def test_interrupted_preparation_exits_with_75_and_leaves_no_files(
     number: int, send: Callable[[int, int], None], tmp_path: Path
 ) -> None:
     environment = {**os.environ, "PROXYTUNE_CACHE": str(tmp_path / "cache")}
@@ -177,33 +182,7 @@ def test_an_interrupted_preparation_exits_75_and_leaves_nothing(
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
 
 
-HEAVY = ("torch", "ray", "mlflow", "optuna", "sqlalchemy", "pandas", "matplotlib", "plotly")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "before", "found"),
-    [
-        (["data", "list", "--root", "."], "", "[]"),
-        (["data", "prepare", "listops-mini", "--option", "train_examples=10"], "", "[]"),
-        (["data", "list", "--root", "."], "import optuna", "['optuna']"),  # the probe can fail
-    ],
-)
-def test_data_verbs_start_without_heavy_libraries(
-    arguments: list[str], before: str, found: str, tmp_path: Path
-) -> None:
-    program = (
-        f"import sys; from proxytune.tuning.cli import cli\n{before}\n"
-        "try: cli.main(sys.argv[1:], standalone_mode=False)\n"
-        f"finally: print([name for name in {HEAVY} if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == found
-
-
-def test_files_and_partial_are_part_of_the_task_section(tmp_path: Path) -> None:
+def test_task_section_accepts_files_and_partial(tmp_path: Path) -> None:
     from proxytune.tuning.spec.task import Task
 
     task = Task(name="listops", files={"train": Path("~/a.tsv")}, partial=True)

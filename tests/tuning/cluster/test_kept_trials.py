@@ -1,4 +1,4 @@
-"""A driver that runs many trials keeps few of them."""
+"""A driver of many trials keeps only a few of Ray Tune's trial objects in memory."""
 
 import subprocess
 import sys
@@ -35,8 +35,8 @@ print("complete", sum(trial.state.name == "COMPLETE" for trial in study.trials()
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_tune_keeps_no_more_trials_than_it_is_told_to(tmp_path: Path) -> None:
-    """Without this a driver grows by 36 MiB with every 1,000 trials."""
+def test_tune_keeps_at_most_kept_trials_in_memory(tmp_path: Path) -> None:
+    """Without this limit, a driver's memory grows by 36 MiB per 1,000 trials."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", DRIVER],
         cwd=tmp_path,
@@ -48,4 +48,4 @@ def test_tune_keeps_no_more_trials_than_it_is_told_to(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     counted = dict(line.split() for line in done.stdout.splitlines())
     assert int(counted["complete"]) == TRIALS
-    assert 1 <= int(counted["alive"]) <= KEPT, "trials of Ray Tune alive in the driver"
+    assert 1 <= int(counted["alive"]) <= KEPT, "trial objects of Ray Tune in the driver's memory"
