@@ -241,7 +241,7 @@ def bench_sharing(trials_per_slot: int, folder: Path, quick: bool, as_json: bool
     "--storage", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"), show_default=True
 )
 def bench_results(studies: tuple[str, ...], storage: Path) -> None:
-    """Print docs/RESULTS.md: the results of finished studies with a fixed list of configurations and seeds.
+    """Print docs/RESULTS.md: results of finished studies with a fixed list of configurations and seeds.
 
     \b
     python tests/benchmarks results ablation-recall paper-listops > docs/RESULTS.md

@@ -1,4 +1,4 @@
-"""The results page: means over seeds, and paired differences between configurations that differ in one parameter."""
+"""The results page: means over seeds, and paired differences between configurations that differ in one key."""
 
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ SPEC = {
 }
 
 
-def make_study(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
-    """A study with a complete trial per (number of proxies, seed)."""
+def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
     spec = parse_study({**SPEC, "storage": str(folder)}, "test")
     storage = open_storage(f"sqlite:///{folder}/study.db", create=True)
     study = optuna.create_study(study_name=spec.name, storage=storage, direction="maximize")
@@ -44,21 +43,22 @@ def make_study(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
     return Study(spec, storage, study)
 
 
-def test_page_shows_means_and_marks_significant_paired_differences(tmp_path: Path) -> None:
-    # Accuracies differ more between seeds than between arms, and the arms differ by almost the same amount per seed.
+def test_arms_have_means_and_significant_paired_differences_are_bold(tmp_path: Path) -> None:
+    # Seeds differ much more than arms, and the arms differ by the same amount in every seed.
     accuracies = {(4, 0): 0.20, (4, 1): 0.40, (4, 2): 0.60, (8, 0): 0.31, (8, 1): 0.50, (8, 2): 0.69}
-    page = results([make_study(tmp_path, accuracies)])
+    page = results([study_of(tmp_path, accuracies)])
     assert "## two-arms" in page
-    assert "6 of 6 trials are complete" in page
+    assert "6 of 6 trainings are complete" in page
     assert "| (first) | 3 | 0.400 ± 0.497 |" in page
     assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in page
-    # The second arm minus the first; the trials reported no map error.
-    assert "| - | **+0.100 ± 0.025** | - |" in page
+    assert (
+        "| - | **+0.100 ± 0.025** | - |" in page
+    )  # the second arm minus the first; no map error was reported
     assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in page
 
 
-def test_unfinished_trials_are_counted_and_a_single_seed_has_no_interval(tmp_path: Path) -> None:
-    page = results([make_study(tmp_path, {(4, 0): 0.2})])
-    assert "1 of 6 trials are complete" in page
+def test_missing_trainings_are_reported_and_one_seed_has_no_interval(tmp_path: Path) -> None:
+    page = results([study_of(tmp_path, {(4, 0): 0.2})])
+    assert "1 of 6 trainings are complete" in page
     assert "| (first) | 1 | 0.200 | 0.200 | - |" in page
-    assert "Effect of changing one parameter" not in page
+    assert "What changing one key does" not in page
