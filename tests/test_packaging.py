@@ -9,6 +9,8 @@ import tomllib
 import venv
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
@@ -28,34 +30,46 @@ def test_changelog_starts_with_the_version_of_the_project() -> None:
     assert versions[0] == PROJECT["project"]["version"]
 
 
-def loaded_by(*modules: str) -> list[set[str]]:
-    """Import the modules in order in one new process; returns the top-level packages loaded after each import."""
-    script = "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name); print(*sys.modules)"
+FORBIDDEN_LIBRARIES = {
+    "proxytune.tuning": {"ray", "mlflow", "optuna", "torch"},
+    "proxytune.tuning.cli": {"ray", "mlflow"},
+    "proxytune.datasets": {"ray", "mlflow", "optuna"},
+    "proxytune.models": {"ray", "mlflow", "optuna"},
+    "proxytune.models.exported": {"ray", "mlflow", "optuna"},
+    "proxytune.tuning.cluster.trainable": {"mlflow", "optuna"},
+}
+"""Libraries that importing a module must not load; earlier modules load none that a later one must not load."""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The top-level packages loaded after importing each module, in order in one process; the last is the bridge."""
+    modules = [*FORBIDDEN_LIBRARIES, "proxytune.tuning.cluster.bridge"]
+    # Without garbage collection, imports take three quarters of the time.
+    script = (
+        "import gc, importlib, sys\n"
+        "gc.disable()\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, *modules], capture_output=True, text=True, check=True
     )
-    return [{name.partition(".")[0] for name in line.split()} for line in done.stdout.splitlines()]
-
-
-def test_imports_do_not_load_heavy_libraries() -> None:
-    """The modules are ordered so that an earlier one loads no library that a later one must not load."""
-    forbidden_libraries = {
-        "proxytune.tuning": {"ray", "mlflow", "optuna", "torch"},
-        "proxytune.datasets": {"ray", "mlflow", "optuna"},
-        "proxytune.models": {"ray", "mlflow", "optuna"},
-        "proxytune.models.exported": {"ray", "mlflow", "optuna"},
-        "proxytune.tuning.cli": {"ray", "mlflow"},
+    lines = done.stdout.splitlines()
+    return {
+        module: {name.partition(".")[0] for name in line.split()}
+        for module, line in zip(modules, lines, strict=True)
     }
-    loaded = loaded_by(*forbidden_libraries)
-    for (module, forbidden), libraries in zip(forbidden_libraries.items(), loaded, strict=True):
-        assert not libraries & forbidden, module
 
 
-def test_trainable_does_not_load_mlflow_or_optuna_and_bridge_does() -> None:
-    """The second module shows that `loaded_by` reports a library that is loaded."""
-    trainable, bridge = loaded_by("proxytune.tuning.cluster.trainable", "proxytune.tuning.cluster.bridge")
-    assert not trainable & {"mlflow", "optuna"}
-    assert {"ray", "optuna"} <= bridge
+@pytest.mark.parametrize("module", FORBIDDEN_LIBRARIES)
+def test_import_does_not_load_heavy_libraries(loaded: dict[str, set[str]], module: str) -> None:
+    assert not loaded[module] & FORBIDDEN_LIBRARIES[module]
+
+
+def test_probe_of_loaded_libraries_reports_those_of_the_bridge(loaded: dict[str, set[str]]) -> None:
+    assert {"ray", "optuna", "torch"} <= loaded["proxytune.tuning.cluster.bridge"]
 
 
 def test_wheel_in_a_new_environment_checks_a_shipped_study(tmp_path: Path) -> None:
@@ -72,18 +86,18 @@ def test_wheel_in_a_new_environment_checks_a_shipped_study(tmp_path: Path) -> No
     ]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True, capture_output=True
-    )
+    pip = [sys.executable, "-P", "-m", "pip", "--python", str(python)]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", str(wheel)], check=True, capture_output=True)
     # Use the dependencies of this environment, after the new environment's packages and without the editable install.
     env = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}
-    cli_path = subprocess.run(
-        [python, "-P", "-c", "import proxytune.tuning.cli as m; print(m.__file__)"],
+    import_all = f"import {', '.join(PROJECT['tool']['setuptools']['packages'])}"
+    imported = subprocess.run(
+        [python, "-P", "-c", f"{import_all}; print(proxytune.tuning.__file__)"],
         env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert cli_path.stdout.startswith(str(tmp_path / "venv"))
+    assert imported.stdout.startswith(str(tmp_path / "venv"))
     checked = subprocess.run(
         [tmp_path / "venv" / "bin" / "proxytune", "check", "listops"],
         env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
@@ -94,5 +108,3 @@ def test_wheel_in_a_new_environment_checks_a_shipped_study(tmp_path: Path) -> No
         env=env, cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"PYTHON={python}\n" in job.stdout
-    import_all = f"import {', '.join(PROJECT['tool']['setuptools']['packages'])}"
-    subprocess.run([python, "-P", "-c", import_all], env=env, cwd=tmp_path, check=True)

@@ -1,7 +1,7 @@
 """The commands in deploy/ exist and accept their flags; the scripts leave-node, ray-node, spot-notice and answers."""
 
 import http.server
-import json
+import importlib
 import os
 import re
 import shlex
@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -69,35 +71,26 @@ def deploy_commands(deploy: Path) -> Iterator[list[str]]:
                 yield words
 
 
-OPTIONS = """
-import json, warnings
-warnings.simplefilter("ignore")
-import click, mlflow.cli, ray.scripts.scripts, proxytune.tuning.cli
-
-def options(command):
-    return [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
-
-programs = {"mlflow": mlflow.cli.cli, "ray": ray.scripts.scripts.cli, "proxytune": proxytune.tuning.cli.cli}
-print(json.dumps({f"{name} {verb}": options(program.get_command(context, verb))
-                  for name, program in programs.items() for context in [click.Context(program)]
-                  for verb in program.list_commands(context)}))
-"""
-
-
 @pytest.fixture(scope="module")
 def options_of_verb() -> dict[str, list[str]]:
     """The options of every verb of the installed mlflow, ray and proxytune; keys such as "ray start"."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OPTIONS],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-        check=True,
-    )
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    for name in ("mlflow", "ray", "proxytune"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        programs = {
+            "mlflow": importlib.import_module("mlflow.cli").cli,
+            "ray": importlib.import_module("ray.scripts.scripts").cli,
+            "proxytune": importlib.import_module("proxytune.tuning.cli").cli,
+        }
+    options = {}
+    for name, program in programs.items():
         assert (BIN / name).exists()
-    return found
+        context = click.Context(program)
+        for verb in program.list_commands(context):
+            params = program.get_command(context, verb).params
+            options[f"{name} {verb}"] = [
+                option for param in params for option in (*param.opts, *param.secondary_opts)
+            ]
+    return options
 
 
 def test_deploy_commands_exist_and_accept_their_flags(
