@@ -26,19 +26,19 @@ def read_saved(folder: Path) -> dict[str, Any]:
 
 
 def test_overhead_compares_an_ask_with_optunas() -> None:
-    result = overhead.run(num_trials=20, repeats=3)
-    assert all(len(values) == 3 and min(values) > 0 for values in result["samples"].values())
+    result = overhead.run(num_trials=12, repeats=2)
+    assert all(len(values) == 2 and min(values) > 0 for values in result["samples"].values())
     asks = result["ask_milliseconds"]
     assert result["ratio_to_optuna"] == asks[overhead.OURS] / asks[overhead.OPTUNA]
     overhead.figure(result)
 
 
 def test_scale_without_ray_measures_the_controller(tmp_path: Path) -> None:
-    bench("scale", "--without-ray", "--trials", "30", "--out", tmp_path)
+    bench("scale", "--without-ray", "--trials", "8", "--out", tmp_path)
     document = read_saved(tmp_path)
     (study,) = document["result"]["studies"]
-    assert study["trials"] == 30
-    assert study["memory"][-1][0] == 30
+    assert study["trials"] == 8
+    assert study["memory"][-1][0] == 8
     assert study["resume_seconds"] > 0
     assert "without Ray" in next(iter(document["headline"]))
 
