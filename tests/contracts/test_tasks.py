@@ -28,7 +28,7 @@ GENERATED = [name for name in TASKS if make_task(name).generator is not None]
 SMALL_OPTIONS = {
     "listops": {"train_examples": 40},
     "listops-mini": {"train_examples": 40},
-    "pathfinder": {"train_examples": 40, "difficulty": "easy"},
+    "pathfinder": {"train_examples": 8, "difficulty": "easy"},
     "recall": {"train_examples": 40},
     "pathfinder64": {"train_examples": 8, "difficulty": "easy"},
     "pathx": {"train_examples": 8, "difficulty": "easy"},
