@@ -241,15 +241,19 @@ def bench_sharing(trials_per_slot: int, folder: Path, quick: bool, as_json: bool
     "--storage", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"), show_default=True
 )
 def bench_results(studies: tuple[str, ...], storage: Path) -> None:
-    """Print docs/RESULTS.md: results of finished studies with a fixed list of configurations and seeds.
+    """Print docs/RESULTS.md: results of finished searches, and of studies with a fixed list of configurations.
 
     \b
     python tests/benchmarks results ablation-recall paper-listops > docs/RESULTS.md
     """
     from proxytune.tuning.store.study import open_study
-    from tests.benchmarks.results import results
+    from tests.benchmarks.results import page, section
+    from tests.benchmarks.search_results import is_search, search_section
 
-    click.echo(results([open_study(name, storage) for name in studies]), nl=False)
+    found = [open_study(name, storage) for name in studies]
+    click.echo(
+        page([search_section(study) if is_search(study) else section(study) for study in found]), nl=False
+    )
 
 
 @bench.command("table")

@@ -42,15 +42,14 @@ class Arm:
         return {seed: metrics[name] for seed, metrics in self.metrics.items() if name in metrics}
 
 
-def results(studies: Sequence[Study]) -> str:
+def page(sections: Sequence[str]) -> str:
     """The page as Markdown."""
-    parts = [_section(study) for study in studies]
     head = (
         "# Results\n\nMade from the studies named by `make results`; nothing here is written by hand. Means over seeds, with "
-        "95 % intervals (Student's t); differences are paired by seed. **Bold**: the interval excludes 0. Map error, middle "
+        "95 % intervals (Student's t; for a search those of `confirm`); differences are paired by seed. **Bold**: the interval excludes 0. Map error, middle "
         "diagonal and the other diagnostics are defined in `models/diagnostics.py`; of all layers, at the last evaluation."
     )
-    return "\n\n".join([head, *parts]) + "\n"
+    return "\n\n".join([head, *sections]) + "\n"
 
 
 def arms_of(study: Study) -> list[Arm]:
@@ -69,7 +68,8 @@ def arms_of(study: Study) -> list[Arm]:
     return arms
 
 
-def _section(study: Study) -> str:
+def section(study: Study) -> str:
+    """The section of a study with a fixed list of configurations and seeds."""
     arms = arms_of(study)
     if not arms:
         return f"## {study.name}\n\nNo trial is complete."
@@ -80,11 +80,11 @@ def _section(study: Study) -> str:
         _facts(study, arms),
         f"The first row: {fixed}. Other rows name what differs.",
     ]
-    parts.append(_table(("configuration", "seeds", *SHOWN.values(), *TO_FIRST.values()), _means(arms)))
+    parts.append(table(("configuration", "seeds", *SHOWN.values(), *TO_FIRST.values()), _means(arms)))
     moves = list(_moves(arms))
     if moves:
         parts.append("What changing one key does, over the seeds that both have:")
-        parts.append(_table(("key", "elsewhere", "seeds", *(SHOWN[name] for name in MOVED)), moves))
+        parts.append(table(("key", "elsewhere", "seeds", *(SHOWN[name] for name in MOVED)), moves))
     if study.spec.task.name in TASKS:
         parts.append(_published(study.spec.task.name))
     return "\n\n".join(parts)
@@ -96,7 +96,7 @@ def _facts(study: Study, arms: Sequence[Arm]) -> str:
     complete = sum(len(arm.metrics) for arm in arms)
     seconds = sum(metrics["seconds"] for arm in arms for metrics in arm.metrics.values())
     spec = study.spec
-    facts = _driver_facts(study)
+    facts = driver_facts(study)
     hardware, versions = facts.get("hardware", {}), facts.get("versions", {})
     return (
         f"{max(ended):%Y-%m-%d}; task {spec.task.name} {spec.task.options or ''}, {spec.training['steps']:,} steps of "
@@ -110,7 +110,7 @@ def _facts(study: Study, arms: Sequence[Arm]) -> str:
     )
 
 
-def _driver_facts(study: Study) -> dict[str, Any]:
+def driver_facts(study: Study) -> dict[str, Any]:
     """The facts of the first driver, from the study's journal."""
     journal = study.folder / "outbox" / "events.jsonl"
     if not journal.exists():
@@ -190,11 +190,11 @@ def _published(task: str) -> str:
         for method, values in table.rows.items()
         if method.lower() in ("softmax", "nyströmformer")
     ]
-    return "Published test accuracies in percent, for scale only:\n\n" + _table(
+    return "Published test accuracies in percent, for scale only:\n\n" + table(
         ("method", "accuracy", "source", "protocol"), rows
     )
 
 
-def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:
+def table(head: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

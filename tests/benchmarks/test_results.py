@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from proxytune.tuning.spec.study_spec import parse_study
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.study import Study
-from tests.benchmarks.results import results
+from tests.benchmarks.results import page, section
 
 SPEC = {
     "name": "two-arms",
@@ -46,19 +46,19 @@ def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
 def test_arms_have_means_and_significant_paired_differences_are_bold(tmp_path: Path) -> None:
     # Seeds differ much more than arms, and the arms differ by the same amount in every seed.
     accuracies = {(4, 0): 0.20, (4, 1): 0.40, (4, 2): 0.60, (8, 0): 0.31, (8, 1): 0.50, (8, 2): 0.69}
-    page = results([study_of(tmp_path, accuracies)])
-    assert "## two-arms" in page
-    assert "6 of 6 trainings are complete" in page
-    assert "| (first) | 3 | 0.400 ± 0.497 |" in page
-    assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in page
+    shown = page([section(study_of(tmp_path, accuracies))])
+    assert "## two-arms" in shown
+    assert "6 of 6 trainings are complete" in shown
+    assert "| (first) | 3 | 0.400 ± 0.497 |" in shown
+    assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in shown
     assert (
-        "| - | **+0.100 ± 0.025** | - |" in page
+        "| - | **+0.100 ± 0.025** | - |" in shown
     )  # the second arm minus the first; no map error was reported
-    assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in page
+    assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in shown
 
 
 def test_missing_trainings_are_reported_and_one_seed_has_no_interval(tmp_path: Path) -> None:
-    page = results([study_of(tmp_path, {(4, 0): 0.2})])
-    assert "1 of 6 trainings are complete" in page
-    assert "| (first) | 1 | 0.200 | 0.200 | - |" in page
-    assert "What changing one key does" not in page
+    shown = page([section(study_of(tmp_path, {(4, 0): 0.2}))])
+    assert "1 of 6 trainings are complete" in shown
+    assert "| (first) | 1 | 0.200 | 0.200 | - |" in shown
+    assert "What changing one key does" not in shown

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,9 @@ class RaySession:
 
 
 @contextmanager
-def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[RaySession]:
+def ray_session(
+    address: str = LOCAL, preload: Sequence[str] = (), imported: Callable[[], object] = lambda: None
+) -> Iterator[RaySession]:
     """Start Ray on this machine (ended at exit), or connect to the cluster at `address`: auto, or HOST:PORT of its head.
 
     The private scratch folder is removed at exit. It contains the folders of a local Ray, which Ray makes writable by
@@ -122,7 +124,8 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
     folders, which may contain this repository's `datasets`, are kept off the workers' import path: locally by the job
     configuration, on a cluster by a working folder in the scratch folder. Nodes of a cluster also receive this package.
 
-    Workers of a local Ray import the `preload` modules while the driver is still starting.
+    Workers of a local Ray import the `preload` modules while the driver is still starting. `imported` is called when
+    Ray's Python package is imported, before its processes start.
 
     Raises:
         InputError: there is no cluster at the address, it rejected the token, or its versions differ.
@@ -135,6 +138,7 @@ def ray_session(address: str = LOCAL, preload: Sequence[str] = ()) -> Iterator[R
         with importing():
             import ray
 
+        imported()
         options: dict[str, Any] = {"address": found, "log_to_driver": False, "logging_level": logging.ERROR}
         if address == LOCAL:
             options |= {

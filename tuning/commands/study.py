@@ -1,6 +1,8 @@
 """`run`, `studies`, `show`, `trials`: run studies and show their results."""
 
 import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,9 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.store.importing import importing
 
 if TYPE_CHECKING:
+    from proxytune.tuning.cluster.session import RaySession
     from proxytune.tuning.spec.study_spec import StudySpec
+    from proxytune.tuning.store.study import Study
 
 
 @click.command()
@@ -43,18 +47,13 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     proxytune run my-study.yaml --set task.root=~/data/lra_release --set resources.max_concurrent=4
     proxytune run listops --storage /mnt/studies --address auto
     """
-    from proxytune.tuning.run.data_progress import data_progress
     from proxytune.tuning.spec.advice import advice
 
     for line in advice(spec):
         err.print(line, style="yellow", highlight=False, markup=False)
     with err.status("loading"), importing():
-        from proxytune.tuning.run.driver import run_study
-        from proxytune.tuning.run.progress import Watch
-        from proxytune.tuning.store.process import process_age
-        from proxytune.tuning.store.summary import summary
+        from proxytune.tuning.run.data_progress import data_progress
         from proxytune.tuning.trial.data import prepare_task
-    quiet_optuna()
     if address != "local":
         from proxytune.tuning.cluster.session import find_cluster
 
@@ -63,13 +62,10 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
         prepared = prepare_task(spec.task, report)
     if prepared.compared:
         err.print(f"data: {prepared.compared}", highlight=False, markup=False)
-    study = run_study(
-        spec,
-        address=address,
-        watch=functools.partial(Watch, err),
-        age=process_age(),
-        say=lambda line: err.print(line, highlight=False, markup=False),
-    )
+    with _early_ray(spec, address) as session:
+        study = _run(spec, address, session)
+    from proxytune.tuning.store.summary import summary
+
     facts = summary(study)
     if as_json:
         print_json(facts)
@@ -83,6 +79,34 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
             f"proxytune export {spec.name}{where} --out winner": "the winner as a folder",
             f"proxytune ui{storage_flags(spec.storage, None)}": "every trial in MLflow",
         }
+    )
+
+
+@contextmanager
+def _early_ray(spec: "StudySpec", address: str) -> "Iterator[Callable[[], RaySession] | None]":
+    """Start a local Ray before the driver's libraries are loaded, if the study is new: a stored study may need no Ray."""
+    if address != "local" or spec.folder.exists():
+        yield None
+        return
+    from proxytune.tuning.cluster.early_session import early_session
+
+    with early_session() as session:
+        yield session
+
+
+def _run(spec: "StudySpec", address: str, session: "Callable[[], RaySession] | None") -> "Study":
+    with err.status("loading"), importing():
+        from proxytune.tuning.run.driver import run_study
+        from proxytune.tuning.run.progress import Watch
+        from proxytune.tuning.store.process import process_age
+    quiet_optuna()
+    return run_study(
+        spec,
+        address=address,
+        watch=functools.partial(Watch, err),
+        age=process_age(),
+        say=lambda line: err.print(line, highlight=False, markup=False),
+        session=session,
     )
 
 

@@ -56,6 +56,7 @@ def run_study(
     watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
     age: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
+    session: "Callable[[], RaySession] | None" = None,
 ) -> Study:
     """Start or resume the study and run it until its budget is spent.
 
@@ -66,6 +67,7 @@ def run_study(
         watch: called when everything is set up; returns a context manager that is active during the search.
         age: seconds since the run was started; stop and pause requests made since then apply.
         say: called with a message for each key of the spec and each earlier request without effect, and when Ray starts.
+        session: waits for a Ray session that is already starting (`early_session`); None: start one when it is needed.
 
     Raises:
         InputError: the study file cannot be run here.
@@ -103,7 +105,7 @@ def run_study(
                 say(f"starting Ray for study {spec.name}")
             watching = (lambda: watch(study, controller, shipper)) if watch else None
             try:
-                _search(study, controller, address, trainable, watching)
+                _search(study, controller, address, trainable, watching, session)
             finally:
                 if not lease.lost:
                     with storage_errors():
@@ -177,13 +179,16 @@ def _search(
     address: str,
     trainable: type | None,
     watch: Callable[[], Any] | None,
+    early: "Callable[[], RaySession] | None",
 ) -> None:
     """Run trials on Ray until the controller has no further trials or is stopped."""
     from proxytune.tuning.cluster.session import TRAINING, ray_session
 
     spec = study.spec
-    with ray_session(address, () if trainable else TRAINING) as session, ExitStack() as stack:
-        # Importing Ray Tune takes 1.5 s of CPU; it happens here, while Ray's workers start.
+    with ExitStack() as stack:
+        if early is None:
+            session = stack.enter_context(ray_session(address, () if trainable else TRAINING))
+        # Importing Ray Tune takes 1.5 s of CPU; it happens here, while Ray and its workers start.
         with importing():
             from proxytune.tuning.cluster.bridge import RayBridge
             from proxytune.tuning.cluster.jobs import one_line
@@ -193,6 +198,8 @@ def _search(
             from proxytune.tuning.cluster.trainable import TrialTrainable
             from proxytune.tuning.cluster.watch import watch_ray
 
+        if early is not None:
+            session = early()
         if address != "local":
             check_private(session_folder())
         resources = session.trial_resources(spec.resources)

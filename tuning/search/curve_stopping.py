@@ -19,14 +19,16 @@ MIN_CHANCE = 0.05
 
 
 def chance(spec: StudySpec, study: optuna.Study, number: int) -> float | None:
-    """The probability that the running trial `number` becomes the best one of a study with one objective.
+    """The probability that the running trial `number` becomes the best trial of a study with one objective.
+
+    `study` may begin with trials of an earlier study, numbered -1: they inform the model and are not rivals.
 
     None: too few trials have a value (NUM_STARTUP), or no other trial is feasible.
     """
     history = CurveHistory.read(spec, study, make_encoding(spec))
     if history is None:
         return None
-    others = history.complete or [
+    others = [row for row in history.complete if history.trials[row].number >= 0] or [
         row
         for row, trial in enumerate(history.trials)
         if trial.number != number and not trial.state.is_finished() and is_feasible(trial)

@@ -6,7 +6,8 @@ Two uses, each as far as the two studies agree:
   new space. They are ranked by the new study's objectives if the old trials reported them all, else by the old
   objectives. A key that only the new study searches takes the old study's fixed value. They are ordinary trials of the
   new study.
-- **The trials inform the sampler** (tpe, gp and curve; the other samplers cannot use them), if every key that is not
+- **The trials inform the sampler** (tpe, gp and curve; the other samplers cannot use them) **and the stopping rule**
+  (curve), if every key that is not
   searched now had the same value (task, model, steps, ...) and the values lie inside the new space. They are not trials
   of the new study: they have no number, do not count against the budget, appear in no rung, front or table, and are not
   shipped.
@@ -48,7 +49,7 @@ class WarmStart:
     """What a new study takes from an earlier one, as JSON values.
 
     first: {"trial", "params"} of the configurations that run first. trials: {"state", "params", "values", "steps",
-    "constraints"} of the trials that inform the sampler. notes: messages about what was left out and why.
+    "constraints"} of the trials that inform the search. notes: messages about what was left out and why.
     """
 
     study: str
@@ -68,7 +69,7 @@ class WarmStart:
         """One line for the user."""
         return (
             f"warm start from {self.study}: {len(self.first)} of its configurations run first, "
-            f"{len(self.trials)} of its {self.num_trials} trials inform the sampler"
+            f"{len(self.trials)} of its {self.num_trials} trials inform the search"
         )
 
     def frozen_trials(self, spec: StudySpec) -> list[FrozenTrial]:
@@ -167,14 +168,14 @@ def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> 
             notes.append(f"trial {number} does not run first: {candidate['outside']}")
         elif candidate["params"] not in [*spec.search.enqueue, *(config["params"] for config in first)]:
             first.append({"trial": number, "params": candidate["params"]})
-    if spec.search.sampler.name not in LEARNERS:
+    if spec.search.sampler.name not in LEARNERS and spec.search.stopping.name != "curve":
         informing = []
         notes.append(f"sampler {spec.search.sampler.name} cannot use trials of another study")
     elif not all_reported:
-        notes.append("its trials lack an objective of this study, so they do not inform the sampler")
+        notes.append("its trials lack an objective of this study, so they do not inform the search")
     elif uninformed:
         number, why = uninformed[0]
-        notes.append(f"{len(uninformed)} trials do not inform the sampler, such as trial {number}: {why}")
+        notes.append(f"{len(uninformed)} trials do not inform the search, such as trial {number}: {why}")
     return WarmStart(source.name, len(trials), first, informing[-MAX_INFORMING:], notes)
 
 
@@ -209,14 +210,13 @@ def _difference(spec: StudySpec, new: Mapping[str, Any], config: Mapping[str, An
 def _result(
     spec: StudySpec, source: StudySpec, trial: FrozenTrial, metrics: Mapping[str, float]
 ) -> dict[str, Any] | None:
-    """The part of a trial's result that the new study's sampler can use; None if there is none."""
+    """The part of a trial's result that the new study's search can use; None if there is none."""
+    same = list(spec.search.objectives.items()) == list(source.search.objectives.items())
+    steps = dict(trial.intermediate_values) if same else {}  # only single-objective studies have them
     if trial.state == TrialState.COMPLETE:
         values = [metrics.get(name) for name in spec.search.objectives]
-        return {"state": "COMPLETE", "values": values, "steps": {}} if None not in values else None
-    same = list(spec.search.objectives.items()) == list(source.search.objectives.items())
-    if same and trial.intermediate_values:  # only single-objective studies have them
-        return {"state": "PRUNED", "values": None, "steps": dict(trial.intermediate_values)}
-    return None
+        return {"state": "COMPLETE", "values": values, "steps": steps} if None not in values else None
+    return {"state": "PRUNED", "values": None, "steps": steps} if steps else None
 
 
 class WarmStartSampler(BaseSampler):

@@ -37,7 +37,7 @@ class Stopping(Section):
 
 
 class WarmStartSource(Section):
-    """An earlier study. Its best configurations are tried first, its trials inform the sampler (search/warm_start.py)."""
+    """An earlier study. Its best configurations are tried first, its trials inform the sampler and the stopping rule (search/warm_start.py)."""
 
     study: str
     top: int = Field(default=8, ge=0)  # number of its configurations that are tried first

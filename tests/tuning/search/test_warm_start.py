@@ -62,7 +62,7 @@ def test_its_best_go_first_and_nothing_of_it_counts(make_spec, old) -> None:
     assert [event.trial for event in driver.events("trial")] == [0, 1, 2, 3, 4]
     log = [event.text for event in driver.events("log")]
     assert log[0] == (
-        "warm start from old: 3 of its configurations run first, 16 of its 16 trials inform the sampler"
+        "warm start from old: 3 of its configurations run first, 16 of its 16 trials inform the search"
     )
     assert log[1:] == ["enqueued trial 0", "enqueued trial 1", "enqueued trial 2"]
 
@@ -188,3 +188,39 @@ def test_optuna_still_calls_the_hooks_that_are_overridden(sampler: type[BaseSamp
         known = list(inspect.signature(getattr(BaseSampler, name)).parameters)
         own = list(inspect.signature(hook).parameters)
         assert known == own, f"this Optuna calls {name} with {known}: change {sampler.__module__}"
+
+
+def test_curve_rule_decides_from_earlier_curves_from_the_first_trials(make_spec) -> None:
+    """While a study has few trials, the rule without a warm start ranks them as asha does."""
+
+    def reason(name: str, *assignments: str) -> str:
+        driver = Driver(
+            make_spec(
+                f"name={name}",
+                "search.enqueue=[]",
+                "search.stopping={name: curve, min_steps: 10}",
+                *assignments,
+            )
+        )
+        good, bad = driver.begin(), driver.begin()
+        driver.say(good.number, 10, 0.3)
+        assert driver.say(bad.number, 10, 0.05), "it was not stopped"
+        return driver.study.trials()[bad.number].user_attrs["end"]["reason"]
+
+    driver = Driver(
+        make_spec(
+            "name=old",
+            "search.trials=16",
+            "search.sampler=random",
+            "search.enqueue=[]",
+            "search.stopping=none",
+        )
+    )
+    for _ in range(16):
+        assignment = driver.begin()
+        driver.say(assignment.number, 10, accuracy(assignment) - 0.2)
+        driver.say(assignment.number, 30, accuracy(assignment), outcome="complete")
+    driver.die()
+    assert reason("cold") == "not among the best at step 10"
+    warm = reason("warm", "search.warm_start={study: old, top: 0}")
+    assert warm.startswith("its chance of becoming the best is"), warm
