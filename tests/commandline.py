@@ -1,4 +1,4 @@
-"""`proxytune` as a user runs it, in a process of its own."""
+"""Run the `proxytune` command in a separate process, as a user does."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Called:
-    """What a command that ran in the test's own process printed, and its exit code."""
+    """The exit code and the output of a command that ran in the test's process."""
 
     code: int
     stdout: str
@@ -17,19 +17,19 @@ class Called:
 
 
 def command(*arguments: object) -> list[str]:
-    """The words that run `proxytune` with these arguments."""
+    """The command line that runs `proxytune` with these arguments."""
     return [sys.executable, "-P", "-m", "proxytune.tuning", *map(str, arguments)]
 
 
 def proxytune(
-    *arguments: object, cwd: Path, timeout: float = 600, given: str | None = None, **environment: str
+    *arguments: object, cwd: Path, timeout: float = 600, stdin: str | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run it to its end, with `given` as its input; an unexpected error fails the test."""
+    """Run `proxytune` and wait for its exit; fail the test if it prints a traceback. `timeout` is in seconds."""
     done = subprocess.run(
         command(*arguments),
         cwd=cwd,
         env=os.environ | environment,
-        input=given,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -40,11 +40,14 @@ def proxytune(
 
 
 def proxytune_on_ray(
-    *arguments: object, cwd: Path, given: str | None = None, **environment: str
+    *arguments: object, cwd: Path, stdin: str | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run it as often as it says that Ray did not start: Ray gives its processes 30 s, which a busy machine exceeds."""
+    """Run `proxytune`, up to five times if Ray does not start.
+
+    Ray waits 30 s for its processes to start, which is too short on a loaded machine.
+    """
     for _ in range(5):
-        done = proxytune(*arguments, cwd=cwd, timeout=900, given=given, **environment)
+        done = proxytune(*arguments, cwd=cwd, timeout=900, stdin=stdin, **environment)
         if not (done.returncode == 75 and "Ray did not start" in done.stderr):
             break
     return done

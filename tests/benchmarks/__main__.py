@@ -1,9 +1,9 @@
-"""Run `tests.benchmarks.cli` with `python tests/benchmarks`; the repository is last on the import path."""
+"""Entry point of `python tests/benchmarks`; appends the repository to the import path."""
 
 import sys
 from pathlib import Path
 
-sys.path[0:1] = []  # this folder; its modules are imported as tests.benchmarks.*
+sys.path[0:1] = []  # this folder, since its modules are imported as tests.benchmarks.*
 sys.path.append(str(Path(__file__).parents[2]))
 
 from proxytune.tuning.errors import ProxytuneError  # noqa: E402

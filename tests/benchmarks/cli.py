@@ -1,4 +1,4 @@
-"""`python tests/benchmarks NAME`: the benchmarks of proxytune itself; `make bench` runs all of them."""
+"""Command line of the benchmarks: `python tests/benchmarks NAME`; `make bench` runs all of them."""
 
 import functools
 from pathlib import Path
@@ -13,24 +13,28 @@ from proxytune.tuning.errors import InputError, StorageError
 
 @click.group()
 def bench() -> None:
-    """Benchmarks against the usual alternative, as ratios within one run.
+    """Benchmarks of proxytune, most of them compared with the usual alternative in the same run.
 
-    Each saves a JSON and a PNG with the date, the machine and the versions; `table` summarizes them.
+    Each saves its result as JSON and PNG, with date, machine and versions. `table` summarizes the results.
     """
 
 
 bench.add_command(models, "models")
-_say = functools.partial(err.print, highlight=False, markup=False)
+_progress = functools.partial(err.print, highlight=False, markup=False)
 
 
 @bench.command("turnaround")
 @click.option(
-    "--trials", "num_trials", default=200, show_default=True, help="Trials without work, 3 reports each."
+    "--trials",
+    "num_trials",
+    default=200,
+    show_default=True,
+    help="Number of trials without work, 3 reports each.",
 )
-@click.option("--stock-trials", default=50, show_default=True, help="The same with stock Ray Tune.")
+@click.option("--stock-trials", default=50, show_default=True, help="Number of trials with stock Ray Tune.")
 @measured
 def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """Seconds per trial without work, with tracking, against stock Ray Tune + OptunaSearch + MLflowLoggerCallback.
+    """Seconds per tracked trial without work, compared with stock Ray Tune, OptunaSearch and MLflowLoggerCallback.
 
     \b
     python tests/benchmarks turnaround --quick
@@ -43,29 +47,35 @@ def bench_turnaround(num_trials: int, stock_trials: int, folder: Path, quick: bo
 
 @bench.command("overhead")
 @click.option(
-    "--trials", "num_trials", default=1000, show_default=True, help="Finished trials before the asks."
+    "--trials",
+    "num_trials",
+    default=1000,
+    show_default=True,
+    help="Number of finished trials in the history.",
 )
 @measured
 def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) -> None:
-    """The cost of an ask, compared with Optuna's on the same history and sampler and with stock OptunaSearch.
+    """CPU time of an ask, compared with Optuna on the same history and sampler and with stock OptunaSearch.
 
     \b
     python tests/benchmarks overhead
     """
     from tests.benchmarks import overhead
 
-    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_say)
+    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_progress)
     finish(folder, as_json, "overhead", overhead.headline(result), result, overhead.figure(result))
 
 
 @bench.command("scale")
-@click.option("--trials", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
+@click.option(
+    "--trials", default="100,1000,10000", show_default=True, help="Numbers of trials of the studies."
+)
 @click.option(
     "--without-ray", is_flag=True, help="Measure only the controller: storage, journal and sampler."
 )
 @measured
 def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_json: bool) -> None:
-    """Studies of many trials without work on real Ray: seconds, the driver's memory, the time to resume.
+    """Time per trial, driver memory and time to resume of studies with many trials without work, on real Ray.
 
     \b
     python tests/benchmarks scale --trials 100,1000
@@ -73,7 +83,7 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
     from tests.benchmarks import scale
 
     sizes = [60] if quick else numbers("--trials", trials)
-    result = scale.run(sizes, ray=not without_ray, progress=_say)
+    result = scale.run(sizes, ray=not without_ray, progress=_progress)
     finish(folder, as_json, "scale", scale.headline(result), result, scale.figure(result))
 
 
@@ -81,21 +91,30 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
 @click.option(
     "--table",
     type=click.Path(path_type=Path),
-    help="Folder of surrogates in the format of LCBench; default: our own curves and Hartmann functions.",
+    help="Folder of surrogates in the format of LCBench; default: recorded curves and Hartmann functions.",
 )
 @click.option("--tasks", default="", help="Tasks of the table, separated by commas; default: all.")
 @click.option("--methods", default="", help="Methods, separated by semicolons; default: all.")
-@click.option("--workers", default="1,4,16", show_default=True)
-@click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
-@click.option("--budgets", default="", help="Full trainings per worker; default: 1.25 to 16.")
+@click.option("--workers", default="1,4,16", show_default=True, help="Numbers of workers.")
+@click.option(
+    "--seeds",
+    "num_seeds",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Number of seeds per race.",
+)
+@click.option(
+    "--budgets", default="", help="Budgets in full trainings per worker; default: between 1.25 and 16."
+)
 @click.option(
     "--records",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("build/bench/race.jsonl"),
     show_default=True,
-    help="File of finished races, which are not repeated; an interrupted race resumes.",
+    help="File of finished races; only missing races are run.",
 )
-@click.option("--finished", is_flag=True, help="Run nothing; show the recorded races.")
+@click.option("--finished", is_flag=True, help="Only show the recorded races.")
 @measured
 def bench_race(
     table: Path | None,
@@ -110,7 +129,7 @@ def bench_race(
     quick: bool,
     as_json: bool,
 ) -> None:
-    """Searches over tables of training curves: regret by budget, compared with the usual alternatives.
+    """Regret by budget of simulated searches over tables of training curves, compared with other methods.
 
     \b
     python tests/benchmarks race --table ../shared/data/lcbench --workers 1 --seeds 30
@@ -121,20 +140,20 @@ def bench_race(
     from tests.benchmarks.race.run import known, make_groups, run
 
     groups = make_groups(table, [name for name in tasks.split(",") if name])
-    numbers_of_workers = numbers("--workers", workers)
-    spent = _floats("--budgets", budgets) if budgets else list(BUDGETS)
+    num_workers = numbers("--workers", workers)
+    multiples = _floats("--budgets", budgets) if budgets else list(BUDGETS)
     chosen = methods.split(";") if methods else list(METHODS)
     records.parent.mkdir(parents=True, exist_ok=True)
     if quick:
         groups = {name: list(group)[:1] for name, group in groups.items()}
-        numbers_of_workers, spent, num_seeds = [2], spent[:2], 2
+        num_workers, multiples, num_seeds = [2], multiples[:2], 2
         chosen = methods.split(";") if methods else [OURS, STOCK]
     if finished:
-        result = known(records, groups, numbers_of_workers, spent)
+        result = known(records, groups, num_workers, multiples)
     else:
-        result = run(records, groups, chosen, numbers_of_workers, num_seeds, spent, _say)
-    table_shown = report.differences_table(result)
-    finish(folder, as_json, "race", report.headline(result), result, picture.draw(result), table_shown)
+        result = run(records, groups, chosen, num_workers, num_seeds, multiples, _progress)
+    differences = report.differences_table(result)
+    finish(folder, as_json, "race", report.headline(result), result, picture.draw(result), differences)
 
 
 def _floats(option: str, text: str) -> list[float]:
@@ -169,7 +188,7 @@ def bench_efficiency(folder: Path, quick: bool, as_json: bool) -> None:
 @bench.command("plan")
 @measured
 def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
-    """The predictions of `proxytune plan` for three studies, compared with their measured time.
+    """Predicted time of `proxytune plan` for three studies, compared with their measured time.
 
     \b
     python tests/benchmarks plan --quick
@@ -177,33 +196,33 @@ def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
     from tests.benchmarks import planning
 
     studies = list(planning.STUDIES.items())[: 1 if quick else None]
-    result = planning.run(dict(studies), _say)
+    result = planning.run(dict(studies), _progress)
     finish(folder, as_json, "plan", planning.headline(result), result, planning.figure(result))
 
 
 @bench.command("data")
 @measured
 def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
-    """Rows per second of generating and preparing each task with a generator.
+    """Rows per second of generating and preparing the data of each task with a generator.
 
     \b
     python tests/benchmarks data --quick
     """
     from tests.benchmarks import data
 
-    result = data.run(quick, _say)
+    result = data.run(quick, _progress)
     finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
 
 
 @bench.command("sharing")
 @click.option(
-    "--trials-a-slot", default=6, show_default=True, help="Trials per slot of each of the three studies."
+    "--trials-per-slot", default=6, show_default=True, help="Trials per slot in each of the three studies."
 )
 @measured
-def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) -> None:
+def bench_sharing(trials_per_slot: int, folder: Path, quick: bool, as_json: bool) -> None:
     """Three studies that share a cluster, one with a higher priority, compared with one study of the same work.
 
-    It takes an hour per layout; the quick form a few minutes.
+    Takes an hour per layout, with --quick a few minutes.
 
     \b
     python tests/benchmarks sharing --quick
@@ -211,8 +230,8 @@ def bench_sharing(trials_a_slot: int, folder: Path, quick: bool, as_json: bool) 
     from tests.benchmarks import sharing
 
     layouts = list(sharing.LAYOUTS.items())[: 1 if quick else None]
-    length = (2, sharing.QUICK_STEPS) if quick else (trials_a_slot, sharing.STEPS)
-    result = sharing.run(dict(layouts), *length, _say)
+    size = (2, sharing.QUICK_STEPS) if quick else (trials_per_slot, sharing.STEPS)
+    result = sharing.run(dict(layouts), *size, _progress)
     finish(folder, as_json, "sharing", sharing.headline(result), result, sharing.figure(result))
 
 
@@ -254,7 +273,7 @@ def bench_table(folder: Path) -> None:
 
 
 @bench.command("tracking")
-@click.option("--uri", help="MLflow store to fill; default: a temporary sqlite file.")
+@click.option("--uri", help="URI of the MLflow store to fill; default: a temporary sqlite file.")
 @click.option("--runs", default="100,1000,5000", show_default=True, help="Numbers of runs in the store.")
 @click.option(
     "--reports",
@@ -267,7 +286,7 @@ def bench_table(folder: Path) -> None:
 def bench_tracking(
     uri: str | None, runs: str, num_reports: int, folder: Path, quick: bool, as_json: bool
 ) -> None:
-    """Reports shipped to MLflow per second as the store grows, and the overhead for the search.
+    """Reports shipped to MLflow per second by the size of the store, and the overhead for the search.
 
     \b
     python tests/benchmarks tracking --quick
@@ -279,7 +298,7 @@ def bench_tracking(
     uri = check_uri(uri) if uri else None
     sizes = [20, 60] if quick else sorted(numbers("--runs", runs))
     try:
-        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, _say)
+        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, _progress)
     except RuntimeError as error:
         raise StorageError(str(error)) from None
     name = f"tracking-{result['store'].partition('+')[0]}"

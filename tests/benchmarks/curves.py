@@ -1,4 +1,4 @@
-"""Record real training curves of a study's space, for replay in a simulated search.
+"""Record learning curves of real trainings in a study's search space, for the simulated searches of the race.
 
 `python -m tests.benchmarks.curves listops-mini curves.jsonl --configurations 240 --processes 2`
 """
@@ -17,10 +17,10 @@ from proxytune.tuning.trial.trial_run import TrialRun
 
 
 def record(study: str, number: int) -> dict[str, Any]:
-    """Train the configuration that the random sampler draws with seed `number`, to the full budget.
+    """Train the configuration that the random sampler draws with seed `number` for all steps of the study.
 
-    Returns its params and, per report, the step, the metrics and the CPU seconds so far: with one torch thread they
-    equal the time of an undisturbed run, independently of the machine's load.
+    Returns the parameters and, per report, step, metrics and CPU seconds since the start. With one torch thread, CPU
+    seconds equal the wall time on an idle machine and do not depend on the load.
     """
     spec = read_study(study)
     search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
@@ -50,7 +50,7 @@ def record(study: str, number: int) -> dict[str, Any]:
 @click.option("--configurations", type=click.IntRange(min=1), default=240, show_default=True)
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
 def main(study: str, path: Path, configurations: int, processes: int) -> None:
-    """Append the missing configurations of STUDY to PATH, one JSON object per line."""
+    """Append the missing configurations of STUDY to PATH, as one JSON object per line."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
     missing = [number for number in range(configurations) if number not in done]

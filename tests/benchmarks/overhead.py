@@ -1,8 +1,9 @@
 """Overhead of the search: an ask compared with Optuna's on the same history, and the driver's cost per trial.
 
-CPU seconds of this process, since the machine may be loaded. Our ask and Optuna's alternate, each on its own copy of one
-sqlite file with the same finished trials and the same sampler; ours also builds the trial's whole configuration and
-writes the event for MLflow. Stock is Ray's OptunaSearch, which keeps its study in memory.
+Measured in CPU seconds of this process, which do not depend on the machine's load. Asks of the controller and of Optuna
+alternate, each on its own copy of one sqlite file with the same finished trials and the same sampler. The controller
+also builds the trial's complete configuration and writes the event for MLflow. Stock is Ray's OptunaSearch, which stores
+its study in memory.
 """
 
 import functools
@@ -30,14 +31,14 @@ from tests.benchmarks.turnaround import REPORTS, no_work_study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OURS, OWN, STOCK = "ours", "Optuna, the same storage", "stock OptunaSearch, in memory"
+OURS, OPTUNA, STOCK = "ours", "Optuna, the same storage", "stock OptunaSearch, in memory"
 REPORTING = "reports and end"
 
 
 def run(
     num_trials: int = 1000, repeats: int = 40, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Medians over `repeats` asks after `num_trials` finished trials, in milliseconds, and their ratio."""
+    """Median CPU milliseconds over `repeats` asks after `num_trials` finished trials, and their ratios."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="overhead-") as scratch:
         spec = _study(Path(scratch) / "ours", num_trials + repeats)
@@ -47,7 +48,7 @@ def run(
         for trial in history:
             study.optuna.add_trial(trial)
         study.storage.engine.dispose()
-        copy = Path(scratch) / "own.db"
+        copy = Path(scratch) / "optuna.db"
         shutil.copy(spec.folder / "study.db", copy)
         samples = _asks(spec, copy, history, repeats, progress)
     medians = {name: statistics.median(values) for name, values in samples.items()}
@@ -55,7 +56,7 @@ def run(
         "finished_trials": num_trials,
         "parameters": len(spec.search.space),
         "ask_milliseconds": medians,
-        "ratio_to_optuna": medians[OURS] / medians[OWN],
+        "ratio_to_optuna": medians[OURS] / medians[OPTUNA],
         "ratio_to_stock": medians[OURS] / medians[STOCK],
         "driver_milliseconds_per_trial": {
             "ask": medians[OURS],
@@ -66,7 +67,7 @@ def run(
 
 
 def _study(storage: Path, num_trials: int) -> StudySpec:
-    """`no_work_study` with seven parameters, as Optuna's ask is commonly measured."""
+    """`no_work_study` with seven hyperparameters."""
     values = json.loads(no_work_study(storage, num_trials).model_dump_json())
     values["search"]["space"] |= {
         "model.attention_dropout": {"low": 0.0, "high": 0.4},
@@ -78,7 +79,7 @@ def _study(storage: Path, num_trials: int) -> StudySpec:
 
 
 def _history(spec: StudySpec, num_trials: int) -> list[optuna.trial.FrozenTrial]:
-    """Finished trials at random points, as the controller stores them."""
+    """Finished trials with random parameters, in the form in which the controller stores them."""
     asking = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="maximize")
     trials = []
     steps = int(spec.training["steps"])
@@ -108,19 +109,19 @@ def _asks(
     repeats: int,
     progress: Callable[[str], None],
 ) -> dict[str, list[float]]:
-    """CPU milliseconds of each ask of the three, and of the reports and the end of one of our trials."""
+    """CPU milliseconds of each ask of the three, and of the reports and the end of each of the controller's trials."""
     from ray.tune.search.optuna import OptunaSearch
 
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
     controller = StudyController(spec, study.optuna, study.storage, outbox)
     controller.reconcile()
-    own = optuna.load_study(study_name=spec.name, storage=open_storage(f"sqlite:///{copy}", create=False))
+    plain = optuna.load_study(study_name=spec.name, storage=open_storage(f"sqlite:///{copy}", create=False))
     space = {key: spec.space.distributions[key] for key in spec.space.order}
     stock = OptunaSearch(space, metric="val_accuracy", mode="max", seed=0)
     for trial in history:
         stock.add_evaluated_point(trial.params, trial.values[0])
-    samples: dict[str, list[float]] = {name: [] for name in (OURS, OWN, STOCK, REPORTING)}
+    samples: dict[str, list[float]] = {name: [] for name in (OURS, OPTUNA, STOCK, REPORTING)}
     steps = int(spec.training["steps"])
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
@@ -129,9 +130,9 @@ def _asks(
         samples[name].append((time.process_time() - began) * 1000)
         return result
 
-    def ask_own(number: int) -> optuna.Trial:
-        own.sampler = make_sampler(spec, number)
-        trial = own.ask()
+    def ask_optuna(number: int) -> optuna.Trial:
+        plain.sampler = make_sampler(spec, number)
+        trial = plain.ask()
         spec.space.suggest(trial, {})
         return trial
 
@@ -148,10 +149,10 @@ def _asks(
         assert assignment is not None
         value = 1.0 - abs(float(assignment.spec.model["dropout"]) - 0.2)
         timed(REPORTING, functools.partial(report_trial, assignment.number, value))
-        trial = timed(OWN, functools.partial(ask_own, assignment.number))
+        trial = timed(OPTUNA, functools.partial(ask_optuna, assignment.number))
         for report in range(1, REPORTS + 1):
             trial.report(value, steps * report // REPORTS)
-        own.tell(trial, value)
+        plain.tell(trial, value)
         timed(STOCK, functools.partial(stock.suggest, str(repeat)))
         stock.on_trial_complete(str(repeat), {"val_accuracy": value})
         if repeat % 10 == 9:
@@ -164,7 +165,7 @@ def headline(result: dict[str, Any]) -> dict[str, str]:
     """The rows for the table of all benchmarks."""
     asks = result["ask_milliseconds"]
     return {
-        f"an ask after {result['finished_trials']:,} trials": f"{asks[OURS]:.1f} ms; Optuna alone {asks[OWN]:.1f} ms "
+        f"an ask after {result['finished_trials']:,} trials": f"{asks[OURS]:.1f} ms; Optuna alone {asks[OPTUNA]:.1f} ms "
         f"({result['ratio_to_optuna']:.2f} times); stock OptunaSearch, in memory, {asks[STOCK]:.1f} ms"
     }
 
@@ -175,7 +176,7 @@ def figure(result: dict[str, Any]) -> "Figure":
 
     drawing = Figure(figsize=(8, 5), layout="constrained")
     axes = drawing.subplots()
-    for name in (OURS, OWN, STOCK):
+    for name in (OURS, OPTUNA, STOCK):
         values = sorted(result["samples"][name])
         median = result["ask_milliseconds"][name]
         axes.plot(

@@ -1,7 +1,7 @@
 """Many trials without work on real Ray: wall time, the driver's CPU time and memory, and the time to resume.
 
-The sampler is random: the cost of an ask is mostly Optuna's and measured by the benchmark `overhead`. This benchmark
-measures the driver's memory per finished trial, and whether the time per trial grows with their number.
+Measures the driver's memory per finished trial, and whether the time per trial grows with the number of trials. The
+sampler is random, since the cost of an ask is measured by the benchmark `overhead`.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ SIZES = (100, 1_000, 10_000)
 def run(
     sizes: Sequence[int] = SIZES, *, ray: bool = True, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """Run a new study of each size; without Ray, only the controller."""
+    """Measure a new study of each size; without Ray, only its controller."""
     measure = _measure if ray else _measure_controller
     return {"studies": [measure(size, progress) for size in sizes]}
 
@@ -41,30 +41,30 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         spec = _spec(Path(folder), num_trials)
         samples: list[tuple[int, int]] = []  # (time in ms, PSS in KiB)
-        spent: list[float] = []
+        elapsed: list[float] = []  # wall seconds, CPU seconds
 
         @contextmanager
         def watch(*_: Any) -> Iterator[None]:
-            over = threading.Event()
+            stopped = threading.Event()
 
             def sample() -> None:
                 while True:
                     samples.append((time.time_ns() // 1_000_000, driver_kib()))
-                    if over.wait(SAMPLE_SECONDS):
+                    if stopped.wait(SAMPLE_SECONDS):
                         return
 
             thread = threading.Thread(target=sample, daemon=True)
             began, cpu = time.perf_counter(), time.process_time()
             thread.start()
             yield
-            spent.extend((time.perf_counter() - began, time.process_time() - cpu))
-            over.set()
+            elapsed.extend((time.perf_counter() - began, time.process_time() - cpu))
+            stopped.set()
             thread.join()
             samples.append((time.time_ns() // 1_000_000, driver_kib()))
 
         began = time.perf_counter()
         study = run_study(spec, trainable=NoWorkTrainable, watch=watch)
-        whole = time.perf_counter() - began
+        total = time.perf_counter() - began
         assert len(study.trials()) == num_trials
         ends = sorted(
             event.time_ms for event in read_events(spec.folder / "outbox").events if event.kind == "end"
@@ -73,10 +73,10 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
         memory = _by_trials(samples, ends)
         result = {
             "trials": num_trials,
-            "search_seconds": spent[0],
-            "whole_seconds": whole,  # including Ray's start and end, and the last MLflow events
-            "seconds_per_trial": spent[0] / num_trials,
-            "driver_cpu_milliseconds_per_trial": 1000 * spent[1] / num_trials,
+            "search_seconds": elapsed[0],
+            "total_seconds": total,  # including Ray's start and shutdown, and shipping the last events to MLflow
+            "seconds_per_trial": elapsed[0] / num_trials,
+            "driver_cpu_milliseconds_per_trial": 1000 * elapsed[1] / num_trials,
             "mib_per_1000_trials": _growth(memory, num_trials),
             "memory": memory,
             "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
@@ -91,7 +91,7 @@ def _measure(num_trials: int, progress: Callable[[str], None]) -> dict[str, Any]
 def _measure_controller(
     num_trials: int, progress: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
-    """The same with only the controller in a loop, without Ray: storage, journal and sampler."""
+    """Measure only the controller in a loop, without Ray: storage, journal and sampler."""
     progress(f"{num_trials} trials without Ray")
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         spec = _spec(Path(folder), num_trials)
@@ -116,7 +116,7 @@ def _measure_controller(
                 outcome = "complete" if report == REPORTS else "running"
                 update = TrialUpdate(step=steps * report // REPORTS, metrics=metrics, outcome=outcome)
                 controller.receive(assignment.number, update, {})
-        seconds, spent = time.perf_counter() - began, time.process_time() - cpu
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         memory.append((num_trials, driver_kib() / 1024))
         outbox.close()
         study.storage.engine.dispose()
@@ -125,7 +125,7 @@ def _measure_controller(
             "without_ray": True,
             "search_seconds": seconds,
             "seconds_per_trial": seconds / num_trials,
-            "driver_cpu_milliseconds_per_trial": 1000 * spent / num_trials,
+            "driver_cpu_milliseconds_per_trial": 1000 * cpu_seconds / num_trials,
             "mib_per_1000_trials": _growth(memory, num_trials),
             "memory": memory,
             "resume_seconds": _resume_seconds(_spec(Path(folder), num_trials + 1)),
@@ -148,7 +148,7 @@ def driver_kib() -> int:
 
 
 def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[int, float]]:
-    """(finished trials, MiB) at about forty points."""
+    """Pairs of finished trials and MiB, about forty of them."""
     import bisect
 
     points = [(bisect.bisect_right(ends, when), kib / 1024) for when, kib in samples]
@@ -158,7 +158,7 @@ def _by_trials(samples: list[tuple[int, int]], ends: list[int]) -> list[tuple[in
 def _growth(memory: list[tuple[int, float]], num_trials: int) -> dict[str, float]:
     """MiB per 1,000 trials in each half of the search.
 
-    Excludes the time after the last trial: Ray collects the results of all trials when its run ends.
+    The time after the last trial is excluded, since Ray collects the results of all trials at the end of its run.
     """
     searching = [point for point in memory if point[0] < num_trials]
     half = len(searching) // 2
@@ -166,7 +166,7 @@ def _growth(memory: list[tuple[int, float]], num_trials: int) -> dict[str, float
 
 
 def _slope(points: list[tuple[int, float]]) -> float:
-    """MiB per 1,000 trials by least squares."""
+    """MiB per 1,000 trials, by linear regression."""
     import numpy as np
 
     trials, mib = np.array(points, float).T
@@ -174,7 +174,7 @@ def _slope(points: list[tuple[int, float]]) -> float:
 
 
 def _resume_seconds(spec: StudySpec) -> float:
-    """Seconds from opening a study with all its finished trials to its next trial, in this process."""
+    """Seconds from opening a study to its next trial, in this process."""
     began = time.perf_counter()
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
@@ -189,20 +189,19 @@ def _resume_seconds(spec: StudySpec) -> float:
 
 def headline(result: dict[str, Any]) -> dict[str, str]:
     """The rows for the table of all benchmarks; memory growth only for large studies, where it exceeds noise."""
-    found = {}
+    rows = {}
     for study in result["studies"]:
-        grows = f"driver {study['mib_per_1000_trials']['second half']:.0f} MiB per 1,000 trials; "
-        found[
-            f"{study['trials']:,} trials without work{', without Ray' if 'without_ray' in study else ''}"
-        ] = (
-            f"{study['seconds_per_trial']:.3f} s per trial; {grows if study['trials'] >= 5000 else ''}"
+        growth = f"driver {study['mib_per_1000_trials']['second half']:.0f} MiB per 1,000 trials; "
+        name = f"{study['trials']:,} trials without work{', without Ray' if 'without_ray' in study else ''}"
+        rows[name] = (
+            f"{study['seconds_per_trial']:.3f} s per trial; {growth if study['trials'] >= 5000 else ''}"
             f"resumed in {study['resume_seconds']:.1f} s"
         )
-    return found
+    return rows
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """The driver's memory over the finished trials of the largest study, and the seconds per trial of each size."""
+    """The driver's memory by finished trials of the largest study, and the seconds per trial of each size."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(12, 5), layout="constrained")
@@ -212,11 +211,11 @@ def figure(result: dict[str, Any]) -> "Figure":
     left.set_ylim(bottom=0)
     left.set_xlabel("finished trials")
     left.set_title(
-        f"driver's memory (PSS), MiB, {largest['trials']} trials{', without Ray' if 'without_ray' in largest else ''}"
+        f"driver memory (PSS) in MiB, {largest['trials']} trials{', without Ray' if 'without_ray' in largest else ''}"
     )
     sizes = [str(study["trials"]) for study in result["studies"]]
     right.bar(sizes, [study["seconds_per_trial"] for study in result["studies"]])
-    right.set_xlabel("trials of the study")
+    right.set_xlabel("trials per study")
     right.set_title("seconds per trial without work")
     for axes in (left, right):
         axes.grid(alpha=0.3)

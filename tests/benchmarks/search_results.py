@@ -1,4 +1,4 @@
-"""A finished search as a section of docs/RESULTS.md: what it found, confirmed, tested, and at what cost."""
+"""The section of docs/RESULTS.md for a finished search: best trials, confirmation, test split, Pareto front, cost."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ ENQUEUED = "enqueued"
 
 
 def is_search(study: Study) -> bool:
-    """Whether configurations were proposed by a sampler; else all of them were listed in the study file."""
+    """Whether a sampler proposed configurations; otherwise the study file lists all of them."""
     return study.spec.search.sampler.name != "grid"
 
 
@@ -23,7 +23,7 @@ def search_section(study: Study) -> str:
     """The section of one search as Markdown."""
     records = study_records(study)
     if not any(record.eligible for record in records):
-        return f"## {study.name}\n\nNo trial is complete."
+        return f"## {study.name}\n\nThe study has no complete trials."
     confirmation = read_confirmation(study)
     parts = [f"## {study.name}", _facts(study, records, confirmation)]
     parts.append(
@@ -40,7 +40,7 @@ def search_section(study: Study) -> str:
 def _facts(study: Study, records: Sequence[TrialRecord], confirmation: Confirmation | None) -> str:
     spec, facts = study.spec, driver_facts(study)
     outcomes = ", ".join(
-        f"{number} {outcome}" for outcome, number in Counter(one.outcome for one in records).items()
+        f"{number} {outcome}" for outcome, number in Counter(record.outcome for record in records).items()
     )
     full = int(spec.training["steps"])
     steps = sum(record.step for record in records)
@@ -55,7 +55,7 @@ def _facts(study: Study, records: Sequence[TrialRecord], confirmation: Confirmat
         f"{max(record.ended or '' for record in records)[:10]}; task {spec.task.name} {spec.task.options or ''}, "
         f"{spec.model['attention']}, {full:,} steps of {spec.training['batch_size']}; sampler "
         f"{spec.search.sampler.name}, stopping rule {spec.search.stopping.name}. {len(records)} trials: {outcomes}. {cost}. "
-        f"{hardware.get('machine', '?')}, {hardware.get('cpus', '?')} cores, {spec.resources.cpu} per training; "
+        f"{hardware.get('machine', '?')}, {hardware.get('cpus', '?')} cores, {spec.resources.cpu} per trial; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + "."
     )
@@ -71,7 +71,7 @@ def _rows(
 ) -> Iterator[tuple[str, ...]]:
     """The enqueued configurations, the best of the search, and every confirmed candidate."""
     objective = next(iter(study.spec.search.objectives))
-    candidates = {one.trial: one for one in confirmation.candidates} if confirmation else {}
+    candidates = {each.trial: each for each in confirmation.candidates} if confirmation else {}
     best = _ordered(study, records)[0].trial
     shown = [*range(len(study.spec.search.enqueue)), best, *candidates]
     for number in dict.fromkeys(shown):
@@ -125,17 +125,17 @@ def _front(study: Study, records: Sequence[TrialRecord]) -> str:
 
 
 def _best_so_far(study: Study, records: Sequence[TrialRecord]) -> str:
-    """The numbers of the trials that improved the best value, with the value."""
+    """The trials that improved the best value, with the value."""
     objective = next(iter(study.spec.search.objectives))
     improved: list[TrialRecord] = []
-    for record in sorted(records, key=lambda one: one.ended or ""):
+    for record in sorted(records, key=lambda record: record.ended or ""):
         if record.eligible and _ordered(study, [*improved[-1:], record])[0] is record:
             improved.append(record)
     return ", ".join(f"{record.values[objective]:.4f} (trial {record.trial})" for record in improved)
 
 
 def _ordered(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The eligible records, best first by the first objective; equal values in the given order."""
+    """The eligible records, best first by the first objective; equal values keep their order."""
     objective, direction = next(iter(study.spec.search.objectives.items()))
     factor = -1.0 if direction == "maximize" else 1.0
     eligible = [record for record in records if record.eligible]

@@ -1,7 +1,7 @@
-"""Synthetic tracking events of a study, similar to real events, for benchmarks and plots.
+"""Synthetic journal events of a study, for benchmarks and tests.
 
-Trials have saturating curves whose height depends on their parameters, run concurrently on a few workers in
-virtual time, and end with every outcome: complete, stopped at a rung, diverged, out of memory.
+Trials run concurrently on a few workers in virtual time. Their learning curves saturate at a height that depends on the
+parameters. They end as complete, pruned at a rung, diverged or out of memory.
 """
 
 import heapq
@@ -26,7 +26,7 @@ STEP_SECONDS = 0.02
 
 
 def synthetic_spec(name: str = "synthetic", num_trials: int = 40, steps: int = 5000) -> dict[str, Any]:
-    """A resolved study spec, as in `study` events."""
+    """A resolved study spec, as in the event `study`."""
     return {
         "name": name,
         "task": {"name": "listops-mini", "root": None, "max_length": None, "train_examples": None},
@@ -101,23 +101,23 @@ def _trial_events(
     distance = abs(math.log(params["model.contrastive_temperature"] / 0.1))
     height = 0.62 - 0.03 * distance**2 - 0.5 * (params["model.dropout"] - 0.1) ** 2
     height += 0.02 * math.log2(params["model.num_proxies"] / 16) + chance.gauss(0, 0.01)
-    fate = chance.random()
+    failure = chance.random()
     total, every = spec["training"]["steps"], spec["training"]["eval_every"]
     last = 0
     metrics: dict[str, Any] = {}
     outcome, reason = Outcome.COMPLETE, ""
     for step in range(every, total + 1, every):
         time_ms += int(1000 * STEP_SECONDS * every * chance.uniform(0.9, 1.1))
-        if fate < 0.04 and step > total // 3:
+        if failure < 0.04 and step > total // 3:
             outcome, reason = Outcome.DIVERGED, f"train_loss is nan at step {step}"
             break
         last = step
-        risen = 1 - math.exp(-4 * step / total)
+        progress = 1 - math.exp(-4 * step / total)
         metrics = {
-            "val_accuracy": 0.1 + (height - 0.1) * risen + chance.gauss(0, 0.004),
-            "val_loss": 2.3 - 1.5 * risen,
-            "train_loss": 2.3 - 1.7 * risen,
-            "contrastive_loss": 3.0 - risen,
+            "val_accuracy": 0.1 + (height - 0.1) * progress + chance.gauss(0, 0.004),
+            "val_loss": 2.3 - 1.5 * progress,
+            "train_loss": 2.3 - 1.7 * progress,
+            "contrastive_loss": 3.0 - progress,
             "proxy_cosine": 0.05 + 0.3 * params["model.contrastive_temperature"] + chance.gauss(0, 0.01),
             "seconds": step * STEP_SECONDS,
             "tokens_per_second": 41_000 * chance.uniform(0.95, 1.05),
@@ -128,7 +128,7 @@ def _trial_events(
         if step in (every, 3 * every, 9 * every) and chance.random() < 0.45:
             outcome, reason = Outcome.PRUNED, f"not among the best at step {step}"
             break
-    if outcome == "complete" and fate > 0.97:
+    if outcome == "complete" and failure > 0.97:
         outcome, reason = Outcome.OUT_OF_MEMORY, "the worker ran out of memory"
     yield TrialEnded(
         time_ms=time_ms, trial=number, step=last, metrics=metrics, outcome=outcome, reason=reason

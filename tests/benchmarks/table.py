@@ -1,4 +1,4 @@
-"""The saved results of all benchmarks as one table."""
+"""One Markdown table of the saved results of all benchmarks."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def newest_results(folder: Path) -> list[dict[str, Any]]:
-    """The newest result of each benchmark in a folder, by name."""
+    """The newest result of each benchmark in a folder, sorted by the benchmark's name."""
     newest = {}
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -15,11 +15,11 @@ def newest_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def markdown_table(documents: list[dict[str, Any]]) -> str:
-    """The headlines as a Markdown table, and a line with the dates and the machines."""
+    """The headlines as a Markdown table, and a line with dates, machines and versions."""
     lines = ["| benchmark | what | figure |", "|---|---|---|"]
     for document in documents:
-        for what, figure in document["headline"].items():
-            lines.append(f"| {document['benchmark']} | {what} | {figure} |")
+        for measurement, figure in document["headline"].items():
+            lines.append(f"| {document['benchmark']} | {measurement} | {figure} |")
     dates = sorted({document["date"][:10] for document in documents})
     machines = sorted(
         {f"{document['hardware']['cpus']} cores, {document['hardware']['cpu']}" for document in documents}

@@ -1,4 +1,4 @@
-"""The race of searches: tables, agreement with the real search, errors, statistics."""
+"""The race benchmark: tables of training curves, agreement with the real search, invalid input, statistics."""
 
 import json
 from pathlib import Path
@@ -25,13 +25,16 @@ from tests.benchmarks.race.tables import Hartmann, RecordedTask
 
 
 @pytest.fixture(scope="module")
-def own() -> RecordedTask:
+def recorded() -> RecordedTask:
     return RecordedTask(run.CURVES, read_study(run.STUDY).search.space)
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Two tasks over 3 epochs: accuracy 100 x (rate + 0.1 epoch), 10 seconds per epoch; `empty` is NaN."""
+    """A folder of surrogates with two tasks over 3 epochs.
+
+    Task `known` has accuracy 100 x (rate + 0.1 epoch) and 10 seconds per epoch; task `empty` is NaN.
+    """
     folder = tmp_path / "table"
     folder.mkdir()
     weights = np.zeros((2, 6), np.float32)
@@ -69,34 +72,34 @@ def table(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_nearest_configuration_of_a_recorded_one_is_itself(own: RecordedTask) -> None:
-    for params, curve in zip(own.configurations, own.curves, strict=True):
-        assert own.curve(params) is curve
+def test_recorded_configuration_gets_its_own_curve(recorded: RecordedTask) -> None:
+    for params, curve in zip(recorded.configurations, recorded.curves, strict=True):
+        assert recorded.curve(params) is curve
 
 
-def test_the_recorded_table_is_of_whole_trainings(own: RecordedTask) -> None:
-    assert own.steps == (200, 400, 600, 800, 1000, 1200)
-    assert all(len(curve.values) == 6 for curve in own.curves if curve.complete)
-    assert all(sorted(curve.times) == list(curve.times) for curve in own.curves)
-    assert 0.1 < own.worst < own.best < 1
+def test_recorded_curves_cover_all_steps_with_increasing_times(recorded: RecordedTask) -> None:
+    assert recorded.steps == (200, 400, 600, 800, 1000, 1200)
+    assert all(len(curve.values) == 6 for curve in recorded.curves if curve.complete)
+    assert all(sorted(curve.times) == list(curve.times) for curve in recorded.curves)
+    assert 0.1 < recorded.worst < recorded.best < 1
 
 
-def test_hartmann_has_its_known_optimum_and_is_biased_below_the_full_fidelity() -> None:
+def test_hartmann_has_its_known_optimum_and_lower_values_at_low_fidelity() -> None:
     optimum = {"x0": 0.114614, "x1": 0.555649, "x2": 0.852547}
     curve = Hartmann(3, "bad").curve(optimum)
     assert curve.values[-1] == pytest.approx(3.86278, abs=1e-4)
     assert max(curve.values[:50]) < 3.86
-    six = dict(
+    optimum_6d = dict(
         zip(
             (f"x{i}" for i in range(6)),
             (0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573),
             strict=True,
         )
     )
-    assert Hartmann(6, "good").curve(six).values[-1] == pytest.approx(3.32237, abs=1e-4)
+    assert Hartmann(6, "good").curve(optimum_6d).values[-1] == pytest.approx(3.32237, abs=1e-4)
 
 
-def test_a_folder_of_surrogates_is_a_table(table: Path) -> None:
+def test_surrogate_task_returns_the_curves_of_its_model(table: Path) -> None:
     (task,) = surrogate_tasks(table, ["known"])
     assert (task.steps, task.training_seconds) == ((1, 2, 3), pytest.approx(30))
     assert task.best == pytest.approx(0.8, abs=1e-3)
@@ -120,16 +123,14 @@ def test_a_folder_of_surrogates_is_a_table(table: Path) -> None:
         (lambda folder: None, ["empty"], "task empty: the surrogate returns NaN for it"),
     ],
 )
-def test_an_invalid_table_is_reported_in_one_line(
-    table: Path, damage, tasks: list[str], message: str
-) -> None:
+def test_invalid_table_is_reported_in_one_line(table: Path, damage, tasks: list[str], message: str) -> None:
     damage(table)
     with pytest.raises(InputError, match=message) as caught:
         surrogate_tasks(table, tasks)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_missing_folder_or_table_of_curves_is_an_input_error(tmp_path: Path) -> None:
+def test_missing_folder_or_file_of_curves_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         run.make_groups(tmp_path / "nowhere", [])
     with pytest.raises(InputError, match="recorded curves not found"):
@@ -139,51 +140,55 @@ def test_a_missing_folder_or_table_of_curves_is_an_input_error(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("gp")])
-def test_a_race_is_the_same_again_and_never_loses_what_was_trained(own: RecordedTask, method: str) -> None:
-    one, two = (race(own, Run(4, 1, own.name, method), (1.25, 2.0)) for _ in range(2))
-    assert one.regrets == two.regrets
-    for regrets in one.regrets.values():
-        assert all(0 <= regret <= own.best - own.worst for regret in regrets)
-    assert one.regrets["trained"] == sorted(one.regrets["trained"], reverse=True)
+def test_race_is_deterministic_and_regret_of_trained_never_increases(
+    recorded: RecordedTask, method: str
+) -> None:
+    first, second = (race(recorded, Run(4, 1, recorded.name, method), (1.25, 2.0)) for _ in range(2))
+    assert first.regrets == second.regrets
+    for regrets in first.regrets.values():
+        assert all(0 <= regret <= recorded.best - recorded.worst for regret in regrets)
+    assert first.regrets["trained"] == sorted(first.regrets["trained"], reverse=True)
 
 
-def test_the_storage_of_a_real_study_gives_the_same_race(own: RecordedTask, tmp_path: Path) -> None:
-    spec = table_spec(own, "curve", "asha", 0, common_start(own, 0, 5))
+def test_race_with_sqlite_storage_equals_race_in_memory(recorded: RecordedTask, tmp_path: Path) -> None:
+    spec = table_spec(recorded, "curve", "asha", 0, common_start(recorded, 0, 5))
     storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}", create=True)
-    methods = [Controlled(spec, own.steps), Controlled(spec, own.steps, storage)]
-    one, two = (Race(own, method, 2).run([1.5 * own.training_seconds]) for method in methods)
-    assert one.regrets == two.regrets
-    assert one.asks == two.asks > 5
-    (best, other) = (method.study.best_value for method in methods)
-    assert best == other == own.best - one.regrets["trained"][-1]
+    methods = [Controlled(spec, recorded.steps), Controlled(spec, recorded.steps, storage)]
+    in_memory, sqlite = (
+        Race(recorded, method, 2).run([1.5 * recorded.training_seconds]) for method in methods
+    )
+    assert in_memory.regrets == sqlite.regrets
+    assert in_memory.asks == sqlite.asks > 5
+    for method in methods:
+        assert method.study.best_value == recorded.best - in_memory.regrets["trained"][-1]
 
 
-def test_one_epoch_trains_the_best_of_the_first_epoch() -> None:
+def test_one_epoch_trains_the_best_configuration_of_the_first_epoch() -> None:
     task = Hartmann(3, "good")
     method = OneEpoch(task, 0, common_start(task, 0, 5))
     Race(task, method, 1).run([50.0])
     trained, leader = method.finals(150.0, 1)
-    first = max(
+    _, final = max(
         (task.curve(params).values[0], task.curve(params).values[-1]) for params in method._params.values()
     )
-    assert trained == leader == first[1]
+    assert trained == leader == final
 
 
-def test_an_interrupted_race_resumes(own: RecordedTask, tmp_path: Path) -> None:
+def test_interrupted_race_runs_only_the_missing_runs(recorded: RecordedTask, tmp_path: Path) -> None:
     path, budgets = tmp_path / "races.jsonl", (0.5, 1.0)
-    runs = [Run(1, seed, own.name, "random") for seed in range(3)]
+    runs = [Run(1, seed, recorded.name, "random") for seed in range(3)]
     lines: list[str] = []
-    run_missing(path, {own.name: own}, runs[:2], budgets, lines.append)
-    path.write_text(path.read_text()[:-20])  # killed while writing the second race
-    found = run_missing(path, {own.name: own}, runs, budgets, lines.append)
+    run_missing(path, {recorded.name: recorded}, runs[:2], budgets, lines.append)
+    path.write_text(path.read_text()[:-20])  # as if killed while writing the second run
+    outcomes = run_missing(path, {recorded.name: recorded}, runs, budgets, lines.append)
     assert len(lines) == 4
-    assert found.keys() == set(runs)
-    assert read_records(path, (1.0,))[runs[0]].regrets["trained"] == found[runs[0]].regrets["trained"][1:]
+    assert outcomes.keys() == set(runs)
+    assert read_records(path, (1.0,))[runs[0]].regrets["trained"] == outcomes[runs[0]].regrets["trained"][1:]
     assert read_records(path, (4.0,)) == {}
 
 
-def records(values: dict[str, list[list[float]]]) -> dict[Run, Outcome]:
-    """Records from regrets at one budget: method, then tasks, then seeds."""
+def make_records(values: dict[str, list[list[float]]]) -> dict[Run, Outcome]:
+    """Records with one budget; `values` are the regrets by method, task and seed."""
     return {
         Run(1, seed, f"task{task}", method): Outcome({rule: [regret] for rule in RULES}, 1, 0.0)
         for method, tasks in values.items()
@@ -192,45 +197,47 @@ def records(values: dict[str, list[list[float]]]) -> dict[Run, Outcome]:
     }
 
 
-def test_the_interval_of_one_task_is_scipys() -> None:
+def test_interval_of_one_task_equals_scipys_bootstrap() -> None:
     sample = np.random.default_rng(1).normal(size=30)
-    found = statistics.interval([sample])
-    theirs = stats.bootstrap(
+    interval = statistics.interval([sample])
+    expected = stats.bootstrap(
         (sample,),
         np.mean,
         n_resamples=statistics.NUM_RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    assert found == pytest.approx({"mean": sample.mean(), "low": theirs.low, "high": theirs.high})
+    assert interval == pytest.approx({"mean": sample.mean(), "low": expected.low, "high": expected.high})
 
 
-def test_the_interval_over_tasks_keeps_them_all() -> None:
-    """The width is that of a mean of independent means, although the tasks differ widely."""
+def test_interval_over_tasks_excludes_the_variance_between_tasks() -> None:
+    """Its width is that of the mean of independent means, although the tasks differ widely."""
     generator = np.random.default_rng(2)
     samples = [generator.normal(loc=10.0 * task, size=40) for task in range(4)]
-    found = statistics.interval(samples)
+    interval = statistics.interval(samples)
     error = np.sqrt(sum(sample.var() / len(sample) for sample in samples)) / len(samples)
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
+    assert (interval["high"] - interval["low"]) / 2 == pytest.approx(1.96 * error, rel=0.15)
 
 
-def test_with_one_seed_the_interval_is_over_tasks() -> None:
+def test_interval_with_one_seed_per_task_resamples_tasks() -> None:
     means = np.random.default_rng(3).normal(size=12)
     assert statistics.interval([np.array([mean]) for mean in means]) == statistics.interval([means])
 
 
 def test_differences_are_paired_by_task_and_seed() -> None:
-    held = records({"a": [[0.1, 0.4], [0.9]], "b": [[0.2, 0.4], [0.5, 0.7]]})
-    found = statistics.paired(held, "trained", 1, "a", "b")
-    assert found is not None
-    assert (found["tasks"], found["seeds"]) == (2, 1)
-    assert found["points"][0]["mean"] == pytest.approx((-0.05 + 0.4) / 2)
-    assert statistics.paired(held, "trained", 1, "a", "c") is None
+    records = make_records({"a": [[0.1, 0.4], [0.9]], "b": [[0.2, 0.4], [0.5, 0.7]]})
+    paired = statistics.paired(records, "trained", 1, "a", "b")
+    assert paired is not None
+    assert (paired["tasks"], paired["seeds"]) == (2, 1)
+    assert paired["points"][0]["mean"] == pytest.approx((-0.05 + 0.4) / 2)
+    assert statistics.paired(records, "trained", 1, "a", "c") is None
 
 
-def test_ranks_and_the_critical_difference_are_those_of_the_literature() -> None:
-    held = records({"a": [[0.1], [0.3], [0.1]], "b": [[0.2], [0.3], [0.2]], "c": [[0.3], [0.1], [0.2]]})
-    ranks, num_tasks = statistics.mean_ranks(held, "trained", 1, ["a", "b", "c"], 0)
+def test_mean_ranks_and_critical_difference_equal_scipy_and_demsar() -> None:
+    records = make_records(
+        {"a": [[0.1], [0.3], [0.1]], "b": [[0.2], [0.3], [0.2]], "c": [[0.3], [0.1], [0.2]]}
+    )
+    ranks, num_tasks = statistics.mean_ranks(records, "trained", 1, ["a", "b", "c"], 0)
     table = np.array([[0.1, 0.2, 0.3], [0.3, 0.3, 0.1], [0.1, 0.2, 0.2]])
     assert num_tasks == 3
     assert list(ranks.values()) == pytest.approx(stats.rankdata(table, axis=1).mean(axis=0))
@@ -239,10 +246,10 @@ def test_ranks_and_the_critical_difference_are_those_of_the_literature() -> None
     assert statistics.critical_difference(5, 10) == pytest.approx(2.728 * np.sqrt(5 * 6 / 60), abs=1e-3)
 
 
-def test_the_command_saves_a_dated_result_and_resumes(table: Path, tmp_path: Path) -> None:
+def test_race_command_saves_its_result_and_shows_finished_races(table: Path, tmp_path: Path) -> None:
     def bench(*arguments: object) -> str:
-        done = CliRunner(catch_exceptions=False).invoke(cli.bench, ["race", *map(str, arguments)])
-        return done.output
+        result = CliRunner(catch_exceptions=False).invoke(cli.bench, ["race", *map(str, arguments)])
+        return result.output
 
     common = ("--table", table, "--tasks", "known", "--records", tmp_path / "races.jsonl", "--out", tmp_path)
     bench(*common, "--quick")

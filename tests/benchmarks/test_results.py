@@ -1,4 +1,4 @@
-"""The results page: means over seeds, and paired differences between configurations that differ in one key."""
+"""The results page: means over seeds, and paired differences between configurations that differ in one parameter."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ SPEC = {
 }
 
 
-def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
+def make_study(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
+    """A study with a complete trial per (number of proxies, seed)."""
     spec = parse_study({**SPEC, "storage": str(folder)}, "test")
     storage = open_storage(f"sqlite:///{folder}/study.db", create=True)
     study = optuna.create_study(study_name=spec.name, storage=storage, direction="maximize")
@@ -43,22 +44,21 @@ def study_of(folder: Path, accuracies: dict[tuple[int, int], float]) -> Study:
     return Study(spec, storage, study)
 
 
-def test_arms_have_means_and_significant_paired_differences_are_bold(tmp_path: Path) -> None:
-    # Seeds differ much more than arms, and the arms differ by the same amount in every seed.
+def test_page_shows_means_and_marks_significant_paired_differences(tmp_path: Path) -> None:
+    # Accuracies differ more between seeds than between arms, and the arms differ by almost the same amount per seed.
     accuracies = {(4, 0): 0.20, (4, 1): 0.40, (4, 2): 0.60, (8, 0): 0.31, (8, 1): 0.50, (8, 2): 0.69}
-    shown = page([section(study_of(tmp_path, accuracies))])
-    assert "## two-arms" in shown
-    assert "6 of 6 trainings are complete" in shown
-    assert "| (first) | 3 | 0.400 ± 0.497 |" in shown
-    assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in shown
-    assert (
-        "| - | **+0.100 ± 0.025** | - |" in shown
-    )  # the second arm minus the first; no map error was reported
-    assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in shown
+    markdown = page([section(make_study(tmp_path, accuracies))])
+    assert "## two-arms" in markdown
+    assert "6 of 6 trials are complete" in markdown
+    assert "| (first) | 3 | 0.400 ± 0.497 |" in markdown
+    assert "| num_proxies 8 | 3 | 0.500 ± 0.472 |" in markdown
+    # The second arm minus the first; the trials reported no map error.
+    assert "| - | **+0.100 ± 0.025** | - |" in markdown
+    assert "| num_proxies 4 to 8 |  | 3 | **+0.100 ± 0.025** |" in markdown
 
 
-def test_missing_trainings_are_reported_and_one_seed_has_no_interval(tmp_path: Path) -> None:
-    shown = page([section(study_of(tmp_path, {(4, 0): 0.2}))])
-    assert "1 of 6 trainings are complete" in shown
-    assert "| (first) | 1 | 0.200 | 0.200 | - |" in shown
-    assert "What changing one key does" not in shown
+def test_unfinished_trials_are_counted_and_a_single_seed_has_no_interval(tmp_path: Path) -> None:
+    markdown = page([section(make_study(tmp_path, {(4, 0): 0.2}))])
+    assert "1 of 6 trials are complete" in markdown
+    assert "| (first) | 1 | 0.200 | 0.200 | - |" in markdown
+    assert "Effect of changing one parameter" not in markdown

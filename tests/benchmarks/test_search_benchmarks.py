@@ -1,4 +1,4 @@
-"""The benchmarks of the search in their smallest size: figures and saved files."""
+"""The benchmarks of the search with few trials: results, figures and saved files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,8 @@ def bench(*arguments: object) -> None:
     CliRunner(catch_exceptions=False).invoke(cli.bench, list(map(str, arguments)))
 
 
-def saved(folder: Path) -> dict[str, Any]:
+def read_saved(folder: Path) -> dict[str, Any]:
+    """The only saved result of the folder, which must also contain its PNG."""
     (path,) = folder.glob("*.json")
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     document: dict[str, Any] = json.loads(path.read_text())
@@ -24,24 +25,25 @@ def saved(folder: Path) -> dict[str, Any]:
     return document
 
 
-def test_an_ask_is_compared_with_optunas() -> None:
-    result = overhead.run(num_trials=20, repeats=3)
-    assert all(len(values) == 3 and min(values) > 0 for values in result["samples"].values())
+def test_overhead_compares_an_ask_with_optunas() -> None:
+    result = overhead.run(num_trials=12, repeats=2)
+    assert all(len(values) == 2 and min(values) > 0 for values in result["samples"].values())
     asks = result["ask_milliseconds"]
-    assert result["ratio_to_optuna"] == asks[overhead.OURS] / asks[overhead.OWN]
+    assert result["ratio_to_optuna"] == asks[overhead.OURS] / asks[overhead.OPTUNA]
     overhead.figure(result)
 
 
-def test_the_controller_alone_takes_many_trials_and_resumes(tmp_path: Path) -> None:
-    bench("scale", "--without-ray", "--trials", "30", "--out", tmp_path)
-    (study,) = saved(tmp_path)["result"]["studies"]
-    assert study["trials"] == 30
-    assert study["memory"][-1][0] == 30
+def test_scale_without_ray_measures_the_controller(tmp_path: Path) -> None:
+    bench("scale", "--without-ray", "--trials", "8", "--out", tmp_path)
+    document = read_saved(tmp_path)
+    (study,) = document["result"]["studies"]
+    assert study["trials"] == 8
+    assert study["memory"][-1][0] == 8
     assert study["resume_seconds"] > 0
-    assert "without Ray" in next(iter(saved(tmp_path)["headline"]))
+    assert "without Ray" in next(iter(document["headline"]))
 
 
-def test_slot_seconds_are_accounted_for() -> None:
+def test_efficiency_divides_all_slot_seconds_into_parts() -> None:
     def event(kind: str, second: float, trial: int, **rest: Any) -> Event:
         kinds = {
             "trial": lambda **values: TrialStarted(params={}, **values),
@@ -76,10 +78,10 @@ def test_slot_seconds_are_accounted_for() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["turnaround", "scale", "efficiency", "data", "overhead"])
-def test_the_quick_form_runs(tmp_path: Path, name: str) -> None:
+def test_quick_benchmark_saves_its_result(tmp_path: Path, name: str) -> None:
     bench(name, "--quick", "--out", tmp_path)
-    assert saved(tmp_path)["benchmark"] == name
+    assert read_saved(tmp_path)["benchmark"] == name
 
 
-def test_the_memory_of_a_driver_is_read() -> None:
+def test_driver_memory_is_read_in_kib() -> None:
     assert scale.driver_kib() > 10_000

@@ -79,7 +79,7 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
     )  # fmt: skip
     test = TestResult(
         trial=2, seeds=(7, 8), values=(0.4, 0.5), mean=0.45, interval=(0.3, 0.6), num_examples=2000, openings=1,
-        opened_at="2026-11-30T00:00:00", opened_by="somebody",
+        opened_at="2026-11-30T00:00:00", opened_by="alice",
     )  # fmt: skip
     confirmation = Confirmation(
         study="found", objective="val_accuracy", direction="maximize", seeds=(7, 8), candidates=(best,), winner=2, tied=(2,),

@@ -40,13 +40,13 @@ class Shipped:
     num_runs: int
     reports_per_second: float  # sustained, from a full outbox, 16 trials reporting
     reports_per_cpu_second: float
-    trials_per_second: float  # whole trials: start, three reports, end
-    one_by_one_per_second: float  # the baseline: a log_batch per report
+    trials_per_second: float  # complete trials: start, three reports, end
+    one_by_one_per_second: float  # baseline: one log_batch per report
 
 
 @dataclass(frozen=True)
 class DriverRate:
-    """Speed of a pure Python loop in the driver while 200 trials are tracked."""
+    """Speed of a pure Python loop in the driver while trials are tracked."""
 
     name: str
     loops_per_second: float
@@ -56,7 +56,14 @@ class DriverRate:
 def run(
     uri: str | None, sizes: list[int], num_reports: int, seconds: float, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run all measurements, with a temporary sqlite store unless a URI is given; `seconds` for the paced study.
+    """Run all measurements.
+
+    Args:
+        uri: the MLflow store; None for a temporary sqlite file.
+        sizes: numbers of runs in the store at which to measure.
+        num_reports: reports to ship at each size.
+        seconds: duration of the study in real time.
+        progress: called with a line of text before each part.
 
     Raises:
         RuntimeError: the store rejects the events; the message contains the reason.
@@ -64,9 +71,9 @@ def run(
     with _scratch() as folder:
         store = uri or f"sqlite:///{folder / 'mlflow.db'}"
         shipped = [asdict(row) for row in ship_rates(store, folder, sizes, num_reports, progress)]
-        progress(f"a study of {TRIAL_SECONDS:g}-second trials, for {seconds:g} s")
+        progress(f"measuring a study of {TRIAL_SECONDS:g}-second trials for {seconds:g} s")
         share, start = cpu_share(store, folder, seconds)
-    progress("a driver's loop during shipping")
+    progress("measuring a driver's loop during shipping")
     return {
         "store": store.partition(":")[0],
         "shipped": shipped,
@@ -91,20 +98,20 @@ def headline(result: dict[str, Any]) -> dict[str, str]:
 
 
 def figure(result: dict[str, Any]) -> "Figure":
-    """Rates by the number of runs in the store."""
+    """Rates by number of runs in the store."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(7, 4.5), layout="constrained")
     axes = drawn.subplots()
     runs = [row["num_runs"] for row in result["shipped"]]
     for key, name in (
-        ("reports_per_second", "shipped by the outbox"),
-        ("reports_per_cpu_second", "... per CPU second of the shipper"),
-        ("one_by_one_per_second", "baseline: a log_batch per report"),
+        ("reports_per_second", "shipper"),
+        ("reports_per_cpu_second", "shipper, per CPU second"),
+        ("one_by_one_per_second", "baseline: one log_batch per report"),
     ):
         axes.plot(runs, [row[key] for row in result["shipped"]], marker="o", label=name)
-    bar = 500 if result["store"].startswith("postgresql") else 200
-    axes.axhline(bar, color="grey", linestyle=":", label=f"bar: {bar} reports/s")
+    target = 500 if result["store"].startswith("postgresql") else 200
+    axes.axhline(target, color="grey", linestyle=":", label=f"target: {target} reports/s")
     axes.set(
         xscale="log",
         yscale="log",
@@ -119,7 +126,7 @@ def figure(result: dict[str, Any]) -> "Figure":
 def ship_rates(
     uri: str, folder: Path, sizes: list[int], num_reports: int, progress: Callable[[str], None]
 ) -> Iterator[Shipped]:
-    """Grow the store to each size and measure.
+    """Fill the store to each size and measure.
 
     Raises:
         RuntimeError: the store rejects the events; the message contains the reason.
@@ -128,11 +135,13 @@ def ship_rates(
     for size in sizes:
         progress(f"filling the store with {size} runs")
         if size > num_runs:
-            _ship(folder / f"fill-{size}", uri, _whole_trials(size - num_runs, 1))
+            _ship(folder / f"fill-{size}", uri, _complete_trials(size - num_runs, 1))
             num_runs = size
         progress(f"measuring with {size} runs in the store")
         num_trials = max(20, num_reports // 40)
-        trial_seconds, _ = _ship(folder / f"trials-{size}", uri, _whole_trials(num_trials, REPORTS_PER_TRIAL))
+        trial_seconds, _ = _ship(
+            folder / f"trials-{size}", uri, _complete_trials(num_trials, REPORTS_PER_TRIAL)
+        )
         report_seconds, cpu_seconds = _ship(folder / f"reports-{size}", uri, _open_trials(num_reports))
         yield Shipped(
             num_runs=size,
@@ -144,44 +153,36 @@ def ship_rates(
 
 
 def driver_cost(num_trials: int) -> Iterator[DriverRate]:
-    """The loop alone, during shipping in a child process, and during shipping on a thread."""
+    """The rate of a loop without tracking, during shipping in a child process, and during shipping on a thread."""
     end = time.monotonic() + 5
     yield DriverRate("no tracking", _loop(lambda: time.monotonic() < end), 5.0)
     for name in ("child process", "thread"):
         with _scratch() as folder:
             outbox = Outbox(folder / "study" / "outbox")
-            for event in _whole_trials(num_trials, REPORTS_PER_TRIAL):
+            for event in _complete_trials(num_trials, REPORTS_PER_TRIAL):
                 outbox.append(event)
             outbox.close()
             uri = f"sqlite:///{folder / 'mlflow.db'}"
             begin = time.monotonic()
-            work = (
-                _child(folder / "study" / "outbox", uri) if name == "child process" else _thread(folder, uri)
-            )
-            waiter = threading.Thread(target=work)
-            waiter.start()
-            rate = _loop(waiter.is_alive)
+            ship = _ship_in_child if name == "child process" else _ship_in_this_process
+            thread = threading.Thread(target=ship, args=(folder / "study" / "outbox", uri))
+            thread.start()
+            rate = _loop(thread.is_alive)
             yield DriverRate(name, rate, time.monotonic() - begin)
 
 
-def _child(outbox_folder: Path, uri: str) -> Callable[[], Any]:
-    def work() -> None:
-        shipper = Shipper(outbox_folder, uri, "bench")
-        shipper.start()
-        shipper.close(600)
-
-    return work
+def _ship_in_child(outbox_folder: Path, uri: str) -> None:
+    shipper = Shipper(outbox_folder, uri, "bench")
+    shipper.start()
+    shipper.close(600)
 
 
-def _thread(folder: Path, uri: str) -> Callable[[], Any]:
-    def work() -> None:
-        from proxytune.tuning.tracking.mlflow_sync import MlflowSync
+def _ship_in_this_process(outbox_folder: Path, uri: str) -> None:
+    from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 
-        sync = MlflowSync(folder / "study" / "outbox", uri, "bench")
-        while sync.ship():
-            sync.acknowledge()
-
-    return work
+    sync = MlflowSync(outbox_folder, uri, "bench")
+    while sync.ship():
+        sync.acknowledge()
 
 
 def _loop(is_running: Callable[[], bool]) -> float:
@@ -197,8 +198,8 @@ def _loop(is_running: Callable[[], bool]) -> float:
 def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
     """The CPU time that tracking adds to a study with 20 s trials, one report per second and one core per slot.
 
-    Returns the share while trials run, of shipper and outbox together, and the CPU seconds of a shipper that
-    only starts and ends.
+    Returns the share of shipper and outbox together while trials run, and the CPU seconds of a shipper that ships no
+    events.
     """
     start = _paced(uri, folder / "start", 0)
     num_trials = int(SLOTS * seconds / TRIAL_SECONDS)
@@ -206,7 +207,7 @@ def cpu_share(uri: str, folder: Path, seconds: float) -> tuple[float, float]:
 
 
 def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
-    """CPU seconds of outbox and shipper for `num_trials` trials in real time."""
+    """CPU seconds of outbox and shipper for `num_trials` trials that report in real time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     outbox = Outbox(folder / "outbox")
     outbox.append(_study("paced"))
@@ -215,7 +216,7 @@ def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
     while shipper.waiting:
         time.sleep(0.05)
     begin, appending = time.monotonic(), 0.0
-    for event in _whole_trials(num_trials, reports):
+    for event in _complete_trials(num_trials, reports):
         if event.kind == "report":
             time.sleep(max(0.0, begin + _due(event, reports) - time.monotonic()))
         started = time.thread_time()
@@ -228,17 +229,17 @@ def _paced(uri: str, folder: Path, num_trials: int, reports: int = 20) -> float:
 
 
 def _due(event: Event, reports: int) -> float:
-    """Seconds until a report is due; trials follow one another at the rate at which the slots finish them."""
+    """Seconds from the start until a report is due, with trials running one after another on each slot."""
     return float(event.trial + event.step / reports) * TRIAL_SECONDS / SLOTS
 
 
 def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float]:
-    """Seconds, and CPU seconds of the child process, to ship a full outbox once the shipper has started."""
+    """Seconds, and CPU seconds of the child process, to ship all events of an outbox after the shipper's start."""
     outbox = Outbox(folder / "outbox")
     outbox.append(_study(folder.name))
     shipper = Shipper(folder / "outbox", uri, "bench")
     shipper.start()
-    while shipper.waiting:  # its start is measured separately
+    while shipper.waiting:  # the shipper's start is not part of the measurement
         if shipper.error:
             shipper.close(0)
             raise RuntimeError(shipper.error)
@@ -258,18 +259,19 @@ def _ship(folder: Path, uri: str, events: Iterator[Event]) -> tuple[float, float
 def _cpu_seconds(shipper: Shipper) -> float:
     """CPU seconds of the shipper's child process so far."""
     assert shipper._process is not None
-    words = Path(f"/proc/{shipper._process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    fields = Path(f"/proc/{shipper._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _one_by_one(uri: str, num_reports: int) -> float:
+    """Reports per second with one `log_batch` per report."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
     client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name("bench")
-    assert found is not None
-    runs = [client.create_run(found.experiment_id).info.run_id for _ in range(NUM_OPEN)]
+    experiment = client.get_experiment_by_name("bench")
+    assert experiment is not None
+    runs = [client.create_run(experiment.experiment_id).info.run_id for _ in range(NUM_OPEN)]
     begin = time.monotonic()
     for step in range(num_reports):
         now_ms = time.time_ns() // 1_000_000
@@ -286,7 +288,7 @@ def _metrics(step: int) -> dict[str, float]:
     return {f"metric_{index}": step + index / 7 for index in range(NUM_METRICS)}
 
 
-def _whole_trials(num_trials: int, num_reports: int) -> Iterator[Event]:
+def _complete_trials(num_trials: int, num_reports: int) -> Iterator[Event]:
     now_ms = time.time_ns() // 1_000_000
     starts = (event for event in synthetic_events(10**9) if isinstance(event, TrialStarted))
     for number in range(num_trials):
@@ -307,6 +309,7 @@ def _open_trials(num_reports: int) -> Iterator[Event]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
+    """A temporary folder; the environment variables of the shipper's child process are set meanwhile."""
     before = {key: os.environ.get(key) for key in CHILD_ENVIRONMENT}
     os.environ.update(CHILD_ENVIRONMENT)
     folder = Path(tempfile.mkdtemp(prefix="tracking-"))

@@ -1,4 +1,4 @@
-"""The time per trial without work: ours against stock Ray Tune + OptunaSearch + MLflowLoggerCallback, in one run."""
+"""The time per trial without work, compared with stock Ray Tune, OptunaSearch and MLflowLoggerCallback in one run."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ REPORTS = 3
 
 
 class NoWork(TrialRun):
-    """Reports a value that depends only on the parameters."""
+    """A trial without training, which reports a value that depends only on the parameters."""
 
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         self._steps = int(spec.training["steps"])
@@ -50,7 +50,7 @@ class NoWork(TrialRun):
 
 
 class NoWorkTrainable(TrialTrainable):
-    """A trial on Ray that trains nothing."""
+    """The Ray trainable of a `NoWork` run."""
 
     def _make_run(self) -> TrialRun:
         return NoWork(self._spec, self._checkpoints)
@@ -60,7 +60,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers can
 
 
 def no_work_study(storage: Path, num_trials: int) -> StudySpec:
-    """A study of trials without work, three reports each, no stopping."""
+    """A study of trials without work, with three reports each and without a stopping rule."""
     return parse_study(
         {
             "name": "turnaround",
@@ -88,9 +88,9 @@ def no_work_study(storage: Path, num_trials: int) -> StudySpec:
 
 
 def run(num_trials: int, num_stock_trials: int) -> dict[str, float]:
-    """Seconds per trial of both, with an initialised Ray and including all tracking, and their ratio.
+    """Seconds per trial of both and their ratio, including all tracking but not Ray's start.
 
-    The stock side runs fewer trials, since each takes more than a second; the start of its first actor is included.
+    The stock search has fewer trials, since each takes more than a second. The start of its first actor is included.
     """
     with tempfile.TemporaryDirectory() as folder:
         ours = _ours(Path(folder) / "ours", num_trials)
@@ -125,7 +125,7 @@ def figure(result: dict[str, float]) -> "Figure":
     axes.bar_label(bars, fmt=" {:.3f}")
     axes.margins(x=0.15)
     axes.set_xlabel("seconds per trial without work, 3 reports, tracked in MLflow")
-    axes.set_title(f"{result['ratio']:.1f} times less")
+    axes.set_title(f"stock / proxytune: {result['ratio']:.1f}")
     return drawing
 
 
@@ -137,7 +137,7 @@ def _timed_search(seconds: list[float]) -> Iterator[None]:
 
 
 def _ours(storage: Path, num_trials: int) -> float:
-    """Seconds per trial of the search, including the shipping of its last events to MLflow."""
+    """Seconds per trial of our search, including shipping its last events to MLflow."""
     seconds: list[float] = []
     ended: list[float] = []
 
@@ -149,11 +149,12 @@ def _ours(storage: Path, num_trials: int) -> float:
 
     study = run_study(no_work_study(storage, num_trials), trainable=NoWorkTrainable, watch=watch)
     assert len(study.trials()) == num_trials
-    shipped = time.perf_counter() - ended[0]  # Ray's shutdown is in it, to our disadvantage
-    return (seconds[0] + shipped) / num_trials
+    shipping = time.perf_counter() - ended[0]  # includes Ray's shutdown, to our disadvantage
+    return (seconds[0] + shipping) / num_trials
 
 
 def _stock(storage: Path, num_trials: int) -> float:
+    """Seconds per trial of the stock search."""
     with ray_session() as session:
         import mlflow
         from ray import tune

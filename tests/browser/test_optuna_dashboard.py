@@ -1,4 +1,4 @@
-"""optuna-dashboard opens a study's database as it is: the objective has its name, and no page is wider than a screen."""
+"""optuna-dashboard opens a study's database, shows the objective's name and fits the window's width."""
 
 import socket
 import subprocess
@@ -17,8 +17,8 @@ from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_files import read_study
 from proxytune.tuning.trial.update import TrialUpdate
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
-pytest.importorskip("optuna_dashboard", reason="the dev extra brings optuna-dashboard")
+playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra installs playwright")
+pytest.importorskip("optuna_dashboard", reason="the dev extra installs optuna-dashboard")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 SCREENSHOT = Path(__file__).parents[2] / "build" / "screenshots" / "optuna-dashboard.png"
@@ -26,7 +26,7 @@ SCREENSHOT = Path(__file__).parents[2] / "build" / "screenshots" / "optuna-dashb
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """A study of the shipped file `listops` with three complete trials."""
+    """The database of the shipped study `listops` with three complete trials."""
     spec = read_study(
         "listops", [f"storage={tmp_path}/studies", "search.trials=3", "search.stopping.name=none"]
     )
@@ -47,6 +47,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def address(database: Path) -> Iterator[str]:
+    """The URL of the study's page on a running optuna-dashboard."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,7 +65,7 @@ def address(database: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_the_study_s_page_has_its_metric_and_fits_the_screen(address: str) -> None:
+def test_study_page_shows_the_metric_name_and_fits_the_window(address: str) -> None:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 900})
@@ -73,7 +74,7 @@ def test_the_study_s_page_has_its_metric_and_fits_the_screen(address: str) -> No
         page.get_by_text("Study User Attributes").wait_for()
         page.get_by_text("val_accuracy").first.wait_for()
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        page.wait_for_timeout(1500)  # for the eye only
+        page.wait_for_timeout(1500)  # ms, until animations end
         page.screenshot(path=SCREENSHOT)
         assert page.evaluate("document.documentElement.scrollWidth") <= 1400
         browser.close()

@@ -1,4 +1,4 @@
-"""The service's pages in a real browser: they show and steer studies, and no page of another origin can."""
+"""The service's pages in a real browser: they show and control studies; pages of another origin cannot."""
 
 import http.server
 import re
@@ -25,7 +25,7 @@ from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.trial.update import TrialUpdate
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra brings playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason="the dev extra installs playwright")
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -34,7 +34,7 @@ TOKEN = "alice-0123456789abcdef0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The shipped study `recall`, interrupted after nine of its trials, without Ray and without training."""
+    """The shipped study `recall` with nine finished trials, without Ray and without training."""
     storage = tmp_path_factory.mktemp("pages") / "studies"
     spec = read_study("recall", [f"storage={storage}"])
     study = begin_study(spec)
@@ -57,7 +57,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture
 def serve(study: Study) -> Iterator[Callable[..., str]]:
-    """Start `proxytune serve` over the study with more environment; gives its address."""
+    """A function that starts `proxytune serve` with the given environment variables and returns its URL."""
     servers = []
 
     def start(**environment: str) -> str:
@@ -90,23 +90,24 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-def opened(browser: Any, address: str, width: int = 1280) -> tuple[Any, list[str]]:
-    """A page at the address, and a list that gets whatever its console reports as an error."""
+def open_page(browser: Any, address: str, width: int = 1280) -> tuple[Any, list[str]]:
+    """A page at the URL, and a list that collects its script errors and violations of the Content-Security-Policy."""
     page, errors = browser.new_page(viewport={"width": width, "height": 900}), []
     page.set_default_timeout(60_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
-        "console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None
+        "console",
+        lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None,
     )
     page.goto(address)
     return page, errors
 
 
-def test_the_page_shows_and_steers_a_study(
+def test_study_page_shows_trials_and_sends_requests(
     serve: Callable[..., str], browser: Any, study: Study, tmp_path: Path
 ) -> None:
     address = serve()
-    page, errors = opened(browser, address)
+    page, errors = open_page(browser, address)
     page.locator("#standing").get_by_text("of 12 trials ended").wait_for()
     assert page.locator("#curves svg g.curve").count() == 9
     assert page.locator("#trials tr.marked").count() == 1
@@ -136,14 +137,14 @@ def test_the_page_shows_and_steers_a_study(
     assert "recall" in report.read_text()
     assert errors == []
 
-    narrow, _ = opened(browser, f"{address}/#recall", width=390)
+    narrow, _ = open_page(browser, f"{address}/#recall", width=390)
     narrow.locator("#curves svg g.curve").first.wait_for()
     narrow.screenshot(path=SCREENSHOTS / "service-390.png", full_page=True)
     assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_the_token_is_asked_for_once_and_not_kept(serve: Callable[..., str], browser: Any) -> None:
-    page, errors = opened(browser, serve(PROXYTUNE_TOKEN=TOKEN))
+def test_token_is_requested_and_not_stored(serve: Callable[..., str], browser: Any) -> None:
+    page, errors = open_page(browser, serve(PROXYTUNE_TOKEN=TOKEN))
     page.locator("#message").get_by_text("requires a token").wait_for()
     assert page.locator("#trials td").count() == 0
     for token, shown in (("wrong", "#message.bad"), (TOKEN, "#trials td")):
@@ -161,8 +162,8 @@ def test_the_token_is_asked_for_once_and_not_kept(serve: Callable[..., str], bro
     assert errors == []
 
 
-def test_docs_show_every_operation(serve: Callable[..., str], browser: Any) -> None:
-    page, errors = opened(browser, f"{serve()}/docs")
+def test_docs_page_lists_the_operations(serve: Callable[..., str], browser: Any) -> None:
+    page, errors = open_page(browser, f"{serve()}/docs")
     page.get_by_role("heading", name="POST /v1/studies/{name}/pause").wait_for()
     assert page.locator("h3").filter(has_text=re.compile("^(GET|POST) ")).count() > 12
     page.screenshot(path=SCREENSHOTS / "service-docs.png")
@@ -173,27 +174,27 @@ FOREIGN = """<!doctype html><title>foreign</title>
 <form method=post enctype=text/plain action=ADDRESS/v1/studies/recall/stop target=frame><input name=a></form>
 <iframe name=frame></iframe><iframe id=page src=ADDRESS/></iframe><script>
 const post = (mode, type) => fetch("ADDRESS/v1/studies/recall/stop", {method: "POST", mode, body: "{}", headers: {"Content-Type": type}});
-const read = fetch("ADDRESS/page/studies").then((answer) => answer.text());
+const read = fetch("ADDRESS/page/studies").then((response) => response.text());
 document.forms[0].submit();
 Promise.allSettled([post("no-cors", "text/plain"), post("cors", "text/plain"), post("cors", "application/json"), read])
-  .then((all) => document.title = JSON.stringify(all.map((one) => one.value?.type ?? one.status)));
+  .then((results) => document.title = JSON.stringify(results.map((result) => result.value?.type ?? result.status)));
 </script>"""
 
 
-def test_no_foreign_page_can_read_steer_or_frame(
+def test_page_of_another_origin_cannot_read_control_or_frame(
     serve: Callable[..., str], browser: Any, study: Study, tmp_path: Path
 ) -> None:
-    """A page from another port of this machine, which a browser counts as the same site."""
+    """The page comes from another port of this machine: another origin, but for a browser the same site."""
     address = serve()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "index.html").write_text(FOREIGN.replace("ADDRESS", address))
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "foreign"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        page, _ = opened(browser, f"http://127.0.0.1:{server.server_port}/")
+        page, _ = open_page(browser, f"http://127.0.0.1:{server.server_port}/")
         page.wait_for_function("document.title.startsWith('[')")
         assert page.title() == '["opaque","rejected","rejected","rejected"]'
-        page.wait_for_timeout(500)  # the form's answer
+        page.wait_for_timeout(500)  # ms, for the response to the form
         assert all("trials ended" not in frame.content() for frame in page.frames)
         server.shutdown()
     assert Kind.STOP not in [request.kind for request in study.requests.pending()]

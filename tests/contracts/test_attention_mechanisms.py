@@ -1,4 +1,4 @@
-"""What every mechanism in the registry promises, whatever its name."""
+"""Contract tests that every registered attention mechanism must pass."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def config(name: str, **changes: Any) -> ModelConfig:
     return ModelConfig(attention=name, **(small | changes))
 
 
-def build(model_config: ModelConfig, enlarge: float = 3.0) -> Classifier:
+def build(model_config: ModelConfig, scale: float = 3.0) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier(model_config)
-        # As drawn, attention barely moves the output; enlarge it so that a difference in attention shows.
+        # At initialization, attention barely changes the output. Scale it so that a difference in attention is visible.
         with torch.no_grad():
             for block in model.encoder.blocks:
                 for parameter in block.attention.parameters():
-                    parameter.mul_(enlarge)
+                    parameter.mul_(scale)
         return model.eval()
 
 
@@ -61,12 +61,13 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert torch.isfinite(parameter.grad).all(), parameter_name
-        if not parameter_name.endswith("key.bias"):  # shifts all logits of a row alike, which softmax ignores
+        # A bias of the keys adds a constant to all logits of a row, which softmax ignores.
+        if not parameter_name.endswith("key.bias"):
             assert parameter.grad.abs().max() > 0, parameter_name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluation_is_deterministic_and_training_is_not(name: str) -> None:
+def test_evaluation_is_deterministic_and_training_is_stochastic(name: str) -> None:
     model = build(config(name))
     token_ids = tokens(3, LENGTH)
     assert torch.equal(encode(model, token_ids), encode(model, token_ids))
@@ -77,7 +78,7 @@ def test_evaluation_is_deterministic_and_training_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_attention_sees_other_tokens(name: str) -> None:
+def test_changed_token_changes_encodings_of_other_tokens(name: str) -> None:
     model = build(config(name))
     token_ids = tokens(1, LENGTH)
     changed = token_ids.clone()
@@ -88,20 +89,20 @@ def test_attention_sees_other_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("valid", [1, 7, 40, LENGTH])
-def test_padding_changes_nothing(name: str, valid: int) -> None:
-    """The same encodings and logits padded to the task's length, trimmed, and whatever the neighbours' length is."""
+def test_padding_does_not_change_encodings(name: str, valid: int) -> None:
+    """Encodings are the same when padded to the task's length, trimmed, or in a batch with a longer sequence."""
     model = build(config(name))
     padded = tokens(3, LENGTH)
     padded[:, valid:] = 0
     mixed = torch.cat([padded, tokens(1, LENGTH, seed=2)])
-    whole, trimmed, beside = (encode(model, batch) for batch in (padded, padded[:, :valid], mixed))
-    assert torch.allclose(whole[:, :valid], trimmed, atol=1e-5)
-    assert torch.allclose(whole, beside[:3], atol=1e-5)
-    assert not whole[:, valid:].any()
+    full, trimmed, with_longer = (encode(model, batch) for batch in (padded, padded[:, :valid], mixed))
+    assert torch.allclose(full[:, :valid], trimmed, atol=1e-5)
+    assert torch.allclose(full, with_longer[:3], atol=1e-5)
+    assert not full[:, valid:].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_stands_at_padding_does_not_matter(name: str) -> None:
+def test_token_ids_at_masked_positions_are_ignored(name: str) -> None:
     model = build(config(name))
     token_ids, other = tokens(2, LENGTH), tokens(2, LENGTH, seed=5)
     mask = torch.arange(LENGTH) < torch.tensor([[50], [20]])
@@ -112,7 +113,7 @@ def test_what_stands_at_padding_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_nothing_but_padding_is_finite(name: str) -> None:
+def test_row_of_only_padding_has_finite_logits_and_gradients(name: str) -> None:
     model = build(config(name)).train()
     token_ids = tokens(2, LENGTH)
     token_ids[1] = 0
@@ -123,13 +124,13 @@ def test_a_row_of_nothing_but_padding_is_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_length_one(name: str) -> None:
+def test_sequence_of_length_one_is_encoded(name: str) -> None:
     limits: dict[str, int] = {"max_length": 1, "num_proxies": 1, "num_landmarks": 1, "num_features": 1}
     assert torch.isfinite(encode(build(config(name, **limits)), tokens(2, 1))).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_documents(name: str) -> None:
+def test_two_documents_are_encoded_separately_and_combined(name: str) -> None:
     model = build(config(name, num_documents=2))
     pair = tokens(2, 2, LENGTH)
     with torch.no_grad():
@@ -142,10 +143,12 @@ def test_two_documents(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bf16_follows_fp32(name: str) -> None:
-    model = build(config(name), enlarge=1.0)
+def test_bf16_output_is_close_to_fp32(name: str) -> None:
+    model = build(config(name), scale=1.0)
     if name == "reformer":
-        pytest.skip("a hash bucket may flip under rounding, and with it the whole neighbourhood")
+        pytest.skip(
+            "rounding can move a token to another hash bucket, which changes the tokens it attends to"
+        )
     token_ids = tokens(3, LENGTH)
     exact = encode(model, token_ids)
     with torch.autocast("cpu", torch.bfloat16):
@@ -157,9 +160,9 @@ def test_bf16_follows_fp32(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_is_computed_in_fp32_under_autocast(name: str) -> None:
-    """From the linear maps' bf16 on: the heads that go into the core are fp32, and no operation in it is autocast."""
+    """The linear projections are bf16; the heads passed to the core are fp32, and autocast is off inside it."""
     seen: list[tuple[torch.dtype, bool]] = []
-    model = build(config(name), enlarge=1.0)
+    model = build(config(name), scale=1.0)
     attention = model.encoder.blocks[0].attention
     core = attention.core
 

@@ -1,16 +1,15 @@
-"""The manifests as a user applies them, read once."""
+"""The manifests of deploy/kuberay as a user applies them, read once, and a Slurm cluster."""
 
-import importlib.util
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.deploy.slurm_cluster import SlurmCluster, missing_requirement
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -18,22 +17,11 @@ DEPLOY = REPOSITORY / "deploy"
 Manifest = dict[str, Any]
 
 
-def load(name: str) -> ModuleType:
-    """A module beside the tests (they are no package)."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def kustomize(folder: Path) -> list[Manifest]:
     """The objects that `kubectl apply --kustomize` sends."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        pytest.skip("no kubectl")
+        pytest.skip("kubectl not found")
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -45,8 +33,8 @@ def deploy() -> Path:
 
 
 @pytest.fixture(scope="session")
-def written() -> list[Manifest]:
-    """Every object as it is written in deploy/kuberay, options included."""
+def all_manifests() -> list[Manifest]:
+    """Every object in the files of deploy/kuberay, including optional components, before kustomize."""
     return [
         document
         for path in sorted((DEPLOY / "kuberay").rglob("*.yaml"))
@@ -56,58 +44,47 @@ def written() -> list[Manifest]:
 
 
 @pytest.fixture(scope="session")
-def standing() -> list[Manifest]:
-    """What stands between studies."""
+def cluster_manifests() -> list[Manifest]:
+    """The long-lived objects: Ray cluster, databases, MLflow, service."""
     return kustomize(DEPLOY / "kuberay")
 
 
 @pytest.fixture(scope="session")
-def job() -> list[Manifest]:
+def job_manifests() -> list[Manifest]:
     """A study as a RayJob."""
     return kustomize(DEPLOY / "kuberay" / "rayjob")
 
 
-def switched_on(copy: Path, folder: str) -> list[Manifest]:
-    """A folder's objects with the components that its kustomization.yaml offers in comments."""
+def kustomize_with_components(copy: Path, folder: str) -> list[Manifest]:
+    """A folder's objects with the components that its kustomization.yaml lists in comments enabled."""
     shutil.copytree(DEPLOY / "kuberay", copy)
     file = copy / folder / "kustomization.yaml"
     lines = file.read_text().splitlines()
-    switched = [
+    enabled = [
         line.removeprefix("# ") if line.startswith(("# components", "#   - ")) else line for line in lines
     ]
-    assert switched != lines
-    file.write_text("\n".join(switched))
+    assert enabled != lines
+    file.write_text("\n".join(enabled))
     return kustomize(copy / folder)
 
 
 @pytest.fixture(scope="session")
-def with_options(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """What stands between studies, with the optional component."""
-    return switched_on(tmp_path_factory.mktemp("options") / "kuberay", ".")
+def cluster_manifests_with_bucket(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """The long-lived objects with the optional component that stores studies in a bucket."""
+    return kustomize_with_components(tmp_path_factory.mktemp("bucket") / "kuberay", ".")
 
 
 @pytest.fixture(scope="session")
-def queued_job(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """A study as a RayJob that waits in a queue."""
-    return switched_on(tmp_path_factory.mktemp("queued") / "kuberay", "rayjob")
-
-
-@pytest.fixture(scope="session")
-def ray_io() -> ModuleType:
-    return load("ray_io")
-
-
-@pytest.fixture(scope="session")
-def kueue_kinds() -> ModuleType:
-    return load("kueue_kinds")
+def queued_job_manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """A study as a RayJob that waits in a Kueue queue."""
+    return kustomize_with_components(tmp_path_factory.mktemp("queued") / "kuberay", "rayjob")
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Slurm of two nodes; the output of its jobs lies in its folder."""
-    slurm_cluster = load("slurm_cluster")
-    if missing := slurm_cluster.what_is_missing():
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm cluster of two nodes; its jobs write their output to its folder."""
+    if missing := missing_requirement():
         pytest.skip(missing)
-    cluster = slurm_cluster.SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
     yield cluster
     cluster.close()

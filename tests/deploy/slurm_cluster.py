@@ -1,6 +1,6 @@
-"""A Slurm of two nodes on this machine: munged, slurmctld and two slurmd in a PID namespace, in a folder of their own.
+"""A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd in one folder and one PID namespace.
 
-Closing it ends the namespace and with it every process of every job, and nothing else.
+`close` ends the namespace and thereby the daemons and all processes of the jobs, but no other process.
 """
 
 import os
@@ -23,7 +23,7 @@ SlurmctldHost=localhost
 SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-# A requeued job waits until the credential of its last start has run out: 120 s by default.
+# A requeued job waits until the credential of its last start expires, by default after 120 s.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -63,26 +63,26 @@ wait
 """
 
 
-def what_is_missing() -> str | None:
-    """Why no such cluster can run here."""
+def missing_requirement() -> str | None:
+    """Why a cluster cannot run on this machine, or None if it can."""
     if os.getuid() != 0:
-        return "namespaces and slurmd need root"
+        return "namespaces and slurmd require root"
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"no {', '.join(missing)}: see CONTRIBUTING.md" if missing else None
+    return f"{', '.join(missing)} not found: see CONTRIBUTING.md" if missing else None
 
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
     return ports
 
 
 class SlurmCluster:
-    """Nodes n1 and n2, with this machine's cores and two GPUs each that are null devices."""
+    """Nodes n1 and n2. Each has this machine's cores and two GPUs, which are null devices."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,10 +92,11 @@ class SlurmCluster:
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o400)
         host = subprocess.run(["hostname", "-s"], capture_output=True, text=True, check=True).stdout.strip()
-        facts = {"folder": folder, "host": host, "cpus": os.cpu_count(), "ports": free_ports(3)}
-        (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
-        (folder / "gres.conf").write_text(GPUS.format(**facts))
-        self.scratch = Path(tempfile.mkdtemp(prefix="slurm-"))  # short, as Ray's sockets lie in it
+        values = {"folder": folder, "host": host, "cpus": os.cpu_count(), "ports": free_ports(3)}
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(**values))
+        (folder / "gres.conf").write_text(GPUS.format(**values))
+        # A short path, since it contains Ray's sockets.
+        self.scratch = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "TMPDIR": str(self.scratch)}
         with (folder / "daemons.log").open("wb") as log:
             self._namespace = subprocess.Popen(
@@ -108,8 +109,8 @@ class SlurmCluster:
                 stderr=log,
             )
         try:
-            self.until(
-                lambda: self.tell("sinfo", "--noheader", "--format=%D %t", check=False) == "2 idle", 60
+            self.wait_until(
+                lambda: self.run("sinfo", "--noheader", "--format=%D %t", check=False) == "2 idle", 60
             )
         except BaseException:
             self.close()
@@ -121,11 +122,11 @@ class SlurmCluster:
         shutil.rmtree(self.scratch)
 
     def with_environment(self, **environment: str) -> dict[str, str]:
-        """Of a user of this cluster."""
+        """The environment of a user of this cluster, with the given variables."""
         return os.environ | self.environment | environment
 
-    def tell(self, *command: object, check: bool = True, **environment: str) -> str:
-        """What one of Slurm's commands prints."""
+    def run(self, *command: object, check: bool = True, **environment: str) -> str:
+        """Run one of Slurm's commands; returns its standard output."""
         done = subprocess.run(
             [*map(str, command)],
             cwd=self.folder,
@@ -138,16 +139,16 @@ class SlurmCluster:
         return done.stdout.strip()
 
     def job(self, number: str) -> dict[str, str]:
-        """What slurmctld knows of a job: JobState, Restarts, Reason, ..."""
-        text = self.tell("scontrol", "--oneliner", "show", "job", number)
+        """A job's fields as slurmctld reports them: JobState, Restarts, Reason, ..."""
+        text = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
     def ended(self, number: str) -> bool:
         state = self.job(number)["JobState"]
         return state not in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING")
 
-    def until(self, condition: Callable[[], Any], seconds: float = 900) -> None:
-        """Wait for a condition; the daemons must live meanwhile."""
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 900) -> None:
+        """Wait until the condition is true; fail after `seconds` or if the daemons end."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self._namespace.poll() is None, self.logs()
@@ -155,6 +156,6 @@ class SlurmCluster:
             time.sleep(0.3)
 
     def logs(self) -> str:
-        """The ends of the daemons' logs and of what the jobs have printed."""
+        """The last part of each daemon's log and of each job's output."""
         paths = [*self.folder.glob("*.log"), *self.folder.glob("*.out")]
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in paths)

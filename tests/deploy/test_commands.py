@@ -1,7 +1,7 @@
-"""Every command that deploy/ runs exists, takes the flags that it is given there, and does what it is there for."""
+"""The commands in deploy/ exist and accept their flags; the scripts leave-node, ray-node, spot-notice and answers."""
 
 import http.server
-import json
+import importlib
 import os
 import re
 import shlex
@@ -10,19 +10,21 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
-IN_OTHER_IMAGES = {"pg_isready"}  # postgres
+IN_OTHER_IMAGES = {"pg_isready"}  # in the image of PostgreSQL
 
 
-def flatten(command: list[str]) -> list[list[str]]:
-    """A command, or those inside `sh -c`."""
+def split_shell(command: list[str]) -> list[list[str]]:
+    """The command, or the commands in the script of `sh -c`."""
     if command[:2] != ["sh", "-c"]:
         return [command]
     script = command[2].replace("$$", "$")
@@ -34,30 +36,31 @@ def flatten(command: list[str]) -> list[list[str]]:
     ]
 
 
-def commands(deploy: Path) -> Iterator[list[str]]:
+def commands_in_manifest(value: Any) -> Iterator[list[str]]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if key == "command":
+                yield from split_shell(entry)
+            elif key == "entrypoint":
+                yield shlex.split(entry)
+            elif key == "rayStartParams":
+                yield ["ray", "start", *(f"--{name}" for name in entry)]
+            else:
+                yield from commands_in_manifest(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from commands_in_manifest(entry)
+
+
+def deploy_commands(deploy: Path) -> Iterator[list[str]]:
+    """The commands of Compose file, manifests, cluster launcher and README, split into words."""
     for service in yaml.safe_load((deploy / "compose.yaml").read_text())["services"].values():
-        yield from flatten(service["command"]) if "command" in service else []
+        yield from split_shell(service["command"]) if "command" in service else []
         yield service["healthcheck"]["test"][1:]
-
-    def inside(value: Any) -> Iterator[list[str]]:
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                if key == "command":
-                    yield from flatten(entry)
-                elif key == "entrypoint":
-                    yield shlex.split(entry)
-                elif key == "rayStartParams":
-                    yield ["ray", "start", *(f"--{name}" for name in entry)]
-                else:
-                    yield from inside(entry)
-        elif isinstance(value, list):
-            for entry in value:
-                yield from inside(entry)
-
     for path in sorted((deploy / "kuberay").rglob("*.yaml")):
         if path.name != "kustomization.yaml":
             for document in yaml.safe_load_all(path.read_text()):
-                yield from inside(document)
+                yield from commands_in_manifest(document)
     cluster = yaml.safe_load((deploy / "aws" / "cluster.yaml").read_text())
     for line in cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]:
         yield shlex.split(line.removeprefix("nohup ").partition(" >")[0])
@@ -68,40 +71,33 @@ def commands(deploy: Path) -> Iterator[list[str]]:
                 yield words
 
 
-OPTIONS = """
-import json, warnings
-warnings.simplefilter("ignore")
-import click, mlflow.cli, ray.scripts.scripts, proxytune.tuning.cli
-
-def options(command):
-    return [name for param in command.params for name in (*param.opts, *param.secondary_opts)]
-
-programs = {"mlflow": mlflow.cli.cli, "ray": ray.scripts.scripts.cli, "proxytune": proxytune.tuning.cli.cli}
-print(json.dumps({f"{name} {verb}": options(program.get_command(context, verb))
-                  for name, program in programs.items() for context in [click.Context(program)]
-                  for verb in program.list_commands(context)}))
-"""
-
-
 @pytest.fixture(scope="module")
-def known() -> dict[str, list[str]]:
-    """The options of every verb of the three programs, as they are installed."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OPTIONS],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-        check=True,
-    )
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    for name in ("mlflow", "ray", "proxytune"):
+def options_of_verb() -> dict[str, list[str]]:
+    """The options of every verb of the installed mlflow, ray and proxytune; keys such as "ray start"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        programs = {
+            "mlflow": importlib.import_module("mlflow.cli").cli,
+            "ray": importlib.import_module("ray.scripts.scripts").cli,
+            "proxytune": importlib.import_module("proxytune.tuning.cli").cli,
+        }
+    options = {}
+    for name, program in programs.items():
         assert (BIN / name).exists()
-    return found
+        context = click.Context(program)
+        for verb in program.list_commands(context):
+            params = program.get_command(context, verb).params
+            options[f"{name} {verb}"] = [
+                option for param in params for option in (*param.opts, *param.secondary_opts)
+            ]
+    return options
 
 
-def test_every_command_exists_and_takes_its_flags(deploy: Path, known: dict[str, list[str]]) -> None:
+def test_deploy_commands_exist_and_accept_their_flags(
+    deploy: Path, options_of_verb: dict[str, list[str]]
+) -> None:
     seen = set()
-    for words in commands(deploy):
+    for words in deploy_commands(deploy):
         program = words[0]
         seen.add(program)
         if program in IN_OTHER_IMAGES:
@@ -110,26 +106,26 @@ def test_every_command_exists_and_takes_its_flags(deploy: Path, known: dict[str,
             assert f"deploy/{program}" in (deploy / "Dockerfile").read_text()
             if program != "ray-node":
                 continue
-            words = ["ray", "start", *words[1:], "--disable-usage-stats", "--block"]  # as the script does
+            words = ["ray", "start", *words[1:], "--disable-usage-stats", "--block"]  # what the script runs
         flags = {word.partition("=")[0] for word in words if word.startswith("-")}
         if program == "wget":
             help_text = subprocess.run(["wget", "--help"], capture_output=True, text=True, check=True).stdout
             options = re.findall(r"--[\w-]+", help_text)
         else:
-            options = known[f"{words[0]} {words[1]}"]
+            options = options_of_verb[f"{words[0]} {words[1]}"]
         assert flags <= set(options), words
     assert seen >= {"ray-node", "mlflow", "proxytune", "answers", "leave-node", "ray", "wget", "spot-notice"}
 
 
-def test_a_misspelt_flag_would_be_seen(known: dict[str, list[str]]) -> None:
-    assert "--token-file" in known["proxytune serve"]
-    assert "--tokenfile" not in known["proxytune serve"]
+def test_misspelled_flag_is_not_among_the_options(options_of_verb: dict[str, list[str]]) -> None:
+    assert "--token-file" in options_of_verb["proxytune serve"]
+    assert "--tokenfile" not in options_of_verb["proxytune serve"]
 
 
-def namespace(*command: object, **environment: str) -> "subprocess.Popen[str]":
-    """A command as a container has it: in a PID namespace of its own, so that it sees and ends nothing of others."""
+def start_in_pid_namespace(*command: object, **environment: str) -> "subprocess.Popen[str]":
+    """Start a command in a new PID namespace, as in a container, so that it cannot see or signal other processes."""
     if os.getuid() != 0:
-        pytest.skip("namespaces need root")
+        pytest.skip("namespaces require root")
     return subprocess.Popen(
         ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *map(str, command)],
         env={"PATH": os.environ["PATH"]} | environment,
@@ -151,7 +147,7 @@ while True:
 """
 NODE = """
 cd "$1"
-# A trial's worker as Ray names it, a job's driver, and two that are neither but speak of them.
+# A trial's worker with Ray's process title, a driver, and two other processes whose command lines contain these names.
 bash -c 'exec -a "ray::TrialTrainable.train()" sh -c "trap \\"echo checkpoint >trial; exit 0\\" TERM; touch up1; while :; do sleep 0.05; done"' &
 python3 "$1/proxytune" run study.yaml &
 sh -c 'trap "touch wrong" TERM; touch up3; while :; do sleep 0.05; done # ray::TrialTrainable' &
@@ -164,8 +160,8 @@ cat trial driver
 
 
 @pytest.fixture
-def without_ray(tmp_path: Path) -> str:
-    """A PATH where `ray` notes what it is asked and refuses, as on a node whose Ray has died."""
+def path_with_failing_ray(tmp_path: Path) -> str:
+    """A PATH whose `ray` records its arguments and fails, as on a node whose Ray has died."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "ray").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/ray\nexit 1\n')
@@ -173,11 +169,13 @@ def without_ray(tmp_path: Path) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
-def test_a_leaving_node_lets_trials_and_drivers_write_and_no_other(
-    deploy: Path, tmp_path: Path, without_ray: str
+def test_leave_node_terminates_only_trials_and_drivers_and_waits(
+    deploy: Path, tmp_path: Path, path_with_failing_ray: str
 ) -> None:
     (tmp_path / "proxytune").write_text(DRIVER)
-    process = namespace("bash", "-c", NODE, "node", tmp_path, deploy / "leave-node", PATH=without_ray)
+    process = start_in_pid_namespace(
+        "bash", "-c", NODE, "node", tmp_path, deploy / "leave-node", PATH=path_with_failing_ray
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out.split() == ["checkpoint", "saved"]
@@ -186,17 +184,19 @@ def test_a_leaving_node_lets_trials_and_drivers_write_and_no_other(
     assert "--deadline-remaining-seconds 20" in (tmp_path / "ray").read_text()
 
 
-def test_a_trial_that_does_not_leave_is_waited_for_and_named(
-    deploy: Path, tmp_path: Path, without_ray: str
+def test_leave_node_reports_a_trial_that_runs_past_the_deadline(
+    deploy: Path, tmp_path: Path, path_with_failing_ray: str
 ) -> None:
     script = 'bash -c \'exec -a "ray::TrialTrainable" sh -c "trap : TERM; touch $1/up; while :; do sleep 0.05; done"\' x "$1" & while [ ! -e "$1/up" ]; do sleep 0.05; done; "$2" 1'
-    process = namespace("bash", "-c", script, "node", tmp_path, deploy / "leave-node", PATH=without_ray)
+    process = start_in_pid_namespace(
+        "bash", "-c", script, "node", tmp_path, deploy / "leave-node", PATH=path_with_failing_ray
+    )
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "still running after 1 s" in err
 
 
-def test_ray_node_lets_the_node_leave_before_ray_ends(deploy: Path, tmp_path: Path) -> None:
+def test_ray_node_runs_leave_node_on_sigterm_before_ray_ends(deploy: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "ray").write_text(f'#!/bin/sh\necho "ray $@" >>{tmp_path}/log\nexec sleep 60\n')
@@ -219,20 +219,20 @@ def test_ray_node_lets_the_node_leave_before_ray_ends(deploy: Path, tmp_path: Pa
     ]
 
 
-class Metadata(http.server.BaseHTTPRequestHandler):
-    """What an EC2 instance can ask, of which a notice is pending from the second time on."""
+class MetadataService(http.server.BaseHTTPRequestHandler):
+    """EC2's instance metadata; from the second request on, a spot interruption notice is pending."""
 
-    asked: list[str]
+    tokens: list[str]
 
     def do_PUT(self) -> None:
-        self._answer(200, b"metadata-token")
+        self._respond(200, b"metadata-token")
 
     def do_GET(self) -> None:
-        self.asked.append(self.headers.get("X-aws-ec2-metadata-token", ""))
-        pending = len(self.asked) > 1
-        self._answer(200 if pending else 404, b'{"action": "terminate"}')
+        self.tokens.append(self.headers.get("X-aws-ec2-metadata-token", ""))
+        pending = len(self.tokens) > 1
+        self._respond(200 if pending else 404, b'{"action": "terminate"}')
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _respond(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -242,11 +242,11 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_spot_notice_makes_the_node_leave(deploy: Path, tmp_path: Path) -> None:
-    Metadata.asked = []
+def test_spot_notice_runs_leave_node_when_a_notice_is_pending(deploy: Path, tmp_path: Path) -> None:
+    MetadataService.tokens = []
     (tmp_path / "leave-node").write_text(f'#!/bin/sh\necho "leave $@" >{tmp_path}/log\n')
     (tmp_path / "leave-node").chmod(0o755)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), MetadataService) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             subprocess.run(
@@ -261,19 +261,19 @@ def test_a_spot_notice_makes_the_node_leave(deploy: Path, tmp_path: Path) -> Non
             )
         finally:
             server.shutdown()
-    assert Metadata.asked == ["metadata-token", "metadata-token"]
+    assert MetadataService.tokens == ["metadata-token", "metadata-token"]
     assert (tmp_path / "log").read_text() == "leave 100\n"
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (500, 1), (401, 1)])
-def test_answers_is_well_only_at_200_and_signs_in(
+def test_answers_authenticates_and_succeeds_only_with_status_200(
     deploy: Path, tmp_path: Path, status: int, code: int
 ) -> None:
-    seen = []
+    authorizations = []
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization"))
+            authorizations.append(self.headers.get("Authorization"))
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -299,5 +299,5 @@ def test_answers_is_well_only_at_200_and_signs_in(
         finally:
             server.shutdown()
     assert done.returncode == code
-    assert seen == ["Basic YWRtaW46YSViOmM="]
+    assert authorizations == ["Basic YWRtaW46YSViOmM="]
     assert code == 0 or url in done.stderr

@@ -1,6 +1,6 @@
-"""deploy/kuberay against Kubernetes' and KubeRay's schemas, and the rules S19 to S22 of the security checklist.
+"""The manifests of deploy/kuberay: schemas of Kubernetes and KubeRay, security rules, consistency.
 
-No cluster is here: what only a cluster can tell (that KubeRay's operator does what its reference says) is not tested.
+The behaviour of KubeRay's operator is not tested, since that requires a cluster.
 """
 
 import copy
@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -21,6 +20,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from proxytune.tuning.spec.study_files import read_study
+from tests.deploy import kuberay_schemas, kueue_schemas
 
 Manifest = dict[str, Any]
 VERSION = "1.34"
@@ -29,21 +29,21 @@ RAY_PORTS = {6379, 8265, 10001, 44217, 44227, 52365}
 
 def definitions() -> dict[str, Any]:
     folder = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
-    found: dict[str, Any] = json.loads(
-        (folder / f"v{VERSION}.0-local-strict" / "_definitions.json").read_text()
-    )
-    return found
+    text = (folder / f"v{VERSION}.0-local-strict" / "_definitions.json").read_text()
+    return dict(json.loads(text))
 
 
 @pytest.fixture(scope="module")
-def validate(ray_io: ModuleType, kueue_kinds: ModuleType) -> Any:
+def validate() -> Any:
+    """A function that raises a ValidationError if a manifest does not match the schema of its kind."""
     registry: Registry[Any] = Registry().with_resource(
         "_definitions.json", DRAFT202012.create_resource(definitions())
     )
+    schemas = kuberay_schemas.SCHEMAS | kueue_schemas.SCHEMAS
 
     def check(document: Manifest) -> None:
         if document["apiVersion"].startswith(("ray.io/", "kueue.x-k8s.io/")):
-            schema = (ray_io.SCHEMAS | kueue_kinds.SCHEMAS)[document["kind"]]
+            schema = schemas[document["kind"]]
             jsonschema.Draft202012Validator(schema, registry=registry).validate(document)
         else:
             kubernetes_validate.validate(document, VERSION, strict=True)
@@ -52,7 +52,7 @@ def validate(ray_io: ModuleType, kueue_kinds: ModuleType) -> Any:
 
 
 def pods(documents: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Every pod template, with a name for messages."""
+    """Every pod template of the documents, with a name for messages."""
 
     def ray(name: str, spec: Manifest) -> Iterator[tuple[str, Manifest]]:
         yield f"{name} head", spec["headGroupSpec"]["template"]
@@ -75,13 +75,21 @@ def containers(pod: Manifest) -> list[Manifest]:
     return [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
 
 
-@pytest.fixture(params=["written", "standing", "job", "queued_job", "with_options"])
+@pytest.fixture(
+    params=[
+        "all_manifests",
+        "cluster_manifests",
+        "job_manifests",
+        "queued_job_manifests",
+        "cluster_manifests_with_bucket",
+    ]
+)
 def documents(request: pytest.FixtureRequest) -> list[Manifest]:
-    found: list[Manifest] = request.getfixturevalue(request.param)
-    return found
+    manifests: list[Manifest] = request.getfixturevalue(request.param)
+    return manifests
 
 
-def test_everything_fits_its_schema(documents: list[Manifest], validate: Any) -> None:
+def test_manifests_match_their_schemas(documents: list[Manifest], validate: Any) -> None:
     assert documents
     for document in documents:
         validate(document)
@@ -99,28 +107,29 @@ def test_everything_fits_its_schema(documents: list[Manifest], validate: Any) ->
         ("ResourceFlavor", (), "nodeLabels"),
     ],
 )
-def test_the_schemas_see_a_misspelt_key(
-    written: list[Manifest], validate: Any, kind: str, path: tuple[Any, ...], key: str
+def test_schema_rejects_an_unknown_key(
+    all_manifests: list[Manifest], validate: Any, kind: str, path: tuple[Any, ...], key: str
 ) -> None:
-    document = copy.deepcopy(next(document for document in written if document["kind"] == kind))
-    place = document
+    document = copy.deepcopy(next(document for document in all_manifests if document["kind"] == kind))
+    parent = document
     for step in path:
-        place = place[step]
-    place[key] = "1"
+        parent = parent[step]
+    parent[key] = "1"
     with pytest.raises(jsonschema.ValidationError):
         validate(document)
 
 
-def test_s19_no_pod_has_more_rights_than_it_needs(documents: list[Manifest]) -> None:
-    found = list(pods(documents))
-    assert found
-    for name, pod in found:
+def test_pods_run_unprivileged_with_limits_and_a_read_only_root(documents: list[Manifest]) -> None:
+    named_pods = list(pods(documents))
+    assert named_pods
+    for name, pod in named_pods:
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["runAsUser"] > 0, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
-        if not name.endswith("head"):  # the autoscaler beside the head adds and removes workers
+        # The head's pod contains the autoscaler, which adds and removes workers.
+        if not name.endswith("head"):
             assert spec["automountServiceAccountToken"] is False, name
         for volume in spec.get("volumes", []):
             assert "hostPath" not in volume, name
@@ -132,14 +141,16 @@ def test_s19_no_pod_has_more_rights_than_it_needs(documents: list[Manifest]) -> 
             assert {"cpu", "memory"} <= container["resources"]["limits"].keys(), name
             assert not any("hostPort" in port for port in container.get("ports", [])), name
             mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-            assert "/tmp" in mounts, name  # everything writes to its temporary folder
+            assert "/tmp" in mounts, name  # every program writes temporary files
     clusters = [document["spec"] for document in documents if document["kind"] == "RayCluster"]
     for cluster in clusters:
         assert cluster["autoscalerOptions"]["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_s20_nothing_is_open_to_all(standing: list[Manifest], with_options: list[Manifest]) -> None:
-    for documents in (standing, with_options):
+def test_network_policies_deny_by_default_and_restrict_ray_ports_to_pods(
+    cluster_manifests: list[Manifest], cluster_manifests_with_bucket: list[Manifest]
+) -> None:
+    for documents in (cluster_manifests, cluster_manifests_with_bucket):
         policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
         assert any(
             policy["spec"]["podSelector"] == {} and policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -164,23 +175,25 @@ def test_s20_nothing_is_open_to_all(standing: list[Manifest], with_options: list
                 assert document["spec"]["headGroupSpec"]["enableIngress"] is False
 
 
-def selected(policy: Manifest, labels: dict[str, str]) -> bool:
+def selects(policy: Manifest, labels: dict[str, str]) -> bool:
+    """Whether the policy's pod selector matches a pod with these labels."""
     selector = policy["spec"]["podSelector"]
-    wanted = selector.get("matchLabels", {}).items() <= labels.items()
-    return wanted and all(rule["key"] in labels for rule in selector.get("matchExpressions", []))
+    matches = selector.get("matchLabels", {}).items() <= labels.items()
+    return matches and all(rule["key"] in labels for rule in selector.get("matchExpressions", []))
 
 
-def test_every_flow_that_the_pods_need_is_allowed_on_both_sides(
-    standing: list[Manifest], job: list[Manifest]
+def test_network_policies_allow_required_and_deny_forbidden_connections(
+    cluster_manifests: list[Manifest], job_manifests: list[Manifest]
 ) -> None:
-    labels = {name: dict(pod.get("metadata", {}).get("labels", {})) for name, pod in pods([*standing, *job])}
-    for name, found in labels.items():
+    documents = [*cluster_manifests, *job_manifests]
+    labels = {name: dict(pod.get("metadata", {}).get("labels", {})) for name, pod in pods(documents)}
+    for name, pod_labels in labels.items():
         for kind in ("head", "worker"):
-            if kind in name:  # what KubeRay adds
-                assert not found
-                found |= {"ray.io/cluster": "proxytune", "ray.io/node-type": kind}
+            if kind in name:  # the labels that KubeRay adds
+                assert not pod_labels
+                pod_labels |= {"ray.io/cluster": "proxytune", "ray.io/node-type": kind}
     head, worker = "RayCluster proxytune head", "RayCluster proxytune worker gpu"
-    flows = [
+    required = [
         (head, "StatefulSet postgres", 5432),
         (head, "Deployment mlflow", 5000),
         (head, worker, 10002),
@@ -197,27 +210,27 @@ def test_every_flow_that_the_pods_need_is_allowed_on_both_sides(
         ("Deployment mlflow", head, 8265),
         ("RayJob study submitter", "StatefulSet postgres", 5432),
     ]
-    policies = [document for document in standing if document["kind"] == "NetworkPolicy"]
+    policies = [document for document in cluster_manifests if document["kind"] == "NetworkPolicy"]
 
     def allowed(source: str, target: str, port: int) -> bool:
-        def open_on(me: str, other: str, way: str, ends: str) -> bool:
+        def allowed_by(pod: str, peer_pod: str, direction: str, peers: str) -> bool:
             return any(
-                selected({"spec": peer}, labels[other])
+                selects({"spec": peer}, labels[peer_pod])
                 for policy in policies
-                if selected(policy, labels[me])
-                for rule in policy["spec"].get(way, [])
+                if selects(policy, labels[pod])
+                for rule in policy["spec"].get(direction, [])
                 if port in [entry["port"] for entry in rule.get("ports", [])] or not rule.get("ports")
-                for peer in rule[ends]
+                for peer in rule[peers]
                 if "podSelector" in peer and "namespaceSelector" not in peer
             )
 
-        return open_on(source, target, "egress", "to") and open_on(target, source, "ingress", "from")
+        return allowed_by(source, target, "egress", "to") and allowed_by(target, source, "ingress", "from")
 
-    assert [flow for flow in flows if not allowed(*flow)] == []
-    assert [flow for flow in forbidden if allowed(*flow)] == []
+    assert [connection for connection in required if not allowed(*connection)] == []
+    assert [connection for connection in forbidden if allowed(*connection)] == []
 
 
-def test_s21_tokens_are_on_and_secrets_are_references(documents: list[Manifest]) -> None:
+def test_ray_uses_a_token_and_secrets_are_references(documents: list[Manifest]) -> None:
     for document in documents:
         assert document["kind"] != "Secret"
         spec = document["spec"] if document["kind"] == "RayCluster" else None
@@ -235,8 +248,8 @@ def test_s21_tokens_are_on_and_secrets_are_references(documents: list[Manifest])
             assert not re.search(r"://[^/\s:@]*:[^/\s@]*@", words), name  # a password in a URL
 
 
-def test_s22_databases_have_a_role_each_and_no_password_in_a_url(written: list[Manifest]) -> None:
-    text = json.dumps(written)
+def test_each_database_has_its_own_role_and_its_url_no_password(all_manifests: list[Manifest]) -> None:
+    text = json.dumps(all_manifests)
     urls = set(re.findall(r"postgresql\+psycopg://[^\s\"]*", text))
     assert urls == {
         "postgresql+psycopg://mlflow@postgres/mlflow",
@@ -244,39 +257,38 @@ def test_s22_databases_have_a_role_each_and_no_password_in_a_url(written: list[M
     }
 
 
-def test_the_secrets_that_pods_name_are_the_ones_that_are_made(
-    with_options: list[Manifest], job: list[Manifest], deploy: Path
+def test_secrets_of_the_pods_are_those_that_the_script_creates(
+    cluster_manifests_with_bucket: list[Manifest], job_manifests: list[Manifest], deploy: Path
 ) -> None:
     script = (deploy / "secrets.sh").read_text()
-    made = set(re.search(r"for name in (.*); do", script)[1].split())  # type: ignore[index]
-    text = json.dumps([*with_options, *job])
-    named = set(re.findall(r'"secretName": "([^"]+)"', text))
-    named |= set(re.findall(r'"secretKeyRef": \{"key": "[^"]+", "name": "([^"]+)"', text))
-    named |= set(re.findall(r'"secretRef": \{"name": "([^"]+)"', text))
-    assert named - made == {"s3"}  # of the option: the README says how to make it
-    assert made <= named
-    for name in named - made:
-        assert f"secret generic {name}" in (deploy / "README.md").read_text()
+    created = set(re.search(r"for name in (.*); do", script)[1].split())  # type: ignore[index]
+    text = json.dumps([*cluster_manifests_with_bucket, *job_manifests])
+    used = set(re.findall(r'"secretName": "([^"]+)"', text))
+    used |= set(re.findall(r'"secretKeyRef": \{"key": "[^"]+", "name": "([^"]+)"', text))
+    used |= set(re.findall(r'"secretRef": \{"name": "([^"]+)"', text))
+    assert used - created == {"s3"}  # of the optional component; the README describes how to create it
+    assert created <= used
+    assert "secret generic s3" in (deploy / "README.md").read_text()
 
 
-def test_a_pod_is_given_longer_than_its_checkpoints_may_take(documents: list[Manifest]) -> None:
+def test_grace_period_of_ray_pods_exceeds_the_time_for_checkpoints(documents: list[Manifest]) -> None:
     for name, pod in pods(documents):
         for container in containers(pod):
             if "lifecycle" in container:
                 (command, seconds) = container["lifecycle"]["preStop"]["exec"]["command"]
                 assert command == "leave-node"
                 assert pod["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + 30, name
-    ray = [name for name, _ in pods(documents) if name.startswith("Ray")]
+    ray_pods = [name for name, _ in pods(documents) if name.startswith("Ray")]
     with_hook = [name for name, pod in pods(documents) if "lifecycle" in containers(pod)[0]]
-    assert with_hook == [name for name in ray if not name.endswith("submitter")]
+    assert with_hook == [name for name in ray_pods if not name.endswith("submitter")]
 
 
-def test_the_job_starts_or_resumes_a_study_on_the_clusters_own_pods(
-    standing: list[Manifest], job: list[Manifest], deploy: Path
+def test_job_runs_the_study_on_pods_like_those_of_the_cluster(
+    cluster_manifests: list[Manifest], job_manifests: list[Manifest], deploy: Path
 ) -> None:
-    (cluster,) = [document for document in standing if document["kind"] == "RayCluster"]
-    assert [document["kind"] for document in job] == ["ConfigMap", "RayJob"]
-    config, rayjob = job
+    (cluster,) = [document for document in cluster_manifests if document["kind"] == "RayCluster"]
+    assert [document["kind"] for document in job_manifests] == ["ConfigMap", "RayJob"]
+    config, rayjob = job_manifests
     assert rayjob["spec"]["rayClusterSpec"] == cluster["spec"]
     assert rayjob["spec"]["backoffLimit"] > 0
     assert rayjob["spec"]["entrypoint"] == "proxytune run /etc/proxytune/study.yaml --address auto"
@@ -293,33 +305,35 @@ def test_the_job_starts_or_resumes_a_study_on_the_clusters_own_pods(
     assert str(spec.storage) in mounts
     assert spec.database == "postgresql+psycopg://proxytune@postgres/proxytune"
     assert spec.tracking.uri == "http://mlflow:5000"
-    workers = cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"][
-        "limits"
-    ]
-    assert spec.resources.cpu <= int(workers["cpu"])
-    assert spec.resources.gpu == workers["nvidia.com/gpu"]
+    worker = cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    limits = worker["resources"]["limits"]
+    assert spec.resources.cpu <= int(limits["cpu"])
+    assert spec.resources.gpu == limits["nvidia.com/gpu"]
 
 
-def test_the_shared_volume_is_gone_with_studies_in_a_bucket(with_options: list[Manifest]) -> None:
-    claims = [d["metadata"]["name"] for d in with_options if d["kind"] == "PersistentVolumeClaim"]
+def test_studies_in_a_bucket_need_no_shared_volume(cluster_manifests_with_bucket: list[Manifest]) -> None:
+    manifests = cluster_manifests_with_bucket
+    claims = [each["metadata"]["name"] for each in manifests if each["kind"] == "PersistentVolumeClaim"]
     assert claims == ["mlflow-artifacts"]
-    (cluster,) = [document for document in with_options if document["kind"] == "RayCluster"]
-    assert '"claimName": "studies"' not in json.dumps(with_options)
+    (cluster,) = [document for document in manifests if document["kind"] == "RayCluster"]
+    assert '"claimName": "studies"' not in json.dumps(manifests)
     for name, pod in pods([cluster]):
         assert containers(pod)[0]["envFrom"] == [{"secretRef": {"name": "s3"}}], name
 
 
-def test_versions_are_those_of_the_project(standing: list[Manifest], deploy: Path) -> None:
+def test_image_tags_and_ray_version_are_those_of_the_project(
+    cluster_manifests: list[Manifest], deploy: Path
+) -> None:
     project = tomllib.loads((deploy.parent / "pyproject.toml").read_text())["project"]
     pins = dict(
         line.split("==") for line in (deploy.parent / "constraints.txt").read_text().split() if "==" in line
     )
-    (cluster,) = [document for document in standing if document["kind"] == "RayCluster"]
+    (cluster,) = [document for document in cluster_manifests if document["kind"] == "RayCluster"]
     assert cluster["spec"]["rayVersion"] == pins["ray"]
-    images = {container["image"] for _, pod in pods(standing) for container in containers(pod)}
-    ours = {image for image in images if "proxytune" in image}
-    assert len(ours) == 2
-    assert all(image.endswith(f":{project['version']}") for image in ours)
+    images = {container["image"] for _, pod in pods(cluster_manifests) for container in containers(pod)}
+    proxytune_images = {image for image in images if "proxytune" in image}
+    assert len(proxytune_images) == 2
+    assert all(image.endswith(f":{project['version']}") for image in proxytune_images)
     assert not [image for image in images if ":" not in image or image.endswith(":latest")]
     for name in ("compose.yaml", "aws/cluster.yaml", "Dockerfile", "kuberay/rayjob/kustomization.yaml"):
         tags = re.findall(

@@ -1,17 +1,18 @@
-"""deploy/kuberay/kueue: a study as a RayJob that Kueue admits, by the rules that its webhook and KubeRay's apply.
+"""deploy/kuberay/kueue: a study as a queued RayJob that follows the rules of Kueue's and KubeRay's webhooks.
 
-No Kueue is here: that it admits, preempts and resumes is its reference's word. What a preempted cluster's pods do with
-their SIGTERM, and that the same command resumes on a new cluster, is run in tests/tuning/cluster/test_node_faults.py.
+Admission, preemption and resumption by Kueue are not tested, since they require a cluster. The response of a preempted
+cluster to SIGTERM and the resumption on a new cluster are tested in tests/tuning/cluster/test_node_faults.py.
 """
 
 import copy
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.deploy.kueue_schemas import broken_rules
 
 Manifest = dict[str, Any]
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
@@ -19,51 +20,51 @@ UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
 
 @pytest.fixture(scope="module")
 def queues(deploy: Path) -> dict[str, dict[str, Manifest]]:
-    """What the admin applies, by kind and name."""
-    found: dict[str, dict[str, Manifest]] = defaultdict(dict)
+    """The objects that the administrator applies, by kind and name."""
+    objects: dict[str, dict[str, Manifest]] = defaultdict(dict)
     for document in yaml.safe_load_all((deploy / "kuberay" / "kueue" / "queues.yaml").read_text()):
-        found[document["kind"]][document["metadata"]["name"]] = document
-    return found
+        objects[document["kind"]][document["metadata"]["name"]] = document
+    return objects
 
 
 @pytest.fixture(scope="module")
-def rayjob(queued_job: list[Manifest]) -> Manifest:
-    (found,) = [document for document in queued_job if document["kind"] == "RayJob"]
-    return found
+def rayjob(queued_job_manifests: list[Manifest]) -> Manifest:
+    (document,) = [document for document in queued_job_manifests if document["kind"] == "RayJob"]
+    return document
 
 
-def test_kueue_and_kuberay_take_the_job(rayjob: Manifest, kueue_kinds: ModuleType) -> None:
-    assert kueue_kinds.ray_job_faults(rayjob) == []
+def test_queued_job_breaks_no_rule_of_the_webhooks(rayjob: Manifest) -> None:
+    assert broken_rules(rayjob) == []
 
 
 @pytest.mark.parametrize(
     ("path", "value", "rule"),
     [
         (("metadata", "labels"), {}, "names a queue"),
-        (("spec", "suspend"), False, "begins suspended"),
-        (("spec", "clusterSelector"), {"ray.io/cluster": "proxytune"}, "brings its cluster"),
-        (("spec", "shutdownAfterJobFinishes"), False, "ends its cluster"),
+        (("spec", "suspend"), False, "starts suspended"),
+        (("spec", "clusterSelector"), {"ray.io/cluster": "proxytune"}, "has its own cluster"),
+        (("spec", "shutdownAfterJobFinishes"), False, "shuts its cluster down"),
         (("spec", "rayClusterSpec", "enableInTreeAutoscaling"), True, "has no autoscaler"),
         (
             ("spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxReplicas"),
             8,
             "has a fixed number of workers",
         ),
-        (("spec", "submissionMode"), "InteractiveMode", "submits by a job"),
+        (("spec", "submissionMode"), "InteractiveMode", "submits with a Kubernetes job"),
     ],
 )
-def test_each_rule_would_see_its_fault(
-    rayjob: Manifest, kueue_kinds: ModuleType, path: tuple[Any, ...], value: Any, rule: str
+def test_changed_field_breaks_its_rule(
+    rayjob: Manifest, path: tuple[Any, ...], value: Any, rule: str
 ) -> None:
-    broken = copy.deepcopy(rayjob)
-    place: Any = broken
+    changed = copy.deepcopy(rayjob)
+    parent: Any = changed
     for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
-    assert kueue_kinds.ray_job_faults(broken) == [rule]
+        parent = parent[step]
+    parent[path[-1]] = value
+    assert broken_rules(changed) == [rule]
 
 
-def test_the_job_names_a_queue_and_a_class_that_there_are(
+def test_queue_and_priority_class_of_the_job_exist(
     rayjob: Manifest, queues: dict[str, dict[str, Manifest]]
 ) -> None:
     labels = rayjob["metadata"]["labels"]
@@ -81,12 +82,14 @@ def test_the_job_names_a_queue_and_a_class_that_there_are(
 
 
 def amount(quantity: str | int) -> float:
+    """A Kubernetes quantity such as 500m or 8Gi as a number."""
     text = str(quantity)
     unit = next((unit for unit in UNITS if text.endswith(unit)), "")
     return float(text.removesuffix(unit)) * UNITS.get(unit, 1.0)
 
 
 def requests(template: Manifest, count: int) -> dict[str, float]:
+    """The resources that `count` pods of the template request, by name."""
     total: dict[str, float] = defaultdict(float)
     for container in template["spec"]["containers"]:
         for name, quantity in container["resources"]["requests"].items():
@@ -94,7 +97,7 @@ def requests(template: Manifest, count: int) -> dict[str, float]:
     return total
 
 
-def test_the_job_fits_its_quota_with_its_workers_on_one_type_of_gpu(
+def test_workers_fit_the_quota_of_each_gpu_flavor_and_other_pods_the_cpu_flavor(
     rayjob: Manifest, queues: dict[str, dict[str, Manifest]]
 ) -> None:
     spec = rayjob["spec"]["rayClusterSpec"]
@@ -122,11 +125,11 @@ def test_workers_tolerate_the_taints_of_every_gpu_flavor(
     rayjob: Manifest, queues: dict[str, dict[str, Manifest]]
 ) -> None:
     (group,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    gpus = [flavor["spec"] for flavor in queues["ResourceFlavor"].values() if "spec" in flavor]
-    assert len(gpus) == 2
-    for flavor in gpus:
+    gpu_flavors = [flavor["spec"] for flavor in queues["ResourceFlavor"].values() if "spec" in flavor]
+    assert len(gpu_flavors) == 2
+    for flavor in gpu_flavors:
         assert set(flavor["nodeLabels"]) == {"nvidia.com/gpu.product"}
-        tolerated = {(toleration["key"], toleration["effect"]) for toleration in flavor["tolerations"]}
-        own = {(entry["key"], entry["effect"]) for entry in group["template"]["spec"]["tolerations"]}
+        by_flavor = {(entry["key"], entry["effect"]) for entry in flavor["tolerations"]}
+        by_pod = {(entry["key"], entry["effect"]) for entry in group["template"]["spec"]["tolerations"]}
         for taint in flavor["nodeTaints"]:
-            assert (taint["key"], taint["effect"]) in tolerated & own
+            assert (taint["key"], taint["effect"]) in by_flavor & by_pod

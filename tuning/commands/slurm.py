@@ -67,7 +67,7 @@ def slurm(
     proxytune slurm listops --storage /shared/studies --partition gpu --gpus 4 --time 4:00:00
     proxytune slurm listops --storage /shared/studies --gpus 4 --time 4:00:00 --sbatch=--qos=long --submit
     """
-    if limit is not None and _minutes(limit) < MIN_MINUTES:
+    if limit is not None and parse_minutes(limit) < MIN_MINUTES:
         raise InputError(f"--time {limit}: must be at least {MIN_MINUTES} minutes")
     cpus = cpus or spec.resources.cpu * max(gpus, 1)
     _check_room(spec, gpus, cpus)
@@ -122,12 +122,12 @@ def _check_room(spec: "StudySpec", gpus: int, cpus: int) -> None:
     """Reject nodes on which no trial fits, before the job waits in a queue."""
     needs = spec.resources
     if cpus < needs.cpu:
-        raise InputError(f"--cpus {cpus}: a trial takes {needs.cpu} (resources.cpu)")
+        raise InputError(f"--cpus {cpus}: a trial needs {needs.cpu} (resources.cpu)")
     if needs.gpu != "auto" and needs.gpu > gpus:
-        raise InputError(f"--gpus {gpus}: a trial takes {needs.gpu:g} (resources.gpu)")
+        raise InputError(f"--gpus {gpus}: a trial needs {needs.gpu:g} (resources.gpu)")
 
 
-def _minutes(limit: str) -> float:
+def parse_minutes(limit: str) -> float:
     """Parse a time limit in Slurm's formats M, M:S, H:M:S, D-H, D-H:M, D-H:M:S; in minutes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Every mechanism as a torch.export program and, where ONNX has its operators, as ONNX: the eager model's logits."""
+"""Exported programs (torch.export, ONNX) of every attention mechanism return the logits of the eager model."""
 
 import json
 import warnings
@@ -17,8 +17,8 @@ from proxytune.tuning.export.programs import ONNX, PT2, _run_onnx, _run_pt2, _wr
 
 LENGTH = 40
 NAMES = sorted(MECHANISMS)
-FIXED = {"bigbird", "linformer", "reformer"}
-"""Mechanisms whose operators fix the length of a program to the task's."""
+FIXED_LENGTH = {"bigbird", "linformer", "reformer"}
+"""Mechanisms whose programs accept only the task's maximum length."""
 NOT_IN_ONNX = {"reformer"}
 VARIANTS: list[dict[str, Any]] = [
     {"attention": "proxyformer", "injection": "cross-attention", "conv_kernel_size": 3},
@@ -49,8 +49,8 @@ def build(**changes: Any) -> Classifier:
         return Classifier(ModelConfig(**(small | changes))).eval()
 
 
-def examples(model: Classifier, *, fixed: bool) -> list[list[torch.Tensor]]:
-    """Batches of several sizes and lengths, with padding of every amount."""
+def make_batches(model: Classifier, *, fixed: bool) -> list[list[torch.Tensor]]:
+    """Batches of several sizes and lengths; in each, one sequence is half padding."""
     documents = [2] if model.config.num_documents == 2 else []
     lengths = [LENGTH] if fixed else [LENGTH, 33, 7, 1]
     batches = []
@@ -63,49 +63,48 @@ def examples(model: Classifier, *, fixed: bool) -> list[list[torch.Tensor]]:
     return batches
 
 
-def same_logits(model: Classifier, program: Any, *, fixed: bool, tolerance: float) -> None:
+def assert_same_logits(model: Classifier, program: Any, *, fixed: bool, tolerance: float) -> None:
     with torch.no_grad():
-        for batch in examples(model, fixed=fixed):
+        for batch in make_batches(model, fixed=fixed):
             assert torch.allclose(program(*batch), model(*batch), atol=tolerance, rtol=tolerance)
 
 
-QUICK = {"proxyformer", "linformer", "softmax"}  # a free length, a fixed one, and what they are compared with
+QUICK = {"proxyformer", "linformer", "softmax"}  # dynamic length, fixed length, and the softmax baseline
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_every_mechanism_is_a_torch_export_program(name: str) -> None:
+def test_exported_program_returns_the_eager_logits(name: str) -> None:
     model = build(attention=name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program, length = export_program(model)
-    assert length == (f"exactly {LENGTH}" if name in FIXED else f"1 to {LENGTH}")
-    same_logits(model, program.module(), fixed=name in FIXED, tolerance=1e-6)
+    assert length == (f"exactly {LENGTH}" if name in FIXED_LENGTH else f"1 to {LENGTH}")
+    assert_same_logits(model, program.module(), fixed=name in FIXED_LENGTH, tolerance=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("changes", [*({"attention": name} for name in NAMES), *VARIANTS], ids=str)
-def test_the_saved_programs_give_the_eager_logits(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_saved_programs_return_the_eager_logits(changes: dict[str, Any], tmp_path: Path) -> None:
     layers = {"num_layers": 2}
     model = build(**(layers | changes))
     (tmp_path / "model.json").write_text(json.dumps(model_file(model.config)))
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     facts = _write(tmp_path)
     name = str(changes["attention"])
-    fixed = name in FIXED
-    batches = examples(model, fixed=fixed)
+    batches = make_batches(model, fixed=name in FIXED_LENGTH)
     with torch.no_grad():
-        wanted = [model(*batch).numpy() for batch in batches]
+        expected = [model(*batch).numpy() for batch in batches]
     arrays = [[tensor.numpy() for tensor in batch] for batch in batches]
     assert "missing" not in facts[PT2]
-    for answer, logits in zip(_run_pt2(tmp_path / PT2, arrays), wanted, strict=True):
-        assert answer == pytest.approx(logits, abs=1e-6)
+    for actual, logits in zip(_run_pt2(tmp_path / PT2, arrays), expected, strict=True):
+        assert actual == pytest.approx(logits, abs=1e-6)
     if name in NOT_IN_ONNX:
         assert "No ONNX function found for" in facts[ONNX]["missing"]
         assert not (tmp_path / ONNX).exists()
         return
     assert "missing" not in facts[ONNX], facts[ONNX]
-    for answer, logits in zip(_run_onnx(tmp_path / ONNX, arrays), wanted, strict=True):
-        assert answer == pytest.approx(logits, abs=1e-4)
+    for actual, logits in zip(_run_onnx(tmp_path / ONNX, arrays), expected, strict=True):
+        assert actual == pytest.approx(logits, abs=1e-4)

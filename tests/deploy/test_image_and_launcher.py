@@ -1,4 +1,4 @@
-"""The Dockerfile, the scripts in the image, and the cluster launcher's file, by their own linters and schemas."""
+"""The Dockerfile, the scripts, the file of Ray's cluster launcher and the generated secrets."""
 
 import json
 import os
@@ -17,14 +17,14 @@ BIN = Path(sys.executable).parent
 SCRIPTS = ("leave-node", "ray-node", "spot-notice", "secrets.sh", "kuberay/postgres-init.sh")
 
 
-def test_the_dockerfile_passes_hadolint(deploy: Path) -> None:
+def test_dockerfile_passes_hadolint(deploy: Path) -> None:
     done = subprocess.run(
         [BIN / "hadolint", deploy / "Dockerfile"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_shell_scripts_pass_shellcheck(deploy: Path) -> None:
+def test_shell_scripts_are_executable_and_pass_shellcheck(deploy: Path) -> None:
     paths = [deploy / name for name in SCRIPTS]
     assert all(os.access(path, os.X_OK) for path in paths)
     done = subprocess.run([BIN / "shellcheck", *paths], capture_output=True, text=True, check=False)
@@ -35,7 +35,7 @@ def stages(dockerfile: str) -> list[str]:
     return re.split(r"^(?=FROM )", dockerfile, flags=re.MULTILINE)[1:]
 
 
-def test_the_image_holds_the_wheel_and_no_source_and_runs_as_nobody_special(deploy: Path) -> None:
+def test_image_contains_no_source_and_runs_as_an_unprivileged_user(deploy: Path) -> None:
     build, final = stages((deploy / "Dockerfile").read_text())
     assert "pip wheel" in build
     assert build.count("--constraint constraints.txt") == 2
@@ -46,11 +46,11 @@ def test_the_image_holds_the_wheel_and_no_source_and_runs_as_nobody_special(depl
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
     assert "RAY_AUTH_MODE=token" in final
     extras = re.search(r"whl\)\[([\w,-]+)\]", build)[1].split(",")  # type: ignore[index]
-    known = tomllib.loads((deploy.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) <= known.keys()
+    project = tomllib.loads((deploy.parent / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
 
 
-def test_the_build_context_is_what_the_dockerfile_copies(deploy: Path) -> None:
+def test_build_context_contains_only_what_the_dockerfile_copies(deploy: Path) -> None:
     lines = (deploy / "Dockerfile.dockerignore").read_text().splitlines()
     assert lines[1] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}
@@ -66,7 +66,7 @@ def test_the_build_context_is_what_the_dockerfile_copies(deploy: Path) -> None:
         assert (deploy.parent / name).exists(), name
 
 
-def test_the_launchers_file_fits_rays_schema_and_its_workers_are_spot(deploy: Path) -> None:
+def test_launcher_file_matches_rays_schema_and_uses_spot_workers(deploy: Path) -> None:
     import ray
 
     cluster = yaml.safe_load((deploy / "aws" / "cluster.yaml").read_text())
@@ -81,14 +81,13 @@ def test_the_launchers_file_fits_rays_schema_and_its_workers_are_spot(deploy: Pa
     assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     commands = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
     assert not any("ray stop" in command for command in commands)
-    for local in cluster["file_mounts"].values():
-        assert local.startswith("deploy/secrets/")
-    path = cluster["file_mounts"].keys() & {"/run/ray-token"}
-    assert path
+    for source in cluster["file_mounts"].values():
+        assert source.startswith("deploy/secrets/")
+    assert "/run/ray-token" in cluster["file_mounts"]
     assert "--env=RAY_AUTH_TOKEN_PATH=/run/ray-token/auth_token" in cluster["docker"]["run_options"]
 
 
-def test_secrets_are_made_once_for_their_owner_alone(deploy: Path, tmp_path: Path) -> None:
+def test_secrets_are_private_and_never_overwritten(deploy: Path, tmp_path: Path) -> None:
     shutil.copy(deploy / "secrets.sh", tmp_path)
     done = subprocess.run([tmp_path / "secrets.sh"], capture_output=True, text=True, check=True)
     folder = tmp_path / "secrets"
@@ -96,12 +95,11 @@ def test_secrets_are_made_once_for_their_owner_alone(deploy: Path, tmp_path: Pat
     files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert files.pop(".gitignore") == "*\n"
     assert len(files) == 8
-    words = [word for text in files.values() for word in re.findall(r"[0-9a-f]{64}", text)]
-    assert (
-        len(set(words)) == 8
-    )  # in nine places: MLflow's admin signs in with the password that the server knows
-    assert len(words) == 9
-    assert not any(word in done.stdout for word in words)
+    secrets = [secret for text in files.values() for secret in re.findall(r"[0-9a-f]{64}", text)]
+    # Eight secrets in nine places: the password of MLflow's admin is stored for the server and for the client.
+    assert len(secrets) == 9
+    assert len(set(secrets)) == 8
+    assert not any(secret in done.stdout for secret in secrets)
     again = subprocess.run([tmp_path / "secrets.sh"], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "is not overwritten" in again.stderr
@@ -109,7 +107,7 @@ def test_secrets_are_made_once_for_their_owner_alone(deploy: Path, tmp_path: Pat
 
     from proxytune.tuning.service.auth import read_tokens
 
-    with pytest.warns(UserWarning, match="every user"):  # a container has no other users
+    with pytest.warns(UserWarning, match="every user"):  # readable by every user; a container has only one
         tokens = read_tokens(folder / "service-token" / "token")
     assert {name: token.scope for name, token in tokens.items()} == {
         "admin": "submit",

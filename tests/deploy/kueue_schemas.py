@@ -1,6 +1,6 @@
-"""The fields of Kueue's kinds (kueue.x-k8s.io/v1beta2) as JSON schema, after its API reference, strict, as far as used.
+"""Strict JSON schemas of the Kueue kinds in use (kueue.x-k8s.io/v1beta2), written after its API reference.
 
-`ray_job_faults` are the rules of the webhooks of Kueue and KubeRay for a RayJob that waits in a queue.
+`broken_rules` checks the rules that the webhooks of Kueue and KubeRay apply to a queued RayJob.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ def fields(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
     }
 
 
-def some(items: dict[str, Any], most: int) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
+def list_of(items: dict[str, Any], max_items: int) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": max_items}
 
 
 def core(kind: str) -> dict[str, Any]:
@@ -43,8 +43,8 @@ SCHEMAS = {
         "ResourceFlavor",
         spec=fields(
             nodeLabels={"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 8},
-            nodeTaints=some(core("Taint"), 8),
-            tolerations=some(core("Toleration"), 8),
+            nodeTaints=list_of(core("Taint"), 8),
+            tolerations=list_of(core("Toleration"), 8),
         ),
     ),
     "ClusterQueue": kind(
@@ -59,15 +59,15 @@ SCHEMAS = {
                 reclaimWithinCohort={"enum": ["Never", "LowerPriority", "Any"]},
                 withinClusterQueue={"enum": ["Never", "LowerPriority", "LowerOrNewerEqualPriority"]},
             ),
-            resourceGroups=some(
+            resourceGroups=list_of(
                 fields(
                     ("coveredResources", "flavors"),
-                    coveredResources=some(RESOURCE, 64),
-                    flavors=some(
+                    coveredResources=list_of(RESOURCE, 64),
+                    flavors=list_of(
                         fields(
                             ("name", "resources"),
                             name=NAME,
-                            resources=some(
+                            resources=list_of(
                                 fields(("name", "nominalQuota"), name=RESOURCE, nominalQuota=QUANTITY), 64
                             ),
                         ),
@@ -88,22 +88,22 @@ SCHEMAS = {
 }
 
 
-def ray_job_faults(job: dict[str, Any]) -> list[str]:
-    """Which rules a RayJob breaks that Kueue is to manage."""
+def broken_rules(job: dict[str, Any]) -> list[str]:
+    """The rules for a RayJob managed by Kueue that this job breaks."""
     spec = job["spec"]
     cluster = spec.get("rayClusterSpec", {})
     groups = cluster.get("workerGroupSpecs", [])
     rules = {
         "names a queue": "kueue.x-k8s.io/queue-name" in job["metadata"].get("labels", {}),
-        "begins suspended": spec.get("suspend") is True,
-        "brings its cluster": bool(cluster) and not spec.get("clusterSelector"),
-        "ends its cluster": spec.get("shutdownAfterJobFinishes") is True,
+        "starts suspended": spec.get("suspend") is True,
+        "has its own cluster": bool(cluster) and not spec.get("clusterSelector"),
+        "shuts its cluster down": spec.get("shutdownAfterJobFinishes") is True,
         "has no autoscaler": not cluster.get("enableInTreeAutoscaling")
         and "autoscalerOptions" not in cluster,
-        "has few worker groups": 1 <= len(groups) <= MAX_WORKER_GROUPS,
+        "has at most 7 worker groups": 1 <= len(groups) <= MAX_WORKER_GROUPS,
         "has a fixed number of workers": all(
             group["replicas"] == group["minReplicas"] == group["maxReplicas"] > 0 for group in groups
         ),
-        "submits by a job": spec.get("submissionMode", "K8sJobMode") == "K8sJobMode",
+        "submits with a Kubernetes job": spec.get("submissionMode", "K8sJobMode") == "K8sJobMode",
     }
-    return [rule for rule, kept in rules.items() if not kept]
+    return [rule for rule, holds in rules.items() if not holds]

@@ -1,6 +1,8 @@
-"""A driver whose trials wait instead of training, with real checkpoints: `python -P waiting.py STORAGE ADDRESS KEY=VALUE...`.
+"""Run a study whose trials sleep instead of training, with real checkpoints.
 
-A slot then needs no core, so eight slots on a machine of two cores are as fast as two.
+`python -P waiting_driver.py STORAGE ADDRESS KEY=VALUE...`
+
+A trial uses almost no CPU time, so eight slots on a machine with two cores are as fast as two.
 """
 
 import sys
@@ -16,13 +18,13 @@ from tests.faults.soak_trial import SumRun, SumTrainable
 
 
 class WaitingRun(SumRun):
-    """A step takes a second."""
+    """Each step sleeps for one second."""
 
     step_seconds: ClassVar[float] = 1.0
 
 
-class Waiting(SumTrainable):
-    """The trial on Ray."""
+class WaitingTrainable(SumTrainable):
+    """The Ray trainable of a `WaitingRun`."""
 
     def _make_run(self) -> TrialRun:
         return WaitingRun(self._spec, self._checkpoints)
@@ -30,4 +32,6 @@ class Waiting(SumTrainable):
 
 if __name__ == "__main__":
     storage, address, *values = sys.argv[1:]
-    run_study(read_study("recall", [*values, f"storage={storage}"]), address=address, trainable=Waiting)
+    run_study(
+        read_study("recall", [*values, f"storage={storage}"]), address=address, trainable=WaitingTrainable
+    )

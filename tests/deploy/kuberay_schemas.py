@@ -1,7 +1,7 @@
-"""The fields of KubeRay's ray.io/v1 kinds as JSON schema, after its API reference (1.6), strict: unknown keys are errors.
+"""Strict JSON schemas of KubeRay's ray.io/v1 kinds, written after its API reference (1.6); unknown keys are errors.
 
-Not KubeRay's own CRDs (900 kB each, in no package registry): pod templates and the like are those of Kubernetes'
-schemas, which the tests apply to them; the rest is what the reference lists.
+KubeRay's own CRDs are 900 kB each and in no package registry. Pod templates and other core types refer to Kubernetes'
+schemas.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trimmed, length-bucketed batches give the logits of full padding: datasets' batches through models' classifier."""
+"""A classifier returns the same logits for trimmed batches as for batches padded to the task's maximum length."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from proxytune.models.config import ModelConfig
 DATA = Path(os.environ.get("LRA_ROOT", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def largest_difference(prepared, attention: str, rows: list[int]) -> float:
+def max_logit_difference(prepared, attention: str, rows: list[int]) -> float:
     torch.manual_seed(0)
     info = prepared.info
     model = Classifier(
@@ -26,26 +26,26 @@ def largest_difference(prepared, attention: str, rows: list[int]) -> float:
             attention=attention,
         )
     ).eval()
-    trimmed, full = (collate(prepared.train, rows, full_padding=whole) for whole in (False, True))
+    trimmed, full = (collate(prepared.train, rows, full_padding=padding) for padding in (False, True))
     assert trimmed.token_ids.shape[-1] < full.token_ids.shape[-1] == info.max_length
     with torch.no_grad():
         return (model(trimmed.token_ids, trimmed.mask) - model(full.token_ids, full.mask)).abs().max().item()
 
 
 @pytest.mark.parametrize("attention", ["proxyformer", "softmax"])
-def test_logits_of_short_expressions(attention, tmp_path):
+def test_trimmed_listops_batch_has_the_logits_of_full_padding(attention, tmp_path):
     prepared = prepare("listops-mini", cache=tmp_path, train_examples=100, mapper=map)
-    assert largest_difference(prepared, attention, list(range(32))) < 1e-5
+    assert max_logit_difference(prepared, attention, list(range(32))) < 1e-5
 
 
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["proxyformer", "softmax"])
-def test_logits_of_reviews(attention, tmp_path_factory):
+def test_trimmed_review_batch_has_the_logits_of_full_padding(attention, tmp_path_factory):
     if not (DATA / "aclImdb_v1.tar.gz").exists():
-        pytest.skip(f"no reviews under {DATA}; set LRA_ROOT")
+        pytest.skip(f"no IMDB reviews in {DATA}; set LRA_ROOT")
     prepared = prepare(
         "text", root=DATA, cache=tmp_path_factory.getbasetemp() / "reviews", train_examples=200
     )
     short = sorted(range(200), key=lambda row: prepared.train.lengths[row])[:8]
-    assert largest_difference(prepared, attention, short) < 1e-5
+    assert max_logit_difference(prepared, attention, short) < 1e-5

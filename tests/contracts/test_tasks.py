@@ -1,6 +1,7 @@
-"""What holds for every registered task; a new one is tested by being in the registry."""
+"""Contract tests that every registered task must pass."""
 
 import inspect as python_inspect
+import itertools
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 
@@ -23,21 +24,21 @@ from proxytune.datasets.sources import Source
 from proxytune.datasets.task import Rows
 
 GENERATED = [name for name in TASKS if make_task(name).generator is not None]
-# Quick settings of the generated tasks; those of several seconds an image are drawn easy and few.
-QUICK = {
+# Few examples per generated task; images that take seconds to generate use the easy setting.
+SMALL_OPTIONS = {
     "listops": {"train_examples": 40},
     "listops-mini": {"train_examples": 40},
-    "pathfinder": {"train_examples": 40, "difficulty": "easy"},
+    "pathfinder": {"train_examples": 8, "difficulty": "easy"},
     "recall": {"train_examples": 40},
     "pathfinder64": {"train_examples": 8, "difficulty": "easy"},
     "pathx": {"train_examples": 8, "difficulty": "easy"},
 }
 
-SLOW = ("pathfinder64", "pathx")
+SLOW_TASKS = ("pathfinder64", "pathx")
 
 
-def drawn(task, seed: int = 0):
-    """A reader of random rows in the shape that the task's info promises."""
+def random_reader(task, seed: int = 0):
+    """A `read` method that returns random rows with the lengths, tokens and classes of the task's info."""
     info = task.info()
 
     def read(self, source, mapper):
@@ -46,7 +47,9 @@ def drawn(task, seed: int = 0):
             lengths = tuple(
                 random.integers(1, task.max_length + 1, number) for _ in range(info.num_documents)
             )
-            values = tuple(random.integers(1, info.vocab_size, each.sum()) for each in lengths)
+            values = tuple(
+                random.integers(1, info.vocab_size, document_lengths.sum()) for document_lengths in lengths
+            )
             yield split, Rows(values, lengths, random.integers(0, info.num_classes, number))
 
     return read
@@ -59,14 +62,14 @@ def name(request):
 
 @pytest.fixture
 def prepared(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(TASKS[name], "read", drawn(make_task(name)))
+    monkeypatch.setattr(TASKS[name], "read", random_reader(make_task(name)))
     monkeypatch.setattr(
-        import_module("proxytune.datasets.prepare"), "find_source", lambda task, root, **_: Source("drawn")
+        import_module("proxytune.datasets.prepare"), "find_source", lambda task, root, **_: Source("random")
     )
     return prepare(name, cache=tmp_path)
 
 
-def test_the_registry_knows_tasks_by_their_names(name):
+def test_registry_key_is_the_task_name_and_task_is_documented(name):
     assert TASKS[name].name == name
     assert is_dataclass(TASKS[name])
     assert TASKS[name].__doc__
@@ -85,10 +88,10 @@ def test_info_is_complete(name):
     assert task_info(name, max_length=None, train_examples=None) == info
 
 
-def test_every_option_but_sizes_shows_in_the_conventions(name):
-    """Two runs that differ in an option differ in what they say they are."""
+def test_options_except_sizes_are_recorded_in_the_conventions(name):
+    """Runs with different options have different conventions."""
     task = make_task(name)
-    others = {
+    non_default = {
         "num_keys": 16,
         "num_queried": 2,
         "validation": "test",
@@ -97,19 +100,19 @@ def test_every_option_but_sizes_shows_in_the_conventions(name):
         "black_is_padding": False,
     }
     for field in fields(task):
-        if field.name in others:
-            changed = make_task(name, **{field.name: others[field.name]})
+        if field.name in non_default:
+            changed = make_task(name, **{field.name: non_default[field.name]})
             assert changed.info().conventions != task.info().conventions
     if "max_length" in {field.name for field in fields(task)}:
         assert make_task(name, max_length=100).info().conventions != task.info().conventions
 
 
-def test_unknown_options_are_refused(name):
+def test_unknown_option_is_rejected(name):
     with pytest.raises(DataError, match="has no option 'sead'"):
         task_info(name, sead=1)
 
 
-def test_missing_data_name_the_task_and_what_was_tried(name, tmp_path):
+def test_missing_data_error_names_the_task_and_is_short(name, tmp_path):
     with pytest.raises(DataError) as error:
         find_source(make_task(name), tmp_path)
     assert name in str(error.value)
@@ -117,7 +120,7 @@ def test_missing_data_name_the_task_and_what_was_tried(name, tmp_path):
     assert len(str(error.value)) < 400
 
 
-def test_no_generator_no_root_is_refused(name):
+def test_task_without_root_requires_a_generator(name):
     task = make_task(name)
     if task.generator is None:
         with pytest.raises(DataError, match="set root"):
@@ -126,23 +129,21 @@ def test_no_generator_no_root_is_refused(name):
         assert find_source(task, None).form.startswith("generated")
 
 
-def test_store_and_batches_give_back_what_was_read(name, prepared):
-    expected = {}
-    for split, rows in make_task(name).read(Source("drawn"), map):
-        expected[split] = list(rows)
+def test_prepared_splits_store_the_source_rows_and_can_be_reopened(name, prepared):
+    rows_of_split = {split: list(rows) for split, rows in make_task(name).read(Source("random"), map)}
     for split in (prepared.train, prepared.validation):
-        wanted = expected[split.path.stem]
-        assert len(split) == len(wanted)
-        for row, (documents, label) in enumerate(wanted):
+        expected = rows_of_split[split.path.stem]
+        assert len(split) == len(expected)
+        for row, (documents, label) in enumerate(expected):
             stored, stored_label = split[row]
             assert stored_label == label
-            assert all(np.array_equal(one, other) for one, other in zip(stored, documents, strict=True))
+            assert all(itertools.starmap(np.array_equal, zip(stored, documents, strict=True)))
     reopened = open_prepared(prepared.folder)
     assert reopened.info == prepared.info
     reopened.verify()
 
 
-def test_batches_have_the_promised_shape(name, prepared):
+def test_batches_have_the_shape_and_ranges_of_the_task_info(name, prepared):
     info = prepared.info
     batches = [next(TrainBatches(prepared.train, batch_size=8, seed=0))]
     batches += evaluation_batches(prepared.validation, batch_size=4)
@@ -156,21 +157,22 @@ def test_batches_have_the_promised_shape(name, prepared):
         assert torch.equal(batch.mask, batch.token_ids != 0)
 
 
-def test_decoding_shows_a_document(name, prepared):
+def test_decode_returns_text_or_a_square_image(name):
     task = make_task(name)
     decoded = task.decode(np.full(task.max_length, 1, np.uint16))
     assert isinstance(decoded, str) or decoded.shape[0] == decoded.shape[1]
 
 
 @pytest.mark.parametrize(
-    "generated", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in GENERATED]
+    "generated",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TASKS else []) for name in GENERATED],
 )
-def test_generated_tasks_are_tagged_and_repeatable(generated, tmp_path):
-    if generated == "listops":  # its held-out splits alone are 4,000 rows of a thousand tokens
+def test_generated_task_is_marked_generated_and_deterministic(generated, tmp_path):
+    if generated == "listops":  # its validation and test splits have 4,000 rows of 1,000 tokens
         pytest.skip("prepared in tests/datasets")
-    one = prepare(generated, cache=tmp_path / "one", mapper=map, **QUICK[generated])
-    other = prepare(generated, cache=tmp_path / "other", mapper=map, **QUICK[generated])
-    assert one.info.conventions["source"].startswith("generated")
-    assert one.fingerprint == other.fingerprint
-    another = prepare(generated, cache=tmp_path / "one", mapper=map, seed=1, **QUICK[generated])
-    assert another.fingerprint != one.fingerprint
+    first = prepare(generated, cache=tmp_path / "first", mapper=map, **SMALL_OPTIONS[generated])
+    second = prepare(generated, cache=tmp_path / "second", mapper=map, **SMALL_OPTIONS[generated])
+    assert first.info.conventions["source"].startswith("generated")
+    assert first.fingerprint == second.fingerprint
+    other_seed = prepare(generated, cache=tmp_path / "first", mapper=map, seed=1, **SMALL_OPTIONS[generated])
+    assert other_seed.fingerprint != first.fingerprint
