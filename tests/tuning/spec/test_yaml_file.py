@@ -1,4 +1,4 @@
-"""YAML of study files: what is read, what is refused, and that what is written is read back."""
+"""YAML of study files: accepted and rejected forms, and round trips."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from proxytune.tuning.spec.yaml_file import as_yaml, parse_yaml, read_yaml
         ("a: !!python/object/apply:os.system [ls]\n", ["line 1"]),
     ],
 )
-def test_hostile_yaml_is_refused_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_invalid_yaml_is_rejected_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -33,7 +33,7 @@ def test_hostile_yaml_is_refused_with_its_line(tmp_path: Path, text: str, words:
         assert word in str(caught.value)
 
 
-def test_yaml_reads_numbers_as_they_look() -> None:
+def test_yaml_numbers_are_read_as_written() -> None:
     values = parse_yaml("{a: 1e-4, b: 010, c: no, d: 1:30}", where="test")
     assert values == {"a": 1e-4, "b": 10, "c": "no", "d": "1:30"}
 
@@ -53,5 +53,5 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z_.]{0,9}", fullmatch=True), plain, max_size=5))
-def test_what_is_written_as_yaml_is_read_back(values: dict[str, Any]) -> None:
+def test_yaml_round_trips(values: dict[str, Any]) -> None:
     assert parse_yaml(as_yaml(values), where="test") == values
