@@ -64,7 +64,7 @@ def test_trials_start_while_a_fraction_of_a_gpu_is_free() -> None:
 
 
 def test_out_of_memory_in_a_share_retries_with_a_full_gpu(make_spec) -> None:
-    spec = make_spec()
+    spec = make_spec("training.batch_size=5000")
     driver = Driver(spec)
     driver.controller.pack(gpu_mib=8_000, most=4)
     first = driver.begin()
@@ -80,11 +80,12 @@ def test_out_of_memory_in_a_share_retries_with_a_full_gpu(make_spec) -> None:
     driver.controller.pack(gpu_mib=8_000, most=4)
     again = driver.begin()
     assert (again.number, again.gpu) == (first.number, 1.0)
-    assert driver.controller._packing.margin == pytest.approx(3.3)
     assert driver.controller.receive(
         again.number, TrialUpdate(step=5, outcome="out_of_memory", reason="out of memory"), {}
     )
     assert driver.states() == [TrialState.FAIL]
+    another = driver.begin()
+    assert another.gpu == share_of_gpu(predicted_mib(another.spec), 8_000, 3.3, 4) == 0.3333
 
 
 SEARCH = """

@@ -27,15 +27,13 @@ def test_password_is_found_at_any_position(url: str, expected: bool) -> None:
 
 
 @given(
-    st.from_regex(
-        r"[a-z+]{1,9}://([a-z]{0,3}(:[a-z:/]{0,3})?@)?[A-Za-z0-9.-]{0,5}(:[0-9]{0,6})?/?[a-z/:@]{0,5}(\?password=.)?",
-        fullmatch=True,
-    )
+    st.lists(st.sampled_from(["me", "host", "5432", ":", "/", "@", "?", "&", "password=", "x"]), max_size=9)
 )
-def test_password_found_by_sqlalchemy_is_never_missed(url: str) -> None:
+def test_password_found_by_sqlalchemy_is_never_missed(parts: list[str]) -> None:
+    url = "postgresql://" + "".join(parts)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         return
-    has_password = parsed.password is not None or "password" in parsed.query
-    assert holds_password(url) == has_password
+    if parsed.password is not None or "password" in parsed.query:
+        assert holds_password(url)
