@@ -82,9 +82,9 @@ def test_uninformative_first_values_do_not_stop_the_best_trial(
         return 0.5 + 0.1 * float(np.random.default_rng(int(dropout * 1e9)).normal())
 
     def finished(rule: str) -> int:
-        """The number of studies, of three, that trained their best configuration to the end."""
+        """The number of studies, of two, that trained their best configuration to the end."""
         count = 0
-        for seed in range(3):
+        for seed in range(2):
             names = f"name={rule}-{seed}", f"search.sampler.seed={seed}", f"search.stopping.name={rule}"
             driver = Driver(make_curve_spec(*names))
             play(driver, noise)
@@ -92,8 +92,8 @@ def test_uninformative_first_values_do_not_stop_the_best_trial(
             count += best.state == TrialState.COMPLETE
         return count
 
-    assert finished("curve") == 3
-    assert finished("asha") <= 1
+    assert finished("curve") == 2
+    assert finished("asha") < 2
 
 
 def test_chance_matches_sampling_from_the_model(make_curve_spec: Callable[..., StudySpec]) -> None:
@@ -117,8 +117,9 @@ def test_chances_depend_only_on_the_stored_trials(
     play(driver, lambda dropout: final(dropout) - 0.3)
     driver.crash()
     copy = make_curve_spec("search.trials=12", f"storage={shutil.copytree(spec.storage, tmp_path / 'copy')}")
-    chances = [chance(spec, driver.study.optuna, number) for number in range(12)]
-    assert [chance(copy, begin_study(copy).optuna, number) for number in range(12)] == chances
+    copied = begin_study(copy).optuna
+    for number in (0, 5, 11):
+        assert chance(copy, copied, number) == chance(spec, driver.study.optuna, number)
 
 
 def test_rule_is_asha_while_few_trials_have_a_value(make_curve_spec: Callable[..., StudySpec]) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from optuna.samplers import BaseSampler
@@ -13,6 +14,7 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.run.look import check_study
 from proxytune.tuning.search.curve_sampler import CurveSampler
 from proxytune.tuning.search.warm_start import WarmStart, WarmStartSampler, read_warm_start
+from proxytune.tuning.store.study import open_study
 from proxytune.tuning.store.winner import leading
 from proxytune.tuning.trial.update import TrialUpdate
 from tests.tuning.search.driving import Driver
@@ -31,15 +33,24 @@ def run(driver, trials: int) -> list[dict]:
     return [dict(trial.params) for trial in driver.study.trials()]
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which `old` keeps its study after the first use."""
+    return tmp_path_factory.mktemp("built") / "old"
+
+
 @pytest.fixture
-def old(make_spec):
+def old(make_spec, built: Path):
     """An earlier study of 16 trials by the random sampler."""
-    driver = Driver(
-        make_spec("name=old", "search.trials=16", "search.sampler.name=random", "search.enqueue=[]")
-    )
-    run(driver, 16)
-    driver.crash()
-    return driver.study
+    spec = make_spec("name=old", "search.trials=16", "search.sampler.name=random", "search.enqueue=[]")
+    if not built.exists():
+        driver = Driver(spec)
+        run(driver, 16)
+        driver.crash()
+        driver.study.storage.engine.dispose()
+        spec.folder.rename(built)
+    shutil.copytree(built, spec.folder)
+    return open_study(spec.name, spec.storage)
 
 
 def new_spec(make_spec, *assignments: str, top: int = 3):
