@@ -9,8 +9,8 @@ REPOSITORY = Path(__file__).parents[2]
 SOAKS = Path(__file__).with_name("soaks.jsonl")  # the results of `make soak`
 ELSEWHERE = {
     "driver and shipper killed with -9 at 25 (slow: 500) random points": "tests/tuning/tracking/test_crashes.py::test_kills_lose_and_double_nothing",
-    "driver interrupted, killed with -9 and contended in one study; a worker killed with -9": "tests/tuning/run/test_run.py::test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice",
-    "a trial's worker killed with -9, NaN, Inf, out of memory, an exception; the driver killed by a trial": "tests/tuning/search/test_state_matrix.py::test_a_trial_ends_as_the_state_table_says",
+    "driver interrupted, killed with -9 and contended in one study; a worker killed with -9": "tests/tuning/run/test_run.py::test_interrupted_killed_and_contended_study_completes_without_repetition",
+    "a trial's worker killed with -9, NaN, Inf, out of memory, an exception; the driver killed by a trial": "tests/tuning/search/test_state_matrix.py::test_trial_ends_as_listed_in_the_state_table",
     "the whole of Ray dies under the driver": "tests/tuning/cluster/test_ray_death.py::test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes",
     "MLflow killed and hung again and again": "tests/tuning/tracking/test_servers.py::test_a_server_killed_and_hung_again_and_again",
     "PostgreSQL stopped as by a power cut": "tests/tuning/tracking/test_servers.py::test_postgresql_holds_a_study_exactly_through_a_crash",

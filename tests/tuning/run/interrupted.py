@@ -1,9 +1,9 @@
-"""`proxytune run` that gets a signal at a given moment of its start: `interrupted.py FOLDER SIGNAL STRIDE`.
+"""Interrupts `proxytune run` by a signal at many moments of its start: `interrupted.py FOLDER SIGNAL STRIDE`.
 
-A moment is a return from the database in the main thread, between the start's first look at the database and its
-search: a signal that comes while the driver waits for the database takes effect there. FOLDER holds `small.yaml`. A new
-study and a stored one are started so often that each STRIDE-th moment of both gets the signal, each start in a fork of
-this process; then one start is left alone. Prints a list of [study, moment, exit code, output] as JSON.
+A moment is a return from a database call in the main thread, between the first read of the database and the search: a
+signal that arrives during a database call is handled there. FOLDER contains `small.yaml`. A new study and a stored study
+are started repeatedly, each time in a fork of this process. Each start gets the signal at a later moment, STRIDE moments
+apart; the last start of each study is not interrupted. Prints a list of [study, moment, exit code, output] as JSON.
 """
 
 import json
@@ -18,24 +18,24 @@ from types import FrameType
 from typing import Any
 
 from proxytune.tuning.cli import main
-from proxytune.tuning.commands import study as verbs  # noqa: F401 - here once, so that forks start at once
+from proxytune.tuning.commands import study as verbs  # noqa: F401 - imported before the forks
 from proxytune.tuning.run import driver, progress  # noqa: F401
 
 NEVER = sys.maxsize
-WENT_ON = 42
-"""The exit code of a driver that reached its search although it had got the signal."""
-FROM_THE_DATABASE = ("execute", "executemany", "fetchall", "fetchone", "commit", "rollback", "close")
+REACHED_SEARCH = 42
+"""Exit code of a driver that reached its search in spite of the signal."""
+DATABASE_CALLS = ("execute", "executemany", "fetchall", "fetchone", "commit", "rollback", "close")
 
 
 class Moments:
-    """Counts the moments, and sends this process the signal at one of them; a function for `sys.setprofile`."""
+    """Counts the moments and sends the signal to this process at one of them; a function for `sys.setprofile`."""
 
     def __init__(self, number: signal.Signals, moment: int) -> None:
         self._number, self._moment = number, moment
         self.count = 0
 
     def __call__(self, _frame: FrameType, event: str, argument: Any) -> None:
-        if event != "c_return" or argument.__name__ not in FROM_THE_DATABASE:
+        if event != "c_return" or argument.__name__ not in DATABASE_CALLS:
             return
         if not type(argument.__self__).__module__.startswith("sqlite3"):
             return
@@ -45,7 +45,7 @@ class Moments:
 
 
 class NoShipper:
-    """In place of the process that ships to MLflow, which takes seconds."""
+    """Replaces the process that ships to MLflow, which takes seconds to start."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -55,18 +55,18 @@ class NoShipper:
 
 
 def start(folder: Path, number: signal.Signals, moment: int) -> tuple[int, int, str]:
-    """A start that gets the signal at the moment: its exit code, how many moments it had, and what it printed."""
-    said = folder / "said"
+    """Start the study and send the signal at the moment. Returns the exit code, the number of moments and the output."""
+    log = folder / "log"
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writing)
-        with os.fdopen(reading) as told:
-            count = int(told.read() or -1)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), count, said.read_text()
+        with os.fdopen(reading) as pipe:
+            count = int(pipe.read() or -1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), count, log.read_text()
     code, moments = 1, Moments(number, moment)
     try:
-        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         driver.Shipper = NoShipper  # type: ignore[assignment, misc]
@@ -96,7 +96,7 @@ def _counted(moments: Moments, work: Callable[..., Any]) -> Callable[..., Any]:
 def _search(moments: Moments, moment: int) -> Callable[..., None]:
     def search(*_: Any) -> None:
         sys.setprofile(None)
-        raise SystemExit(0 if moments.count < moment else WENT_ON)
+        raise SystemExit(0 if moments.count < moment else REACHED_SEARCH)
 
     return search
 
@@ -108,9 +108,9 @@ def interrupt(folder: Path, number: signal.Signals, stride: int) -> list[tuple[s
         while moment <= count:
             if study == "new":
                 shutil.rmtree(folder / "studies", ignore_errors=True)
-            code, seen, said = start(folder, number, moment)
-            results.append((study, moment, code, said))
-            if seen < moment:  # the start has fewer moments, and was left alone
+            code, seen, output = start(folder, number, moment)
+            results.append((study, moment, code, output))
+            if seen < moment:  # this start had fewer moments and was not interrupted
                 break
             moment += stride
     return results

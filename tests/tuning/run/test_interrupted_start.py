@@ -1,4 +1,4 @@
-"""A driver that gets SIGINT or SIGTERM while it starts ends with 75, at whatever moment, and the next one starts."""
+"""A driver that gets SIGINT or SIGTERM at any moment of its start exits with 75, and the next start succeeds."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.commandline import command
-from tests.tuning.run.interrupted import __file__ as INTERRUPTED
+from tests.tuning.run.interrupted import __file__ as SCRIPT
 
 STUDY = """
 name: small
@@ -27,73 +27,74 @@ search:
 """
 
 
-def ends(folder: Path, number: signal.Signals, stride: int) -> list[tuple[str, int, int, str]]:
-    """What interrupted.py found, and that the study which it left behind is whole."""
+def interrupt_starts(folder: Path, number: signal.Signals, stride: int) -> list[tuple[str, int, int, str]]:
+    """Run interrupted.py, check the integrity of the study it leaves, and return what it printed."""
     (folder / "small.yaml").write_text(STUDY)
-    script = [sys.executable, "-P", INTERRUPTED, folder, number.name, str(stride)]
+    script = [sys.executable, "-P", SCRIPT, folder, number.name, str(stride)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(folder / "studies" / "small" / "study.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert database.execute("SELECT study_name FROM studies").fetchall() == [("small",)]
         assert database.execute("SELECT number, state FROM trials").fetchall() == [(0, "WAITING")]
-    return [tuple(one) for one in json.loads(done.stdout)]
+    return [tuple(start) for start in json.loads(done.stdout)]
 
 
-def check(found: list[tuple[str, int, int, str]]) -> None:
+def check_exit_codes(starts: list[tuple[str, int, int, str]]) -> None:
     for study in ("new", "stored"):
-        *interrupted, alone = [one for one in found if one[0] == study]
+        *interrupted, last = [start for start in starts if start[0] == study]
         assert len(interrupted) > 1, f"no start of a {study} study was interrupted"
-        assert alone[2] == 0, alone
-        for _, moment, code, said in interrupted:
-            assert code == 75, f"moment {moment} of a {study} study: {code}: {said}"
-            assert not any(word in said for word in ("Traceback", "proxytune: ")), said
+        assert last[2] == 0, last
+        for _, moment, code, output in interrupted:
+            assert code == 75, f"moment {moment} of a {study} study: {code}: {output}"
+            assert not any(word in output for word in ("Traceback", "proxytune: ")), output
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
-def test_at_some_moments(tmp_path: Path) -> None:
-    check(ends(tmp_path, signal.SIGINT, 160))
+def test_start_interrupted_at_some_moments_exits_with_75(tmp_path: Path) -> None:
+    check_exit_codes(interrupt_starts(tmp_path, signal.SIGINT, 160))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(6000)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_at_many_moments(
+def test_start_interrupted_at_many_moments_exits_with_75(
     tmp_path: Path, number: signal.Signals, record_property: Callable[[str, object], None]
 ) -> None:
-    found = ends(tmp_path, number, 7)
-    check(found)
-    record_property("interrupted", len(found) - 2)
+    starts = interrupt_starts(tmp_path, number, 7)
+    check_exit_codes(starts)
+    record_property("interrupted", len(starts) - 2)
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("process", ["gcs_server", "raylet", "ray::"])
-def test_while_ray_starts(tmp_path: Path, process: str) -> None:
-    """Ray has a handler of SIGTERM of its own, by which a driver would end with 1 or 15."""
+def test_sigterm_while_ray_starts_exits_with_75(tmp_path: Path, process: str) -> None:
+    """Ray installs its own handler of SIGTERM, with which a driver would exit with 1 or 15."""
     (tmp_path / "small.yaml").write_text(STUDY)
     log = tmp_path / "log"
     with log.open("wb") as file:
         driver = psutil.Popen(command("run", "small.yaml"), cwd=tmp_path, stdout=file, stderr=file)
     deadline = time.monotonic() + 600
-    while not any(process in word for word in _below(driver)):
+    while not any(process in line for line in _descendants(driver)):
         assert driver.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
     driver.send_signal(signal.SIGTERM)
     assert driver.wait(300) == 75, log.read_text()
     assert "Traceback" not in log.read_text()
-    assert not [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(tmp_path)]
+    assert not [left for left in psutil.process_iter(["cwd"]) if left.info["cwd"] == str(tmp_path)]
 
 
-def _below(driver: psutil.Process) -> list[str]:
-    found = []
-    for one in driver.children(recursive=True):
+def _descendants(driver: psutil.Process) -> list[str]:
+    """The command lines of the processes that the driver has started."""
+    lines = []
+    for process in driver.children(recursive=True):
         try:
-            found += [" ".join(one.cmdline())]
+            lines.append(" ".join(process.cmdline()))
         except psutil.NoSuchProcess:
             continue
-    return found
+    return lines

@@ -1,6 +1,7 @@
-"""The live view: what is left, at 100 columns, and in a log."""
+"""Progress of a running study: the estimated time left, the view at 100 columns, and the lines of a log."""
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -28,14 +29,8 @@ from tests.commandline import proxytune
 SHIPPER: Any = SimpleNamespace(error=None, waiting=0)
 
 
-def done(seconds: float) -> int:
-    """Steps of a trial after so long: 2 s of start, then 20 a second, and 1 s of evaluation after each 100."""
-    rounds, rest = divmod(max(0.0, seconds - 2), 6)
-    return int(rounds) * 100 + min(100, int(rest * 20))
-
-
-def watched(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, bool]]:
-    """(seconds that are left, those shown, whether no trial is to begin) in each second of a study in virtual time."""
+def simulate(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, bool]]:
+    """(seconds left, estimated seconds left, whether all trials have started) per second of a study in virtual time."""
     cost = Cost(0.05, 1.0, 2.0, *[1.0] * 4)
     costs, draw = Costs([Point({})], [cost]), Draw(spec, seed)
     study = PlannedStudy(spec, costs)
@@ -68,17 +63,17 @@ def watched(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, b
         ("none", 1 / 4),
         ("{name: asha, min_steps: 100}", 1 / 4),
         ("{name: median, min_steps: 200}", 1 / 4),
-        ("{name: curve, min_steps: 100}", 2 / 3),  # how many trials it stops depends on the curves alone
+        ("{name: curve, min_steps: 100}", 2 / 3),  # the number of stopped trials depends on the curves
     ],
 )
-def test_time_left_falls_and_is_about_right(
+def test_time_left_decreases_and_is_within_a_factor_of_two(
     make_spec: Callable[..., StudySpec], stopping: str, settled: float, seed: int
 ) -> None:
     spec = make_spec(
         *("training.steps=900", "training.eval_every=100", "search.trials=27"),
         *("search.sampler=random", f"search.stopping={stopping}"),
     )
-    known = [row for row in watched(spec, seed) if row[1] is not None]
+    known = [row for row in simulate(spec, seed) if row[1] is not None]
     assert len(known) > 100
     shown = [left for _, left, _ in known]
     rises = sum(max(0.0, after - before) for before, after in pairwise(shown))
@@ -88,19 +83,19 @@ def test_time_left_falls_and_is_about_right(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_time_left_never_rises_while_the_last_trials_run(
+def test_time_left_never_increases_while_the_last_trials_run(
     make_spec: Callable[..., StudySpec], seed: int
 ) -> None:
     spec = make_spec(
         *("training.steps=900", "training.eval_every=100", "search.trials=6"),
         *("search.sampler=random", "search.stopping={name: asha, min_steps: 100}"),
     )
-    shown = [left for _, left, no_more in watched(spec, seed) if no_more and left is not None]
+    shown = [left for _, left, no_more in simulate(spec, seed) if no_more and left is not None]
     assert len(shown) > 5
     assert shown == sorted(shown, reverse=True)
 
 
-def test_time_left_leaves_out_the_start_and_what_an_earlier_driver_did(
+def test_time_left_ignores_the_start_and_steps_of_an_earlier_driver(
     make_spec: Callable[..., StudySpec],
 ) -> None:
     now = 0.0
@@ -108,19 +103,19 @@ def test_time_left_leaves_out_the_start_and_what_an_earlier_driver_did(
     assert time_left.seconds([100, 100], [40], 4) is None
     now = 1000.0  # Ray starts
     assert time_left.seconds([100, 100], [40], 4) is None
-    now = 1200.0  # the first step took long, and a checkpoint may bring many steps at once
+    now = 1200.0  # the first step is slow, and a checkpoint can add many steps at once
     assert time_left.seconds([100, 100], [50], 4) is None
     now = 1210.0
-    assert time_left.seconds([100, 100], [60], 4) == pytest.approx(140)  # 1 step a second, 140 of them
+    assert time_left.seconds([100, 100], [60], 4) == pytest.approx(140)  # 140 steps at 1 step per second
 
 
-def test_durations_are_for_people() -> None:
+def test_durations_are_human_readable() -> None:
     assert [duration(seconds) for seconds in (7, 75, 3720)] == ["7 s", "1 min 15 s", "1 h 2 min"]
 
 
 @pytest.fixture
 def running(make_spec: Callable[..., StudySpec]) -> Any:
-    """A study with an ended trial and one that trains."""
+    """A study with an ended trial and a training trial."""
     study = begin_study(make_spec())
     ended, live = study.optuna.ask(), study.optuna.ask()
     ended.suggest_categorical("model.num_proxies", [2, 4, 8])
@@ -135,13 +130,13 @@ def running(make_spec: Callable[..., StudySpec]) -> Any:
 
 
 def shown(study: Any, controller: Any, width: int = 100) -> str:
-    """What is on a terminal, drawn by a console that does not wrap lines by itself."""
+    """The view on a terminal, rendered by a console that does not wrap lines by itself."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, soft_wrap=True, color_system=None)
     console.print(Watch(console, study, controller, SHIPPER).view())
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_readers_see_the_time_left_that_the_driver_estimates(
+def test_show_reports_the_time_left_estimated_by_the_driver(
     make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
@@ -166,12 +161,12 @@ def test_readers_see_the_time_left_that_the_driver_estimates(
         assert left() == 170.0
         line = "about 2 min 50 s left"
         assert line in proxytune("show", spec.name, "--storage", spec.storage, cwd=spec.storage).stdout
-    assert left() is None, "no driver runs it"
+    assert left() is None, "no driver runs the study"
     with driving():
-        assert left() is None, "the next driver does not know yet"
+        assert left() is None, "the next driver has no estimate yet"
 
 
-def test_nothing_is_cut_at_100_columns(running: Any) -> None:
+def test_view_fits_100_columns_without_truncation(running: Any) -> None:
     study, controller = running
     text = shown(study, controller)
     assert max(map(len, text.splitlines())) <= 100
@@ -182,11 +177,11 @@ def test_nothing_is_cut_at_100_columns(running: Any) -> None:
     assert "num_proxies=8" in words
     assert text.count("n") > 150
     bars = [line for line in text.splitlines() if "━" in line]
-    assert len(bars) == 2  # a bar of the study, on a line of its own, and one of the trial
+    assert len(bars) == 2  # the study's bar, alone on its line, and the trial's bar
     assert set(bars[0].strip()) <= set("━╸╺ ")
 
 
-def test_what_waits_is_said(running: Any) -> None:
+def test_view_reports_what_the_study_waits_for(running: Any) -> None:
     study, controller = running
     assert "waiting for the first step" not in shown(study, controller, 200)
     for trial in controller.live.values():
@@ -200,23 +195,34 @@ def test_what_waits_is_said(running: Any) -> None:
     assert "stopping (SIGTERM)" in shown(study, controller, 200)
 
 
-def test_a_log_gets_a_line_only_when_something_changed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_gets_a_line_only_if_the_progress_has_changed(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("proxytune.tuning.run.progress.REFRESH_SECONDS", 0.01)
     monkeypatch.setattr("proxytune.tuning.run.progress.PLAIN_SECONDS", 0.02)
     study, controller = running
     console = Console(file=io.StringIO(), width=200)
-    watch = Watch(console, study, controller, SHIPPER)
-    looks = iter(range(30))
+    refreshed = threading.Semaphore(0)
 
-    def wait(_: float) -> bool:
-        look = next(looks)
-        controller.live[1].metrics["val_accuracy"] = look / 30  # is not on the line
-        if look == 15:
-            controller.live[1].step = 20
-        return look == 29
+    class Live(dict[int, Any]):
+        def copy(self) -> dict[int, Any]:
+            refreshed.release()
+            return super().copy()
 
-    watch._done = SimpleNamespace(wait=wait, set=lambda: None)  # type: ignore[assignment]
-    watch._lines()
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert ["% of the steps" in line for line in lines] == [True, True]
-    assert len(set(lines)) == 2
+    controller.live = Live(controller.live)
+
+    def refresh() -> list[str]:
+        """The lines after the next three refreshes."""
+        for _ in range(3):
+            assert refreshed.acquire(timeout=300)
+        return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+    with Watch(console, study, controller, SHIPPER):
+        before = refresh()
+        controller.live[1].metrics["val_accuracy"] = 0.75  # not part of the line
+        assert refresh() == before
+        controller.live[1].step = 20
+        after = refresh()
+    progress = [[line for line in lines if "% of the steps" in line] for lines in (before, after)]
+    assert [len(lines) for lines in progress] == [1, 2]
+    assert len(set(after)) == len(after)

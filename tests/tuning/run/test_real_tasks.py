@@ -1,4 +1,4 @@
-"""The shipped studies on the real tasks, shortened: the official form of ListOps, and IMDB."""
+"""The shipped studies of real tasks, shortened: ListOps as published, and IMDB."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One trial at a time and the same seed: a second process proposes, trains and stops the same."""
+"""Reproducibility: with one trial at a time and the same seed, a second process repeats the study exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ resources: {max_concurrent: 1}
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_study_of_one_trial_at_a_time_is_the_same_again(tmp_path: Path, run_cli) -> None:
+def test_sequential_study_with_the_same_seed_is_reproducible(tmp_path: Path, run_cli) -> None:
     seen: list[Any] = []
     for name in ("first", "second"):
         folder = tmp_path / name
@@ -34,6 +34,6 @@ def test_a_study_of_one_trial_at_a_time_is_the_same_again(tmp_path: Path, run_cl
                 for trial in trials
             ]
         )
-    assert len(seen[0]) == 14  # more than TPE draws at random
+    assert len(seen[0]) == 14  # more than the random start of TPE
     assert {outcome for outcome, *_ in seen[0]} == {"complete", "pruned"}
     assert seen[0] == seen[1]

@@ -1,4 +1,4 @@
-"""`proxytune` as a user runs it: real Ray, real training, real MLflow, in processes of their own."""
+"""`proxytune` from the command line with real Ray, training and MLflow."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from proxytune.tuning.journal.reading import read_events
 from tests.commandline import Called, command, proxytune, proxytune_on_ray
 from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
-pytestmark = pytest.mark.timeout(3000)  # the fixture starts Ray, which a busy machine takes minutes for
+pytestmark = pytest.mark.timeout(3000)  # the fixture starts Ray, which takes minutes on a busy machine
 STUDY = """
 name: small
 task: {name: listops-mini, train_examples: 512}
@@ -33,7 +33,7 @@ search:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Path:
-    """A folder in which a small study has been run. Tests may add to the folder; they leave the study as it is."""
+    """A folder in which a small study has run. Tests may add files to the folder but must not change the study."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "small.yaml").write_text(STUDY)
     done = proxytune_on_ray("run", "small.yaml", "--json", cwd=folder, PROXYTUNE_CACHE=str(data_cache))
@@ -51,7 +51,7 @@ def mlflow_runs(storage: Path) -> list:
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
-def test_show_and_trials_tell_the_same(finished: Path, call: Callable[..., Called]) -> None:
+def test_show_and_trials_agree(finished: Path, call: Callable[..., Called]) -> None:
     shown = json.loads(call("show", "small", "--json", cwd=finished).stdout)
     rows = json.loads(call("trials", "small", "--json", cwd=finished).stdout)
     assert shown["outcomes"] == Counter(row["outcome"] for row in rows)
@@ -63,7 +63,9 @@ def test_show_and_trials_tell_the_same(finished: Path, call: Callable[..., Calle
     assert "num_proxies" in call("trials", "small", cwd=finished).stdout
 
 
-def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path, call: Callable[..., Called]) -> None:
+def test_mlflow_has_one_run_per_trial_under_one_parent_run(
+    finished: Path, call: Callable[..., Called]
+) -> None:
     runs = mlflow_runs(finished / "studies")
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -74,11 +76,13 @@ def test_mlflow_holds_one_run_a_trial_under_one_parent(finished: Path, call: Cal
     for run in children:
         row = rows[int(run.data.tags["trial_key"].partition("/")[2])]
         assert run.data.tags["outcome"] == row["outcome"]
-        assert run.info.status == "FINISHED", "a pruned trial is no error"
+        assert run.info.status == "FINISHED", "a pruned trial is not a failure"
         assert run.data.metrics["val_accuracy"] == row["metrics"]["val_accuracy"]
 
 
-def test_running_again_trains_nothing(finished: Path, tmp_path: Path, call: Callable[..., Called]) -> None:
+def test_run_of_a_finished_study_trains_nothing(
+    finished: Path, tmp_path: Path, call: Callable[..., Called]
+) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     before = len(read_events(folder / "studies" / "small" / "outbox").events)
     done = call("run", "small.yaml", cwd=folder)
@@ -88,7 +92,7 @@ def test_running_again_trains_nothing(finished: Path, tmp_path: Path, call: Call
     assert "trial" not in kinds
 
 
-def test_the_export_is_whole_and_trains_to_the_same_accuracy(
+def test_export_is_complete_and_retrains_to_the_same_weights(
     finished: Path, call: Callable[..., Called], without_programs: None
 ) -> None:
     done = call("export", "small", "--no-register", "--out", "winner", cwd=finished)
@@ -108,9 +112,9 @@ def test_the_export_is_whole_and_trains_to_the_same_accuracy(
     ).read_bytes()
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    refused = call("export", "small", "--out", "winner", cwd=finished)
-    assert refused.code == 2
-    assert "winner exists" in refused.stderr
+    rejected = call("export", "small", "--out", "winner", cwd=finished)
+    assert rejected.code == 2
+    assert "winner exists" in rejected.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -132,7 +136,7 @@ def test_the_export_is_whole_and_trains_to_the_same_accuracy(
         (["ui", "--storage", "elsewhere"], ["elsewhere", "mlflow.db"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
+def test_invalid_input_is_one_error_line_and_exit_code_2(
     finished: Path, call: Callable[..., Called], arguments: list[str], words: list[str]
 ) -> None:
     done = call(*arguments, cwd=finished)
@@ -144,7 +148,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert not (finished / "x").exists()
 
 
-def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path, call: Callable[..., Called]) -> None:
+def test_precision_without_hardware_support_is_rejected(finished: Path, call: Callable[..., Called]) -> None:
     trial = STUDY.partition("search:")[0]
     (finished / "trial.yaml").write_text(trial)
     done = call("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
@@ -153,8 +157,8 @@ def test_a_precision_that_this_machine_lacks_is_one_line(finished: Path, call: C
     assert "cpu" in done.stderr
 
 
-def test_check_prints_a_study_file_that_means_the_same(finished: Path, call: Callable[..., Called]) -> None:
-    more = ("--set", "search.trials=9")  # the budget of the finished study is spent, which check refuses
+def test_check_prints_an_equivalent_study_file(finished: Path, call: Callable[..., Called]) -> None:
+    more = ("--set", "search.trials=9")  # check rejects a study whose budget is exhausted
     (finished / "resolved.yaml").write_text(call("check", "small.yaml", *more, cwd=finished).stdout)
     first, second = (
         call("check", name, *more, "--json", cwd=finished).stdout for name in ("small.yaml", "resolved.yaml")
@@ -165,7 +169,7 @@ def test_check_prints_a_study_file_that_means_the_same(finished: Path, call: Cal
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(1800)
-def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
+def test_interrupted_killed_and_contended_study_completes_without_repetition(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
     long = [
         "--set",
@@ -220,10 +224,10 @@ def test_interrupted_killed_and_contended_it_goes_on_and_runs_nothing_twice(tmp_
     runs = mlflow_runs(tmp_path / "studies")
     assert Counter(run.info.status for run in runs) == {"FINISHED": 5}
     assert max(attempts.values()) > 1
-    extending_trains_the_rest(tmp_path, long)
+    check_that_extending_trains_only_the_new_trial(tmp_path, long)
 
 
-def extending_trains_the_rest(folder: Path, options: list[str]) -> None:
+def check_that_extending_trains_only_the_new_trial(folder: Path, options: list[str]) -> None:
     assert proxytune("extend", "small", "--trials", "5", cwd=folder).returncode == 0
     before = len(read_events(folder / "studies" / "small" / "outbox").events)
     done = proxytune_on_ray("run", "small.yaml", *options, "--json", cwd=folder)

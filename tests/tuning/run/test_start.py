@@ -1,4 +1,4 @@
-"""Starts of a study: nothing is written before the lease is held, and requests posted meanwhile are obeyed."""
+"""Starts of a study: nothing is written before the lease is acquired, and requests posted meanwhile are handled."""
 
 import json
 import subprocess
@@ -30,11 +30,11 @@ ENQUEUED = [{"model.num_proxies": n, "model.dropout": 0.1} for n in (2, 4, 8)]
 
 @pytest.fixture(autouse=True)
 def _database() -> None:
-    """The layout of a database is tested here."""
+    """Replaces the prepared database: these tests include the creation of its tables."""
 
 
-def everything(spec: Any) -> dict[str, list[Any]]:
-    """All rows of the study's database, but for the lease's renewals."""
+def all_rows(spec: Any) -> dict[str, list[Any]]:
+    """All rows of the study's database except those of the lease."""
     engine = sa.create_engine(database_url(spec.folder, spec.database))
     try:
         with engine.connect() as connection:
@@ -47,14 +47,14 @@ def everything(spec: Any) -> dict[str, list[Any]]:
         engine.dispose()
 
 
-def test_a_refused_run_leaves_no_trace(make_spec) -> None:
+def test_rejected_run_writes_nothing(make_spec) -> None:
     with hold_study(make_spec()) as held:
         pause(held.study, on=True, who="alice")
         request_stop(held.study, now=False, who="alice")
-        before = everything(make_spec())
+        before = all_rows(make_spec())
         with pytest.raises(HeldError):
             begin_study(make_spec("search.trials=99", "resources.max_failures=1"))
-        assert everything(make_spec()) == before
+        assert all_rows(make_spec()) == before
         assert [request.kind for request in held.study.requests.pending()] == [Kind.PAUSE, Kind.STOP]
 
 
@@ -72,15 +72,15 @@ for number, spec in enumerate(specs):
         time.sleep(0.001)
     try:
         begin_study(spec)
-        print("begun", flush=True)
+        print("started", flush=True)
     except HeldError:
         print("held", flush=True)
 """
 
 
 @pytest.mark.timeout(600)
-def test_two_first_starts_at_once_enqueue_every_configuration_once(make_spec, tmp_path: Path) -> None:
-    rounds = 8
+def test_two_concurrent_first_starts_enqueue_each_configuration_once(make_spec, tmp_path: Path) -> None:
+    rounds = 4
     specs = [make_spec(f"name=round-{n}", f"search.enqueue={json.dumps(ENQUEUED)}") for n in range(rounds)]
     given = json.dumps([spec.model_dump(mode="json") for spec in specs])
     starters = [
@@ -99,9 +99,9 @@ def test_two_first_starts_at_once_enqueue_every_configuration_once(make_spec, tm
         assert starter.stdout.readline() == "ready\n"
     for number in range(rounds):
         (tmp_path / f"gate-{number}").touch()
-        answers = {starter.stdout.readline().strip() for starter in starters if starter.stdout}
-        assert answers <= {"begun", "held"}
-        assert "begun" in answers
+        outcomes = {starter.stdout.readline().strip() for starter in starters if starter.stdout}
+        assert outcomes <= {"started", "held"}
+        assert "started" in outcomes
         study = open_study(specs[number].name, specs[number].storage)
         fixed = [trial.system_attrs["fixed_params"] for trial in study.trials()]
         assert fixed == ENQUEUED
@@ -111,31 +111,31 @@ def test_two_first_starts_at_once_enqueue_every_configuration_once(make_spec, tm
         starter.stdout.close()
 
 
-def test_ten_creations_of_one_name_give_one_study_and_no_raw_error(make_spec) -> None:
+def test_ten_concurrent_first_starts_create_one_study(make_spec) -> None:
     def create(_: int) -> str:
         try:
             begin_study(make_spec()).storage.engine.dispose()
         except HeldError as error:
-            return f"refused: {error}"
-        return "begun"
+            return f"rejected: {error}"
+        return "started"
 
     with ThreadPoolExecutor(10) as pool:
-        answers = Counter(answer.partition(":")[0] for answer in pool.map(create, range(10)))
-    assert set(answers) <= {"begun", "refused"}
-    assert answers["begun"] >= 1
+        outcomes = Counter(outcome.partition(":")[0] for outcome in pool.map(create, range(10)))
+    assert set(outcomes) <= {"started", "rejected"}
+    assert outcomes["started"] >= 1
     study = open_study("small", make_spec().storage)
     assert len(study.trials()) == len(make_spec().search.enqueue)
 
 
-def test_a_creation_that_was_killed_is_made_again_and_a_strangers_study_is_left_alone(make_spec) -> None:
+def test_killed_creation_is_completed_and_a_foreign_study_is_rejected(make_spec) -> None:
     spec = make_spec(f"search.enqueue={json.dumps(ENQUEUED)}")
     spec.folder.mkdir(parents=True)
     storage = open_storage(database_url(spec.folder, None), create=True)
-    half = optuna.create_study(study_name="small", storage=storage)
-    half.enqueue_trial({"theirs": 1})
+    foreign = optuna.create_study(study_name="small", storage=storage)
+    foreign.enqueue_trial({"theirs": 1})
     with pytest.raises(InputError, match="study small was not created by proxytune"):
         begin_study(spec)
-    half.set_user_attr("id", "f" * 32)  # what our creation does first
+    foreign.set_user_attr("id", "f" * 32)  # the first write of a creation by proxytune
     study = begin_study(spec)
     assert [trial.system_attrs["fixed_params"] for trial in study.trials()] == ENQUEUED
 
@@ -149,7 +149,7 @@ def controller_of(spec: Any, study: Any) -> StudyController:
     return controller
 
 
-def test_a_stop_posted_while_the_driver_starts_is_obeyed_and_an_older_one_is_not(make_spec) -> None:
+def test_stop_posted_during_the_start_is_handled_and_an_older_stop_is_not(make_spec) -> None:
     study = begin_study(make_spec())
     request_stop(study, now=True, who="bob")
     time.sleep(2.1)  # the database's clock has whole seconds
@@ -167,9 +167,9 @@ def test_a_stop_posted_while_the_driver_starts_is_obeyed_and_an_older_one_is_not
         assert study.requests.pending() == [], "handled once, with the driver's epoch"
 
 
-def test_a_stop_after_an_announced_start_is_obeyed_however_late_the_driver_comes(make_spec) -> None:
+def test_stop_posted_after_an_announced_start_is_handled_by_a_late_driver(make_spec) -> None:
     study = begin_study(make_spec())
-    request_stop(study, now=False, who="too early")
+    request_stop(study, now=False, who="before the start")
     announce_start(study, "service")
     assert not is_stopping(study)
     request_stop(study, now=True, who="alice")
@@ -179,7 +179,7 @@ def test_a_stop_after_an_announced_start_is_obeyed_however_late_the_driver_comes
         assert controller_of(make_spec(), held.study).steering.stopping == "requested by alice"
 
 
-def test_an_extension_without_a_driver_holds_at_once_and_at_the_next_start(make_spec) -> None:
+def test_extension_without_a_driver_applies_now_and_at_the_next_start(make_spec) -> None:
     study = begin_study(make_spec())
     extend(study, 40)
     assert study.budget == 40
@@ -189,7 +189,7 @@ def test_an_extension_without_a_driver_holds_at_once_and_at_the_next_start(make_
     assert study.requests.pending() == []
 
 
-def test_what_of_a_changed_file_has_no_effect_is_told_in_one_line(make_spec) -> None:
+def test_changes_of_the_file_without_effect_are_reported_once(make_spec) -> None:
     begin_study(make_spec("search.trials=9"))
     changed = make_spec("search.trials=3", f"search.enqueue={json.dumps(ENQUEUED)}")
     lines = [
@@ -200,12 +200,12 @@ def test_what_of_a_changed_file_has_no_effect_is_told_in_one_line(make_spec) -> 
     with hold_study(changed) as held:
         assert list(held.notes) == lines
     with hold_study(changed) as held:
-        assert held.notes == (), "told once"
+        assert held.notes == (), "reported once"
     assert begin_study(make_spec("search.trials=12", f"search.enqueue={json.dumps(ENQUEUED)}")).budget == 12
 
 
 def resume(spec: Any) -> None:
-    """As a driver does, up to its next trial."""
+    """Resume the study as a driver does, up to its next trial."""
     with hold_study(spec) as held:
         outbox = open_journal(held.study)
         recover(held.study, outbox)
@@ -218,7 +218,7 @@ def resume(spec: Any) -> None:
 
 
 def statements_of_a_resume(spec: Any) -> list[str]:
-    """What it asks the database, but for the lease, which is renewed by the clock."""
+    """The SQL statements of a resume except those of the lease, which depend on time."""
     statements: list[str] = []
 
     def note(*event: Any) -> None:
@@ -233,17 +233,17 @@ def statements_of_a_resume(spec: Any) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_study_of_any_size_is_resumed_by_one_read_of_its_trials(make_spec) -> None:
+def test_resume_reads_the_trials_once_for_any_study_size(make_spec) -> None:
     end = {"outcome": "complete", "reason": "", "step": 3, "metrics": {"val_accuracy": 0.5, "val_loss": 0.5}}
     ended = optuna.trial.create_trial(value=0.5, user_attrs={END: end}, intermediate_values={3: 0.5})
-    asked = []
+    statements = []
     for num_trials in (3, 600):
         spec = make_spec(f"name=of-{num_trials}", "search.trials=1000")
         study = begin_study(spec)
         study.optuna.add_trials([ended] * num_trials)
         study.storage.engine.dispose()
         resume(spec)
-        asked.append(statements_of_a_resume(spec))
-    small, large = asked
-    assert len([statement for statement in large if "JOIN trials" in statement]) == 5  # a table each
+        statements.append(statements_of_a_resume(spec))
+    small, large = statements
+    assert len([statement for statement in large if "JOIN trials" in statement]) == 5  # one per table
     assert len(large) == len(small)

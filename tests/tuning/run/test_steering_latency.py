@@ -1,4 +1,4 @@
-"""Requests from another terminal take effect in the middle of a training, not only at its next evaluation."""
+"""Requests from another terminal take effect during a training, not only at its next evaluation."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def driver(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 class Watched:
-    """The running study by its journal, and how long each request took."""
+    """A running study as recorded in its journal, and the seconds until each request took effect."""
 
     def __init__(self, folder: Path, driver: "subprocess.Popen[bytes]") -> None:
         self._folder, self._driver = folder, driver
@@ -50,7 +50,7 @@ class Watched:
         return read_events(outbox).events if outbox.exists() else []
 
     def wait(self, condition: Callable[[Event], bool], known: int = 0) -> list[Event]:
-        """The events after the first `known`, once one of them meets the condition."""
+        """The events after the first `known`, once any of them meets the condition."""
         deadline = time.monotonic() + 600
         while not any(condition(event) for event in self.events()[known:]):
             log = (self._folder / "log").read_text()
@@ -59,12 +59,12 @@ class Watched:
             time.sleep(0.02)
         return self.events()[known:]
 
-    def trains(self, trial: int) -> None:
-        """Wait for the trial's first evaluation: its worker has started and trains."""
+    def wait_for_training(self, trial: int) -> None:
+        """Wait for the trial's first evaluation."""
         self.wait(lambda event: isinstance(event, Reported) and event.trial == trial)
 
-    def saves(self, trial: int) -> None:
-        """Wait for the checkpoint of what the trial had done when it was handed back."""
+    def wait_for_checkpoint(self, trial: int) -> None:
+        """Wait for the checkpoint of the step at which the trial was requeued."""
         (ended,) = (
             event for event in self.events() if isinstance(event, TrialEnded) and event.trial == trial
         )
@@ -73,11 +73,11 @@ class Watched:
         while not any(
             json.loads(path.read_text())["step"] >= ended.step for path in folder.glob("step-*/manifest.json")
         ):
-            assert time.monotonic() < deadline, "the worker keeps what it has learnt to itself"
+            assert time.monotonic() < deadline, "the worker has written no checkpoint"
             time.sleep(0.1)
 
     def measure(self, request: str, act: Callable[[], Any], effect: Callable[[Event], bool]) -> None:
-        """Make the request; at most one evaluation of a trial may be reported before it takes effect."""
+        """Make the request; each trial may report at most one evaluation before it takes effect."""
         known, began = len(self.events()), time.time()
         act()
         since = self.wait(effect, known)
@@ -97,33 +97,33 @@ def ends(trial: int) -> Callable[[Event], bool]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_request_takes_effect_before_the_second_next_evaluation(
+def test_request_takes_effect_before_the_second_next_evaluation(
     tmp_path: Path, driver: "subprocess.Popen[bytes]", record_property: Callable[[str, object], None]
 ) -> None:
-    """Counted in evaluations, thousands of steps apart, since a busy machine delays both alike."""
+    """Latency is counted in evaluations, which are thousands of steps apart: a busy machine delays both."""
     watched = Watched(tmp_path, driver)
-    watched.trains(0)
+    watched.wait_for_training(0)
     study = open_study("small", tmp_path / "studies")
     enqueue(study, {"model.num_proxies": 8})
     watched.measure("extend: a trial starts", lambda: extend(study, 2), starts(1))
     watched.measure(
-        "stop --trial while its worker starts: it has ended", lambda: cancel_trial(study, 1), ends(1)
+        "stop --trial while its worker starts: the trial ends", lambda: cancel_trial(study, 1), ends(1)
     )
     enqueue(study, {"model.num_proxies": 2})
     extend(study, 3)
-    watched.trains(2)
+    watched.wait_for_training(2)
     watched.measure(
-        "stop --trial of a trial that trains: it has ended", lambda: cancel_trial(study, 2), ends(2)
+        "stop --trial of a training trial: the trial ends", lambda: cancel_trial(study, 2), ends(2)
     )
-    watched.measure("pause: the trial is handed back", lambda: pause(study, on=True), ends(0))
-    watched.saves(0)
+    watched.measure("pause: the trial is requeued", lambda: pause(study, on=True), ends(0))
+    watched.wait_for_checkpoint(0)
     watched.measure("resume: the trial starts", lambda: pause(study, on=False), starts(0))
     watched.measure(
-        "stop: it is noted",
+        "stop: the journal notes it",
         lambda: request_stop(study, now=False),
         lambda event: isinstance(event, Noted) and event.text == "stop",
     )
-    watched.measure("stop --now: the trial is handed back", lambda: request_stop(study, now=True), ends(0))
+    watched.measure("stop --now: the trial is requeued", lambda: request_stop(study, now=True), ends(0))
     assert driver.wait(300) == 75
     for request, seconds in watched.seconds.items():
         record_property(request, f"{seconds:.2f} s at load {os.getloadavg()[0]:.1f}")

@@ -1,4 +1,4 @@
-"""A study with one objective, and one with two."""
+"""A study with one objective and a study with two."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A study that is driven without Ray: its trials say what a test makes them say."""
+"""Drives a study without Ray: tests report the updates of its trials."""
 
 from optuna.trial import TrialState
 
@@ -20,8 +20,8 @@ class Driver:
         self.controller = StudyController(spec, self.study.optuna, self.study.storage, self.outbox)
         self.controller.reconcile()
 
-    def die(self) -> None:
-        """As kill -9 does: nothing is told, only the lock on the journal is gone."""
+    def crash(self) -> None:
+        """As after kill -9: the study is unchanged and the journal is unlocked."""
         self.outbox.close()
 
     def begin(self) -> Assignment:
@@ -29,7 +29,7 @@ class Driver:
         assert assignment is not None
         return assignment
 
-    def say(self, number: int, step: int, accuracy: float | None = None, **update) -> bool:
+    def report(self, number: int, step: int, accuracy: float | None = None, **update) -> bool:
         metrics = None if accuracy is None else {"val_accuracy": accuracy, "val_loss": 1.0}
         return self.controller.receive(number, TrialUpdate(step=step, metrics=metrics, **update), {})
 

@@ -1,4 +1,4 @@
-"""A driver of studies whose trials meet one fault each: `python matrix_driver.py FOLDER OBJECTIVES...`, each a study."""
+"""Runs studies with one fault per trial: `python matrix_driver.py FOLDER OBJECTIVES...`, one study per OBJECTIVES."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ FAULTS = (
     "trial raises",
     "driver killed",
 )
-"""By trial number. Each happens at step FAULT_STEP, behind the rung and report at step RUNG."""
+"""By trial number. Each occurs at step FAULT_STEP, after the rung and report at step RUNG."""
 OBJECTIVES = {
     "one": {"val_accuracy": "maximize"},
     "several": {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"},
@@ -38,14 +38,14 @@ DRIVER = "MATRIX_DRIVER"  # environment variable: the process id of the driver
 
 
 def accuracy(number: int, step: int) -> float:
-    """Each trial is better than those before it, so that it passes the rung; only one is not."""
+    """Each trial is better than the earlier ones and passes the rung, except the trial that is to be stopped there."""
     return 0.01 * step / STEPS if FAULTS[number] == "stopped at a rung" else 0.1 * (number + step / STEPS)
 
 
 class FaultyRun(TrialRun):
-    """Real training, up to the fault."""
+    """Real training up to the fault."""
 
-    update_seconds: ClassVar[float] = 0.0  # a step an update
+    update_seconds: ClassVar[float] = 0.0  # one update per step
 
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         assert checkpoints is not None
@@ -62,9 +62,9 @@ class FaultyRun(TrialRun):
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault == "driver killed":
                 os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
-                signal.pause()  # Ray ends this process when its driver is gone
+                signal.pause()  # Ray ends this process after its driver
             if fault == "trial raises":
-                raise ValueError("a mistake of ours")
+                raise ValueError("injected error")
         return super().advance()
 
     def _train_step(self) -> None:

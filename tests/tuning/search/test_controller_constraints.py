@@ -1,4 +1,4 @@
-"""Constraints: on what is predicted, on what is measured before training, and on what is reported."""
+"""Constraints on predicted metrics, on metrics measured before training, and on reported metrics."""
 
 import pytest
 from optuna.trial import TrialState
@@ -10,28 +10,28 @@ from tests.tuning.search.driving import Driver
 
 
 @pytest.mark.parametrize("step", [0, 10])
-def test_a_trial_out_of_memory_is_told_as_breaking_the_memory_constraint(make_spec, step: int) -> None:
+def test_out_of_memory_violates_the_memory_constraint(make_spec, step: int) -> None:
     metric = "train_memory_mib_per_sequence"
     driver = Driver(make_spec(f"search.constraints={{{metric}: '<= 4000'}}", "search.stopping.min_steps=10"))
     number = driver.begin().number
     if step:
         metrics = {"val_accuracy": 0.2, "val_loss": 1.0, metric: 3.0}
         driver.controller.receive(number, TrialUpdate(step=step, metrics=metrics), {})
-    assert driver.say(number, step + 1, outcome="out_of_memory", reason="out of memory")
+    assert driver.report(number, step + 1, outcome="out_of_memory", reason="out of memory")
     trial = driver.study.trials()[number]
     assert trial.state == TrialState.FAIL
     assert trial.constraints[metric] > 0
 
 
-def test_constraints_keep_an_infeasible_trial_from_winning(make_spec) -> None:
+def test_infeasible_trial_does_not_win(make_spec) -> None:
     driver = Driver(make_spec('search.constraints={val_loss: "<= 0.5"}'))
     number = driver.begin().number
-    driver.say(number, 30, 0.9, outcome="complete")
+    driver.report(number, 30, 0.9, outcome="complete")
     assert leading(driver.study) == []
     assert driver.study.trials()[number].state == TrialState.COMPLETE
 
 
-def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_spec) -> None:
+def test_configuration_predicted_to_exceed_the_memory_limit_never_starts(make_spec) -> None:
     constraint = 'search.constraints={train_memory_mib_per_sequence: "<= 0.001"}'
     driver = Driver(make_spec(constraint, "search.trials=3"))
     assert driver.controller.next_trial() is None
@@ -43,7 +43,7 @@ def test_a_configuration_predicted_over_the_memory_budget_is_never_started(make_
 SPEED = "train_sequences_per_second"
 
 
-def test_a_measured_speed_that_breaks_a_constraint_ends_the_trial_before_it_trains(make_spec) -> None:
+def test_measured_speed_that_violates_a_constraint_ends_the_trial_untrained(make_spec) -> None:
     driver = Driver(make_spec(f"search.constraints={{{SPEED}: '>= 100'}}"))
     slow, fast = driver.begin(), driver.begin()
     assert slow.efficiency == driver.study.folder / "efficiency"
@@ -56,7 +56,7 @@ def test_a_measured_speed_that_breaks_a_constraint_ends_the_trial_before_it_trai
     assert driver.events("report") == []
 
 
-def test_a_trial_that_goes_on_keeps_its_steps_when_it_tells_its_speed_again(make_spec) -> None:
+def test_resumed_trial_keeps_its_steps_when_it_reports_its_speed_again(make_spec) -> None:
     driver = Driver(
         make_spec(f"search.objectives={{val_loss: minimize, {SPEED}: maximize}}", "search.max_steps=50")
     )
@@ -71,5 +71,5 @@ def test_a_trial_that_goes_on_keeps_its_steps_when_it_tells_its_speed_again(make
     assert driver.study.trials()[number].values == [1.0, 7.0]
 
 
-def test_a_study_that_names_no_speed_measures_none(make_spec) -> None:
+def test_speed_is_not_measured_unless_the_study_uses_it(make_spec) -> None:
     assert Driver(make_spec()).begin().efficiency is None

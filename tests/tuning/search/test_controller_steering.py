@@ -1,4 +1,4 @@
-"""What other terminals request of a running study: stop, pause, extend, enqueue, cancel."""
+"""Requests of other terminals to a running study: stop, pause, extend, enqueue, cancel."""
 
 import pytest
 from optuna.trial import TrialState
@@ -11,23 +11,23 @@ from proxytune.tuning.store.summary import outcome_of
 from tests.tuning.search.driving import Driver
 
 
-def test_a_stop_from_another_terminal_lets_trials_end_and_now_interrupts_them(spec, monkeypatch) -> None:
+def test_stop_lets_trials_end_and_stop_now_interrupts_them(spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     first, second = driver.begin().number, driver.begin().number
     request_stop(driver.study, now=False)
     assert driver.controller.next_trial() is None
-    assert not driver.say(first, 5)
-    assert driver.say(first, 30, 0.4, outcome="complete")
+    assert not driver.report(first, 5)
+    assert driver.report(first, 30, 0.4, outcome="complete")
     request_stop(driver.study, now=True)
-    assert driver.say(second, 5)
+    assert driver.report(second, 5)
     assert driver.states() == [TrialState.COMPLETE, TrialState.WAITING]
     assert [event.text for event in driver.events("log")] == ["stop", "stop now"]
-    driver.die()
+    driver.crash()
     assert Driver(spec).begin().number == second
 
 
-def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypatch) -> None:
+def test_extend_and_enqueue_take_effect_while_the_study_runs(make_spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=1"))
     driver.begin()
@@ -49,7 +49,7 @@ def test_extending_and_enqueueing_take_effect_while_it_runs(make_spec, monkeypat
     assert "@" in log.who
 
 
-def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_spec, monkeypatch) -> None:
+def test_budget_can_be_lowered_to_the_number_of_started_trials(make_spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=2"))
     driver.begin()
@@ -61,17 +61,19 @@ def test_an_extension_by_mistake_is_undone_but_not_below_what_has_started(make_s
     extend(driver.study, 3)
     assert driver.study.budget == 3
     assert driver.controller.next_trial() is None
-    driver.die()
-    assert Driver(make_spec("search.trials=2")).study.budget == 3, "the same file does not undo it"
-    assert begin_study(make_spec("search.trials=4")).budget == 4, "a raised one does"
+    driver.crash()
+    assert Driver(make_spec("search.trials=2")).study.budget == 3, (
+        "an unchanged file does not restore its budget"
+    )
+    assert begin_study(make_spec("search.trials=4")).budget == 4, "a file with a raised budget does"
 
 
-def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkeypatch) -> None:
+def test_pause_requeues_trials_and_resume_restarts_them(spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number = driver.begin().number
     pause(driver.study, on=True)
-    assert driver.say(number, 5)
+    assert driver.report(number, 5)
     assert driver.controller.next_trial() is None
     assert not driver.controller.finished
     pause(driver.study, on=False)
@@ -80,13 +82,13 @@ def test_a_pause_hands_trials_back_and_a_resume_takes_them_up_again(spec, monkey
     assert len(driver.events("pause")) == len(driver.events("resume")) == 1
 
 
-def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
+def test_cancelled_trial_ends_permanently(spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     number, other = driver.begin().number, driver.begin().number
     cancel_trial(driver.study, number)
-    assert driver.say(number, 5)
-    assert not driver.say(other, 5)
+    assert driver.report(number, 5)
+    assert not driver.report(other, 5)
     assert outcome_of(driver.study.trials()[number]) == "stopped"
     with pytest.raises(InputError, match="has already ended"):
         cancel_trial(driver.study, number)
@@ -94,7 +96,7 @@ def test_a_cancelled_trial_ends_for_good(spec, monkeypatch) -> None:
         cancel_trial(driver.study, 99)
 
 
-def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(spec, monkeypatch) -> None:
+def test_study_releases_a_slot_to_another_study_and_gets_it_back(spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(spec)
     steering, why = (
@@ -103,10 +105,10 @@ def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(
     )
     first, second = driver.begin().number, driver.begin().number
     steering.share = Share(1)
-    assert not driver.say(first, 5), "nodes have left, and no other study wants the slot"
+    assert not driver.report(first, 5), "nodes were removed, but no other study needs the slot"
     steering.share = Share(1, why)
-    assert driver.say(second, 5), "whichever trial reports first"
-    assert not driver.say(first, 6), "the share is not exceeded any more"
+    assert driver.report(second, 5), "the first trial that reports is interrupted"
+    assert not driver.report(first, 6), "the share is no longer exceeded"
     assert driver.controller.next_trial() is None
     assert not driver.controller.finished
     assert driver.study.optuna.user_attrs["waits"] == why
@@ -120,7 +122,7 @@ def test_a_study_gives_slots_back_to_others_by_checkpoints_and_takes_them_again(
     ]
 
 
-def test_what_a_study_asks_of_the_cluster(make_spec, monkeypatch) -> None:
+def test_demand_is_the_number_of_slots_that_the_study_can_use(make_spec, monkeypatch) -> None:
     monkeypatch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
     driver = Driver(make_spec("search.trials=3", "resources.max_concurrent=2"))
     controller = driver.controller
@@ -129,7 +131,7 @@ def test_what_a_study_asks_of_the_cluster(make_spec, monkeypatch) -> None:
     numbers = [driver.begin().number, driver.begin().number]
     assert controller.demand == 2
     for number in numbers:
-        driver.say(number, 30, 0.4, outcome="complete")
+        driver.report(number, 30, 0.4, outcome="complete")
     assert controller.demand == 1
     pause(driver.study, on=True)
     controller.poll()
@@ -137,4 +139,4 @@ def test_what_a_study_asks_of_the_cluster(make_spec, monkeypatch) -> None:
     pause(driver.study, on=False)
     driver.begin()
     controller.stop("enough", now=False)
-    assert controller.demand == 1, "what runs may end"
+    assert controller.demand == 1, "the running trial may end"

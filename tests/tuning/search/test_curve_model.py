@@ -1,4 +1,4 @@
-"""The process over learning curves against the textbook formulas, written out slowly."""
+"""The Gaussian process over learning curves against a direct implementation of the textbook formulas."""
 
 import math
 
@@ -17,8 +17,8 @@ def seen() -> Observations:
     return Observations(x, s, np.sin(3 * x[:, 0]) + 0.3 * s)
 
 
-def covariance(theta, one, other) -> float:
-    """The kernel of the module's docstring for two (x, s)."""
+def covariance(theta, first, second) -> float:
+    """The kernel in the module's docstring for two points (x, s)."""
 
     def matern(distance: float) -> float:
         root = math.sqrt(5) * distance
@@ -26,18 +26,18 @@ def covariance(theta, one, other) -> float:
 
     *lengths, length_s, v_f, v_t, _, _ = np.exp(theta)
     far = math.sqrt(
-        sum(((a - b) / length) ** 2 for a, b, length in zip(one[0], other[0], lengths, strict=True))
+        sum(((a - b) / length) ** 2 for a, b, length in zip(first[0], second[0], lengths, strict=True))
     )
-    apart = abs(one[1] - other[1])
+    apart = abs(first[1] - second[1])
     trend = math.exp(-(apart**2) / (2 * curve_model.TREND**2))
     return v_f * matern(far) * matern(apart / length_s) + v_t * trend
 
 
-def test_the_prediction_is_that_of_the_formula(seen: Observations) -> None:
+def test_prediction_matches_the_formulas(seen: Observations) -> None:
     theta = prior(2)[0] + 0.1
     points = np.random.default_rng(1).random((5, 2))
     known = list(zip(seen.x, seen.s, strict=True))
-    matrix = np.array([[covariance(theta, one, other) for other in known] for one in known])
+    matrix = np.array([[covariance(theta, row, column) for column in known] for row in known])
     noise, early_noise = np.exp(theta[-2:])
     matrix += np.diag(noise + early_noise * seen.s**2 + curve_model.JITTER)
     mean, deviation = CurveModel(theta, seen).final(points)
@@ -48,7 +48,7 @@ def test_the_prediction_is_that_of_the_formula(seen: Observations) -> None:
         assert deviation[row] ** 2 == pytest.approx(own - cross @ np.linalg.solve(matrix, cross), abs=1e-6)
 
 
-def test_the_gradient_is_that_of_the_loss(seen: Observations) -> None:
+def test_gradient_matches_finite_differences_of_the_loss(seen: Observations) -> None:
     squares = (seen.x.T[:, :, None] - seen.x.T[:, None, :]) ** 2, (seen.s[:, None] - seen.s) ** 2
     theta = prior(2)[0] + np.linspace(-0.3, 0.3, 7)
     _, gradient = curve_model._loss(theta, *squares, seen.s, seen.y)
@@ -56,7 +56,7 @@ def test_the_gradient_is_that_of_the_loss(seen: Observations) -> None:
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-3)
 
 
-def test_a_fit_explains_more_than_the_prior_does(seen: Observations) -> None:
+def test_fit_has_a_lower_loss_than_the_prior(seen: Observations) -> None:
     squares = (seen.x.T[:, :, None] - seen.x.T[:, None, :]) ** 2, (seen.s[:, None] - seen.s) ** 2
     start = prior(2)[0]
     fitted = fit(seen, start)
@@ -66,7 +66,7 @@ def test_a_fit_explains_more_than_the_prior_does(seen: Observations) -> None:
     )
 
 
-def test_a_stopped_curve_informs_the_less_the_earlier_it_stopped() -> None:
+def test_curve_is_less_informative_the_earlier_it_stops() -> None:
     theta = prior(1)[0]
     x = np.array([[0.5]])
     deviations = [
@@ -76,8 +76,8 @@ def test_a_stopped_curve_informs_the_less_the_earlier_it_stopped() -> None:
     assert deviations == sorted(deviations, reverse=True)
 
 
-def test_noise_of_early_values_is_told_from_that_of_late_ones() -> None:
-    """Early values that are noise alone are hardly used; the same noise at the full budget would be."""
+def test_fit_separates_the_noise_of_early_and_late_values() -> None:
+    """The early values are pure noise, the values at the full budget have none."""
     generator = np.random.default_rng(0)
     x = np.repeat(generator.random((30, 1)), 2, axis=0)
     s = np.tile([-3.0, 0.0], 30)

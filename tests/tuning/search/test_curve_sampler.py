@@ -1,4 +1,4 @@
-"""The curve sampler: what a user sees of it. Its proposals are within the space and survive a resume: test_controller_proposals.py."""
+"""The curve sampler. test_controller_proposals.py tests that its proposals are in the space and reproducible after a resume."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ STEPS = (10, 20, 30)
 
 
 def value(dropout: float, proxies: int, step: int) -> float:
-    """A learning curve whose early values rank configurations as the last ones do, best at 0.21 and 8 or more."""
+    """A learning curve that ranks configurations equally at every step; the best have dropout 0.21 and 8 or more proxies."""
     return 0.9 - 8 * (dropout - 0.21) ** 2 - 0.05 * (proxies < 8) - 1 / step
 
 
@@ -31,7 +31,7 @@ def search(
     diverges=lambda params: False,
     seconds=lambda params: 1.0,
 ) -> optuna.Study:
-    """Trials of which two in three are stopped at the first report."""
+    """Run trials, of which two in three are stopped at their first report."""
     study = begin_study(spec).optuna
     for number in range(num_trials):
         study.sampler = make_sampler(spec, number)
@@ -60,14 +60,14 @@ def regrets(study: optuna.Study) -> list[float]:
     ]
 
 
-def test_it_learns_from_stopped_trials_too(make_spec) -> None:
+def test_sampler_learns_from_stopped_trials(make_spec) -> None:
     found = search(make_spec("search.sampler.name=curve", "search.enqueue=[]"), 15)
     random = search(make_spec("name=other", "search.sampler.name=random", "search.enqueue=[]"), 15)
     assert np.median(regrets(found)[8:]) < 0.2 * np.median(regrets(random)[8:])
     assert min(regrets(found)) < 0.003
 
 
-def test_another_process_proposes_the_same(make_spec, tmp_path) -> None:
+def test_proposal_is_the_same_in_another_process(make_spec, tmp_path) -> None:
     spec = make_spec("search.sampler.name=curve", "search.enqueue=[]")
     study = search(spec, 9)
     script = (
@@ -80,23 +80,18 @@ def test_another_process_proposes_the_same(make_spec, tmp_path) -> None:
         "study.sampler = make_sampler(spec, 9)\n"
         "print(json.dumps(spec.space.suggest(study.ask(), {})))\n"
     )
-    proposals = []
-    for name in ("one", "two"):
-        folder = shutil.copytree(spec.storage, tmp_path / name)
-        copy = spec.model_dump(mode="json") | {"storage": str(folder)}
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", script], input=json.dumps(copy),
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        proposals.append(json.loads(done.stdout.splitlines()[-1]))
+    copy = spec.model_dump(mode="json") | {"storage": str(shutil.copytree(spec.storage, tmp_path / "copy"))}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], input=json.dumps(copy),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     study.sampler = make_sampler(spec, 9)
-    proposals.append(spec.space.suggest(study.ask(), {}))
-    assert proposals[0] == proposals[1] == proposals[2]
+    assert json.loads(done.stdout.splitlines()[-1]) == spec.space.suggest(study.ask(), {})
 
 
-def test_it_keeps_to_the_feasible_side(make_spec) -> None:
-    """The optimum at 0.21 breaks the constraint, which ends at 0.15."""
+def test_sampler_proposes_mostly_feasible_configurations(make_spec) -> None:
+    """The optimum at 0.21 violates the constraint, whose bound is 0.15."""
     spec = make_spec("search.sampler.name=curve", "search.enqueue=[]")
     study = search(spec, 18, lambda params: params["model.dropout"] - 0.15)
     late = [trial.params["model.dropout"] for trial in study.trials[9:]]
@@ -105,15 +100,15 @@ def test_it_keeps_to_the_feasible_side(make_spec) -> None:
     assert max(feasible) > 0.14
 
 
-def test_it_leaves_where_trainings_diverge(make_spec) -> None:
+def test_sampler_avoids_regions_where_training_diverges(make_spec) -> None:
     spec = make_spec("search.sampler.name=curve", "search.enqueue=[]")
     study = search(spec, 18, diverges=lambda params: params["model.dropout"] > 0.15)
     late = [trial.params["model.dropout"] for trial in study.trials[9:]]
     assert sum(dropout <= 0.15 for dropout in late) >= 7
 
 
-def test_of_equals_it_prefers_the_cheap(make_spec) -> None:
-    """The time depends on the number of proxies, the values do not."""
+def test_sampler_prefers_cheap_configurations_of_equal_value(make_spec) -> None:
+    """The number of proxies changes the time but not the values."""
     space = "search.space={model.num_proxies: {low: 8, high: 64}, model.dropout: {low: 0.0, high: 0.3}}"
 
     def mean_proxies(name: str, power: float) -> float:
@@ -124,7 +119,7 @@ def test_of_equals_it_prefers_the_cheap(make_spec) -> None:
     assert mean_proxies("small-is-cheap", 2.0) < mean_proxies("large-is-cheap", -2.0) - 10
 
 
-def test_several_objectives_are_refused_in_one_line(make_spec) -> None:
+def test_several_objectives_are_rejected_in_one_line(make_spec) -> None:
     with pytest.raises(InputError) as caught:
         make_spec(
             "search.sampler.name=curve", "search.objectives={val_accuracy: maximize, val_loss: minimize}"
@@ -133,7 +128,7 @@ def test_several_objectives_are_refused_in_one_line(make_spec) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_expected_improvement_is_that_of_samples() -> None:
+def test_expected_improvement_matches_sampling() -> None:
     normal = np.random.default_rng(0).normal(size=200_000)
     for mean, deviation, incumbent in ((0.0, 1.0, 0.5), (1.0, 0.2, 0.9), (-1.0, 0.5, 1.0)):
         sampled = np.maximum(0, mean + deviation * normal - incumbent).mean()

@@ -1,4 +1,4 @@
-"""Configurations as points of the unit cube and back."""
+"""Encoding of configurations as points of the unit cube, and decoding."""
 
 import numpy as np
 from hypothesis import given
@@ -33,7 +33,7 @@ configurations = st.fixed_dictionaries(
 
 
 @given(configurations)
-def test_a_configuration_comes_back(params) -> None:
+def test_configuration_round_trips(params) -> None:
     point = np.array(ENCODING.encode(params))
     assert ((point >= 0) & (point <= 1)).all()
     decoded = ENCODING.decode(point)
@@ -42,12 +42,12 @@ def test_a_configuration_comes_back(params) -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=ENCODING.size, max_size=ENCODING.size))
-def test_any_point_is_a_configuration_of_the_space(point) -> None:
+def test_any_point_decodes_to_a_configuration_of_the_space(point) -> None:
     decoded = ENCODING.decode(np.array(point))
     assert all(SPACE.domains[key].contains(value) for key, value in decoded.items())
 
 
-def test_an_inactive_key_lies_in_the_middle_and_values_of_a_choice_apart() -> None:
+def test_inactive_key_is_centered_and_choices_are_one_hot() -> None:
     params = {"kind": "c", "size": 16, "rate": 1e-2, "layers": 2, "share": 0.3}
     snapped = ENCODING.snap(np.array([ENCODING.encode(params | {"extra": 0.9})]))
     np.testing.assert_allclose(snapped[0], ENCODING.encode(params))

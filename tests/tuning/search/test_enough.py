@@ -1,4 +1,4 @@
-"""`search.stop_when`: a study ends when going on is not worth it, says so, and goes on after `extend`."""
+"""`search.stop_when`: a study ends when the expected gain is too low, records the reason, and continues after `extend`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from tests.tuning.search.driving import Driver
 
 @pytest.fixture
 def make_stopping(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
-    """Studies over the dropout alone, whose effect on the accuracy `play` makes up."""
+    """Studies over dropout alone; `play` defines its effect on the accuracy."""
     return lambda *assignments: make_spec(
         *("search.space={model.dropout: {low: 0.0, high: 0.3}}", "search.enqueue=[]", "search.stopping=none"),
         *("search.trials=40", "search.sampler=curve", *assignments),
@@ -23,14 +23,16 @@ def make_stopping(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpe
 
 
 def play(driver: Driver) -> int:
-    """Run until the study hands out nothing more; how many trials there are."""
+    """Run until the study starts no more trials and return the number of its trials."""
     while (assignment := driver.controller.next_trial()) is not None:
         dropout = float(assignment.spec.model["dropout"])
-        driver.say(assignment.number, 30, 0.9 - 2 * (dropout - 0.12) ** 2, outcome="complete")
+        driver.report(assignment.number, 30, 0.9 - 2 * (dropout - 0.12) ** 2, outcome="complete")
     return len(driver.study.trials())
 
 
-def test_a_study_ends_once_nothing_is_to_be_gained(make_stopping: Callable[..., StudySpec]) -> None:
+def test_study_ends_when_the_expected_gain_is_below_the_threshold(
+    make_stopping: Callable[..., StudySpec],
+) -> None:
     spec = make_stopping("search.stop_when={expected_gain_below: 0.001}")
     driver = Driver(spec)
     number = play(driver)
@@ -38,19 +40,19 @@ def test_a_study_ends_once_nothing_is_to_be_gained(make_stopping: Callable[..., 
     assert driver.study.optuna.best_value == pytest.approx(0.9, abs=0.001)
     because = summary(driver.study)["ended_because"]
     assert because.endswith(f"is below 0.001 after {number} trials")
-    (said,) = driver.events("log")
-    assert said.text == f"the study ends because {because}"
-    driver.die()
-    again = Driver(spec)  # it stays ended
+    (logged,) = driver.events("log")
+    assert logged.text == f"the study ends because {because}"
+    driver.crash()
+    again = Driver(spec)  # the end is stored
     assert again.controller.finished
-    again.die()
+    again.crash()
     with pytest.raises(
         InputError, match=r"search\.stop_when: study small has ended because the expected gain"
     ):
         check_study(spec)
 
 
-def test_it_is_off_by_default_and_asks_for_more_than_few_trials(
+def test_rule_is_off_by_default_and_needs_ten_trials(
     make_stopping: Callable[..., StudySpec],
 ) -> None:
     assert play(Driver(make_stopping("search.trials=12"))) == 12
@@ -60,29 +62,27 @@ def test_it_is_off_by_default_and_asks_for_more_than_few_trials(
     assert summary(driver.study)["ended_because"] is None
 
 
-def test_after_extend_it_goes_on_to_the_new_budget(make_stopping: Callable[..., StudySpec]) -> None:
+def test_extended_study_runs_to_the_new_budget(make_stopping: Callable[..., StudySpec]) -> None:
     spec = make_stopping("search.stop_when={expected_gain_below: 100}")
     driver = Driver(spec)
     assert play(driver) == 10
-    driver.die()
+    driver.crash()
     extend(driver.study, 14)
     assert summary(driver.study)["ended_because"] is None
     assert play(Driver(spec)) == 14
 
 
-def test_what_is_enqueued_goes_first(make_stopping: Callable[..., StudySpec]) -> None:
+def test_enqueued_configuration_runs_before_the_study_ends(make_stopping: Callable[..., StudySpec]) -> None:
     driver = Driver(make_stopping("search.stop_when={expected_gain_below: 100}"))
     for _ in range(10):
-        driver.say(driver.begin().number, 30, 0.5, outcome="complete")
+        driver.report(driver.begin().number, 30, 0.5, outcome="complete")
     enqueue(driver.study, {"model.dropout": 0.25})
     assert driver.begin().spec.model["dropout"] == 0.25
     assert driver.controller.next_trial() is None
 
 
-def test_the_expected_gain_is_that_of_many_samples(
-    make_stopping: Callable[..., StudySpec], monkeypatch: Any
-) -> None:
-    """The quadrature against draws of the model's own normal, at one candidate."""
+def test_expected_gain_matches_sampling(make_stopping: Callable[..., StudySpec], monkeypatch: Any) -> None:
+    """The quadrature against samples of the model's normal distribution at one candidate."""
     import numpy as np
 
     from proxytune.tuning.search import curve_sampler
@@ -118,7 +118,7 @@ def test_the_expected_gain_is_that_of_many_samples(
         ),
     ],
 )
-def test_a_bad_rule_is_refused_in_one_line(
+def test_invalid_rule_is_rejected_in_one_line(
     make_stopping: Callable[..., StudySpec], assignments: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""`gpu: auto`: shares of GPUs by predicted memory, with a margin that is learnt; no GPU is needed to test it."""
+"""`gpu: auto`: shares of GPUs by predicted memory with a learned margin. Only the last test needs a GPU."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ MIB = st.floats(1, 1e6)
 
 
 @given(predicted=MIB, gpu=MIB, margin=st.floats(1, 5), most=st.integers(1, 64))
-def test_as_many_as_fit_share_a_gpu_and_never_more(
+def test_share_admits_as_many_trials_as_fit_in_memory(
     predicted: float, gpu: float, margin: float, most: int
 ) -> None:
     share = share_of_gpu(predicted, gpu, margin, most)
@@ -41,7 +41,7 @@ def test_as_many_as_fit_share_a_gpu_and_never_more(
         assert (together + 1) * need > gpu
 
 
-def test_the_margin_is_what_was_measured_and_a_tenth(make_spec) -> None:
+def test_margin_is_ten_percent_above_the_largest_measured_ratio(make_spec) -> None:
     spec = make_spec("training.batch_size=64").trial({})
     packing = Packing(gpu_mib=80_000, most=8)
     assert packing.margin == START_MARGIN
@@ -54,7 +54,7 @@ def test_the_margin_is_what_was_measured_and_a_tenth(make_spec) -> None:
     )  # never below the prediction
 
 
-def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
+def test_trials_start_while_a_fraction_of_a_gpu_is_free() -> None:
     nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
     assert trials_per_gpu(nodes, 2.0) == 2
     assert packed_slots(nodes, 2.0, taken=1.5, live=2, max_concurrent=None) == 3
@@ -63,35 +63,36 @@ def test_more_trials_are_let_out_while_a_part_of_a_gpu_is_free() -> None:
     assert packed_slots(nodes, 2.0, taken=0.5, live=1, max_concurrent=1) == 1
 
 
-def test_out_of_memory_in_a_share_is_no_failure_but_goes_on_with_a_whole_gpu(make_spec) -> None:
-    spec = make_spec()
+def test_out_of_memory_in_a_share_retries_with_a_full_gpu(make_spec) -> None:
+    spec = make_spec("training.batch_size=5000")
     driver = Driver(spec)
     driver.controller.pack(gpu_mib=8_000, most=4)
     first = driver.begin()
     assert first.gpu == 0.25
     assert driver.controller.gpus_taken == 0.25
-    refused = TrialUpdate(
+    exhausted = TrialUpdate(
         step=5, outcome="out_of_memory", reason="out of memory", gpu_mib=3 * predicted_mib(first.spec)
     )
-    assert driver.controller.receive(first.number, refused, {})
+    assert driver.controller.receive(first.number, exhausted, {})
     assert driver.states() == [TrialState.WAITING]
-    driver.die()
-    driver = Driver(spec)  # what was learnt outlives the driver
+    driver.crash()
+    driver = Driver(spec)  # the learned margin is stored with the study
     driver.controller.pack(gpu_mib=8_000, most=4)
     again = driver.begin()
     assert (again.number, again.gpu) == (first.number, 1.0)
-    assert driver.controller._packing.margin == pytest.approx(3.3)
     assert driver.controller.receive(
         again.number, TrialUpdate(step=5, outcome="out_of_memory", reason="out of memory"), {}
     )
     assert driver.states() == [TrialState.FAIL]
+    another = driver.begin()
+    assert another.gpu == share_of_gpu(predicted_mib(another.spec), 8_000, 3.3, 4) == 0.3333
 
 
 SEARCH = """
 import functools, json, sys
 from dataclasses import replace
 import ray
-ray.init = functools.partial(ray.init, num_cpus=4, num_gpus=1)  # Ray counts GPUs; it does not look for them
+ray.init = functools.partial(ray.init, num_cpus=4, num_gpus=1)  # Ray accepts the number of GPUs without detection
 from proxytune.tuning.cluster import gpus
 gpus.smallest_gpu_mib = lambda: 2000.0
 sys.path.append(sys.argv[2])
@@ -119,7 +120,7 @@ for trial in study.trials():
 
 
 @pytest.mark.slow
-def test_ray_gives_each_trial_the_share_that_its_prediction_asks_for(make_spec) -> None:
+def test_ray_grants_each_trial_its_predicted_share(make_spec) -> None:
     spec = make_spec(
         "search.space={training.batch_size: {choice: [8, 64]}, model.dropout: {low: 0.0, high: 0.1}}",
         "model.embedding_dim=64", "model.num_layers=4", "search.stopping.name=none", "search.trials=5",
@@ -137,7 +138,7 @@ def test_ray_gives_each_trial_the_share_that_its_prediction_asks_for(make_spec) 
 
 
 @pytest.mark.gpu
-def test_a_worker_is_held_to_its_share_and_counts_what_it_took(make_spec) -> None:
+def test_worker_is_limited_to_its_share_and_reports_its_peak_memory(make_spec) -> None:
     spec = make_spec().trial({})
     total = torch.cuda.get_device_properties(0).total_memory
     begin_on_gpu(spec, 0.25)

@@ -1,4 +1,4 @@
-"""A study whose objective is a speed: real Ray, real measurements, once for each distinct configuration."""
+"""A study with a speed as objective, with real Ray and measurements: one measurement per distinct configuration."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ SPEEDS = ("train_sequences_per_second", "inference_sequences_per_second")
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_each_distinct_configuration_is_measured_once_also_over_a_resume(tmp_path: Path, run_cli) -> None:
+def test_speed_is_measured_once_per_distinct_configuration(tmp_path: Path, run_cli) -> None:
     (tmp_path / "fast.yaml").write_text(STUDY)
     front = run_cli("run", "fast.yaml")["best"]
     folder = tmp_path / "studies" / "fast"

@@ -1,7 +1,7 @@
-"""The state table with real Ray, training, storage and MLflow: every fault in one study of one, one of several objectives.
+"""The state table with real Ray, training, storage and MLflow: every fault in studies with one and several objectives.
 
-Drivers in processes of their own: the first is killed by the last trial of its study, the second resumes that study,
-goes on to the other one and is killed there, the third resumes that.
+The last trial of each study kills its driver. The first driver process is killed in the first study; the second resumes
+that study and is killed in the second; the third completes it.
 """
 
 import math
@@ -46,21 +46,19 @@ TABLE = {
     "Inf": Expected(TrialState.FAIL, "diverged", "FAILED", (10,), reason="nan"),
     "out of memory": Expected(TrialState.FAIL, "out_of_memory", "FAILED", (10,), reason="memory"),
     "worker killed": Expected(TrialState.COMPLETE, "complete", "FINISHED", (10, 20), attempts=2),
-    "trial raises": Expected(
-        TrialState.FAIL, "failed", "FAILED", (10,), reason="ValueError: a mistake of ours"
-    ),
+    "trial raises": Expected(TrialState.FAIL, "failed", "FAILED", (10,), reason="ValueError: injected error"),
     "driver killed": Expected(TrialState.COMPLETE, "complete", "FINISHED", (10, 20), attempts=2),
 }
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a study left behind."""
+    """The records of a study after its end."""
 
     trials: list[FrozenTrial]
     events: list[Event]
     problems: list[str]  # of the journal
-    runs: dict[int, list[Any]]  # MLflow's, by trial number
+    runs: dict[int, list[Any]]  # of MLflow, by trial number
 
     def of(self, kind: str, number: int) -> list[Event]:
         return [event for event in self.events if event.kind == kind and event.trial == number]
@@ -125,20 +123,20 @@ def print_matrix(found: dict[str, Seen]) -> None:
 @pytest.mark.parametrize("fault", matrix.FAULTS)
 @pytest.mark.parametrize("objectives", matrix.OBJECTIVES)
 @pytest.mark.timeout(900)
-def test_a_trial_ends_as_the_state_table_says(seen: dict[str, Seen], objectives: str, fault: str) -> None:
+def test_trial_ends_as_listed_in_the_state_table(seen: dict[str, Seen], objectives: str, fault: str) -> None:
     study, expected, number = seen[objectives], TABLE[fault], matrix.FAULTS.index(fault)
     trial = study.trials[number]
     assert (trial.state, outcome_of(trial)) == (expected.state, expected.outcome)
     assert expected.reason in trial.user_attrs["end"]["reason"]
 
-    # Told only as what it is: values at the full budget alone, and every report once.
+    # Optuna has values only of trials with the full budget, and every report once.
     if expected.state == TrialState.COMPLETE:
         assert trial.values is not None
         assert trial.values[0] == matrix.accuracy(number, matrix.STEPS)
         assert len(trial.values) == len(matrix.OBJECTIVES[objectives])
         assert all(math.isfinite(value) for value in trial.values)
     elif expected.state == TrialState.PRUNED and objectives == "one":
-        assert trial.values == [matrix.accuracy(number, matrix.RUNG)]  # Optuna's form: its last report
+        assert trial.values == [matrix.accuracy(number, matrix.RUNG)]  # as Optuna stores it: the last report
     else:
         assert trial.values is None
     if objectives == "one":
@@ -147,7 +145,7 @@ def test_a_trial_ends_as_the_state_table_says(seen: dict[str, Seen], objectives:
     assert rung[0] == -matrix.accuracy(number, matrix.RUNG)
     assert trial.constraints[MEMORY] > 0 if fault == "out of memory" else trial.constraints[MEMORY] <= 0
 
-    # Once, in the journal and in MLflow.
+    # The journal and MLflow record each trial once.
     assert [event.step for event in study.of("report", number)] == list(expected.steps)
     assert [event.attempt for event in study.of("trial", number)] == list(range(1, expected.attempts + 1))
     ends = Counter(event.outcome for event in study.of("end", number))
@@ -157,7 +155,7 @@ def test_a_trial_ends_as_the_state_table_says(seen: dict[str, Seen], objectives:
 
 
 @pytest.mark.parametrize("objectives", matrix.OBJECTIVES)
-def test_nothing_is_left_running_and_nothing_is_doubled(seen: dict[str, Seen], objectives: str) -> None:
+def test_every_trial_is_finished_and_recorded_once(seen: dict[str, Seen], objectives: str) -> None:
     study = seen[objectives]
     assert len(study.trials) == len(matrix.FAULTS)
     assert all(trial.state.is_finished() for trial in study.trials)

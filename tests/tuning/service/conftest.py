@@ -1,4 +1,4 @@
-"""A study that was run without Ray, and real servers over it: uvicorn on a free port of loopback."""
+"""A study that ran without Ray, and real servers for it: uvicorn on free loopback ports."""
 
 import shutil
 import socket
@@ -29,7 +29,7 @@ TOKEN = "alice-0123456789abcdef0123456789abcdef"
 
 
 class Driver:
-    """Runs a study by hand: what the controller says, without Ray and without training."""
+    """Drives a study through its controller, without Ray."""
 
     def __init__(self, spec: StudySpec) -> None:
         self.study = begin_study(spec)
@@ -48,7 +48,7 @@ class Driver:
         return assignment.number
 
     def train(self) -> int:
-        """One trial that is really trained, here."""
+        """Train one trial in this process."""
         assignment = self.controller.next_trial()
         assert assignment is not None
         run = TrialRun(assignment.spec, assignment.checkpoints)
@@ -62,14 +62,14 @@ class Driver:
         self.outbox.close()
         self.study.storage.engine.dispose()
 
-    def hears(self) -> None:
-        """Read at once what others request, as it does every second."""
+    def poll(self) -> None:
+        """Read pending requests now instead of at the next poll of the controller."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("proxytune.tuning.search.steering.POLL_SECONDS", 0.0)
             self.controller.poll()
 
     def noted(self) -> list[str]:
-        """The lines of the event log so far."""
+        """The texts of the journal's notes so far."""
         events = read_events(self.study.folder / "outbox").events
         return [event.text for event in events if isinstance(event, Noted)]
 
@@ -81,7 +81,7 @@ def spec(make_spec: Callable[..., StudySpec]) -> StudySpec:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `finished` keeps its study once it was made."""
+    """Folder in which `finished` keeps its study after the first use."""
     return tmp_path_factory.mktemp("built") / "small"
 
 
@@ -101,14 +101,14 @@ def finished(spec: StudySpec, built: Path) -> StudySpec:
 
 
 class Servers:
-    """Real servers over one folder of studies, each on a free port, ended together."""
+    """Real servers for one folder of studies, each on a free port, stopped together."""
 
     def __init__(self, storage: Path) -> None:
         self._settings = Settings(storage=storage, requests_per_minute=10_000)
         self._running: list[tuple[Any, threading.Thread, socket.socket]] = []
 
     def start(self, port: int = 0, **given: Any) -> str:
-        """Start one, with settings as keywords; its address."""
+        """Start a server with these settings and return its address."""
         settings = replace(self._settings, **given)
         listener = bind(settings.host, port)
         server = make_server(settings)
@@ -139,13 +139,13 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 
 @pytest.fixture
 def serve(servers: Servers) -> Callable[..., str]:
-    """Start a server over the test's studies; settings as keywords. Gives its address."""
+    """Starts a server for the test's studies with settings as keywords and returns its address."""
     return servers.start
 
 
 @pytest.fixture
 def http(serve: Callable[..., str], finished: StudySpec) -> Iterator[httpx.Client]:
-    """A client of a server over the finished study."""
+    """A client of a server with the finished study."""
     with httpx.Client(base_url=serve(), timeout=300) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""The Python client against real servers: the same exceptions, pages, and streams that outlive a server."""
+"""The Python client with real servers: exceptions, pages, and event streams that survive a server restart."""
 
 import http.server
 import threading
@@ -14,7 +14,7 @@ from proxytune.tuning.spec.yaml_file import as_yaml
 from tests.tuning.service.conftest import TOKEN, Driver
 
 
-def test_it_reads_and_steers(serve, finished, tokens, tmp_path, monkeypatch) -> None:
+def test_client_reads_and_steers_a_study(serve, finished, tokens, tmp_path, monkeypatch) -> None:
     url = serve(tokens=tokens)
     (tmp_path / "token").write_text(f"alice:{TOKEN}\n")
     monkeypatch.delenv("PROXYTUNE_TOKEN", raising=False)
@@ -24,12 +24,7 @@ def test_it_reads_and_steers(serve, finished, tokens, tmp_path, monkeypatch) -> 
         assert client.spec("small")["training"]["steps"] == 30
         assert [trial["trial"] for trial in client.trials("small")] == [0, 1, 2, 3]
         assert [trial["trial"] for trial in client.trials("small", "diverged")] == [2]
-        assert [trial["trial"] for trial in client._pages("studies/small/trials", "trials", 2, {})] == [
-            0,
-            1,
-            2,
-            3,
-        ]
+
         assert client.best("small", max_memory_mib=4)["best"]["trial"] == 0
         assert [point["trial"] for point in client.pareto("small")["points"]] == [0, 1]
         assert client.extend("small", 6)["who"] == "alice@http"
@@ -43,7 +38,16 @@ def test_it_reads_and_steers(serve, finished, tokens, tmp_path, monkeypatch) -> 
         assert client.study("small")["budget"] == 6
 
 
-def test_errors_are_the_command_lines(serve, finished, tokens, tmp_path, monkeypatch) -> None:
+def test_client_reads_all_pages(serve, finished) -> None:
+    names = [f"s{number}" for number in range(100, 160)]  # more than a page
+    for name in names:
+        (finished.storage / name).mkdir()
+        (finished.storage / name / "study.db").write_bytes(b"damaged")
+    with Client(serve()) as client:
+        assert [line["study"] for line in client.studies()] == [*names, "small"]
+
+
+def test_client_raises_the_errors_of_the_command_line(serve, finished, tokens, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("PROXYTUNE_TOKEN", raising=False)
     with Client(serve()) as client:
         with pytest.raises(InputError, match="no study 'nothing'"):
@@ -75,7 +79,7 @@ def test_errors_are_the_command_lines(serve, finished, tokens, tmp_path, monkeyp
         Client(token_file=tmp_path / "none")
 
 
-def test_what_is_no_server_of_ours_is_told(tmp_path) -> None:
+def test_client_reports_an_address_without_a_proxytune_service(tmp_path) -> None:
     with (
         Client("http://127.0.0.1:9") as client,
         pytest.raises(ProxytuneError, match=r"http://127\.0\.0\.1:9: .*refused"),
@@ -105,8 +109,8 @@ def test_what_is_no_server_of_ours_is_told(tmp_path) -> None:
         Client("head:8642")
 
 
-def test_a_stream_goes_on_when_its_server_comes_back(servers, spec, monkeypatch) -> None:
-    """Events while they happen; the server goes away in the middle and another takes its port; none is lost or double."""
+def test_event_stream_resumes_after_a_server_restart(servers, spec, monkeypatch) -> None:
+    """The server stops during the stream and another server takes its port; no event is lost or repeated."""
     monkeypatch.setattr(module, "RECONNECT_SECONDS", (0.1,) * 100)
     driver = Driver(spec)
     url = servers.start()
@@ -136,7 +140,7 @@ def test_a_stream_goes_on_when_its_server_comes_back(servers, spec, monkeypatch)
     assert seen[-1]["offset"] == len(journal)
 
 
-def test_a_server_that_stays_away_is_told(servers, spec, monkeypatch) -> None:
+def test_event_stream_fails_if_the_server_does_not_return(servers, spec, monkeypatch) -> None:
     monkeypatch.setattr(module, "RECONNECT_SECONDS", (0.01,) * 3)
     driver = Driver(spec)
     with Client(servers.start()) as client:

@@ -1,4 +1,4 @@
-"""The whole way over HTTP on a real Ray head: submit, lose the server with -9, fetch the winner, extend, stop."""
+"""A study over HTTP on a real Ray head: submit, kill the server with -9, export the winner, extend, stop, confirm."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def cluster(data_cache: Path) -> Iterator[RayCluster]:
 
 
 class Server:
-    """`proxytune serve` in a process of its own, which may be killed and started again."""
+    """`proxytune serve` in a process that can be killed and restarted."""
 
     def __init__(self, folder: Path, cluster: RayCluster, data_cache: Path) -> None:
         self.port = free_port()
@@ -76,7 +76,7 @@ class Server:
     _starts = 0
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # everything that it started would die with it
+        os.killpg(self._process.pid, signal.SIGKILL)  # with all processes that it has started
         self._process.wait()
 
 
@@ -92,7 +92,7 @@ def wait_for_job(client: Client, *wanted: str, name: str = "small") -> None:
 
 
 class Follower(threading.Thread):
-    """Reads the study's events until it ends."""
+    """Reads the study's events until its end."""
 
     def __init__(self, client: Client) -> None:
         super().__init__(daemon=True)
@@ -107,7 +107,7 @@ class Follower(threading.Thread):
                 self.reported.set()
 
 
-def submit(client: Client) -> None:
+def submit_twice(client: Client) -> None:
     first = client.submit(STUDY)
     assert first == {"study": "small", "job": "proxytune-small-1", "created": True, "budget": 2}
     assert client.submit(STUDY) == first | {"created": False}
@@ -115,8 +115,8 @@ def submit(client: Client) -> None:
         client.submit(STUDY | {"training": STUDY["training"] | {"steps": 301}})
 
 
-def lose_the_server(client: Client, server: Server) -> None:
-    """The study goes on without it, and who follows the events misses none and gets none twice."""
+def kill_the_server_during_the_study(client: Client, server: Server) -> None:
+    """The study continues without the server, and the client's event stream has every event once."""
     follower = Follower(client)
     follower.start()
     assert follower.reported.wait(900)
@@ -127,17 +127,17 @@ def lose_the_server(client: Client, server: Server) -> None:
     server.start()
     follower.join(900)
     assert not follower.is_alive()
-    assert ends < 2  # it was killed in the middle
+    assert ends < 2  # the server was killed during the study
     counts = Counter((event["trial"], event["step"]) for event in follower.seen if event["kind"] == "report")
     assert counts == {(trial, step): 1 for trial in range(2) for step in range(50, 301, 50)}
     offsets = [event["offset"] for event in follower.seen]
     assert offsets == sorted(set(offsets))
     wait_for_job(client, "SUCCEEDED")
-    standing = client.study("small")
-    assert (standing["outcomes"], standing["driver"]) == ({"complete": 2}, None)
+    shown = client.study("small")
+    assert (shown["outcomes"], shown["driver"]) == ({"complete": 2}, None)
 
 
-def fetch_the_winner(client: Client, place: Path) -> None:
+def export_the_winner(client: Client, place: Path) -> None:
     model = load_exported(client.export("small", place))
     assert model(torch.ones(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.bool)).shape == (1, 10)
 
@@ -172,16 +172,16 @@ def confirm(client: Client, server: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_study_outlives_its_server_and_its_winner_is_fetched(
+def test_study_survives_kills_of_its_server_from_submit_to_confirm(
     cluster, tmp_path, data_cache, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "RECONNECT_SECONDS", (1.0,) * 300)
     server = Server(tmp_path, cluster, data_cache)
     client = Client(server.url, token=TOKEN)
     try:
-        submit(client)
-        lose_the_server(client, server)
-        fetch_the_winner(client, tmp_path / "winner")
+        submit_twice(client)
+        kill_the_server_during_the_study(client, server)
+        export_the_winner(client, tmp_path / "winner")
         extend_stop_and_resume(client)
         confirm(client, server)
     finally:

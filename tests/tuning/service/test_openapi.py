@@ -1,4 +1,4 @@
-"""The service against its own OpenAPI document: schemathesis, positive and negative data, a real server."""
+"""Conformance of a real server to its OpenAPI document, by schemathesis with positive and negative data."""
 
 import json
 import os
@@ -28,24 +28,24 @@ max-stream-events = 50
 unsupported_method.enabled = true
 {checks}
 """
-# What a schema cannot say: how the keys of a study fit together (422), which studies and trials there are (404), and
-# that a driver needs a cluster (409).
+# Rejections that a schema cannot express: inconsistent keys of a study (422), unknown studies and trials (404), and a
+# server without a cluster (409).
 RULES = """
 positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
-NEVER_HERE = {
+NEVER_SUCCESSFUL = {
     *("POST /v1/studies", "POST /v1/studies/{name}/resume", "POST /v1/studies/{name}/confirm"),
     *("GET /v1/studies/{name}/confirmation", "POST /v1/studies/{name}/enqueue", "GET /openapi.json"),
 }
-"""What needs a cluster; the confirmation of a study that was not confirmed; a configuration, which must fit the study's
-space; and the document, which schemathesis has read before.
+"""Operations without a successful request: they need a cluster, a confirmed study, or a configuration in the study's
+space; schemathesis reads the document before it records requests.
 """
 
 
 def fuzz(url: str, folder: Path, examples: int, *options: str, name: str | None = None) -> Counter[str]:
-    """Run schemathesis against a server; how many requests of each operation were answered with 2xx.
+    """Run schemathesis against a server and return the number of requests with status 2xx per operation.
 
-    Fails with schemathesis' output if any of its checks failed.
+    Fails with the output of schemathesis if any of its checks fails.
     """
     folder.mkdir()
     config = CONFIG.format(name=json.dumps(name), checks=RULES)
@@ -72,19 +72,19 @@ def fuzz(url: str, folder: Path, examples: int, *options: str, name: str | None 
     )
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr[-3000:]
     entries = json.loads((folder / "requests.har").read_text())["log"]["entries"]
-    answered: Counter[str] = Counter()
+    succeeded: Counter[str] = Counter()
     for entry in entries:
         path = httpx.URL(entry["request"]["url"]).path
         if name is not None:
             path = path.replace(f"/studies/{name}", "/studies/{name}")
-        answered[f"{entry['request']['method']} {path}"] += 200 <= entry["response"]["status"] < 300
-    answered["requests"] = len(entries)
-    return answered
+        succeeded[f"{entry['request']['method']} {path}"] += 200 <= entry["response"]["status"] < 300
+    succeeded["requests"] = len(entries)
+    return succeeded
 
 
 @pytest.fixture
 def guarded(serve: Callable[..., str], make_spec, tokens) -> str:
-    """A server that asks for a token, over a study of the name that the document's examples use."""
+    """A server that requires a token, with a study that has the name in the document's examples."""
     driver = Driver(make_spec("name=listops-mini", "search.stopping.name=none"))
     driver.trial(30, "complete", val_accuracy=0.5)
     driver.trial(20, "diverged", val_accuracy=0.1, val_loss=float("nan"))
@@ -92,41 +92,41 @@ def guarded(serve: Callable[..., str], make_spec, tokens) -> str:
     return serve(tokens=tokens, requests_per_minute=10**7)
 
 
-def every_operation_answers(url: str, answered: Counter[str]) -> None:
-    """A service that refuses everything would keep to its document as well."""
+def check_that_operations_succeed(url: str, succeeded: Counter[str]) -> None:
+    """A service that rejects every request would also conform to its document."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     document = httpx.get(f"{url}/openapi.json", headers=headers, timeout=300).json()
     operations = {
         f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods
     }
-    refused = {operation for operation in operations if not answered[operation] and "export" not in operation}
-    assert refused == NEVER_HERE
+    failed = {operation for operation in operations if not succeeded[operation] and "export" not in operation}
+    assert failed == NEVER_SUCCESSFUL
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_few_requests_of_each_kind_get_what_the_document_says(guarded, tmp_path, record_property) -> None:
+def test_few_requests_per_operation_conform_to_the_document(guarded, tmp_path, record_property) -> None:
     phases = ("--exclude-path-regex", "export", "--phases", "examples,coverage,fuzzing")
-    answered = fuzz(guarded, tmp_path / "fuzz", 3, *phases, name="listops-mini")
-    record_property("requests of schemathesis", answered["requests"])
-    every_operation_answers(guarded, answered)
+    succeeded = fuzz(guarded, tmp_path / "fuzz", 3, *phases, name="listops-mini")
+    record_property("requests of schemathesis", succeeded["requests"])
+    check_that_operations_succeed(guarded, succeeded)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", [None, "listops-mini"])
-def test_many_requests_of_each_kind_get_what_the_document_says(
+def test_many_requests_per_operation_conform_to_the_document(
     guarded, tmp_path, record_property, name
 ) -> None:
-    answered = fuzz(guarded, tmp_path / "fuzz", 100, "--exclude-path-regex", "export", name=name)
-    record_property(f"requests of schemathesis, {name or 'any'} study", answered["requests"])
+    succeeded = fuzz(guarded, tmp_path / "fuzz", 100, "--exclude-path-regex", "export", name=name)
+    record_property(f"requests of schemathesis, {name or 'any'} study", succeeded["requests"])
     if name is not None:
-        every_operation_answers(guarded, answered)
+        check_that_operations_succeed(guarded, succeeded)
     assert httpx.get(f"{guarded}/ready").status_code == 200
 
 
-def test_the_document_is_complete_and_is_printed(guarded, capsys) -> None:
+def test_document_is_complete_and_printed_by_the_command(guarded, capsys) -> None:
     document = httpx.get(f"{guarded}/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
     serve_command.main(["--print-openapi", "--host", "0.0.0.0"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == document

@@ -1,4 +1,4 @@
-"""What a server shows of studies: over real HTTP, from a study that a controller wrote."""
+"""Read operations of a server over real HTTP, for studies written by a controller."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from proxytune.tuning.service import studies
 from tests.tuning.service.conftest import Driver
 
 
-def test_a_study_is_listed_and_shown_as_the_command_line_does(http: httpx.Client) -> None:
+def test_study_is_listed_and_shown(http: httpx.Client) -> None:
     page = http.get("/v1/studies").json()
     assert page["total"] == 1
     assert page["studies"][0]["outcomes"] == {"complete": 2, "diverged": 1, "failed": 1}
@@ -25,7 +25,7 @@ def test_a_study_is_listed_and_shown_as_the_command_line_does(http: httpx.Client
     assert (shown["driver"], shown["job"], shown["events_waiting"]) == (None, None, 14)
 
 
-def test_trials_come_in_pages_and_by_outcome_and_nan_is_null(http: httpx.Client) -> None:
+def test_trials_are_paged_and_filtered_by_outcome_with_nan_as_null(http: httpx.Client) -> None:
     page = http.get("/v1/studies/small/trials", params={"limit": 1, "offset": 2}).json()
     assert page["total"] == 4
     assert page["trials"][0]["outcome"] == "diverged"
@@ -40,14 +40,14 @@ def test_trials_come_in_pages_and_by_outcome_and_nan_is_null(http: httpx.Client)
     assert http.get("/v1/studies/small/trials", params={"outcome": "good"}).status_code == 422
 
 
-def test_what_another_process_writes_is_seen_at_once(http: httpx.Client, finished) -> None:
+def test_changes_by_another_connection_are_visible_immediately(http: httpx.Client, finished) -> None:
     assert http.get("/v1/studies/small").json()["budget"] == 4
     begin_study(finished.model_copy(update={"search": finished.search.model_copy(update={"trials": 9})}))
     assert http.get("/v1/studies/small").json()["budget"] == 9
     assert http.get("/v1/studies/small/spec").json()["search"]["trials"] == 9
 
 
-def test_a_damaged_study_hides_no_other(http: httpx.Client, finished) -> None:
+def test_damaged_study_is_listed_with_its_error(http: httpx.Client, finished) -> None:
     broken = finished.storage / "broken"
     broken.mkdir()
     (broken / "study.db").write_bytes(b"not a database" * 100)
@@ -60,7 +60,7 @@ def test_a_damaged_study_hides_no_other(http: httpx.Client, finished) -> None:
     assert metrics["proxytune_studies"].samples[0].value == 2
 
 
-def test_more_studies_than_are_kept_open(serve, make_spec, monkeypatch) -> None:
+def test_more_studies_can_be_read_than_are_kept_open(serve, make_spec, monkeypatch) -> None:
     monkeypatch.setattr(studies, "KEPT", 2)
     names = [f"s{number}" for number in range(4)]
     for name in names:
@@ -74,10 +74,10 @@ def test_more_studies_than_are_kept_open(serve, make_spec, monkeypatch) -> None:
             ]
 
 
-def test_metrics_are_what_prometheus_reads(http: httpx.Client) -> None:
+def test_metrics_are_readable_by_prometheus(http: httpx.Client) -> None:
     http.get("/v1/studies/small")
     http.get("/v1/studies/nothing")
-    http.get("/a/path/that/a/stranger/varies")
+    http.get("/an/unknown/path")
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(http.get("/metrics").text)
@@ -99,23 +99,22 @@ def test_metrics_are_what_prometheus_reads(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "name", ["..", "%2e%2e", "..%2f..%2fetc", "%2fetc", "a%00b", "a%0ab", ".hidden", "mlflow.db", "x" * 200]
 )
-def test_no_name_leaves_the_storage(http: httpx.Client, finished, name: str) -> None:
+def test_study_name_cannot_escape_the_storage(http: httpx.Client, finished, name: str) -> None:
     (finished.storage / "mlflow.db").write_bytes(b"x")
     (finished.storage.parent / "study.db").write_bytes(b"x")
-    answer = http.get(f"/v1/studies/{name}/trials")
-    assert answer.status_code in (404, 422)
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = http.get(f"/v1/studies/{name}/trials")
+    assert response.status_code in (404, 422)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_no_link_leaves_the_storage(http: httpx.Client, finished, tmp_path: Path) -> None:
+def test_link_cannot_escape_the_storage(http: httpx.Client, finished, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (finished.folder / "study.db").rename(tmp_path / "elsewhere" / "study.db")
     (finished.storage / "link").symlink_to(tmp_path / "elsewhere")
     assert http.get("/v1/studies/link").status_code == 404
 
 
-def test_a_folder_of_studies_that_does_not_answer_is_told(http: httpx.Client, finished) -> None:
-    """A study whose files were taken away under the server is gone; one that comes back is read anew."""
+def test_removed_study_is_not_found_until_it_is_restored(http: httpx.Client, finished) -> None:
     assert http.get("/v1/studies/small").status_code == 200
     finished.folder.rename(finished.storage / "away")
     assert http.get("/v1/studies/small").status_code == 404
@@ -123,11 +122,11 @@ def test_a_folder_of_studies_that_does_not_answer_is_told(http: httpx.Client, fi
     assert http.get("/v1/studies/small").status_code == 200
 
 
-def test_readiness_looks_at_the_storage_and_health_does_not(http: httpx.Client, finished) -> None:
+def test_readiness_checks_the_storage_and_health_does_not(http: httpx.Client, finished) -> None:
     assert http.get("/ready").json() == {"status": "ok"}
     finished.storage.rename(finished.storage.parent / "unmounted")
     for _ in range(1000):
-        if http.get("/ready").status_code == 503:  # the storage is looked at once a second
+        if http.get("/ready").status_code == 503:  # the storage is checked once per second
             break
         time.sleep(0.2)
     else:
@@ -135,7 +134,7 @@ def test_readiness_looks_at_the_storage_and_health_does_not(http: httpx.Client, 
     assert http.get("/health").status_code == 200
 
 
-def test_studies_of_one_database(serve, make_spec, tmp_path: Path) -> None:
+def test_server_reads_the_studies_of_one_database(serve, make_spec, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("one", "two"):
         driver = Driver(make_spec(f"name={name}", f"database={url}", "search.stopping.name=none"))
@@ -155,9 +154,10 @@ def test_studies_of_one_database(serve, make_spec, tmp_path: Path) -> None:
         assert http.get("/v1/studies/two").status_code == 404
         assert http.get("/v1/studies").json()["total"] == 1
         spec = make_spec("name=two", f"database={url}")
-        shutil.rmtree(spec.folder)  # it belongs to the deleted study
+        shutil.rmtree(spec.folder)  # of the deleted study
         begin_study(spec).storage.engine.dispose()
-        assert http.get("/v1/studies/two").json()["trials"] == 1  # the new one: what it enqueues
+        # the new study has only the configuration that it enqueues
+        assert http.get("/v1/studies/two").json()["trials"] == 1
 
 
 def _events(text: str) -> list[tuple[int, str, dict]]:
@@ -168,19 +168,17 @@ def _events(text: str) -> list[tuple[int, str, dict]]:
     return [(int(block["id"]), block["event"], json.loads(block["data"])) for block in blocks if block]
 
 
-def test_events_stream_to_the_end_and_go_on_where_they_were_cut(http: httpx.Client) -> None:
-    answer = http.get("/v1/studies/small/events")
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    events = _events(answer.text)
+def test_event_stream_ends_with_the_study_and_resumes_at_an_offset(http: httpx.Client) -> None:
+    response = http.get("/v1/studies/small/events")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = _events(response.text)
     kinds = [kind for _, kind, _ in events]
     assert (kinds[0], kinds[-1], len(kinds)) == ("journal", "study_end", 14)
     assert [event["metrics"]["val_loss"] for _, kind, event in events if kind == "report"] == [1.0, 1.0, None]
-    cut = events[4][0]
-    assert (
-        _events(http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(cut)}).text) == events[5:]
-    )
+    seen = {"Last-Event-ID": str(events[4][0])}
+    assert _events(http.get("/v1/studies/small/events", headers=seen).text) == events[5:]
     assert http.get("/v1/studies/small/events", headers={"Last-Event-ID": "x"}).status_code == 422
     for beyond in (10**6, 2**63 - 1, 2**63):
-        answer = http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(beyond)})
-        assert answer.status_code == 422
+        response = http.get("/v1/studies/small/events", headers={"Last-Event-ID": str(beyond)})
+        assert response.status_code == 422
     assert http.get("/v1/studies/nothing/events").status_code == 404

@@ -1,4 +1,4 @@
-"""Actions over real HTTP, heard by a real controller, under the name of whose token it was."""
+"""Steering requests over real HTTP: a real controller handles them and records the name of the token."""
 
 import httpx
 import pytest
@@ -38,32 +38,32 @@ def test_pause_and_resume(http, driver) -> None:
         "who": "alice@http",
         "job": None,
     }
-    driver.hears()
+    driver.poll()
     assert driver.controller.steering.paused_by == "alice@http"
     assert driver.controller.next_trial() is None
     lease = Lease(driver.study.storage, "small")
-    lease.acquire()  # somebody drives it, so that nothing has to be submitted
+    lease.acquire()  # a driver runs the study, so no job is submitted
     assert act(http, "resume").status_code == 202
     lease.release()
-    driver.hears()
+    driver.poll()
     assert driver.controller.steering.paused_by is None
     assert first.number in driver.controller.live
 
 
 def test_stop_now_and_later(http, driver) -> None:
     assert act(http, "stop").status_code == 202
-    driver.hears()
+    driver.poll()
     assert driver.controller.steering.stopping == "requested by alice@http"
     assert driver.noted() == ["stop"]
     assert act(http, "stop", {"now": True}).status_code == 202
-    driver.hears()
+    driver.poll()
     assert driver.noted() == ["stop", "stop now"]
 
 
-def test_one_trial_is_ended(http, driver) -> None:
+def test_stop_of_a_trial_ends_it(http, driver) -> None:
     number = driver.controller.next_trial().number
     assert act(http, "stop", {"trial": number}).json()["action"] == f"stop trial {number}"
-    driver.hears()
+    driver.poll()
     assert driver.study.trials()[number].user_attrs["end"]["reason"] == "stopped by alice@http"
     missing = act(http, "stop", {"trial": 7})
     assert (missing.status_code, missing.json()["detail"]) == (
@@ -75,12 +75,12 @@ def test_one_trial_is_ended(http, driver) -> None:
 
 def test_extend_and_enqueue(http, driver) -> None:
     assert act(http, "extend", {"trials": 9}).status_code == 202
-    driver.hears()
+    driver.poll()
     assert driver.study.budget == 9
     assert act(http, "extend", {"trials": 2}).status_code == 202
-    driver.hears()
+    driver.poll()
     assert driver.study.budget == 2
-    driver.controller.next_trial()  # the study file's own
+    driver.controller.next_trial()  # the trial that the study file enqueues
     less = act(http, "extend", {"trials": 0})
     assert less.status_code == 422
     assert (
@@ -106,34 +106,36 @@ def test_extend_and_enqueue(http, driver) -> None:
         ("resume", None, 409, "this server has no cluster"),
     ],
 )
-def test_a_wrong_wish_is_told_and_changes_nothing(http, driver, action, body, status, detail) -> None:
-    answer = act(http, action, body)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert detail in answer.json()["detail"]
-    assert answer.json()["hint"]
-    driver.hears()
+def test_invalid_request_is_rejected_and_changes_nothing(http, driver, action, body, status, detail) -> None:
+    response = act(http, action, body)
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    assert detail in response.json()["detail"]
+    assert response.json()["hint"]
+    driver.poll()
     assert (
         driver.controller.steering.paused_by,
         driver.controller.steering.stopping,
         driver.study.budget,
     ) == (None, None, 4)
-    assert len(driver.study.trials()) == 1  # what the study file enqueues
+    assert len(driver.study.trials()) == 1  # the trial that the study file enqueues
 
 
-def test_a_body_that_is_no_json(http) -> None:
-    answer = http.post("/v1/studies/small/extend", content=b"{", headers={"Content-Type": "application/json"})
-    assert answer.status_code == 400
-    assert "the body is not JSON" in answer.json()["detail"]
+def test_body_that_is_not_json_is_rejected(http) -> None:
+    response = http.post(
+        "/v1/studies/small/extend", content=b"{", headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert "the body is not JSON" in response.json()["detail"]
 
 
-def test_while_it_stops_it_cannot_be_resumed(http, driver) -> None:
+def test_stopping_study_cannot_be_resumed(http, driver) -> None:
     lease = Lease(driver.study.storage, "small")
     lease.acquire()
     act(http, "stop")
-    answer = act(http, "resume")
+    response = act(http, "resume")
     lease.release()
-    assert (answer.status_code, answer.json()["error"]) == (409, "HeldError")
-    assert "is stopping; try again when process" in answer.json()["detail"]
+    assert (response.status_code, response.json()["error"]) == (409, "HeldError")
+    assert "is stopping; try again when process" in response.json()["detail"]
     study = open_study("small", driver.study.spec.storage)
     (waiting,) = study.requests.pending(Kind.STOP)
     assert waiting.who == "alice@http"

@@ -1,7 +1,8 @@
-"""Studies that come over the network: what is refused, before anything is written."""
+"""Studies submitted over the network: invalid studies are rejected before anything is written."""
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Path]]:
-    """A client of a server without a cluster and without studies, and their folder."""
+    """A client of a server without a cluster and without studies, and its storage folder."""
     storage = tmp_path_factory.mktemp("studies")
     servers = Servers(storage)
     with httpx.Client(base_url=servers.start(), timeout=300) as http:
@@ -80,41 +81,39 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         (as_yaml(EXAMPLE), YAML, 409, "this server has no cluster"),
     ],
 )
-def test_what_cannot_be_run_is_refused_and_leaves_nothing(empty, body, kind, status, detail) -> None:
+def test_invalid_study_is_rejected_and_writes_nothing(empty, body, kind, status, detail) -> None:
     http, storage = empty
-    answer = http.post("/v1/studies", content=body, headers=kind)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert detail in answer.json()["detail"]
+    response = http.post("/v1/studies", content=body, headers=kind)
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    assert detail in response.json()["detail"]
     assert http.get("/v1/studies").json()["total"] == 0
     assert os.listdir(storage) == []
 
 
-def test_another_spec_of_a_known_name_is_told_apart(serve, finished) -> None:
+def test_changed_spec_of_a_stored_study_is_rejected(serve, finished) -> None:
     values = json.loads(finished.model_dump_json(exclude={"database"}))
     with httpx.Client(base_url=serve(), timeout=300) as http:
         same = http.post("/v1/studies", json=values)
-        assert (same.status_code, same.json()["error"]) == (
-            409,
-            "ProxytuneError",
-        )  # only a cluster is wanting
+        # the same spec is rejected only because this server has no cluster
+        assert (same.status_code, same.json()["error"]) == (409, "ProxytuneError")
         values["training"]["steps"] = 60
         other = http.post("/v1/studies", json=values)
     assert (other.status_code, other.json()["error"]) == (409, "OtherSpecError")
     assert "training.steps was 30, now 60" in other.json()["detail"]
 
 
-def test_a_study_whose_budget_is_met_gets_no_idle_job(serve, finished) -> None:
+def test_resume_with_an_exhausted_budget_is_rejected(serve, finished) -> None:
     with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=300) as http:
-        answer = http.post("/v1/studies/small/resume")
-    assert answer.status_code == 422
-    assert "study small has met its budget of 4 trials; extend it" in answer.json()["detail"]
+        response = http.post("/v1/studies/small/resume")
+    assert response.status_code == 422
+    assert "study small has met its budget of 4 trials; extend it" in response.json()["detail"]
 
 
-def test_a_cluster_that_does_not_answer_is_told_and_nothing_is_begun(serve, finished, tmp_path) -> None:
+def test_unreachable_cluster_is_reported_and_no_study_starts(serve, finished, tmp_path) -> None:
     with httpx.Client(base_url=serve(address="http://127.0.0.1:9"), timeout=300) as http:
-        answer = http.post("/v1/studies", json=EXAMPLE)
-        assert (answer.status_code, answer.json()["error"]) == (503, "ProxytuneError")
-        assert "no response from http://127.0.0.1:9" in answer.json()["detail"]
+        response = http.post("/v1/studies", json=EXAMPLE)
+        assert (response.status_code, response.json()["error"]) == (503, "ProxytuneError")
+        assert "no response from http://127.0.0.1:9" in response.json()["detail"]
         assert http.post("/v1/studies/small/extend", json={"trials": 5}).status_code == 202
         assert http.post("/v1/studies/small/resume").status_code == 503
         assert http.post("/v1/studies/small/confirm").status_code == 503
@@ -143,13 +142,13 @@ def spec_with(*assignments: str) -> dict:
         "search.warm_start={study: x, database: 'sqlite:////elsewhere/x.db'}",
     ],
 )
-def test_a_study_names_no_place_of_the_servers(settings, assignment) -> None:
+def test_study_cannot_choose_locations_on_the_server(settings, assignment) -> None:
     with pytest.raises(InputError, match="remove the key"):
         admit(spec_with(assignment), settings)
 
 
-def test_every_key_that_can_name_a_place_is_known_here() -> None:
-    """A new key of the study file that holds a path or an address has to be confined, and then put into this list."""
+def test_list_of_keys_with_locations_is_complete() -> None:
+    """A new key of the study file with a path or an address must be restricted by `admit` and then added to this list."""
     text = json.dumps(StudySpec.model_json_schema())
     assert text.count('"format": "path"') == 4  # task.root, task.files, storage, search.warm_start.storage
     found = set()
@@ -169,7 +168,7 @@ def test_every_key_that_can_name_a_place_is_known_here() -> None:
     }
 
 
-def test_the_name_of_an_earlier_study_leaves_no_storage(settings) -> None:
+def test_name_of_an_earlier_study_cannot_escape_the_storage(settings) -> None:
     with pytest.raises(InputError, match="is not a valid study name"):
         admit(spec_with("search.warm_start={study: ../../elsewhere}"), settings)
     assert (
@@ -177,7 +176,7 @@ def test_the_name_of_an_earlier_study_leaves_no_storage(settings) -> None:
     )
 
 
-def test_a_study_that_names_the_servers_own_places_is_welcome(settings) -> None:
+def test_study_with_the_locations_of_the_server_is_accepted(settings) -> None:
     first = admit(spec_with(), settings)
     again = admit(json.loads(first.model_dump_json()), settings)
     assert again == first
@@ -187,7 +186,7 @@ def test_a_study_that_names_the_servers_own_places_is_welcome(settings) -> None:
 @pytest.mark.parametrize(
     "root", ["/etc", "/etc/passwd", "{data}/../other", "{data}/link", "{data}/link/below", "~root", "/"]
 )
-def test_data_outside_the_roots_is_refused(settings, tmp_path, root) -> None:
+def test_data_outside_the_roots_is_rejected(settings, tmp_path, root) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
     with pytest.raises(InputError, match="is not under a data root of this server"):
@@ -196,7 +195,7 @@ def test_data_outside_the_roots_is_refused(settings, tmp_path, root) -> None:
         admit(spec_with(f"task.files.test={root.format(data=tmp_path / 'data')}"), settings)
 
 
-def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
+def test_data_under_a_root_is_accepted(settings, tmp_path) -> None:
     for root in (
         tmp_path / "data",
         tmp_path / "data" / "lra",
@@ -211,7 +210,7 @@ def test_data_under_a_root_is_welcome(settings, tmp_path) -> None:
     ("key", "message"),
     [("task.root", r"task\.root cannot be searched"), ("task.files.train", "has no option 'files.train'")],
 )
-def test_roots_cannot_be_searched(settings, key, message) -> None:
+def test_data_locations_cannot_be_searched(settings, key, message) -> None:
     values = spec_with()
     values["search"]["space"][key] = {"choice": ["/etc/passwd"]}
     with pytest.raises(InputError, match=message):
@@ -229,12 +228,12 @@ def test_roots_cannot_be_searched(settings, key, message) -> None:
         "search.stopping.min_steps",
     ],
 )
-def test_a_number_beyond_all_bounds_is_refused_at_once(settings, key, number) -> None:
+def test_out_of_range_number_is_rejected(settings, key, number) -> None:
     value = f"{{low: 0, high: {number}}}" if ".space." in key else number
-    taken = (key, number) in (("search.trials", str(10**400)), ("search.space.model.dropout", "0"))
-    for stopping in ("asha", "median", "hyperband"):  # median once listed every evaluation of a trial
+    accepted = (key, number) in (("search.trials", str(10**400)), ("search.space.model.dropout", "0"))
+    for stopping in ("asha", "median", "hyperband"):
         values = spec_with(f"{key}={value}", f"search.stopping.name={stopping}")
-        if taken:
+        if accepted:
             assert admit(values, settings).search.stopping.name == stopping
         else:
             with pytest.raises(InputError, match=f"{key.rpartition('.')[2]}|a number is out of range"):
@@ -274,11 +273,11 @@ paths = st.sampled_from(
 
 
 SAME = object()
-"""The value that the example has."""
+"""Stands for the value in the example."""
 
 
 @given(st.dictionaries(paths, st.just(SAME) | plain, min_size=1, max_size=3))
-def test_no_value_of_any_key_gets_more_than_an_answer(values) -> None:
+def test_any_value_of_any_key_is_accepted_or_rejected(values) -> None:
     study = json.loads(json.dumps(EXAMPLE))
     changes = {path: value for path, value in values.items() if value is not SAME}
     for path, value in changes.items():
@@ -292,27 +291,27 @@ def test_no_value_of_any_key_gets_more_than_an_answer(values) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode(errors="surrogatepass")))
-def test_no_body_gets_more_than_an_answer(body) -> None:
+def test_any_body_is_parsed_or_rejected(body) -> None:
     for kind in (JSON, YAML):
         with contextlib.suppress(Problem):
             assert isinstance(read_body(body, kind["Content-Type"]), dict)
 
 
 @given(plain.filter(lambda value: isinstance(value, dict)))
-def test_json_is_read_as_it_was_written(value) -> None:
-    def holds(part) -> bool:  # what JSON has no word for
+def test_json_body_round_trips(value) -> None:
+    def is_finite(part) -> bool:
         if isinstance(part, float):
-            return part == part and abs(part) != float("inf")
+            return math.isfinite(part)
         if isinstance(part, dict):
-            return all(map(holds, part.values()))
-        return not isinstance(part, list) or all(map(holds, part))
+            return all(map(is_finite, part.values()))
+        return not isinstance(part, list) or all(map(is_finite, part))
 
-    if holds(value):
+    if is_finite(value):  # JSON has no NaN and no infinities
         assert read_body(json.dumps(value).encode(), "application/json; charset=utf-8") == value
 
 
 @pytest.mark.slow
-def test_the_slowest_body_that_is_let_in(record_property) -> None:
+def test_largest_bodies_are_parsed_in_bounded_cpu_time(record_property) -> None:
     for name, body in {
         "flow": "[" + "1," * (MAX_BODY // 2 - 2) + "1]",
         "keys": "\n".join(f"k{i}:" for i in range(MAX_BODY // 7)),

@@ -1,4 +1,4 @@
-"""The best, the front and the archive over real HTTP; and archives that a server should never send."""
+"""The best trial, the Pareto front and the export archive over real HTTP, and hostile archives."""
 
 import io
 import random
@@ -22,7 +22,7 @@ from proxytune.tuning.service.client import Client
 from tests.tuning.service.conftest import Driver
 
 
-def test_the_best_within_limits(http: httpx.Client) -> None:
+def test_best_trial_within_limits(http: httpx.Client) -> None:
     best = http.get("/v1/studies/small/best").json()
     assert (best["best"]["trial"], best["best"]["values"]) == (1, {"val_accuracy": 0.7})
     assert "the best val_accuracy" in best["rule"]
@@ -36,13 +36,13 @@ def test_the_best_within_limits(http: httpx.Client) -> None:
         assert http.get("/v1/studies/small/best", params={"min_throughput": wrong}).status_code == 422
 
 
-def test_the_front_weighs_one_objective_against_memory(http: httpx.Client) -> None:
+def test_front_of_one_objective_is_against_memory(http: httpx.Client) -> None:
     front = http.get("/v1/studies/small/pareto").json()
     assert front["objectives"] == {"val_accuracy": "maximize", "train_memory_mib_per_sequence": "minimize"}
     assert [point["trial"] for point in front["points"]] == [0, 1]
 
 
-def test_what_cannot_be_exported_or_confirmed_is_told(http: httpx.Client, tmp_path, monkeypatch) -> None:
+def test_impossible_export_or_confirmation_is_rejected(http: httpx.Client, tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     for params, status, detail in (
@@ -51,16 +51,19 @@ def test_what_cannot_be_exported_or_confirmed_is_told(http: httpx.Client, tmp_pa
         ({"trial": 1, "max_memory_mib": 3}, 422, "trial and limits exclude each other"),
         ({}, 503, "trial 1 cannot be exported: no checkpoint"),
     ):
-        answer = http.get("/v1/studies/small/export", params=params)
-        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-        assert detail in answer.json()["detail"]
+        response = http.get("/v1/studies/small/export", params=params)
+        assert (response.status_code, response.headers["content-type"]) == (
+            status,
+            "application/problem+json",
+        )
+        assert detail in response.json()["detail"]
     assert list((tmp_path / "scratch").iterdir()) == []
     assert http.get("/v1/studies/small/confirmation").status_code == 404
     assert http.post("/v1/studies/small/confirm").status_code == 409  # no cluster
     assert http.post("/v1/studies/small/confirm", json={"seeds": 1}).status_code == 422
 
 
-def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_path, monkeypatch) -> None:
+def test_aborted_download_leaves_no_files(http: httpx.Client, tmp_path, monkeypatch) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
 
@@ -75,9 +78,9 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
         return [ExportResult]
 
     monkeypatch.setattr(winners, "export_study", large)
-    with http.stream("GET", "/v1/studies/small/export") as answer:
-        assert answer.headers["content-disposition"] == 'attachment; filename="small-trial-1.tar"'
-        next(answer.iter_raw())
+    with http.stream("GET", "/v1/studies/small/export") as response:
+        assert response.headers["content-disposition"] == 'attachment; filename="small-trial-1.tar"'
+        next(response.iter_raw())
         assert len(list((tmp_path / "scratch").iterdir())) == 1
     deadline = time.monotonic() + 300
     while list((tmp_path / "scratch").iterdir()):
@@ -85,27 +88,27 @@ def test_a_download_that_is_broken_off_leaves_nothing(http: httpx.Client, tmp_pa
         time.sleep(0.05)
 
 
-def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) -> None:
+def test_concurrent_exports_and_streams_are_limited(serve, finished, monkeypatch) -> None:
     monkeypatch.setattr(limits, "EXPORTS", 1)
     monkeypatch.setattr(limits, "STREAMS", 1)
-    begun, let_go = threading.Event(), threading.Event()
+    started, finish = threading.Event(), threading.Event()
 
     def slow(_study, folder: Path, _request) -> None:
-        begun.set()
-        assert let_go.wait(300)
+        started.set()
+        assert finish.wait(300)
         raise InputError("no trial")
 
     monkeypatch.setattr(winners, "export_study", slow)
     end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
     with httpx.Client(base_url=serve(), timeout=300) as http, ThreadPoolExecutor() as pool:
         first = pool.submit(http.get, "/v1/studies/small/export")
-        assert begun.wait(300)
+        assert started.wait(300)
         second = http.get("/v1/studies/small/export")
         assert (second.status_code, second.headers["retry-after"]) == (429, "30")
         assert second.json()["detail"] == "1 exports are already in progress"
-        let_go.set()
+        finish.set()
         assert first.result().status_code == 422
-        assert http.get("/v1/studies/small/export").status_code == 422  # the slot is free again
+        assert http.get("/v1/studies/small/export").status_code == 422  # the slot is free
         with http.stream("GET", "/v1/studies/small/events", headers={"Last-Event-ID": str(end)}):
             assert http.get("/v1/studies/small/events").status_code == 429
         deadline = time.monotonic() + 300
@@ -114,7 +117,7 @@ def test_only_so_many_exports_and_streams_at_once(serve, finished, monkeypatch) 
             time.sleep(0.05)
 
 
-def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path, without_programs) -> None:
+def test_fetched_winner_can_predict(serve, make_spec, tmp_path: Path, without_programs) -> None:
     driver = Driver(make_spec("search.stopping.name=none", "search.trials=1"))
     assert driver.train() == 0
     driver.end()
@@ -133,7 +136,7 @@ def test_the_winner_travels_and_runs(serve, make_spec, tmp_path: Path, without_p
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As an export folder is, with one of a Pareto front's inside, and larger than what is read at once."""
+    """Like an export folder, with the folder of another trial of the Pareto front, and larger than one piece."""
     folder = tmp_path / "winner"
     (folder / "trial-7").mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(random.Random(0).randbytes(PIECE + 1000))
@@ -152,19 +155,19 @@ def archive(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "archive.tar"
 
 
-def test_an_archive_gives_the_folder_back(archive: Path, folder: Path, tmp_path: Path) -> None:
+def test_archive_round_trips(archive: Path, folder: Path, tmp_path: Path) -> None:
     def contents(top: Path) -> dict[Path, bytes]:
         return {path.relative_to(top): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 
     assert contents(unpack(archive, tmp_path / "again")) == contents(folder)
-    with tarfile.open(archive) as standard:  # what any tar reads
+    with tarfile.open(archive) as standard:  # as a standard tar reads it
         assert {entry.name for entry in standard} == {
             f"winner/{name.as_posix()}" for name in contents(folder)
         }
         assert {(entry.uid, entry.uname, entry.mode) for entry in standard} == {(0, "", 0o644)}
 
 
-def test_an_archive_that_was_cut_or_changed_is_refused(archive: Path, tmp_path: Path) -> None:
+def test_truncated_or_changed_archive_is_rejected(archive: Path, tmp_path: Path) -> None:
     whole = archive.read_bytes()
     for number, damaged in enumerate(
         (whole[: len(whole) // 2], whole[:512], b"", whole.replace(b'"format"', b'"farmot"'), b"x" * 5000)
@@ -197,7 +200,7 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
     ],
     ids=lambda entries: entries[-1].name if isinstance(entries, list) else None,
 )
-def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, entries) -> None:
+def test_hostile_archive_writes_nothing_outside_its_folder(tmp_path: Path, entries) -> None:
     with tarfile.open(tmp_path / "archive.tar", "w") as archive:
         for entry in entries:
             archive.addfile(entry, io.BytesIO(b"evil"))
@@ -209,8 +212,8 @@ def test_a_hostile_archive_writes_nothing_outside(tmp_path: Path, entries) -> No
     assert not Path("/tmp/escaped-by-archive").exists()
 
 
-def test_an_archive_becomes_no_larger_than_it_came(tmp_path: Path) -> None:
-    """A few kilobytes of the format for files with holes can stand for as much as the disk holds."""
+def test_sparse_archive_is_rejected(tmp_path: Path) -> None:
+    """A sparse archive of a few kilobytes can expand to more than the disk has."""
     sparse = tmp_path / "model.safetensors"
     with sparse.open("wb") as file:
         file.truncate(1 << 30)
@@ -229,7 +232,7 @@ def test_an_archive_becomes_no_larger_than_it_came(tmp_path: Path) -> None:
         unpack(packed, tmp_path / "other")
 
 
-def test_nul_in_a_name_is_refused_in_one_line(archive: Path, tmp_path: Path) -> None:
+def test_nul_in_a_name_is_rejected(archive: Path, tmp_path: Path) -> None:
     entry = _member("x")
     entry.pax_headers = {"path": "winner/a\0b"}
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as writer:

@@ -1,4 +1,4 @@
-"""Specs stored by proxytune 0.1."""
+"""Specs that were stored by proxytune 0.1."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def stored(**model: Any) -> dict[str, Any]:
     }
 
 
-def test_a_spec_of_0_1_means_what_it_did() -> None:
+def test_spec_of_0_1_keeps_its_meaning() -> None:
     search = {"space": {"model.dropout": {"low": 0.0, "high": 0.3}}, "trials": 4}
     spec = parse_study(stored() | {"search": search}, "old")
     assert spec.model["contrastive"] == "self"
@@ -45,20 +45,20 @@ def test_a_spec_of_0_1_means_what_it_did() -> None:
 
 
 @pytest.mark.parametrize("attention", ["softmax", "nystromformer", "linformer", "proxyformer"])
-def test_an_export_of_0_1_is_read(tmp_path: Path, attention: str) -> None:
+def test_export_of_0_1_is_readable(tmp_path: Path, attention: str) -> None:
     (tmp_path / "config.yaml").write_text(as_yaml(stored(attention=attention)))
     assert load_trial(tmp_path / "config.yaml").model["attention"] == attention
 
 
 @pytest.mark.parametrize("attention", ["performer", "reformer", "bigbird"])
-def test_a_mechanism_that_computed_something_else_is_refused(tmp_path: Path, attention: str) -> None:
+def test_mechanism_with_another_computation_is_rejected(tmp_path: Path, attention: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(stored(attention=attention)))
     with pytest.raises(InputError, match=rf"config\.yaml: created by proxytune 0\.1.*{attention}"):
         load_trial(path)
 
 
-def test_a_comparison_of_mechanisms_by_0_1_is_refused() -> None:
+def test_comparison_of_changed_mechanisms_is_rejected() -> None:
     search = {"space": {"model.attention": {"choice": ["softmax", "proxyformer"]}}, "trials": 2}
     with pytest.raises(InputError, match=r"study old: created by proxytune 0\.1"):
         parse_study(stored() | {"search": search}, "study old")

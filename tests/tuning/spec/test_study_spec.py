@@ -1,4 +1,4 @@
-"""Study files: what is accepted, and the one line that says what is wrong."""
+"""Study files: accepted forms, and error messages of one line per mistake."""
 
 import re
 from pathlib import Path
@@ -32,24 +32,24 @@ def small(*assignments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
-def test_shipped_studies_are_valid_and_begin_with_the_papers_setting(name: str) -> None:
+def test_shipped_studies_are_valid_and_start_with_the_setting_of_the_paper(name: str) -> None:
     spec = read_study(name)
     assert spec.name == name
     if "model.contrastive_temperature" not in spec.search.space or not spec.search.enqueue:
-        return  # a comparison of mechanisms, each in its own paper's setting, or a task that the paper has not
+        return  # a comparison of mechanisms, each with the setting of its paper, or a task that is not in the paper
     first = spec.search.enqueue[0]
     proxies = 64 if name == "recall" else 128  # its sequences are short
     assert (first["model.num_proxies"], first["model.contrastive_temperature"]) == (proxies, 0.07)
     assert first["model.dropout"] == 0.1
 
 
-def test_a_multiple_for_proxies_without_proxies_is_refused_with_both_keys() -> None:
+def test_proxy_learning_rate_without_proxies_is_rejected() -> None:
     values = small("model.attention=softmax", "training.proxy_learning_rate_multiple=2")
     with pytest.raises(InputError, match=r"proxy_learning_rate_multiple is 2.* with attention 'softmax'"):
         parse_study(values, "test")
 
 
-def test_a_grid_knows_conditions_and_changes_its_first_key_slowest() -> None:
+def test_grid_follows_conditions_and_varies_its_first_key_slowest() -> None:
     space = (
         "search.space={training.seed: {choice: [0, 1]}, model.attention: {choice: [softmax, nystromformer]}, "
         "model.conv_kernel_size: {choice: [0, 35], when: {model.attention: nystromformer}}}"
@@ -69,7 +69,7 @@ def test_a_grid_knows_conditions_and_changes_its_first_key_slowest() -> None:
         )
 
 
-def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
+def test_resolved_spec_lists_every_setting_and_is_equivalent() -> None:
     spec = parse_study(SMALL, "test")
     stored = spec.model_dump(mode="json")
     assert stored["model"]["num_proxies"] == 128
@@ -78,7 +78,7 @@ def test_a_resolved_spec_names_every_setting_and_means_the_same() -> None:
     assert parse_study(parse_yaml(as_yaml(stored), where="yaml"), "yaml") == spec
 
 
-def test_a_training_whose_data_moved_keeps_its_digest_and_so_its_checkpoints(tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_the_location_of_the_data(tmp_path: Path) -> None:
     def digest(folder: str) -> str:
         files = {split: str(tmp_path / folder / f"{split}.tsv") for split in ("train", "validation", "test")}
         return parse_study(small("task.name=listops", f"task.files={files}"), "test").digest
@@ -87,8 +87,8 @@ def test_a_training_whose_data_moved_keeps_its_digest_and_so_its_checkpoints(tmp
     assert digest("here") != parse_study(small("task.name=text"), "test").digest
 
 
-TAKEN_NAMES = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts", "a.b", "x.confirm.confirm")
-"""Of files that lie beside the studies, and names like theirs."""
+RESERVED_NAMES = ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlartifacts", "a.b", "x.confirm.confirm")
+"""Names of files beside the studies, and similar names."""
 WITH_PASSWORD = (
     "postgresql+psycopg://me:secret@host/db",
     "postgresql+psycopg://me:sec/secret@host/db",
@@ -163,7 +163,7 @@ WITH_PASSWORD = (
         ("resources.cpu=0", ["resources.cpu", "0"]),
         ("resources.gpu=lots", ["resources.gpu", "lots"]),
         ("name=../up", ["name", "../up"]),
-        *((f"name={name}", ["name", "take another name"]) for name in TAKEN_NAMES),
+        *((f"name={name}", ["name", "take another name"]) for name in RESERVED_NAMES),
         *((f"database={url}", ["password"]) for url in WITH_PASSWORD),
         *((f"tracking.uri={url}", ["tracking.uri", "PASSWORD"]) for url in WITH_PASSWORD),
         ("tracking.uri=http://me:se/cret@host:5000", ["http://***@host:5000", "MLFLOW_TRACKING_PASSWORD"]),
@@ -171,7 +171,7 @@ WITH_PASSWORD = (
         ("tracking.uri=mlruns", ["tracking.uri", "mlruns", "sqlite:///"]),
     ],
 )
-def test_a_mistake_is_one_line_with_key_and_rule(assignment: str, words: list[str]) -> None:
+def test_invalid_study_is_rejected_in_one_line_with_key_and_rule(assignment: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         parse_study(small(assignment), "test")
     message = str(caught.value)
@@ -184,12 +184,12 @@ def test_a_mistake_is_one_line_with_key_and_rule(assignment: str, words: list[st
 @pytest.mark.parametrize(
     "assignment", ["training.steps", "=3", "training.steps.more=3", "name=[1", "name=*a"]
 )
-def test_an_override_that_cannot_be_read(assignment: str) -> None:
+def test_unreadable_override_is_rejected(assignment: str) -> None:
     with pytest.raises(InputError, match=r"training|name|=3"):
         parse_study(small(assignment), "test")
 
 
-def test_a_value_between_the_steps_of_a_range_is_outside_it() -> None:
+def test_value_between_the_steps_of_a_range_is_rejected() -> None:
     space = "search.space={model.num_proxies: {low: 8, high: 32, step: 8}, model.dropout: {low: 0.1, high: 0.4, step: 0.1}}"
     parse_study(small(space, "search.enqueue=[{model.num_proxies: 24, model.dropout: 0.3}]"), "test")
     for wrong in ("model.num_proxies: 20", "model.dropout: 0.25"):
@@ -197,14 +197,14 @@ def test_a_value_between_the_steps_of_a_range_is_outside_it() -> None:
             parse_study(small(space, f"search.enqueue=[{{{wrong}}}]"), "test")
 
 
-def test_everything_that_is_wrong_is_named_a_line_each() -> None:
+def test_every_mistake_is_reported_on_its_own_line() -> None:
     wrong = small("serach={}", "model.num_proxy=3", "training.stepz=1", "search.trials=0", "task.name=listop")
     with pytest.raises(SpecError) as caught:
         parse_study(wrong, "my.yaml")
     keys = {line.partition(": ")[0] for line in caught.value.lines}
     assert keys == {"serach", "model.num_proxy", "training.stepz", "search.trials", "task"}
     assert all(line.startswith("my.yaml: ") for line in str(caught.value).splitlines())
-    with pytest.raises(SpecError) as caught:  # and of keys that do not go together
+    with pytest.raises(SpecError) as caught:  # and mistakes in combinations of keys
         parse_study(
             small("search.sampler=grid", "search.stopping.min_steps=30", "database=p://a:b@c"), "test"
         )
@@ -215,7 +215,7 @@ def test_everything_that_is_wrong_is_named_a_line_each() -> None:
     ]
 
 
-def test_short_forms_mean_what_they_look_like() -> None:
+def test_short_forms_are_expanded() -> None:
     short = parse_study(
         small("search.sampler=random", "search.stopping=none", "search.space.model.num_proxies=[8, 16]"),
         "test",
@@ -240,12 +240,12 @@ def test_short_forms_mean_what_they_look_like() -> None:
         ("training.lr=0.1", "use training.learning_rate"),
     ],
 )
-def test_a_name_of_other_tools_is_pointed_to_the_key(assignment: str, hint: str) -> None:
+def test_key_of_another_tool_gets_a_hint(assignment: str, hint: str) -> None:
     with pytest.raises(SpecError, match=re.escape(hint)):
         parse_study(small(assignment), "test")
 
 
-def test_a_task_brings_its_protocol_and_the_file_overrides_it() -> None:
+def test_task_protocol_sets_defaults_that_the_file_overrides() -> None:
     def training(**given: int) -> dict[str, Any]:
         return parse_study(SMALL | {"task": {"name": "listops"}, "training": given}, "test").training
 
@@ -256,7 +256,7 @@ def test_a_task_brings_its_protocol_and_the_file_overrides_it() -> None:
     shorter = training(steps=100, batch_size=8)
     assert [shorter[key] for key in ("steps", "warmup_steps", "batch_size", "eval_every")] == [100, 20, 8, 5]
     assert training(steps=5)["warmup_steps"] == 0  # OneCycleLR cannot rise within one step
-    for name, path in shipped_studies().items():  # what ships says so itself, and says the same
+    for name, path in shipped_studies().items():  # shipped studies write the protocol in full
         task, written = read_yaml(path)["task"]["name"], read_yaml(path)["training"]
         if name == "recall":
             continue  # the demo, shortened to two minutes
@@ -264,7 +264,7 @@ def test_a_task_brings_its_protocol_and_the_file_overrides_it() -> None:
         assert {key: written[key] for key in same} == same, name
 
 
-def test_a_range_of_whole_numbers_may_be_logarithmic() -> None:
+def test_integer_range_can_be_logarithmic() -> None:
     space = "search.space={model.num_proxies: {low: 8, high: 128, log: true}}"
     spec = parse_study(small(space, "search.enqueue=[{model.num_proxies: 100}]"), "test")
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=0))
@@ -279,8 +279,8 @@ def test_a_range_of_whole_numbers_may_be_logarithmic() -> None:
     ("stopping", "expected"),
     [
         ("none", 9 * 90),
-        ("{name: asha, min_steps: 10}", 9 * 10 + 4 * 20 + 2 * 60),  # floor(n / 3) + 1 of n go on
-        ("{name: curve, min_steps: 10}", 9 * 10 + 4.5 * 20 + 2.25 * 60),  # half go on
+        ("{name: asha, min_steps: 10}", 9 * 10 + 4 * 20 + 2 * 60),  # floor(n / 3) + 1 of n continue
+        ("{name: curve, min_steps: 10}", 9 * 10 + 4.5 * 20 + 2.25 * 60),  # half continue
         ("{name: median, min_steps: 10}", 9 * 90),
         ("{name: hyperband, min_steps: 30}", 4.5 * 30 + 2 * 60 + 4.5 * 90),
     ],
@@ -296,7 +296,7 @@ def test_missing_key_is_named() -> None:
 
 
 @given(st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=-1e6, max_value=1e6))
-def test_constraints_measure_how_far_a_metric_is_beyond_the_bound(bound: float, value: float) -> None:
+def test_violation_is_zero_exactly_within_the_bound(bound: float, value: float) -> None:
     most, least = (parse_constraint("val_loss", f"{sign} {bound!r}") for sign in ("<=", ">="))
     assert (violation([most], {"val_loss": value}) == 0) == (value <= bound)
     assert (violation([least], {"val_loss": value}) == 0) == (value >= bound)
@@ -309,6 +309,6 @@ def test_rungs_grow_by_the_factor_and_end_below_the_budget() -> None:
     assert parse_study(small("search.stopping.name=none"), "test").rung_steps() == ()
 
 
-def test_unknown_study_names_the_shipped_ones() -> None:
+def test_unknown_study_lists_the_shipped_studies() -> None:
     with pytest.raises(InputError, match="listops-mini"):
         read_study("listops-min")
