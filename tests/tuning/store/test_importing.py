@@ -1,4 +1,4 @@
-"""Imports without garbage collection leave the collector as they found it."""
+"""Imports run without garbage collection, and the collector's previous state is restored."""
 
 import gc
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from proxytune.tuning.store.importing import importing
 
 
-def test_the_collector_is_off_within_and_as_before_afterwards() -> None:
+def test_importing_disables_the_collector_and_restores_its_state() -> None:
     assert gc.isenabled()
     with importing():
         assert not gc.isenabled()
@@ -26,7 +26,7 @@ def test_the_collector_is_off_within_and_as_before_afterwards() -> None:
         gc.enable()
 
 
-def test_a_worker_has_what_trials_need_and_collects_garbage() -> None:
+def test_worker_preload_imports_trial_modules_and_keeps_the_collector_enabled() -> None:
     script = (
         "import gc, sys, proxytune.tuning.cluster.preload\n"
         "print(gc.isenabled(), *(name in sys.modules for name in ('torch', 'ray.tune', 'proxytune.models.training')))"
