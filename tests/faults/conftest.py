@@ -97,7 +97,7 @@ class Study(Watched):
         return time.monotonic() - began
 
     def lost_and_duplicated(self) -> dict[str, int]:
-        """The number of reports and ends in the journal that are missing or duplicated, compared with an undisturbed study."""
+        """How many reports and ends are lost or duplicated in the journal, compared with an undisturbed study."""
         ends = Counter(event.trial for event in self.completions())
         reports = Counter((event.trial, event.step) for event in self.events("report"))
         expected = {(trial, step) for trial in range(TRIALS) for step in range(EVERY, STEPS + 1, EVERY)}

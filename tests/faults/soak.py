@@ -62,11 +62,8 @@ driver.run_study = functools.partial(driver.run_study, trainable=SumTrainable)
 from proxytune.tuning.cli import main
 main()
 """
-EXIT_CODES = (
-    0,
-    75,
-    -signal.SIGTERM,
-)  # of a driver that is stopped; by the signal itself before or after its search
+EXIT_CODES = (0, 75, -signal.SIGTERM)
+"""Of a driver that is stopped. It ends by the signal itself if its search has not started, or has ended."""
 
 
 class Soak:

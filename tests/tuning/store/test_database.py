@@ -18,7 +18,7 @@ def test_database_that_cannot_be_opened_raises_and_hides_the_password(tmp_path: 
     with pytest.raises(InputError, match="not an SQLAlchemy URL"):
         open_storage("nonsense", create=True)
     with pytest.raises(InputError, match="no study there"):
-        open_storage(f"sqlite:///{tmp_path / 'none.db'}", create=False)
+        open_storage(f"sqlite:///{tmp_path / 'missing.db'}", create=False)
     (tmp_path / "broken.db").write_bytes(b"not a database" * 100)
     for create in (True, False):
         with pytest.raises(StorageError, match="file is not a database"):

@@ -22,11 +22,12 @@ from proxytune.tuning.store.tables import drivers
 
 HOLD = """
 import sys, time
+from proxytune.tuning.store import lease as module
 from proxytune.tuning.store.database import open_storage
-from proxytune.tuning.store.lease import Lease
-lease = Lease(open_storage(sys.argv[1], create=True), "a")
+module.RENEWAL_SECONDS = 0.3
+lease = module.Lease(open_storage(sys.argv[1], create=True), "a")
 lease.acquire()
-print("held", flush=True)
+print("acquired", flush=True)
 time.sleep(600)
 """
 
@@ -45,7 +46,7 @@ def holder(url: str, request: pytest.FixtureRequest) -> Iterator["subprocess.Pop
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline() == "acquired\n"
     yield process
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -126,7 +127,9 @@ def test_invisible_holder_keeps_a_renewed_lease_despite_clock_skew(
     lease = Lease(storage, "a")
     lease.acquire()
     with storage.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE proxytune_driver SET place = 'elsewhere', renewed = '{renewed}'"))
+        connection.execute(
+            sa.text(f"UPDATE proxytune_driver SET place = 'another boot', renewed = '{renewed}'")
+        )
     with pytest.raises(HeldError, match="is held by process"):
         Lease(open_storage(url, create=True), "a").acquire()
     assert not lease.lost

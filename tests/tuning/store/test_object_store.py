@@ -101,15 +101,17 @@ def test_trial_resumed_from_the_store_reports_the_same_metrics(
     local = TrialRun(spec, checkpoints_in(tmp_path))
     expected = [local.advance() for _ in range(3)]
     TrialRun(spec, checkpoints_in(folder)).advance()
-    given = spec.model_dump_json(), checkpoints_in(folder).to_json()  # to another worker
-    resumed = TrialRun(TrialSpec.model_validate_json(given[0]), Checkpoints.from_json(given[1]))
+    resumed = TrialRun(  # from the JSON that a worker receives
+        TrialSpec.model_validate_json(spec.model_dump_json()),
+        Checkpoints.from_json(checkpoints_in(folder).to_json()),
+    )
     assert resumed.step == 10
     updates = [resumed.advance() for _ in range(3)]
     assert [update.step for update in updates] == [10, 20, 30]
-    for update, other in zip(updates, expected, strict=True):
+    for update, uninterrupted in zip(updates, expected, strict=True):
         assert update.metrics is not None
-        assert other.metrics is not None
-        assert update.metrics["val_loss"] == other.metrics["val_loss"]
+        assert uninterrupted.metrics is not None
+        assert update.metrics["val_loss"] == uninterrupted.metrics["val_loss"]
 
 
 def test_missing_bucket_raises_and_a_usable_folder_stays_empty(server: Any) -> None:

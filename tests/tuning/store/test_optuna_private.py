@@ -12,8 +12,8 @@ from proxytune.tuning.store.optuna_private import StudyView, TrialStorage, runni
 
 def test_samplers_still_read_trials_through_get_trials() -> None:
     known = list(inspect.signature(optuna.Study._get_trials).parameters)
-    own = list(inspect.signature(StudyView._get_trials).parameters)
-    assert known == own, f"this Optuna's Study._get_trials takes {known}: change StudyView"
+    overridden = list(inspect.signature(StudyView._get_trials).parameters)
+    assert known == overridden, f"this Optuna's Study._get_trials takes {known}: change StudyView"
     study = optuna.create_study()
     distribution = optuna.distributions.FloatDistribution(0, 1)
     earlier = optuna.trial.create_trial(value=1.0, params={"x": 0.5}, distributions={"x": distribution})
@@ -38,8 +38,8 @@ def test_running_trial_can_still_be_reopened() -> None:
 
 def test_storage_still_reads_all_trials_in_get_trials() -> None:
     known = list(inspect.signature(RDBStorage._get_trials).parameters)
-    own = list(inspect.signature(TrialStorage._get_trials).parameters)
-    assert known == own, f"this Optuna's RDBStorage._get_trials takes {known}: change TrialStorage"
+    overridden = list(inspect.signature(TrialStorage._get_trials).parameters)
+    assert known == overridden, f"this Optuna's RDBStorage._get_trials takes {known}: change TrialStorage"
     storage = TrialStorage("sqlite://")
     study = optuna.create_study(storage=storage)
     study.add_trial(optuna.trial.create_trial(value=1.0))

@@ -164,14 +164,14 @@ def test_trial_records_the_fingerprint_of_its_data(make_spec) -> None:
 @pytest.mark.parametrize("part", ["", "trials", "outbox", "study.db"])
 def test_symbolic_link_in_a_study_path_is_rejected(make_spec, tmp_path: Path, part: str) -> None:
     spec = make_spec()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    target = tmp_path / "target"
+    target.mkdir()
     link = spec.folder / part if part else spec.folder
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(elsewhere)
+    link.symlink_to(target)
     with pytest.raises(InputError, match="is a symbolic link"):
         begin_study(spec)
-    assert list(elsewhere.iterdir()) == []
+    assert list(target.iterdir()) == []
 
 
 def test_study_folder_and_files_are_private(make_spec) -> None:

@@ -73,8 +73,8 @@ def assert_equal(read: TableTrial, known: FrozenTrial) -> None:
     assert read.last_step == known.last_step
     assert read.intermediate_values.keys() == known.intermediate_values.keys()
     for step, value in known.intermediate_values.items():
-        own = read.intermediate_values[step]
-        assert own == value or (math.isnan(own) and math.isnan(value))
+        stored = read.intermediate_values[step]
+        assert stored == value or (math.isnan(stored) and math.isnan(value))
 
 
 def by_optuna(storage: RDBStorage, name: str) -> list[FrozenTrial]:
@@ -89,9 +89,9 @@ def assert_storage_reads_as_optuna(storage: RDBStorage, name: str) -> None:
         reports = {step: repr(value) for step, value in trial.intermediate_values.items()}  # NaN
         return trial.__dict__ | {"intermediate_values": reports}
 
-    own = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    assert [facts(trial) for trial in own] == [facts(trial) for trial in by_optuna(storage, name)]
-    for trial in own:
+    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    assert [facts(trial) for trial in trials] == [facts(trial) for trial in by_optuna(storage, name)]
+    for trial in trials:
         assert list(trial.params) == list(trial.distributions)
 
 
@@ -121,8 +121,8 @@ def test_generated_studies_are_read_as_by_optuna(shared_storage: RDBStorage, dat
     assert found.keys() == {name}
     known = optuna.load_study(study_name=name, storage=shared_storage)
     assert found[name].attributes == known.user_attrs
-    for own, trial in zip(found[name].trials, by_optuna(shared_storage, name), strict=True):
-        assert_equal(own, trial)
+    for read, trial in zip(found[name].trials, by_optuna(shared_storage, name), strict=True):
+        assert_equal(read, trial)
     assert_storage_reads_as_optuna(shared_storage, name)
     names = optuna.get_all_study_names(shared_storage)
     assert (read_tables(shared_storage.url) or {}).keys() == set(names)
@@ -148,9 +148,9 @@ def steer(study: Study) -> None:
     steering.extend(study, 9)
     steering.pause(study, on=True)
     assert_same_answers(study)
-    own = read_study(study.name, study.spec.storage, study.spec.database)
-    steering.pause(own, on=True)
-    steering.extend(own, 9)
+    reader = read_study(study.name, study.spec.storage, study.spec.database)
+    steering.pause(reader, on=True)
+    steering.extend(reader, 9)
     first, *others = [replace(request, id=0, posted=None) for request in study.requests.pending()]
     assert others == [
         replace(first, kind=Kind.PAUSE, value={}),
@@ -199,8 +199,8 @@ def test_studies_in_postgresql_are_read_as_by_optuna(
     steer(study)
     found = read_tables(postgres.uri)
     assert found is not None
-    for own, trial in zip(found[study.name].trials, study.trials(), strict=True):
-        assert_equal(own, trial)
+    for read, trial in zip(found[study.name].trials, study.trials(), strict=True):
+        assert_equal(read, trial)
     assert found["another program's"].trials == [], "only the attributes of other programs' studies are read"
     rows = list_studies(spec.storage, postgres.uri)
     assert [row["study"] for row in rows] == ["small"]
@@ -214,7 +214,7 @@ def test_request_that_cannot_be_stored_raises_storage_error(make_spec: Callable[
     study = begin_study(make_spec())
     read = read_study(study.name, study.spec.storage)
     with sqlite3.connect(study.folder / "study.db") as file:
-        file.execute("ALTER TABLE proxytune_request RENAME TO gone")
+        file.execute("ALTER TABLE proxytune_request RENAME TO renamed")
     with pytest.raises(StorageError, match="storage failed: no such table"):
         steering.pause(read, on=True)
 

@@ -4,7 +4,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,19 +38,23 @@ READ_AND_WRITE = """
 import sys
 from pathlib import Path
 from mlflow import MlflowClient
-client = MlflowClient(tracking_uri=sys.argv[1])
-experiment = client.get_experiment_by_name("proxytune").experiment_id
-(run,) = client.search_runs([experiment])
-client.log_text(run.info.run_id, "new", "new.txt")
-client.log_text(client.create_run(experiment).info.run_id, "new", "new.txt")
-print(Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text())
+for uri in sys.argv[1:]:
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("proxytune").experiment_id
+    (run,) = client.search_runs([experiment])
+    client.log_text(run.info.run_id, "new", "new.txt")
+    client.log_text(client.create_run(experiment).info.run_id, "new", "new.txt")
+    print(Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text())
 """
 
 
-def read_and_write(uri: str) -> str:
-    """Runs in another process, since MLflow caches the artifact locations of runs."""
-    command = [sys.executable, "-c", READ_AND_WRITE, uri]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def read_and_write(*uris: str) -> list[str]:
+    """The texts of the existing artifact of each store; writes two new ones to each.
+
+    Runs in another process, since MLflow caches the artifact locations of runs.
+    """
+    command = [sys.executable, "-c", READ_AND_WRITE, *uris]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def all_text(storage: Path) -> str:
@@ -65,22 +68,18 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("carry", [shutil.copytree, shutil.move], ids=["copied", "moved"])
-def test_copied_or_moved_folder_has_its_own_artifacts(
-    original: Path, tmp_path: Path, carry: Callable[[str, str], object]
-) -> None:
-    before = files(original)
-    other = tmp_path / "elsewhere" / "studies"
-    other.parent.mkdir()
-    carry(str(original), str(other))
+def test_copied_and_moved_folders_have_their_own_artifacts(original: Path, tmp_path: Path) -> None:
+    copied, moved = tmp_path / "copied" / "studies", tmp_path / "moved" / "studies"
+    for folder, carry in ((copied, shutil.copytree), (moved, shutil.move)):
+        folder.parent.mkdir()
+        carry(original, folder)
+        assert follow_move(default_uri(folder)) == [str(original / "mlartifacts")]
 
-    assert follow_move(default_uri(other)) == [str(original / "mlartifacts")]
-
-    assert read_and_write(default_uri(other)) == "kept"
-    assert str(original) not in all_text(other)
-    assert len(files(other / "mlartifacts")) == 3
-    assert files(original) == (before if carry is shutil.copytree else set())
-    assert original.exists() == (carry is shutil.copytree)
+    assert read_and_write(default_uri(copied), default_uri(moved)) == ["kept", "kept"]
+    for folder in (copied, moved):
+        assert str(original) not in all_text(folder)
+        assert len(files(folder / "mlartifacts")) == 3
+    assert not original.exists(), "an artifact was written to the original folder"
 
 
 def test_unmoved_folder_is_unchanged(original: Path) -> None:
@@ -97,7 +96,7 @@ def test_artifact_location_chosen_by_the_user_is_unchanged(storage: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:9", "postgresql+psycopg://u@127.0.0.1/db", "sqlite:////none/x.db"]
+    "uri", ["http://127.0.0.1:9", "postgresql+psycopg://u@127.0.0.1/db", "sqlite:////missing/mlflow.db"]
 )
 def test_other_kinds_of_stores_are_unchanged(uri: str) -> None:
     assert follow_move(uri) == []
@@ -119,7 +118,7 @@ def test_shipper_of_a_copied_study_changes_only_the_copy(storage: Path, tmp_path
     outbox.close()
     synced(storage / "study" / "outbox", default_uri(storage))
     before = files(storage)
-    other = tmp_path / "elsewhere" / "studies"
+    other = tmp_path / "other" / "studies"
     shutil.copytree(storage, other)
     outbox = Outbox(other / "study" / "outbox")
     outbox.append(TrialStarted(trial=7, params={}, config={"model": {}}))

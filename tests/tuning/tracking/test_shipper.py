@@ -1,7 +1,6 @@
 """The shipping child process: it does not block the driver, ends with it, and reports errors in one line."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from proxytune.tuning.tracking.mlflow_server import server_command
 from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.shipping import explain, scratch
 from tests.benchmarks.synthetic import synthetic_events
-from tests.tuning.tracking.syncing import synced, wait_for
+from tests.tuning.tracking.syncing import Fill, synced, wait_for
 
 
 def shippers_of(pid: int) -> list[psutil.Process]:
@@ -69,46 +68,52 @@ def test_temporary_files_of_a_killed_shipper_are_removed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shipper_ends_with_its_parent_which_does_not_import_mlflow(outbox_folder: Path, uri: str) -> None:
-    script = """
+PARENT = """
 import sys, time
 from pathlib import Path
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
-Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
+shipper = Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune")
+shipper.start()
 print({"mlflow", "pandas"} & sys.modules.keys() or "started", flush=True)
+while not shipper.error:
+    time.sleep(0.05)
+print(shipper.error, flush=True)
 time.sleep(600)
 """
+
+
+def test_shipper_reports_an_unusable_store_and_ends_with_its_parent(
+    fill: Fill, outbox_folder: Path, tmp_path: Path
+) -> None:
+    fill(synthetic_events(2, steps=100))
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    uri = f"sqlite:///{blocker}/mlflow.db"
     parent = subprocess.Popen(
-        [sys.executable, "-Pc", script, outbox_folder, uri], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-Pc", PARENT, outbox_folder, uri], stdout=subprocess.PIPE, text=True
     )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "started\n", "the driver itself must not import MLflow"
-    wait_for(lambda: shippers_of(parent.pid))
-    (child,) = shippers_of(parent.pid)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n", "the driver itself must not import MLflow"
+        error = parent.stdout.readline().strip()
+        assert "its folder must exist and be writable" in error
+        wait_for(lambda: last_error(outbox_folder, uri, "proxytune") == error)
+        (child,) = shippers_of(parent.pid)
+    finally:
+        parent.kill()
+        parent.communicate()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_store_that_cannot_be_opened_is_reported_and_does_not_block_close(tmp_path: Path) -> None:
-    folder = tmp_path / "studies" / "study" / "outbox"
-    outbox = Outbox(folder)
-    blocker = tmp_path / "file"
-    blocker.write_text("not a folder")
-    shipper = Shipper(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune")
+def test_close_ends_the_child_after_its_timeout(fill: Fill, outbox_folder: Path, uri: str) -> None:
+    fill(synthetic_events(2, steps=100))
+    shipper = Shipper(outbox_folder, uri, "proxytune")
     shipper.start()
-    for event in synthetic_events(2, steps=100):
-        outbox.append(event)
-    wait_for(lambda: shipper.error)
-    assert shipper.error is not None
-    assert "its folder must exist and be writable" in shipper.error
-    assert "\n" not in shipper.error
-    wait_for(lambda: last_error(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune") == shipper.error)
-    assert shipper.close(0.5) > 0, "the events must still be pending"
-    outbox.close()
+    wait_for(lambda: shippers_of(os.getpid()))
+    assert shipper.close(0.0) == shipper.waiting > 0, "events were shipped before MLflow was imported"
+    assert shippers_of(os.getpid()) == []
 
 
 @pytest.mark.slow
@@ -132,7 +137,7 @@ outbox.close()
 print(shipper.error)
 print(shipper.close(1))
 """
-    folder = storage.parent / "elsewhere" / "study" / "outbox"
+    folder = storage.parent / "other" / "study" / "outbox"
     command = [sys.executable, "-Pc", script, str(folder), uri, str(Path(__file__).parents[3])]
     if os.getuid() == 0:
         mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'

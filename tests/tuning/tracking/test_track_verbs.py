@@ -69,10 +69,10 @@ def test_rebuild_ships_a_study_to_another_store_and_experiment(
     for ships_events in (True, False):
         facts = call(
             *("track", "rebuild", study.name, "--storage", storage, "--uri", f"sqlite:///{other}"),
-            *("--experiment", "elsewhere", "--json"),
+            *("--experiment", "other", "--json"),
         )
         assert (facts["shipped"] > 0, facts["waiting"]) == (ships_events, 0)
-    assert make_store(f"sqlite:///{other}", "elsewhere").differences(study.folder / "outbox") == {}
+    assert make_store(f"sqlite:///{other}", "other").differences(study.folder / "outbox") == {}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A journal shorter than its acknowledgement, damaged records and damaged acknowledgements: all valid events are shipped."""
+"""A truncated journal, damaged records and damaged acknowledgements: all valid events are shipped."""
 
 import stat
 from pathlib import Path

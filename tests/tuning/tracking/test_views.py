@@ -96,7 +96,7 @@ def bundle() -> str:
 def test_installed_mlflow_reads_the_view_format(bundle: str) -> None:
     """The JavaScript of MLflow's pages contains every key that a view uses."""
     assert reads_views(mlflow.__version__), f"MLflow {mlflow.__version__} is not among the tested versions"
-    for word in (
+    for text in (
         f'"{TAG}"',
         '"viewStateShareKey"',
         '"deflate;"',
@@ -104,8 +104,8 @@ def test_installed_mlflow_reads_the_view_format(bundle: str) -> None:
         '"FIRST_20_RUNS"',
         '"SHOW_ALL"',
     ):
-        assert word in bundle, (
-            f"MLflow {mlflow.__version__} no longer has {word}: views.py needs the new format"
+        assert text in bundle, (
+            f"MLflow {mlflow.__version__} no longer has {text}: views.py needs the new format"
         )
     lists = re.findall(r'\["(?:searchFilter|selectedColumns)",[^\]]*\]', bundle)
     persisted = {key for found in lists for key in re.findall(r'"(\w+)"', found)}

@@ -16,6 +16,7 @@ from proxytune.datasets import TrainBatches
 from proxytune.datasets.batches import Batch
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.trial import efficiency
+from proxytune.tuning.trial import slot as slot_module
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import (
     efficiency_key,
@@ -38,10 +39,10 @@ def test_measurement_has_speeds_and_the_predicted_profile(make_spec) -> None:
 
 def test_speed_uses_the_median_time_of_each_batch() -> None:
     batches = [Batch(torch.zeros(size, 1), torch.ones(size, 1), torch.zeros(size)) for size in (3, 5)]
-    clock, costs = (
-        0.0,
-        iter([100, 100, 0.1, 0.3, 50, 0.3, 0.1, 0.3]),
-    )  # warm-up, then three passes, of which one is disturbed
+    clock = 0.0
+    costs = iter(
+        [100, 100, 0.1, 0.3, 50, 0.3, 0.1, 0.3]
+    )  # a warm-up pass and three passes, the second disturbed
 
     def work(_batch: Batch) -> None:
         nonlocal clock
@@ -138,10 +139,12 @@ def test_stored_measurement_of_another_configuration_is_replaced(
 
 
 TRAIN_CONTINUOUSLY = """
-import sys, time
-from proxytune.tuning.trial.slot import shared_slot
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("slot", sys.argv[1])
+slot = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(slot)
 while True:
-    with shared_slot():
+    with slot.shared_slot():
         began = time.monotonic()
         time.sleep(0.002)
         print(began, time.monotonic(), flush=True)
@@ -153,7 +156,7 @@ def test_exclusive_slot_excludes_training_and_is_not_starved(tmp_path: Path) -> 
     trainers = []
     for path in paths:
         with path.open("w") as file:
-            command = [sys.executable, "-P", "-c", TRAIN_CONTINUOUSLY]
+            command = [sys.executable, "-P", "-c", TRAIN_CONTINUOUSLY, str(slot_module.__file__)]
             trainers.append(subprocess.Popen(command, stdout=file))
     try:
         exclusive = []
