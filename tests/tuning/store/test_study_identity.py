@@ -124,11 +124,11 @@ def test_changed_data_is_rejected_with_both_fingerprints(make_spec) -> None:
         pass
 
 
-@pytest.mark.usefixtures("without_programs")
+@pytest.mark.usefixtures("without_programs", "quick_measurements")
 def test_study_with_changed_data_is_not_exported_or_confirmed(make_spec, tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_tsv(root)
-    task = f"task={{name: listops, root: {root}, partial: true}}"
+    task = f"task={{name: listops, root: {root}, partial: true, max_length: 32}}"
     steps = "training.steps=2", "training.warmup_steps=0", "training.eval_every=2"
     spec = make_spec(task, *steps, "search.trials=1", "search.stopping.name=none")
     trained_on = data_facts(prepare_task(spec.task))
