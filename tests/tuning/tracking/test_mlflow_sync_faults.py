@@ -40,7 +40,7 @@ class Faulty:
         return faulty
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_failing_calls_lose_and_duplicate_nothing(
     monkeypatch: pytest.MonkeyPatch, fill: Fill, outbox_folder: Path, uri: str, store: Any, seed: int
 ) -> None:
