@@ -1,4 +1,4 @@
-"""Studies as a user runs them, one fault each, and what came of it, kept for docs/FAULTS.md."""
+"""A study run by its command under one fault, and the recorded results, from which docs/FAULTS.md is generated."""
 
 import json
 import os
@@ -32,7 +32,7 @@ search:
   trials: {TRIALS}
 """
 
-SHIFTED = """
+SHIFTED_CLOCK = """
 import os, time
 real, real_ns = time.time, time.time_ns
 def shift():
@@ -40,12 +40,12 @@ def shift():
 time.time = lambda: real() + shift()
 time.time_ns = lambda: real_ns() + int(shift() * 1e9)
 """
-"""The driver's clock, days ahead as the file $CLOCK says. (Ray itself does not start under libfaketime.)"""
+"""Moves the driver's clock ahead by the number of days in the file $CLOCK. (Ray does not start under libfaketime.)"""
 MAIN = "from proxytune.tuning.cli import main; main()"
 
 
 class Study(Watched):
-    """One study in a folder: started, watched by its journal, gone on with."""
+    """A study in a folder, with methods that start or resume it and wait for events in its journal."""
 
     def __init__(self, folder: Path, text: str = STUDY) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Study(Watched):
         self.drivers: list[subprocess.Popen[bytes]] = []
 
     def start(self, *arguments: object, before: str = "", **environment: str) -> "subprocess.Popen[bytes]":
-        """`proxytune run`; `before` is Python that the driver runs first."""
+        """Start `proxytune run`; `before` is Python code that the driver executes first."""
         with self.log.open("ab") as log:
             driver = subprocess.Popen(
                 [
@@ -74,12 +74,12 @@ class Study(Watched):
         return driver
 
     def finish(self, *arguments: object, seconds: float = 900, **environment: str) -> float:
-        """Go on until the study is done; the seconds that took."""
+        """Resume the study and wait until it is finished. Returns the seconds this took."""
         began = time.monotonic()
-        assert self.start(*arguments, **environment).wait(seconds) == 0, self.said()
+        assert self.start(*arguments, **environment).wait(seconds) == 0, self.log_tail()
         return time.monotonic() - began
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
     def wait(
@@ -88,26 +88,26 @@ class Study(Watched):
         driver: "subprocess.Popen[bytes] | None" = None,
         seconds: float = 600,
     ) -> float:
-        """Until the condition holds; the driver must live meanwhile."""
+        """Wait until the condition is true; fails if the driver ends before. Returns the seconds this took."""
         began = time.monotonic()
         while not condition():
-            assert driver is None or driver.poll() is None, self.said()
-            assert time.monotonic() - began < seconds, self.said()
+            assert driver is None or driver.poll() is None, self.log_tail()
+            assert time.monotonic() - began < seconds, self.log_tail()
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def lost_and_doubled(self) -> dict[str, int]:
-        """Against what an unbroken study holds: ends and reports that lack, and those that are there twice."""
+    def lost_and_duplicated(self) -> dict[str, int]:
+        """How many reports and ends are lost or duplicated in the journal, compared with an undisturbed study."""
         ends = Counter(event.trial for event in self.completions())
         reports = Counter((event.trial, event.step) for event in self.events("report"))
         expected = {(trial, step) for trial in range(TRIALS) for step in range(EVERY, STEPS + 1, EVERY)}
         return {
             "lost": len(expected - reports.keys()) + len(set(range(TRIALS)) - ends.keys()),
-            "doubled": sum(reports.values()) - len(reports) + sum(ends.values()) - len(ends),
+            "duplicated": sum(reports.values()) - len(reports) + sum(ends.values()) - len(ends),
         }
 
     def kill(self) -> None:
-        """End exactly the sessions that were started here."""
+        """Kill the sessions started by this object."""
         for driver in self.drivers:
             if driver.poll() is None:
                 os.killpg(driver.pid, signal.SIGKILL)
@@ -121,21 +121,21 @@ def _cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Iterator[Callable[..., Study]]:
-    made: list[Study] = []
+    studies: list[Study] = []
 
     def make(name: str = "a", text: str = STUDY) -> Study:
-        made.append(Study(tmp_path / name, text))
-        return made[-1]
+        studies.append(Study(tmp_path / name, text))
+        return studies[-1]
 
     yield make
-    for study in made:
+    for study in studies:
         study.kill()
 
 
 @pytest.fixture
-def shifted() -> str:
-    """What a driver runs first so that its clock is days ahead, as the file $CLOCK says."""
-    return SHIFTED
+def shifted_clock() -> str:
+    """Code that moves the driver's clock ahead by the number of days in the file $CLOCK."""
+    return SHIFTED_CLOCK
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def study(make_study: Callable[..., Study]) -> Study:
 
 
 def points(uri: str) -> tuple[set[tuple[str, str, int]], int]:
-    """(trial, metric, step) of every point that MLflow holds, and how many are there twice."""
+    """(trial, metric, step) of every point in MLflow, and the number of duplicates."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -162,22 +162,22 @@ def points(uri: str) -> tuple[set[tuple[str, str, int]], int]:
 
 @pytest.fixture
 def mlflow_points() -> Callable[[str], tuple[set[tuple[str, str, int]], int]]:
-    """What MLflow holds: `points`."""
+    """The function `points`."""
     return points
 
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Keep a row of the fault table: only after every assertion of the test."""
+    """Saves a row of the fault table. To be called after the last assertion of the test."""
 
-    def keep(
+    def save(
         fault: str,
         *,
         injected: int,
         lost: int,
-        doubled: int,
+        duplicated: int,
         seconds: float | None,
-        seen: str,
+        result: str,
         part: str = "",
     ) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
@@ -185,9 +185,9 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
             "fault": fault,
             "injected": injected,
             "lost": lost,
-            "doubled": doubled,
+            "duplicated": duplicated,
             "seconds": None if seconds is None else round(seconds, 1),
-            "seen": seen,
+            "result": result,
             "test": request.node.nodeid,
             "date": time.strftime("%Y-%m-%d"),
             "cpus": os.cpu_count(),
@@ -196,4 +196,4 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
         name = re.sub(r"[^\w.-]+", "-", f"{request.node.name} {part}".strip())
         (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=2))
 
-    return keep
+    return save

@@ -1,9 +1,9 @@
 """A study under a random schedule of faults: `soak.py [--seed N] [--minutes M] [--rounds R]`.
 
-The seed alone determines the schedule: rounds of all kinds of faults, each round in another order, with another pause
-and other random choices for each injection. Drivers are the product's, forked from this process and with a loop in
-place of Ray (a start takes a second), but for those faults that hit Ray's own processes. Checked at the end by
-`soak_check.py`. Needs root, since the study lies on a file system of its own.
+The seed alone determines the schedule: rounds of all kinds of faults, each round in a new order, with new pauses and
+random choices for each injection. The drivers are the product's, forked from this process, with a loop instead of Ray,
+so that a start takes a second; only faults of Ray's processes use Ray. `soak_check.py` checks the results. Requires
+root, since the study is on a separate file system.
 """
 
 import argparse
@@ -32,7 +32,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from proxytune.tuning.cli import main
 from proxytune.tuning.run import driver as product
-from proxytune.tuning.service import app, server  # noqa: F401 - here once, so that children start at once
+from proxytune.tuning.service import app, server  # noqa: F401 - imported before the forks, so that children start fast
 from proxytune.tuning.store import lease
 from tests.faults.soak_check import problems
 from tests.faults.soak_processes import MARK, children, is_shipper, marked
@@ -62,11 +62,12 @@ driver.run_study = functools.partial(driver.run_study, trainable=SumTrainable)
 from proxytune.tuning.cli import main
 main()
 """
-ENDINGS = (0, 75, -signal.SIGTERM)  # by the signal alone: before or after its search
+EXIT_CODES = (0, 75, -signal.SIGTERM)
+"""Of a driver that is stopped. It ends by the signal itself if its search has not started, or has ended."""
 
 
 class Soak:
-    """One study, its driver, and what stands around them."""
+    """One study with its driver, its MLflow server, its service and its file system."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,8 +75,8 @@ class Soak:
         self.study = self.disk / "studies" / "small"
         self.journal = self.study / "outbox" / "events.jsonl"
         self.temporary = folder / "t"
-        for made in (self.disk, self.temporary):
-            made.mkdir()
+        for created in (self.disk, self.temporary):
+            created.mkdir()
         os.environ |= {MARK: folder.name, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
         tempfile.tempdir = str(self.temporary)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", self.disk], check=True)
@@ -86,14 +87,14 @@ class Soak:
         self.mlflow.start()
         (self.disk / "small.yaml").write_text(STUDY + f"tracking: {{uri: '{self.mlflow.url}'}}\n")
         self.driver: int | None = None
-        self.on_ray = False  # the driver
+        self.on_ray = False  # whether the driver uses Ray
         self._service: int | None = None
         self.codes: dict[int, int] = {}  # of children that have ended
 
     # Drivers.
 
     def fork(self, work: Callable[[], Any]) -> int:
-        """A child in a session of its own that does the work."""
+        """Run the function in a forked child with its own session. Returns its process id."""
         pid = os.fork()
         if pid:
             self.codes.pop(pid, None)
@@ -117,7 +118,7 @@ class Soak:
             os._exit(code)
 
     def code_of(self, pid: int, seconds: float = 0.0) -> int | None:
-        """The exit code of a child, negative for a signal; None: it has not ended within the time."""
+        """The exit code of a child, negative for a signal; None if it has not ended within the time."""
         deadline = time.monotonic() + seconds
         while pid not in self.codes:
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -130,7 +131,7 @@ class Soak:
         return self.codes[pid]
 
     def start(self, drain_seconds: float = 1.0) -> int:
-        """`proxytune run` without Ray."""
+        """Start `proxytune run` without Ray."""
 
         def drive() -> None:
             lease.LEASE_SECONDS, lease.RENEWAL_SECONDS = LEASE_SECONDS, 0.5
@@ -143,22 +144,22 @@ class Soak:
         return self.fork(drive)
 
     def start_on_ray(self) -> int:
-        """`proxytune run` with Ray, once a trial reports."""
+        """Start `proxytune run` with Ray, and wait until a trial reports."""
         command = [sys.executable, "-P", "-c", ON_RAY, "run", "small.yaml", "--json"]
         while True:
             began = self.log.stat().st_size
             pid = self.fork(lambda: os.execv(sys.executable, command))
             try:
-                for _ in range(5):  # its start writes, too
+                for _ in range(5):  # the first events are those of the start
                     self.wait_for_progress(pid, seconds=300)
-            except AssertionError:  # Ray gives its own processes 30 s, which a busy machine may not
+            except AssertionError:  # Ray gives its processes 30 s to start, too little on a busy machine
                 if b"Ray did not start" not in self.log.read_bytes()[began:]:
                     raise
             else:
                 return pid
 
     def service(self) -> str:
-        """The address of a service over the studies, started if there is none."""
+        """The address of a service over the studies, which is started if it is not running."""
         if self._service is None or self.code_of(self._service) is not None:
             self.service_port = free_port()
 
@@ -175,7 +176,7 @@ class Soak:
                 httpx.get(f"{url}/health", timeout=10)
                 return url
             except httpx.TransportError:
-                assert time.monotonic() < deadline, self.said()
+                assert time.monotonic() < deadline, self.log_tail()
                 time.sleep(0.2)
 
     def kill_service(self) -> None:
@@ -185,7 +186,7 @@ class Soak:
             self._service = None
 
     def ensure_driver(self, on_ray: bool = False) -> int:
-        """A driver that works, with Ray or without, started if there is none."""
+        """The process id of a driver that makes progress, with or without Ray; started if none is running."""
         alive = self.driver is not None and self.code_of(self.driver) is None
         if alive and self.on_ray != on_ray:
             self.end(signal.SIGTERM)
@@ -196,55 +197,55 @@ class Soak:
         return self.driver
 
     def end(self, number: signal.Signals) -> None:
-        """The driver by a signal."""
+        """End the driver by a signal."""
         assert self.driver is not None
         os.kill(self.driver, number)
         code = self.code_of(self.driver, 120)
-        assert code in ENDINGS, f"{code}: {self.said()}"
+        assert code in EXIT_CODES, f"{code}: {self.log_tail()}"
 
     def wait_for_progress(self, pid: int, seconds: float = 180) -> None:
-        """Until the journal has grown."""
+        """Wait until the journal has grown."""
         size, deadline = self.journal_size(), time.monotonic() + seconds
         while self.journal_size() <= size:
             code = self.code_of(pid)
-            assert code is None, f"the driver ended with {code}: {self.said()}"
-            assert time.monotonic() < deadline, f"no progress: {self.said()}"
+            assert code is None, f"the driver exited with {code}: {self.log_tail()}"
+            assert time.monotonic() < deadline, f"no progress: {self.log_tail()}"
             time.sleep(0.02)
 
     def journal_size(self) -> int:
         return self.journal.stat().st_size if self.journal.exists() else 0
 
     def kill(self) -> None:
-        """The driver, its shipper and those of drivers before it at once, as a power cut does."""
+        """Kill the driver and all shippers, also those of earlier drivers, at once, as a power failure does."""
         assert self.driver is not None
         os.kill(self.driver, signal.SIGSTOP)  # it starts no further process
-        ending = children(self.driver) + [one for one in marked(self.folder.name) if is_shipper(one)]
+        processes = children(self.driver) + list(filter(is_shipper, marked(self.folder.name)))
         os.kill(self.driver, signal.SIGKILL)
-        for process in ending:
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(ending, timeout=30)
+        psutil.wait_procs(processes, timeout=30)
         self.code_of(self.driver, seconds=30)
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-3000:]
 
-    def refused(self, code: int, words: str) -> None:
-        """A driver that is started now ends with the code and a line with these words."""
+    def assert_rejected(self, code: int, message: str) -> None:
+        """Start a driver; it must exit with the code and an error that contains the message."""
         before = self.log.stat().st_size
         pid = self.start()
         ended = self.code_of(pid, seconds=120)
-        if ended is None:  # the log says where it hangs
+        if ended is None:  # write its stack to the log
             os.kill(pid, signal.SIGUSR1)
             time.sleep(1)
-        line = self.log.read_bytes()[before:].decode(errors="replace")
-        assert ended == code, f"ended with {ended}, not {code}: {line}"
-        assert words in line, line
+        output = self.log.read_bytes()[before:].decode(errors="replace")
+        assert ended == code, f"exit code {ended}, not {code}: {output}"
+        assert message in output, output
 
-    # The end.
+    # End and checks.
 
     def finish(self) -> tuple[list[str], dict[str, int]]:
-        """Let the study end, end MLflow, and say what is wrong."""
+        """Finish the study, stop MLflow, and return the problems found and the counts of what was checked."""
         from proxytune.tuning.store.steering import extend, num_started
         from proxytune.tuning.store.study import open_study
 
@@ -255,7 +256,7 @@ class Soak:
         extend(study, num_started(study) + 20)
         study.storage.engine.dispose()
         drained = self.start(drain_seconds=600.0)
-        assert self.code_of(drained, seconds=900) == 0, self.said()
+        assert self.code_of(drained, seconds=900) == 0, self.log_tail()
         shown = subprocess.run(
             [sys.executable, "-P", "-m", "proxytune.tuning", "show", "small", "--json", "--storage", self.study.parent],
             capture_output=True, text=True, check=True,
@@ -265,10 +266,10 @@ class Soak:
         found, counts = problems(self.study, self.mlflow_db, STEPS, EVERY, self.temporary)
         winner = json.loads(shown.stdout)["winner"]["trial"]
         if winner != counts["best"]:
-            found.append(f"`show` names trial {winner}, SQL finds {counts['best']}")
-        found += [f"alive: {process}" for process in marked(self.folder.name)]
+            found.append(f"winner: trial {winner} according to `show`, {counts['best']} according to SQL")
+        found += [f"process left: {process}" for process in marked(self.folder.name)]
         if "Traceback" in self.log.read_text(errors="replace"):
-            found.append(f"a traceback in {self.log}")
+            found.append(f"traceback in {self.log}")
         return found, counts
 
     def close(self) -> None:
@@ -280,15 +281,15 @@ class Soak:
 
 
 def schedule(seed: int, kinds: list[str]) -> Iterator[tuple[str, float, random.Random]]:
-    """(kind, seconds of work before it, its own random numbers), without end."""
-    dice = random.Random(seed)
+    """An infinite sequence of (kind, seconds before the injection, random generator of the injection)."""
+    chance = random.Random(seed)
     while True:
-        for kind in dice.sample(kinds, len(kinds)):
-            yield kind, dice.uniform(0.1, 1.5), random.Random(dice.random())
+        for kind in chance.sample(kinds, len(kinds)):
+            yield kind, chance.uniform(0.1, 1.5), random.Random(chance.random())
 
 
 def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = None) -> dict[str, Any]:
-    """The counts of injections and of what was checked; `problems` is empty if all is well."""
+    """The counts of injections and checks, and `problems`, which is empty if every check passes."""
     from tests.faults.soak_faults import FAULTS, ON_RAY_KINDS
 
     kinds = [name for name in FAULTS if not only or name in only]
@@ -309,7 +310,7 @@ def run(seed: int, minutes: float, rounds: int | None, only: list[str] | None = 
         found, checked = soak.finish()
     except BaseException:
         print(
-            f"seed {seed} fails at injection {sum(counts.values()) + 1} ({kind}); {folder} is kept",
+            f"seed {seed} failed at injection {sum(counts.values()) + 1} ({kind}); see {folder}",
             flush=True,
         )
         raise
@@ -332,13 +333,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--rounds", type=int, help="end when each kind was injected so often")
-    parser.add_argument("--only", nargs="*", help="these kinds of faults alone")
-    parser.add_argument("--record", type=Path, help="append the result to this file, a line of JSON")
-    asked = parser.parse_args()
-    result = run(asked.seed, asked.minutes, asked.rounds, asked.only)
+    parser.add_argument("--rounds", type=int, help="stop after this number of injections of each kind")
+    parser.add_argument("--only", nargs="*", help="inject only these kinds of faults")
+    parser.add_argument("--record", type=Path, help="append the result to this file as a line of JSON")
+    arguments = parser.parse_args()
+    result = run(arguments.seed, arguments.minutes, arguments.rounds, arguments.only)
     print(json.dumps(result, indent=1))
-    if asked.record:
-        with asked.record.open("a") as file:
+    if arguments.record:
+        with arguments.record.open("a") as file:
             file.write(json.dumps(result) + "\n")
     sys.exit(bool(result["problems"]))

@@ -1,4 +1,4 @@
-"""What a soaked study has left behind, read by plain SQL and as plain files: nothing of the product is imported here."""
+"""Checks of a study after a soak test, by SQL and on its files. Independent of the product: imports nothing of it."""
 
 import json
 import math
@@ -14,13 +14,13 @@ EXPECTED = re.compile(
     r"study-id|\.study\.db\.lock|spec\.yaml|study\.db(-wal|-shm)?|outbox(/(events\.jsonl|epoch|writer\.lock|acknowledged-[0-9a-f]{12}\.json(\.lock)?))?"
     r"|trials(/\d+(/step-\d{10}(/(manifest\.json|state-[0-9a-f]{32}\.pt))?)?)?"
 )
-"""Paths below the study's folder."""
+"""Permitted paths below the study's folder."""
 
 
 def problems(
     study: Path, mlflow: Path, steps: int, every: int, temporary: Path
 ) -> tuple[list[str], dict[str, int]]:
-    """What is lost, doubled, wrong or left over, and the counts of what was looked at."""
+    """Lost, duplicated and wrong values and leftover files, and the counts of what was checked."""
     found: list[str] = []
     with closing(sqlite3.connect(study / "study.db")) as database:
         trials = _trials(database)
@@ -51,7 +51,7 @@ def problems(
         points, runs = _points(database)
     found += _compare("MLflow", points, expected)
     found += [f"MLflow: {count} runs of trial {number}" for number, count in runs.items() if count != 1]
-    found += [f"left over: {name}" for name in _left_over(study, temporary)]
+    found += [f"leftover file: {name}" for name in _leftover_files(study, temporary)]
     best = max(trials, key=lambda number: (trials[number]["value"], -number), default=-1)
     return found, {"trials": len(trials), "points": len(points), "best": best}
 
@@ -73,12 +73,12 @@ def _trials(database: sqlite3.Connection) -> dict[int, dict[str, Any]]:
 
 
 def _journal(path: Path, found: list[str]) -> tuple[list[tuple[int, int, float]], Counter[int]]:
-    """(trial, step, value) of each report, and how often each trial ended for good."""
+    """(trial, step, value) of each report, and the number of final ends of each trial."""
     reports, ends = [], Counter[int]()
-    for place, line in enumerate(path.read_bytes().splitlines()):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         body, _, tail = line.rpartition(b',"crc32":"')
         if tail != b'%08x"}' % zlib.crc32(body):
-            found.append(f"journal: line {place + 1} is damaged")
+            found.append(f"journal: line {number} is damaged")
             continue
         event = json.loads(body + b"}")
         if event["kind"] == "report":
@@ -89,7 +89,7 @@ def _journal(path: Path, found: list[str]) -> tuple[list[tuple[int, int, float]]
 
 
 def _points(database: sqlite3.Connection) -> tuple[list[tuple[int, int, float]], Counter[int]]:
-    """(trial, step, value) of each point of val_accuracy, and how many runs a trial has."""
+    """(trial, step, value) of each point of val_accuracy, and the number of runs of each trial."""
     query = "SELECT run_uuid, value FROM tags WHERE key = 'trial_key'"
     numbers = {run: int(key.rpartition("/")[2]) for run, key in database.execute(query)}
     query = "SELECT run_uuid, step, value FROM metrics WHERE key = 'val_accuracy'"
@@ -98,22 +98,26 @@ def _points(database: sqlite3.Connection) -> tuple[list[tuple[int, int, float]],
 
 
 def _compare(
-    where: str, seen: list[tuple[int, int, float]], expected: dict[tuple[int, int], float]
+    source: str, values: list[tuple[int, int, float]], expected: dict[tuple[int, int], float]
 ) -> list[str]:
-    counts = Counter((trial, step) for trial, step, _ in seen)
+    counts = Counter((trial, step) for trial, step, _ in values)
     found = [
-        f"{where}: lost trial {trial} step {step}" for trial, step in expected if not counts[trial, step]
+        f"{source}: trial {trial} step {step} is missing"
+        for trial, step in expected
+        if not counts[trial, step]
     ]
     found += [
-        f"{where}: trial {key[0]} step {key[1]} is there {n} times" for key, n in counts.items() if n > 1
+        f"{source}: trial {trial} step {step} exists {n} times"
+        for (trial, step), n in counts.items()
+        if n > 1
     ]
-    for trial, step, value in seen:
+    for trial, step, value in values:
         if not math.isclose(value, expected.get((trial, step), math.nan), rel_tol=1e-9):
-            found.append(f"{where}: trial {trial} step {step} has {value}")
+            found.append(f"{source}: trial {trial} step {step} has {value}")
     return found
 
 
-def _left_over(study: Path, temporary: Path) -> list[str]:
+def _leftover_files(study: Path, temporary: Path) -> list[str]:
     names = [str(path.relative_to(study)) for path in study.rglob("*")]
     return [name for name in names if not EXPECTED.fullmatch(name)] + [
         str(path) for path in temporary.iterdir()

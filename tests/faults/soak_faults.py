@@ -1,6 +1,6 @@
-"""The kinds of faults of a soak: each is injected while a driver works, and leaves one that works or none.
+"""The kinds of faults of a soak test. Each is injected while a driver runs; afterwards a driver runs, or none.
 
-What a driver must answer is asserted here at once: its exit code, and the words of a refusal.
+The exit codes and error messages of drivers are asserted immediately after the injection.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.faults.soak import ENDINGS, LEASE_SECONDS, Soak
+from tests.faults.soak import EXIT_CODES, LEASE_SECONDS, Soak
 from tests.faults.soak_processes import children, shippers
 
 STOPPED_SECONDS, LOCKED_SECONDS = 2.0, 2.0
@@ -38,9 +38,9 @@ def driver_interrupted(soak: Soak, chance: random.Random) -> None:
 
 
 def driver_suspended(soak: Soak, chance: random.Random) -> None:
-    """Longer than its lease, while another takes over; when it wakes it must leave without a word in the study.
+    """Suspended longer than its lease, while another driver takes over; it must then exit without writing.
 
-    Not in the middle of a write: that keeps a sqlite database locked for everybody.
+    Not during a write, which would keep the sqlite database locked.
     """
     first = soak.driver
     assert first is not None
@@ -49,13 +49,13 @@ def driver_suspended(soak: Soak, chance: random.Random) -> None:
         os.kill(first, signal.SIGCONT)
         time.sleep(0.05)
         os.kill(first, signal.SIGSTOP)
-    # A claim on a fresh lease is refused; the database's clock has whole seconds.
+    # A lease that is not older cannot be acquired; the database's clock has a resolution of one second.
     time.sleep(LEASE_SECONDS + 1)
     soak.driver = soak.start()
     soak.wait_for_progress(soak.driver)
     time.sleep(chance.uniform(0, 1))
     os.kill(first, signal.SIGCONT)
-    assert soak.code_of(first, 120) == 3, soak.said()
+    assert soak.code_of(first, 120) == 3, soak.log_tail()
     soak.wait_for_progress(soak.driver)
 
 
@@ -69,7 +69,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def second_driver(soak: Soak, chance: random.Random) -> None:
-    soak.refused(3, "is held by process")
+    soak.assert_rejected(3, "is held by process")
     assert soak.driver is not None
     soak.wait_for_progress(soak.driver)
 
@@ -89,6 +89,7 @@ def shipper_suspended(soak: Soak, chance: random.Random) -> None:
 
 
 def _wait_for(soak: Soak, word: str) -> list[psutil.Process]:
+    """The driver's processes with the word in their command line, once there are any."""
     assert soak.driver is not None
     deadline = time.monotonic() + 300
     while not (found := children(soak.driver, word)):
@@ -119,7 +120,7 @@ def _lock(path: Path) -> None:
 
 
 def disk_full(soak: Soak, chance: random.Random) -> None:
-    """Until the driver ends; the file system is the study's alone."""
+    """Until the driver exits. The file system contains only the study."""
     filler = soak.disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -130,15 +131,15 @@ def disk_full(soak: Soak, chance: random.Random) -> None:
     assert soak.driver is not None
     code = soak.code_of(soak.driver, 120)
     filler.unlink()
-    assert code == 5, f"{code}: {soak.said()}"
+    assert code == 5, f"{code}: {soak.log_tail()}"
 
 
 def disk_read_only(soak: Soak, chance: random.Random) -> None:
     soak.kill()
-    soak.kill_service()  # it has the database open
+    soak.kill_service()  # it keeps the database open
     _remount(soak, "ro")
     try:
-        soak.refused(5, "ead-only")
+        soak.assert_rejected(5, "ead-only")
     finally:
         _remount(soak, "rw")
 
@@ -148,7 +149,7 @@ def _remount(soak: Soak, mode: str) -> None:
 
 
 def journal_cut(soak: Soak, chance: random.Random) -> None:
-    """A power cut: the journal keeps what was synced, and some of what was not. Shippers sync, so they are held."""
+    """A power failure: the journal keeps what was synced, and a part of the rest. Shippers sync, so they are suspended."""
     assert soak.driver is not None
     for process in shippers(soak.driver):
         with suppress(psutil.NoSuchProcess):
@@ -160,18 +161,18 @@ def journal_cut(soak: Soak, chance: random.Random) -> None:
 
 
 def acknowledgement_cut(soak: Soak, chance: random.Random) -> None:
-    """A power cut: the acknowledgement is empty, torn, gone, or an older one."""
-    kept = {path.name: path.read_bytes() for path in soak.study.glob("outbox/acknowledged-*.json")}
+    """A power failure: the acknowledgement is empty, truncated, missing, or an older version."""
+    earlier = {path.name: path.read_bytes() for path in soak.study.glob("outbox/acknowledged-*.json")}
     time.sleep(chance.uniform(0.1, 1))
     soak.kill()
-    how = chance.choice(["empty", "torn", "gone", "older"])
+    damage = chance.choice(["empty", "truncated", "missing", "older"])
     for path in soak.study.glob("outbox/acknowledged-*.json"):
-        if how == "gone":
+        if damage == "missing":
             path.unlink()
-        elif how == "older" and path.name in kept:
-            path.write_bytes(kept[path.name])
+        elif damage == "older" and path.name in earlier:
+            path.write_bytes(earlier[path.name])
         else:
-            os.truncate(path, 0 if how == "empty" else chance.randrange(path.stat().st_size))
+            os.truncate(path, 0 if damage == "empty" else chance.randrange(path.stat().st_size))
 
 
 def checkpoint_damaged(soak: Soak, chance: random.Random) -> None:
@@ -181,29 +182,37 @@ def checkpoint_damaged(soak: Soak, chance: random.Random) -> None:
         if states:
             content = bytearray(states[-1].read_bytes())
             content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-            keep = chance.choice([len(content), chance.randrange(len(content))])
-            states[-1].write_bytes(content[:keep])
+            length = chance.choice([len(content), chance.randrange(len(content))])
+            states[-1].write_bytes(content[:length])
 
 
 def checkpoint_replaced(soak: Soak, chance: random.Random) -> bool | None:
-    """By that of another trial: refused, whatever it holds; then put back. False: no trial had one to replace."""
+    """Checkpoints replaced by those of another trial are rejected, and then restored. False: no trial has checkpoints."""
     soak.kill()
-    victims = [trial for trial in _unfinished(soak) if list(trial.glob("step-*/manifest.json"))]
-    others = [path for path in (soak.study / "trials").iterdir() if path not in victims and list(path.glob("step-*/manifest.json"))]  # fmt: skip
-    if not victims or not others:
+    unfinished = [trial for trial in _unfinished(soak) if _has_checkpoints(trial)]
+    others = [
+        trial
+        for trial in (soak.study / "trials").iterdir()
+        if trial not in unfinished and _has_checkpoints(trial)
+    ]
+    if not unfinished or not others:
         return False
-    victim, other = chance.choice(victims), chance.choice(others)
-    away = soak.disk / "away"  # on one file system
-    victim.rename(away)
-    shutil.copytree(other, victim)
-    soak.refused(5, "belongs to another trial")
-    shutil.rmtree(victim)
-    away.rename(victim)
+    replaced, other = chance.choice(unfinished), chance.choice(others)
+    backup = soak.disk / "backup"  # on the same file system
+    replaced.rename(backup)
+    shutil.copytree(other, replaced)
+    soak.assert_rejected(5, "belongs to another trial")
+    shutil.rmtree(replaced)
+    backup.rename(replaced)
     return None
 
 
+def _has_checkpoints(trial: Path) -> bool:
+    return any(trial.glob("step-*/manifest.json"))
+
+
 def _unfinished(soak: Soak) -> list[Path]:
-    """Folders of the trials that are to go on: not those whose end is stored, which the next driver only tells."""
+    """Folders of the trials that the next driver resumes; those whose end is stored are not resumed."""
     folders = [
         soak.study / "trials" / str(number)
         for number, state in _trials(soak)
@@ -223,17 +232,17 @@ def _trials(soak: Soak) -> list[tuple[int, str]]:
 
 def database_away(soak: Soak, chance: random.Random) -> None:
     soak.kill()
-    away = soak.folder / "away.db"
-    _copy_database(soak.study / "study.db", away)
+    backup = soak.folder / "away.db"
+    _copy_database(soak.study / "study.db", backup)
     for name in ("study.db", "study.db-wal", "study.db-shm"):
         (soak.study / name).unlink(missing_ok=True)
-    soak.refused(2, "restore the matching database")
-    _copy_database(away, soak.study / "study.db")
-    away.unlink()
+    soak.assert_rejected(2, "restore the matching database")
+    _copy_database(backup, soak.study / "study.db")
+    backup.unlink()
 
 
 def database_restored(soak: Soak, chance: random.Random) -> None:
-    """A backup that is some seconds old: refused if there are checkpoints of trials that it lacks, and then put back."""
+    """A backup from some seconds ago: if it lacks trials that have checkpoints, it is rejected and the newest restored."""
     database, backup, newest = (soak.study / "study.db", soak.folder / "backup.db", soak.folder / "newest.db")
     _copy_database(database, backup)
     time.sleep(chance.uniform(0.1, 1))
@@ -242,7 +251,7 @@ def database_restored(soak: Soak, chance: random.Random) -> None:
     _copy_database(backup, database)
     known = {str(number) for number, _ in _trials(soak)}
     if {path.name for path in (soak.study / "trials").iterdir()} - known:
-        soak.refused(2, "which is not in the database")
+        soak.assert_rejected(2, "which is not in the database")
         _copy_database(newest, database)
     backup.unlink()
     newest.unlink()
@@ -257,7 +266,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def steering_requests(soak: Soak, chance: random.Random) -> None:
-    """Pauses, extensions and stops from other processes; the last one decides."""
+    """Pauses, extensions and stops requested by another process."""
 
     def steer() -> None:
         from proxytune.tuning.store import steering
@@ -273,14 +282,14 @@ def steering_requests(soak: Soak, chance: random.Random) -> None:
             steering.request_stop(study, now=chance.random() < 0.5)
 
     stops = chance.random() < 0.3
-    assert soak.code_of(soak.fork(steer), 120) == 0, soak.said()
+    assert soak.code_of(soak.fork(steer), 120) == 0, soak.log_tail()
     if stops:
         assert soak.driver is not None
-        assert soak.code_of(soak.driver, 120) in ENDINGS, soak.said()
+        assert soak.code_of(soak.driver, 120) in EXIT_CODES, soak.log_tail()
 
 
 def service_requests(soak: Soak, chance: random.Random) -> None:
-    """Reads, pauses and requests that are no good; one in three times the service is killed in the middle."""
+    """Reads, pauses and invalid requests; in one of three cases the service is killed afterwards."""
     url = f"{soak.service()}/v1/studies/small"
     with httpx.Client(timeout=60) as client:
         assert client.get(url).status_code == 200
@@ -294,7 +303,7 @@ def service_requests(soak: Soak, chance: random.Random) -> None:
 
 
 def worker_killed(soak: Soak, chance: random.Random) -> None:
-    """On Ray: another worker resumes the trial."""
+    """With Ray; another worker resumes the trial."""
     for process in _wait_for(soak, "ray::SumTrainable")[:1]:
         process.kill()
     assert soak.driver is not None
@@ -306,7 +315,7 @@ def raylet_killed(soak: Soak, chance: random.Random) -> None:
         process.kill()
     assert soak.driver is not None
     code = soak.code_of(soak.driver, 180)
-    assert code == 75, f"{code}: {soak.said()}"
+    assert code == 75, f"{code}: {soak.log_tail()}"
 
 
 FAULTS: dict[str, Callable[[Soak, random.Random], bool | None]] = {

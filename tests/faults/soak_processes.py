@@ -1,11 +1,11 @@
-"""The processes of a soak."""
+"""The processes of a soak test."""
 
 import os
 from contextlib import suppress
 
 import psutil
 
-MARK = "PROXYTUNE_SOAK"  # in the environment of every process of a soak
+MARK = "PROXYTUNE_SOAK"  # environment variable of every process of a soak test
 
 
 SHIPPER = "tracking.shipping"
@@ -22,7 +22,7 @@ def shippers(pid: int) -> list[psutil.Process]:
 
 
 def children(pid: int, word: str = "") -> list[psutil.Process]:
-    """Processes below the driver with the word in their command line; all of them, also those that are being started."""
+    """Descendants of the driver with the word in their command line; without a word all, also those being started."""
     found = []
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
@@ -33,8 +33,10 @@ def children(pid: int, word: str = "") -> list[psutil.Process]:
 
 
 def marked(name: str) -> list[psutil.Process]:
-    """The processes of a soak, but for this one."""
-    found = psutil.Process().children()  # forked ones do not show the environment that was set here
+    """All processes of the soak test except this one."""
+    found = (
+        psutil.Process().children()
+    )  # a forked child does not show variables that were set in this process
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process not in found and process.pid != os.getpid() and process.environ().get(MARK) == name:

@@ -1,4 +1,4 @@
-"""A trial that costs nothing and whose values follow from its parameters, with real checkpoints."""
+"""A trial without training whose values follow from its parameters, with the product's checkpoints."""
 
 import sys
 import time
@@ -21,17 +21,17 @@ WORKERS = 3
 
 
 class SumRun(TrialRun):
-    """Each step adds the trial's dropout to a sum, so that a value shows if a step was lost or done twice."""
+    """Each step adds the trial's dropout to a sum: a lost or repeated step changes all later values."""
 
     step_seconds: ClassVar[float] = STEP_SECONDS
 
     def __init__(self, spec: TrialSpec, checkpoints: Checkpoints | None) -> None:
         assert checkpoints is not None
         self._spec, self._checkpoints = spec, checkpoints
-        state, refused = checkpoints.newest()
-        self._notes = list(refused)
+        state, rejected = checkpoints.newest()
+        self._notes = list(rejected)
         state = state or {"step": 0, "sum": 0.0, "report": None}
-        self._step, self._sum, self._kept = state["step"], state["sum"], state["report"]
+        self._step, self._sum, self._pending = state["step"], state["sum"], state["report"]
         self._saved = self._step
 
     @property
@@ -39,20 +39,20 @@ class SumRun(TrialRun):
         return self._step
 
     def advance(self) -> TrialUpdate:
-        if self._kept is not None:  # the driver may not have heard of it
-            return self._told()
+        if self._pending is not None:  # the driver may not have received it
+            return self._report()
         time.sleep(self.step_seconds)
         self._step += 1
         self._sum += float(self._spec.model["dropout"])
         if self._step % self._spec.training["eval_every"] == 0:
             metrics = {"val_accuracy": self._sum, "val_loss": 1.0 - self._sum / 10}
-            self._kept = {"step": self._step, "metrics": metrics}
+            self._pending = {"step": self._step, "metrics": metrics}
             self.save()
-            return self._told()
+            return self._report()
         return TrialUpdate(step=self._step)
 
-    def _told(self) -> TrialUpdate:
-        report, self._kept = self._kept, None
+    def _report(self) -> TrialUpdate:
+        report, self._pending = self._pending, None
         notes, self._notes = tuple(self._notes), []
         last = report["step"] == self._spec.training["steps"]
         outcome = "complete" if last else "running"
@@ -61,19 +61,19 @@ class SumRun(TrialRun):
     def save(self) -> None:
         if self._step == self._saved:
             return
-        self._checkpoints.save(self._step, {"step": self._step, "sum": self._sum, "report": self._kept})
+        self._checkpoints.save(self._step, {"step": self._step, "sum": self._sum, "report": self._pending})
         self._saved = self._step
 
 
 class SumTrainable(TrialTrainable):
-    """The trial on Ray."""
+    """The trial with Ray."""
 
     def _make_run(self) -> TrialRun:
         return SumRun(self._spec, self._checkpoints)
 
 
 class Worker(SumTrainable):
-    """The trial in the driver's own process: what TrialTrainable does between Ray's calls."""
+    """The trial in the driver's process, with the methods that TrialTrainable calls for Ray."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -87,19 +87,19 @@ class Worker(SumTrainable):
 
 
 def search_here(stop: Callable[[StudyController], Any]) -> Callable[..., None]:
-    """In place of `run.driver._search`: a few trials in turns, without Ray; `stop` handles signals meanwhile."""
+    """A replacement of `run.driver._search` that runs a few trials in turns, without Ray; `stop` handles signals."""
 
     def search(study: Any, controller: StudyController, *_: Any) -> None:
         controller.hold({"cpu": 1, "gpu": 0})
         workers: dict[int, Worker] = {}
         with stop(controller), storage_errors():
             while True:
-                while len(workers) < WORKERS and (given := controller.next_trial()) is not None:
+                while len(workers) < WORKERS and (assignment := controller.next_trial()) is not None:
                     config = {
-                        "spec": given.spec.model_dump_json(),
-                        "checkpoints": given.checkpoints.to_json(),
+                        "spec": assignment.spec.model_dump_json(),
+                        "checkpoints": assignment.checkpoints.to_json(),
                     }
-                    workers[given.number] = Worker(config)
+                    workers[assignment.number] = Worker(config)
                 if not workers and controller.finished:
                     return
                 if not workers:

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or forget bits, under real studies."""
+"""Studies on disks that are full, read-only or damaged."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
 
 
 def in_namespace(script: str, folder: Path, data_cache: Path) -> "subprocess.CompletedProcess[str]":
-    """A shell script with mounts and processes of its own, which end with it."""
+    """Run a shell script in its own mount and PID namespaces."""
     return subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-euc", script],
         cwd=folder,
@@ -32,44 +32,44 @@ def in_namespace(script: str, folder: Path, data_cache: Path) -> "subprocess.Com
 
 
 FULL = """
-mkdir -p studies/small/{where} keep
-mount -t tmpfs -o size={size} tmpfs studies/small/{where}
+mkdir -p studies/small/{part} copy
+mount -t tmpfs -o size={size} tmpfs studies/small/{part}
 code=0; bash -c "$PROXYTUNE --json" >out 2>err || code=$?
 echo "first: $code"
-mount -o remount,size=200m studies/small/{where}
+mount -o remount,size=200m studies/small/{part}
 began=$(date +%s.%N)
 code=0; bash -c "$PROXYTUNE --json" >out 2>>err || code=$?
 echo "second: $code"
 echo "seconds: $(echo "$(date +%s.%N) - $began" | bc -l 2>/dev/null || python3 -c "import time;print(time.time()-$began)")"
-cp -r studies/small/outbox/. keep
+cp -r studies/small/outbox/. copy
 """
 
 
 @pytest.mark.slow
 @needs_root
-@pytest.mark.parametrize(("where", "size"), [("trials", "200k"), ("outbox", "12k")])
-def test_a_full_disk_ends_in_one_line_and_loses_nothing_once_there_is_room(
-    study: Any, data_cache: Path, record: Callable[..., None], where: str, size: str
+@pytest.mark.parametrize(("part", "size"), [("trials", "200k"), ("outbox", "12k")])
+def test_full_disk_exits_with_one_line_and_a_rerun_loses_nothing(
+    study: Any, data_cache: Path, record: Callable[..., None], part: str, size: str
 ) -> None:
-    done = in_namespace(FULL.format(where=where, size=size), study.folder, data_cache)
+    done = in_namespace(FULL.format(part=part, size=size), study.folder, data_cache)
     assert done.returncode == 0, done.stderr
-    said = dict(line.split(": ") for line in done.stdout.splitlines())
+    printed = dict(line.split(": ") for line in done.stdout.splitlines())
     error = (study.folder / "err").read_text()
     assert "Traceback" not in error
-    assert said["first"] == str(StorageError.exit_code), error
+    assert printed["first"] == str(StorageError.exit_code), error
     (line,) = [line for line in error.splitlines() if line.startswith("proxytune: ")]
     assert "No space left on device" in line
-    assert str(study.storage / "small" / where) in line
-    assert said["second"] == "0", error
-    study.outbox = study.folder / "keep"
-    counted = study.lost_and_doubled()
-    assert counted == {"lost": 0, "doubled": 0}
+    assert str(study.storage / "small" / part) in line
+    assert printed["second"] == "0", error
+    study.outbox = study.folder / "copy"
+    counted = study.lost_and_duplicated()
+    assert counted == {"lost": 0, "duplicated": 0}
     record(
-        f"disk full under {'checkpoints' if where == 'trials' else 'the outbox'} (tmpfs of {size})",
+        f"disk full under {'checkpoints' if part == 'trials' else 'the outbox'} (tmpfs of {size})",
         injected=1,
         **counted,
-        seconds=float(said["seconds"]),
-        seen=f"exit code {said['first']}, one line; the same command goes on",
+        seconds=float(printed["seconds"]),
+        result=f"exit code {printed['first']} and one line of error; the same command resumes the study",
     )
 
 
@@ -83,7 +83,7 @@ echo "$code"
 
 
 @needs_root
-def test_storage_that_cannot_be_written_is_told_before_anything_starts(
+def test_read_only_storage_is_reported_before_any_trial_starts(
     study: Any, data_cache: Path, record: Callable[..., None]
 ) -> None:
     done = in_namespace(READ_ONLY, study.folder, data_cache)
@@ -99,9 +99,9 @@ def test_storage_that_cannot_be_written_is_told_before_anything_starts(
         "storage read-only",
         injected=1,
         lost=0,
-        doubled=0,
+        duplicated=0,
         seconds=None,
-        seen="exit code 5 before any trial, names path and user",
+        result="exit code 5 before any trial; the error names the path and the user",
     )
 
 
@@ -118,14 +118,14 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
+def test_damaged_checkpoints_are_replaced_by_the_previous_ones(
     study: Any, record: Callable[..., None]
 ) -> None:
     driver = study.start()
     trials = study.storage / "small" / "trials"
 
     def two_checkpoints() -> list[Path]:
-        """Of trials that are not done: nobody reads the last checkpoint of one that is."""
+        """Trials with two checkpoints that are not complete: the last checkpoint of a complete trial is not read."""
         return sorted(
             folder
             for folder in trials.glob("*")
@@ -142,16 +142,16 @@ def test_damaged_checkpoints_are_told_and_the_ones_before_go_on(
         damaged.append(newest)
     assert damaged
     seconds = study.finish()
-    counted = study.lost_and_doubled()
-    assert counted == {"lost": 0, "doubled": 0}
+    counted = study.lost_and_duplicated()
+    assert counted == {"lost": 0, "duplicated": 0}
     opened = open_study("small", study.storage)
     for folder in trials.glob("*"):
-        (trial,) = [one for one in opened.trials() if str(one.number) == folder.name]
+        (trial,) = [trial for trial in opened.trials() if str(trial.number) == folder.name]
         assert opened.checkpoints(trial).newest()[1] == []
     record(
         "newest checkpoint truncated, or one bit of it flipped",
         injected=len(damaged),
         **counted,
         seconds=seconds,
-        seen="the checkpoint before it goes on",
+        result="resumed from the previous checkpoint",
     )

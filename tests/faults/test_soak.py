@@ -1,4 +1,4 @@
-"""The soak: its schedule replays by its seed, and a short one loses and doubles nothing (`make soak` runs long ones)."""
+"""The soak test: its seed determines its schedule, and a short run finds no problem (`make soak` runs longer ones)."""
 
 import itertools
 import json
@@ -13,11 +13,11 @@ from tests.faults.soak import schedule
 from tests.faults.soak_faults import FAULTS
 
 
-def test_a_seed_determines_kinds_pauses_and_choices() -> None:
+def test_seed_determines_kinds_pauses_and_random_choices() -> None:
     kinds = list(FAULTS)
-    first, again = (list(itertools.islice(schedule(5, kinds), 3 * len(kinds))) for _ in range(2))
-    shown = [[(kind, pause, chance.random()) for kind, pause, chance in drawn] for drawn in (first, again)]
-    assert shown[0] == shown[1]
+    first, second = (list(itertools.islice(schedule(5, kinds), 3 * len(kinds))) for _ in range(2))
+    drawn = [[(kind, pause, chance.random()) for kind, pause, chance in run] for run in (first, second)]
+    assert drawn[0] == drawn[1]
     for start in range(0, len(first), len(kinds)):
         assert {kind for kind, _, _ in first[start : start + len(kinds)]} == FAULTS.keys()
 
@@ -25,8 +25,8 @@ def test_a_seed_determines_kinds_pauses_and_choices() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
-def test_every_kind_of_fault_in_one_study_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    script, kept = Path(__file__).with_name("soak.py"), tmp_path / "soaks.jsonl"
+def test_study_under_every_kind_of_fault_loses_and_duplicates_nothing(tmp_path: Path) -> None:
+    script, results = Path(__file__).with_name("soak.py"), tmp_path / "soaks.jsonl"
     command = [
         sys.executable,
         "-P",
@@ -38,10 +38,10 @@ def test_every_kind_of_fault_in_one_study_loses_and_doubles_nothing(tmp_path: Pa
         "--minutes",
         "45",
         "--record",
-        kept,
+        results,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(kept.read_text())
+    result = json.loads(results.read_text())
     assert result["problems"] == []
     assert result["injected"] == dict.fromkeys(FAULTS, 1)

@@ -1,4 +1,4 @@
-"""The fault table: made from results, and naming only tests that there are."""
+"""The fault table: generated from results, and naming only tests that exist."""
 
 import importlib.util
 import json
@@ -21,14 +21,14 @@ def table() -> ModuleType:
     return module
 
 
-def test_rows_of_one_fault_are_added_up(table: ModuleType, tmp_path: Path) -> None:
+def test_rows_of_the_same_fault_are_summed(table: ModuleType, tmp_path: Path) -> None:
     row = {
         "fault": "x",
         "injected": 2,
         "lost": 0,
-        "doubled": 1,
+        "duplicated": 1,
         "seconds": 1.5,
-        "seen": "y",
+        "result": "y",
         "date": "d",
         "cpus": 2,
         "load": 3.0,
@@ -40,7 +40,7 @@ def test_rows_of_one_fault_are_added_up(table: ModuleType, tmp_path: Path) -> No
     assert "| x | 4 | 0 | 2 | 7 | y |\n| z | 2 | 0 | 1 |  | y |\n" in text
 
 
-def test_soaks_are_shown_with_their_seeds_and_counts_add_up(table: ModuleType) -> None:
+def test_soak_runs_are_listed_by_seed_and_their_counts_summed(table: ModuleType) -> None:
     soak = {
         "seed": 7,
         "minutes": 1.0,
@@ -56,20 +56,20 @@ def test_soaks_are_shown_with_their_seeds_and_counts_add_up(table: ModuleType) -
     assert "| driver killed | 3 |\n| disk full | 6 |\n| worker killed | 1 |\n" in text
 
 
-def test_every_test_that_the_table_names_is_there(table: ModuleType) -> None:
+def test_every_test_named_in_the_table_exists(table: ModuleType) -> None:
     for name in table.ELSEWHERE.values():
         path, _, function = name.partition("::")
         assert f"def {function}(" in (REPOSITORY / path).read_text(), name
 
 
-def test_the_document_is_one_that_the_script_makes(table: ModuleType) -> None:
+def test_document_matches_the_generator(table: ModuleType) -> None:
     document, _, soak = (REPOSITORY / "docs" / "FAULTS.md").read_text().partition("\n## Soak")
-    kept = [json.loads(line) for line in table.SOAKS.read_text().splitlines()]
-    assert "\n## Soak" + soak == table.soak_section(kept)
+    soaks = [json.loads(line) for line in table.SOAKS.read_text().splitlines()]
+    assert "\n## Soak" + soak == table.soak_section(soaks)
     assert document.startswith(table.HEAD)
     lines = re.findall(r"^\| .* \| (\d+) \| (\d+) \| (\d+) \| \d* \| .* \|$", document, re.MULTILINE)
     assert len(lines) >= 8
-    for _, lost, doubled in lines:
-        assert (lost, doubled) == ("0", "0")
+    for _, lost, duplicated in lines:
+        assert (lost, duplicated) == ("0", "0")
     for name in table.ELSEWHERE.values():
         assert name in document

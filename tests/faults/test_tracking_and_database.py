@@ -1,4 +1,4 @@
-"""MLflow that is away, fails or hangs, and databases that are locked, while a study runs."""
+"""A study whose MLflow server is unavailable, fails or hangs, and whose databases are locked."""
 
 import contextlib
 import http.server
@@ -17,16 +17,16 @@ from proxytune.tuning.spec.locations import default_uri
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 from tests.tuning.tracking.servers import MlflowServer
 
-AWAY_SECONDS = 60.0
+FAULT_SECONDS = 60.0
 
 
-class Failing(http.server.BaseHTTPRequestHandler):
-    """Stands in a dead server's place and answers 500 to everything."""
+class FailingHandler(http.server.BaseHTTPRequestHandler):
+    """Replaces the server and responds to every request with status 500."""
 
-    asked = 0
+    num_requests = 0
 
     def _fail(self) -> None:
-        type(self).asked += 1
+        type(self).num_requests += 1
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(500)
         self.send_header("Content-Length", "0")
@@ -49,11 +49,11 @@ def killed(server: Any, seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def failing(server: Any, seconds: float) -> Iterator[None]:
     server.stop()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", server.port), Failing) as stand_in:
-        threading.Thread(target=stand_in.serve_forever, daemon=True).start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", server.port), FailingHandler) as replacement:
+        threading.Thread(target=replacement.serve_forever, daemon=True).start()
         time.sleep(seconds)
-        assert Failing.asked
-        stand_in.shutdown()
+        assert FailingHandler.num_requests
+        replacement.shutdown()
     yield
     server.start()
 
@@ -68,10 +68,10 @@ def hanging(server: Any, seconds: float) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_study_does_not_notice_that_mlflow_is_away(
+def test_study_continues_while_mlflow_is_unavailable(
     study: Any, mlflow_points: Callable[..., Any], record: Callable[..., None]
 ) -> None:
-    """Killed, answering 500, hanging: a minute each, in one study that is long enough for all three."""
+    """The server is killed, responds with status 500, and hangs, one minute each, during one long study."""
     study.storage.mkdir()
     uri = default_uri(study.storage)
     server = MlflowServer(uri, study.storage / "mlartifacts")
@@ -83,38 +83,38 @@ def test_a_study_does_not_notice_that_mlflow_is_away(
         )
         study.wait(lambda: study.events("report"), driver, 300)
         reports, seconds = [len(study.events("report"))], []
-        for away in (killed, failing, hanging):
-            with away(server, AWAY_SECONDS):
+        for fault in (killed, failing, hanging):
+            with fault(server, FAULT_SECONDS):
                 reports.append(len(study.events("report")))
-            behind = study.outbox.joinpath(JOURNAL).stat().st_size
+            end = study.outbox.joinpath(JOURNAL).stat().st_size
 
-            def shipped(behind: int = behind) -> bool:
-                return Acknowledgement.load(study.outbox, server.url, "proxytune").offset >= behind
+            def shipped(end: int = end) -> bool:
+                return Acknowledgement.load(study.outbox, server.url, "proxytune").offset >= end
 
             seconds.append(study.wait(shipped, driver, 240))
         assert all(later > earlier for earlier, later in pairwise(reports)), reports
         driver.send_signal(signal.SIGINT)
-        assert driver.wait(240) == 75, study.said()
+        assert driver.wait(240) == 75, study.log_tail()
         server.stop()
-        held, doubled = mlflow_points(uri)
-        said = {
-            (f"small/{event['trial']}", metric, event.step)
+        shipped_points, duplicated = mlflow_points(uri)
+        journal_points = {
+            (f"small/{event.trial}", metric, event.step)
             for event in study.events("report")
             for metric in event.metrics
         }
-        lost = len(said - held)
-        assert (lost, doubled) == (0, 0)
-        for what, took, (earlier, later) in zip(
+        lost = len(journal_points - shipped_points)
+        assert (lost, duplicated) == (0, 0)
+        for fault_name, shipping_seconds, (earlier, later) in zip(
             ("killed", "answering 500", "hanging (SIGSTOP)"), seconds, pairwise(reports), strict=True
         ):
             record(
-                f"MLflow {what} for {AWAY_SECONDS:g} s",
+                f"MLflow {fault_name} for {FAULT_SECONDS:g} s",
                 injected=1,
                 lost=lost,
-                doubled=doubled,
-                seconds=took,
-                seen=f"{later - earlier} evaluations meanwhile; every point is in MLflow once",
-                part=what,
+                duplicated=duplicated,
+                seconds=shipping_seconds,
+                result=f"{later - earlier} evaluations during the fault; every point is in MLflow once",
+                part=fault_name,
             )
     finally:
         with contextlib.suppress(ProcessLookupError, AssertionError):
@@ -123,7 +123,7 @@ def test_a_study_does_not_notice_that_mlflow_is_away(
 
 
 @pytest.mark.slow
-def test_locked_databases_are_waited_for(study: Any, record: Callable[..., None]) -> None:
+def test_study_waits_for_locked_databases(study: Any, record: Callable[..., None]) -> None:
     driver = study.start()
     study.wait(lambda: study.events("report"), driver, 240)
     for path in (study.storage / "small" / "study.db", study.storage / "mlflow.db"):
@@ -132,14 +132,14 @@ def test_locked_databases_are_waited_for(study: Any, record: Callable[..., None]
             time.sleep(15)
             connection.execute("ROLLBACK")
     began = time.monotonic()
-    assert driver.wait(240) == 0, study.said()
+    assert driver.wait(240) == 0, study.log_tail()
     seconds = time.monotonic() - began
-    counted = study.lost_and_doubled()
-    assert counted == {"lost": 0, "doubled": 0}
+    counted = study.lost_and_duplicated()
+    assert counted == {"lost": 0, "duplicated": 0}
     record(
         "sqlite locked for 15 s: the study's database, then MLflow's",
         injected=2,
         **counted,
         seconds=seconds,
-        seen="waited for",
+        result="the study waits",
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, verified, the two newest kept."""
+"""Checkpoints: written atomically, verified when loaded; only the two newest are kept."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ def state(value: float) -> dict[str, object]:
     return {"weights": torch.full((4, 3), value), "step": 3, "name": "a", "losses": [1.0, value]}
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_state_round_trips(tmp_path: Path) -> None:
     loaded = checkpoints_in(tmp_path).load(checkpoints_in(tmp_path).save(3, state(0.5)))
     assert torch.equal(loaded["weights"], torch.full((4, 3), 0.5))
     assert {key: loaded[key] for key in ("step", "name", "losses")} == {
@@ -27,7 +27,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     }
 
 
-def test_the_two_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_two_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 30, 4):
         checkpoints_in(tmp_path).save(step, state(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000004", "step-0000000030"]
@@ -45,23 +45,25 @@ def _flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_truncate, _flip, Path.unlink, lambda path: path.write_bytes(b"")])
 @pytest.mark.parametrize("file", ["state-*.pt", "manifest.json"])
-def test_a_damaged_newest_is_named_and_the_one_before_is_taken(tmp_path: Path, damage, file: str) -> None:
+def test_damaged_newest_checkpoint_is_reported_and_the_previous_one_loaded(
+    tmp_path: Path, damage, file: str
+) -> None:
     checkpoints_in(tmp_path).save(1, state(1.0))
     newest = checkpoints_in(tmp_path).save(2, state(2.0))
     damage(next(Path(newest.url).glob(file)))
     with pytest.raises(CorruptCheckpoint, match="step-0000000002"):
         checkpoints_in(tmp_path).load(newest)
-    loaded, refused = checkpoints_in(tmp_path).newest()
+    loaded, rejected = checkpoints_in(tmp_path).newest()
     assert loaded is not None
     assert loaded["weights"][0, 0] == 1.0
     if damage is Path.unlink and file == "manifest.json":
-        assert refused == [], "without a manifest there is no checkpoint"
+        assert rejected == [], "a folder without a manifest is not a checkpoint"
     else:
-        assert len(refused) == 1
-        assert "step-0000000002" in refused[0]
+        assert len(rejected) == 1
+        assert "step-0000000002" in rejected[0]
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_pickle_with_code_is_rejected_and_not_executed(tmp_path: Path) -> None:
     import pickle
 
     canary = tmp_path / "ran"
@@ -85,7 +87,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_a_write_that_fails_leaves_the_older_one_and_nothing_half_written(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_previous_checkpoint_and_no_partial_file(tmp_path: Path) -> None:
     checkpoints_in(tmp_path).save(1, state(1.0))
     with pytest.raises(Exception, match=r"pickle|lambda"):
         checkpoints_in(tmp_path).save(2, {"not storable": lambda: None})
@@ -96,21 +98,23 @@ OWNER = Owner(study="s", trial=2, configuration="c", data="d")
 
 
 @pytest.mark.parametrize("other", [{"study": "t"}, {"trial": 3}, {"configuration": "x"}, {"data": "e"}])
-def test_a_checkpoint_of_something_else_is_named_and_never_loaded(tmp_path: Path, other) -> None:
+def test_foreign_checkpoint_is_reported_and_not_loaded(tmp_path: Path, other) -> None:
     Checkpoints(Folder(str(tmp_path)), replace(OWNER, **other)).save(3, state(1.0))
-    mine = Checkpoints(Folder(str(tmp_path)), OWNER)
+    checkpoints = Checkpoints(Folder(str(tmp_path)), OWNER)
     ((name, value),) = other.items()
     with pytest.raises(ForeignCheckpoint, match=f"step-0000000003 belongs to another {name} \\({value}, not"):
-        mine.newest()
-    assert list(mine.readable()) == []
-    unknown = Checkpoints(
-        Folder(str(tmp_path)), replace(OWNER, **other, data=None) if name != "data" else OWNER
-    )
-    if name != "data":
-        assert unknown.newest()[0] is not None, "data that is not known is not compared"
+        checkpoints.newest()
+    assert list(checkpoints.readable()) == []
 
 
-def test_a_checkpoint_without_an_owner_is_refused(tmp_path: Path) -> None:
+def test_unknown_data_fingerprint_is_not_compared(tmp_path: Path) -> None:
+    Checkpoints(Folder(str(tmp_path)), OWNER).save(3, state(1.0))
+    loaded, rejected = Checkpoints(Folder(str(tmp_path)), replace(OWNER, data=None)).newest()
+    assert loaded is not None
+    assert rejected == []
+
+
+def test_checkpoint_without_an_owner_is_rejected(tmp_path: Path) -> None:
     path = Path(checkpoints_in(tmp_path).save(3, state(1.0)).url) / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({key: manifest[key] for key in ("step", "sha256", "file")}))

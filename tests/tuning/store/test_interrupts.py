@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once, or after what must not be torn."""
+"""SIGINT and SIGTERM interrupt immediately, or after an uninterruptible section."""
 
 import os
 import signal
@@ -14,92 +14,92 @@ done: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_done() -> None:
+def _clear_done() -> None:
     done.clear()
 
 
-def get(number: signal.Signals) -> None:
+def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
     done.append("after the signal")
 
 
-def interrupted(work: Callable[[], None]) -> None:
+def assert_interrupted(section: Callable[[], None]) -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
-        work()
+        section()
 
 
 @BOTH
-def test_a_signal_ends_what_runs_and_the_handlers_are_those_before(number: signal.Signals) -> None:
+def test_signal_interrupts_and_previous_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    interrupted(lambda: get(number))
+    assert_interrupted(lambda: send(number))
     assert not done
     assert signal.getsignal(number) is before
 
 
 @BOTH
-def test_a_signal_waits_for_the_end_of_the_outermost_work(number: signal.Signals) -> None:
+def test_signal_is_deferred_until_the_outermost_section_ends(number: signal.Signals) -> None:
     @uninterrupted()
-    def work() -> None:
+    def section() -> None:
         with uninterrupted():
-            get(number)
-        done.append("all of the work")
+            send(number)
+        done.append("end of the section")
 
-    interrupted(work)
-    assert done == ["after the signal", "all of the work"]
+    assert_interrupted(section)
+    assert done == ["after the signal", "end of the section"]
     with interruptible(), uninterrupted():
-        done.append("nothing was left of it")
+        done.append("no signal is pending")
     assert len(done) == 3
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_second_signal_interrupts_immediately() -> None:
     @uninterrupted()
-    def work() -> None:
-        get(signal.SIGINT)
-        get(signal.SIGTERM)
+    def section() -> None:
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
 
-    interrupted(work)
+    assert_interrupted(section)
     assert done == ["after the signal"]
     with interruptible(), uninterrupted():
-        done.append("nothing was left of it")
+        done.append("no signal is pending")
     assert len(done) == 2
 
 
-def test_a_long_wait_can_be_ended_within_the_work() -> None:
+def test_check_interrupted_raises_for_a_deferred_signal() -> None:
     @uninterrupted()
-    def work() -> None:
+    def section() -> None:
         check_interrupted()
-        get(signal.SIGINT)
+        send(signal.SIGINT)
         check_interrupted()
         done.append("after the wait")
 
-    interrupted(work)
+    assert_interrupted(section)
     assert done == ["after the signal"]
 
 
-def test_an_interruption_is_seen_where_the_work_fails_as_well() -> None:
+def test_deferred_signal_is_raised_even_if_the_section_fails() -> None:
     @uninterrupted()
-    def work() -> None:
-        get(signal.SIGINT)
+    def section() -> None:
+        send(signal.SIGINT)
         raise OSError("the disk is full")
 
-    interrupted(work)
+    assert_interrupted(section)
     assert done == ["after the signal"]
 
 
-def test_the_work_of_other_threads_holds_no_signal_back() -> None:
-    inside, leave = threading.Event(), threading.Event()
+def test_section_in_another_thread_does_not_defer_signals() -> None:
+    entered, release = threading.Event(), threading.Event()
 
-    def work() -> None:
+    def section() -> None:
         with uninterrupted():
-            inside.set()
-            leave.wait()
+            entered.set()
+            release.wait()
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=section)
     thread.start()
-    inside.wait()
+    entered.wait()
     try:
-        interrupted(lambda: get(signal.SIGTERM))
+        assert_interrupted(lambda: send(signal.SIGTERM))
     finally:
-        leave.set()
+        release.set()
         thread.join()
     assert not done

@@ -1,4 +1,4 @@
-"""The lease and its fence: one driver per study, none locked out by a dead one, none that writes after its time."""
+"""The lease and its fencing: one driver per study, takeover from a dead driver, no writes after the lease is lost."""
 
 import os
 import shutil
@@ -22,11 +22,12 @@ from proxytune.tuning.store.tables import drivers
 
 HOLD = """
 import sys, time
+from proxytune.tuning.store import lease as module
 from proxytune.tuning.store.database import open_storage
-from proxytune.tuning.store.lease import Lease
-lease = Lease(open_storage(sys.argv[1], create=True), "a")
+module.RENEWAL_SECONDS = 0.3
+lease = module.Lease(open_storage(sys.argv[1], create=True), "a")
 lease.acquire()
-print("held", flush=True)
+print("acquired", flush=True)
 time.sleep(600)
 """
 
@@ -38,36 +39,36 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def holder(url: str, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
-    """A process that holds the lease of study a, started with the words of the test's parameter before it."""
-    before = getattr(request, "param", [])
+    """A process that holds the lease of study a; the test's parameter is a prefix of its command."""
+    prefix = getattr(request, "param", [])
     process = subprocess.Popen(
-        [*before, sys.executable, "-P", "-c", HOLD, url],
+        [*prefix, sys.executable, "-P", "-c", HOLD, url],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline() == "acquired\n"
     yield process
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def test_a_second_driver_is_told_who_holds_the_study(url: str) -> None:
+def test_second_acquire_raises_and_names_the_holder(url: str) -> None:
     first = Lease(open_storage(url, create=True), "a")
     first.acquire()
     with pytest.raises(HeldError, match=f"process {os.getpid()} on"):
         Lease(open_storage(url, create=True), "a").acquire()
     Lease(open_storage(url, create=True), "b").acquire()
     first.release()
-    again = Lease(open_storage(url, create=True), "a")
-    again.acquire()
-    assert again.epoch == first.epoch + 1
+    second = Lease(open_storage(url, create=True), "a")
+    second.acquire()
+    assert second.epoch == first.epoch + 1
 
 
-def test_a_refused_claim_changes_nothing(url: str) -> None:
+def test_rejected_acquire_changes_nothing(url: str) -> None:
     storage = open_storage(url, create=True)
-    holding = Lease(storage, "a")
-    holding.acquire()
+    lease = Lease(storage, "a")
+    lease.acquire()
 
     def rows() -> list[tuple[object, ...]]:
         with storage.engine.connect() as connection:
@@ -77,10 +78,10 @@ def test_a_refused_claim_changes_nothing(url: str) -> None:
     with pytest.raises(HeldError):
         Lease(open_storage(url, create=True), "a").acquire()
     assert rows() == before
-    holding.check()
+    lease.check()
 
 
-def test_the_lease_of_a_killed_process_is_taken_over_at_once(url: str, holder, monkeypatch) -> None:
+def test_lease_of_a_killed_process_is_taken_over_immediately(url: str, holder, monkeypatch) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 10_000.0)
     with pytest.raises(HeldError, match=f"process {holder.pid} on"):
         Lease(open_storage(url, create=True), "a").acquire()
@@ -90,7 +91,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(url: str, holder, m
     Lease(open_storage(url, create=True), "a").acquire()
 
 
-def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
+def test_reused_process_id_is_not_mistaken_for_the_holder() -> None:
     own = ProcessIdentity.own()
     assert own.is_running()
     assert ProcessIdentity(own.host, own.pid, own.place, own.started - 1).is_running() is False
@@ -102,39 +103,40 @@ UNSHARE = [] if shutil.which("unshare") is None else ["unshare", "--pid", "--for
 
 
 @pytest.mark.skipif(
-    not UNSHARE or os.getuid() != 0, reason="making a PID namespace takes util-linux and root"
+    not UNSHARE or os.getuid() != 0, reason="creating a PID namespace requires util-linux and root"
 )
 @pytest.mark.parametrize("holder", [UNSHARE], indirect=True, ids=["in another PID namespace"])
-def test_a_driver_in_another_pid_namespace_of_this_host_keeps_its_lease(url: str, holder) -> None:
-    """Its number means nothing here: process 1 or 2 of this namespace is another one, or there is none."""
+def test_driver_in_another_pid_namespace_keeps_its_lease(url: str, holder) -> None:
+    """Its process id is meaningless here: another process of this namespace may have it."""
     storage = open_storage(url, create=True)
     assert driver_of(storage, "a") is not None
     with pytest.raises(HeldError, match="is held by process"):
         Lease(storage, "a").acquire()
     assert holder.poll() is None
     with storage.engine.connect() as connection:
-        assert connection.execute(sa.select(drivers.c.epoch)).scalar() == 1, "the refused claim had no effect"
+        epoch = connection.execute(sa.select(drivers.c.epoch)).scalar()
+    assert epoch == 1, "the rejected acquire had an effect"
 
 
 @pytest.mark.parametrize("renewed", ["1970-01-01 00:00:00", "2999-01-01 00:00:00"])
-def test_a_holder_that_cannot_be_seen_keeps_its_lease_while_it_renews_whatever_the_clocks_say(
+def test_invisible_holder_keeps_a_renewed_lease_despite_clock_skew(
     url: str, monkeypatch, renewed: str
 ) -> None:
     monkeypatch.setattr(module, "RENEWAL_SECONDS", 0.3)
     storage = open_storage(url, create=True)
-    holding = Lease(storage, "a")
-    holding.acquire()
+    lease = Lease(storage, "a")
+    lease.acquire()
     with storage.engine.begin() as connection:
-        connection.execute(sa.text(f"UPDATE proxytune_driver SET place = 'elsewhere', renewed = '{renewed}'"))
+        connection.execute(
+            sa.text(f"UPDATE proxytune_driver SET place = 'another boot', renewed = '{renewed}'")
+        )
     with pytest.raises(HeldError, match="is held by process"):
         Lease(open_storage(url, create=True), "a").acquire()
-    assert not holding.lost
+    assert not lease.lost
 
 
-def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(url: str, monkeypatch) -> None:
-    monkeypatch.setattr(
-        module, "RENEWAL_SECONDS", 10_000.0
-    )  # this process, suspended as far as its lease goes
+def test_suspended_driver_is_replaced_and_cannot_write_after_waking(url: str, monkeypatch) -> None:
+    monkeypatch.setattr(module, "RENEWAL_SECONDS", 10_000.0)  # no renewals, as in a suspended process
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
     storage = open_storage(url, create=True)
     from optuna.study import StudyDirection
@@ -143,7 +145,7 @@ def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(url: st
     suspended.acquire()
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "a")
     trial = storage.create_new_trial(study)
-    time.sleep(1.1)  # the database's clock has whole seconds
+    time.sleep(1.1)  # the database's clock has a resolution of one second
     newer = Lease(open_storage(url, create=True), "a")
     newer.acquire()
     for write in (
@@ -161,34 +163,34 @@ def test_a_suspended_driver_is_replaced_and_writes_nothing_when_it_wakes(url: st
     assert reader.get_study_user_attrs(study) == {}
 
 
-def test_a_holder_notices_that_it_was_replaced(url: str, monkeypatch) -> None:
+def test_replaced_holder_calls_on_lost(url: str, monkeypatch) -> None:
     monkeypatch.setattr(module, "RENEWAL_SECONDS", 0.2)
     lost: list[str] = []
-    holding = Lease(open_storage(url, create=True), "a")
-    holding.on_lost = lambda: lost.append("told")
-    holding.acquire()
+    lease = Lease(open_storage(url, create=True), "a")
+    lease.on_lost = lambda: lost.append("on_lost")
+    lease.acquire()
     with open_storage(url, create=True).engine.begin() as connection:
         connection.execute(drivers.update().values(epoch=7))
     deadline = time.monotonic() + 300
     while not lost and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert holding.lost
-    assert lost == ["told"]
+    assert lease.lost
+    assert lost == ["on_lost"]
 
 
-def test_a_connection_that_is_lost_in_a_transaction_fails_with_its_own_error(url: str) -> None:
-    """SQLAlchemy also gives a connection up when a signal's exception goes through it."""
+def test_connection_lost_in_a_transaction_raises_its_own_error(url: str) -> None:
+    """SQLAlchemy also invalidates a connection when a signal handler raises in it."""
     storage = open_storage(url, create=True)
-    held = Lease(storage, "a")
-    held.acquire()
+    lease = Lease(storage, "a")
+    lease.acquire()
 
-    def lose() -> None:
+    def lose_connection() -> None:
         with storage.engine.begin() as connection:
             connection.execute(drivers.insert().values(study="b", epoch=0, held=False, renewed=sa.func.now()))
             connection.invalidate()
             raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        lose()
-    held.check()
-    held.release()
+        lose_connection()
+    lease.check()
+    lease.release()

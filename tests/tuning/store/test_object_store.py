@@ -1,10 +1,6 @@
-"""Checkpoints in a real S3-compatible store: complete or not there, verified, the two newest kept."""
+"""Checkpoints and exports in an S3-compatible store."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +10,14 @@ import torch
 
 from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export.destination import destination
+from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store import folder as folder_module
-from proxytune.tuning.store.checkpoints import CorruptCheckpoint
+from proxytune.tuning.store.checkpoints import Checkpoints, CorruptCheckpoint
 from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.trial.trial_run import TrialRun
 from tests.commandline import proxytune
 from tests.tuning.conftest import checkpoints_in
-from tests.tuning.store.s3 import S3Server
+from tests.tuning.store.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +42,15 @@ def state(value: float) -> dict[str, object]:
     return {"weights": torch.full((4, 3), value), "step": 3}
 
 
-def test_the_two_newest_are_kept_and_come_back_as_they_were(folder: Folder) -> None:
+def test_two_newest_checkpoints_are_kept_and_load_unchanged(folder: Folder) -> None:
     for step in (1, 2, 30, 4):
         checkpoints_in(folder).save(step, state(step))
     assert [path.name for path in checkpoints_in(folder).paths()] == ["step-0000000030", "step-0000000004"]
     assert len(folder.names()) == 4
-    newest, refused = checkpoints_in(folder).newest()
+    newest, rejected = checkpoints_in(folder).newest()
     assert newest is not None
     assert torch.equal(newest["weights"], torch.full((4, 3), 30.0))
-    assert refused == []
+    assert rejected == []
 
 
 def _flip(content: bytes) -> bytes:
@@ -63,7 +60,9 @@ def _flip(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_flip, lambda content: content[:-7], lambda content: b"", None])
 @pytest.mark.parametrize("file", ["state", "manifest"])
-def test_a_damaged_newest_is_named_and_the_one_before_is_taken(folder: Folder, damage, file: str) -> None:
+def test_damaged_newest_checkpoint_is_reported_and_the_previous_one_loaded(
+    folder: Folder, damage, file: str
+) -> None:
     checkpoints_in(folder).save(1, state(1.0))
     newest = checkpoints_in(folder).save(2, state(2.0))
     (name,) = [name for name in newest.names() if name.startswith(file)]
@@ -71,7 +70,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(folder: Folder, d
         (newest / name).delete()
     else:
         (newest / name).write_bytes(damage((newest / name).read_bytes()))
-    if not (damage is None and file == "manifest"):  # then it was never there
+    if not (damage is None and file == "manifest"):  # a folder without a manifest is not a checkpoint
         with pytest.raises(CorruptCheckpoint, match="step-0000000002"):
             checkpoints_in(folder).load(newest)
     loaded, _ = checkpoints_in(folder).newest()
@@ -79,52 +78,43 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(folder: Folder, d
     assert loaded["weights"][0, 0] == 1.0
 
 
-def test_what_was_written_without_a_manifest_is_no_checkpoint_and_goes_with_the_next(
+def test_state_without_a_manifest_is_ignored_and_removed_by_the_next_save(
     folder: Folder,
 ) -> None:
     checkpoints_in(folder).save(1, state(1.0))
-    (folder / "step-0000000002" / "state-half.pt").write_bytes(b"a worker died here")
+    (folder / "step-0000000002" / "state-partial.pt").write_bytes(b"written by a worker that died")
     assert [path.name for path in checkpoints_in(folder).paths()] == ["step-0000000001"]
     checkpoints_in(folder).save(3, state(3.0))
-    assert not [name for name in folder.names() if "half" in name]
+    assert not [name for name in folder.names() if "partial" in name]
 
 
-def test_a_worker_that_was_given_up_cannot_spoil_the_one_that_goes_on(folder: Folder) -> None:
+def test_late_write_of_an_abandoned_worker_does_not_damage_a_checkpoint(folder: Folder) -> None:
     newest = checkpoints_in(folder).save(2, state(2.0))
-    (newest / "state-late.pt").write_bytes(b"late")  # the zombie writes its state, then is gone
+    (newest / "state-late.pt").write_bytes(b"late")  # without a manifest: the worker died before it
     assert checkpoints_in(folder).load(newest)["weights"][0, 0] == 2.0
 
 
-def test_a_trial_goes_on_from_the_store_in_another_process_to_the_same_end(
+def test_trial_resumed_from_the_store_reports_the_same_metrics(
     make_spec, folder: Folder, tmp_path: Path
 ) -> None:
     spec = make_spec().trial({"model.dropout": 0.2})
     local = TrialRun(spec, checkpoints_in(tmp_path))
-    updates = [local.advance() for _ in range(3)]
-    run = TrialRun(spec, checkpoints_in(folder))
-    run.advance()
-    script = (
-        "import sys; from proxytune.tuning.trial.trial_run import TrialRun;"
-        "from proxytune.tuning.store.checkpoints import Checkpoints;"
-        "from proxytune.tuning.spec.trial_spec import TrialSpec;"
-        "run = TrialRun(TrialSpec.model_validate_json(sys.argv[1]), Checkpoints.from_json(sys.argv[2]));"
-        "assert run.step == 10; print(*(run.advance().to_json() for _ in range(3)), sep='\\n')"
+    expected = [local.advance() for _ in range(3)]
+    TrialRun(spec, checkpoints_in(folder)).advance()
+    resumed = TrialRun(  # from the JSON that a worker receives
+        TrialSpec.model_validate_json(spec.model_dump_json()),
+        Checkpoints.from_json(checkpoints_in(folder).to_json()),
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, spec.model_dump_json(), checkpoints_in(folder).to_json()],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [update["step"] for update in told] == [10, 20, 30]
-    for mine, theirs in zip(updates, told, strict=True):
-        assert mine.metrics is not None
-        assert theirs["metrics"]["val_loss"] == mine.metrics["val_loss"]
+    assert resumed.step == 10
+    updates = [resumed.advance() for _ in range(3)]
+    assert [update.step for update in updates] == [10, 20, 30]
+    for update, uninterrupted in zip(updates, expected, strict=True):
+        assert update.metrics is not None
+        assert uninterrupted.metrics is not None
+        assert update.metrics["val_loss"] == uninterrupted.metrics["val_loss"]
 
 
-def test_a_store_that_cannot_be_used_is_told_before_anything_starts(server: Any) -> None:
+def test_missing_bucket_raises_and_a_usable_folder_stays_empty(server: Any) -> None:
     with pytest.raises(StorageError, match="s3://no-such-bucket/x cannot be used"):
         try_folder(Folder("s3://no-such-bucket/x"))
     try_folder(Folder("s3://bucket/x"))
@@ -132,7 +122,7 @@ def test_a_store_that_cannot_be_used_is_told_before_anything_starts(server: Any)
 
 
 @pytest.mark.parametrize(
-    ("assignment", "words"),
+    ("assignment", "expected"),
     [
         ("storage=s3://bucket/studies", ["storage", "checkpoints: s3://bucket/studies", "database"]),
         ("checkpoints=/mnt/studies", ["checkpoints", "s3://bucket/prefix"]),
@@ -141,14 +131,24 @@ def test_a_store_that_cannot_be_used_is_told_before_anything_starts(server: Any)
         ("checkpoints=s3://bucket/../other", ["checkpoints"]),
     ],
 )
-def test_a_place_that_is_no_store_is_refused(make_spec, assignment: str, words: list[str]) -> None:
-    with pytest.raises(InputError) as refused:
+def test_invalid_checkpoint_location_is_rejected(make_spec, assignment: str, expected: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
         make_spec(assignment)
-    for word in words:
-        assert word in str(refused.value)
+    for part in expected:
+        assert part in str(caught.value)
 
 
-def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder: Folder) -> None:
+def test_export_is_uploaded_with_sha256sums_last_and_never_overwrites(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: list[str] = []
+    write_bytes = Folder.write_bytes
+
+    def write(target: Folder, content: bytes) -> None:
+        uploaded.append(target.name)
+        write_bytes(target, content)
+
+    monkeypatch.setattr(Folder, "write_bytes", write)
     with destination(str(folder / "winner")) as local:
         (local / "point").mkdir(parents=True)
         for name in ("SHA256SUMS", "model.json", "point/SHA256SUMS", "point/weights.safetensors"):
@@ -159,19 +159,20 @@ def test_an_export_is_uploaded_with_its_sums_last_and_never_over_another(folder:
         for name in ("SHA256SUMS", "model.json", "point/SHA256SUMS", "point/weights.safetensors")
     ]
     assert not local.exists()
+    assert uploaded[-1] == "SHA256SUMS"
     with pytest.raises(InputError, match="winner exists"), destination(str(folder / "winner")):
-        raise AssertionError("the export began")
+        raise AssertionError("the destination was accepted")
     with pytest.raises(InputError, match="s3://a b"), destination("s3://a b"):
-        raise AssertionError("the export began")
+        raise AssertionError("the destination was accepted")
 
 
-def test_an_export_that_fails_uploads_nothing(folder: Folder) -> None:
+def test_failed_export_uploads_nothing(folder: Folder) -> None:
     def fail(local: Path) -> None:
         local.mkdir()
         (local / "model.json").write_text("{}")
         raise KeyError("the export failed")
 
-    with pytest.raises(KeyError), destination(str(folder / "half")) as local:
+    with pytest.raises(KeyError), destination(str(folder / "failed")) as local:
         fail(local)
     assert folder.names() == []
 
@@ -185,35 +186,33 @@ search:
   space: {model.dropout: {low: 0.0, high: 0.3}}
   stopping: {name: none}
   trials: 2
-checkpoints: s3://bucket/whole
+checkpoints: s3://bucket/checkpoints
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_a_whole_study_keeps_its_checkpoints_in_the_store_and_its_winner_goes_there(
-    server: Any, tmp_path: Path
-) -> None:
-    tool = functools.partial(proxytune, cwd=tmp_path, timeout=1200, OMP_NUM_THREADS="1")
+def test_study_with_checkpoints_in_s3_runs_exports_and_verifies(server: Any, tmp_path: Path) -> None:
+    run = functools.partial(proxytune, cwd=tmp_path, timeout=1200, OMP_NUM_THREADS="1")
     (tmp_path / "small.yaml").write_text(STUDY)
-    nowhere = tool("run", "small.yaml", "--set", "checkpoints=s3://no-such-bucket/x")
-    assert nowhere.returncode == 5
-    assert "s3://no-such-bucket/x cannot be used" in nowhere.stderr
+    missing = run("run", "small.yaml", "--set", "checkpoints=s3://no-such-bucket/x")
+    assert missing.returncode == 5
+    assert "s3://no-such-bucket/x cannot be used" in missing.stderr
     assert not (tmp_path / "studies").exists()
-    done = tool("run", "small.yaml")
+    done = run("run", "small.yaml")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "studies" / "small" / "trials").exists()
-    place = Folder("s3://bucket/whole/small/trials")
-    assert {name.split("/")[0] for name in place.names()} == {"0", "1"}
-    exported = tool("export", "small", "--no-register", "--out", "s3://bucket/winner")
+    trials = Folder("s3://bucket/checkpoints/small/trials")
+    assert {name.split("/")[0] for name in trials.names()} == {"0", "1"}
+    exported = run("export", "small", "--no-register", "--out", "s3://bucket/winner")
     assert exported.returncode == 0, exported.stderr
     assert "-> s3://bucket/winner" in exported.stdout
     for name in Folder("s3://bucket/winner").names():
         (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fetched" / name).write_bytes((Folder("s3://bucket/winner") / name).read_bytes())
-    verified = tool("verify", "fetched")
+    verified = run("verify", "fetched")
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    everything = "".join(
+    written = "".join(
         path.read_text(errors="replace") for path in (tmp_path / "studies").rglob("*") if path.is_file()
     )
-    assert "canary" not in everything + done.stdout + done.stderr
+    assert "canary" not in written + done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Optuna's storage in a real PostgreSQL: run, kill, resume, a second driver, steering, reading."""
+"""Optuna's storage in PostgreSQL: run, kill, resume, a second driver, steering, reading."""
 
 import json
 import os
@@ -38,7 +38,7 @@ search:
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start `proxytune` with these arguments."""
+    """Starts `proxytune` with the given arguments."""
     started = []
 
     def start(*arguments: object) -> "subprocess.Popen[str]":
@@ -55,7 +55,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.communicate()
 
 
-def test_the_controller_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
+def test_controller_resumes_in_postgresql_after_a_kill(
     postgres: Any, make_spec: Callable[..., StudySpec]
 ) -> None:
     spec = make_spec(f"database={postgres.uri}", "search.trials=2")
@@ -69,7 +69,7 @@ def test_the_controller_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
         controller.reconcile()
         return study, lease, outbox, controller
 
-    def say(
+    def report(
         controller: StudyController, number: int, step: int, accuracy: float, outcome: str = "running"
     ) -> None:
         metrics = {"val_accuracy": accuracy, "val_loss": 1.0}
@@ -79,28 +79,28 @@ def test_the_controller_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
     first, second = controller.next_trial(), controller.next_trial()
     assert first is not None
     assert second is not None
-    say(controller, first.number, 30, 0.4, "complete")
-    say(controller, second.number, 10, 0.5)
+    report(controller, first.number, 30, 0.4, "complete")
+    report(controller, second.number, 10, 0.5)
     with pytest.raises(HeldError, match=f"process {os.getpid()} on"):
         Lease(study.storage, spec.name).acquire()
     other = open_study(spec.name, spec.storage, postgres.uri)  # another terminal
     extend(other, 3)
     enqueue(other, {"model.dropout": 0.25})
     lease.release()
-    outbox.close()  # as kill -9 does: nothing is told
+    outbox.close()  # as after kill -9: the end of no trial is recorded
     study.storage.engine.dispose()
 
     study, lease, outbox, controller = begin()
     assert study.budget == 3
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE", "WAITING", "WAITING"]
-    again, enqueued = controller.next_trial(), controller.next_trial()
-    assert again is not None
+    resumed, enqueued = controller.next_trial(), controller.next_trial()
+    assert resumed is not None
     assert enqueued is not None
-    assert again.number == second.number
+    assert resumed.number == second.number
     assert enqueued.spec.model["dropout"] == 0.25
     assert controller.next_trial() is None
-    for number in (again.number, enqueued.number):
-        say(controller, number, 30, 0.6 + number / 100, "complete")
+    for number in (resumed.number, enqueued.number):
+        report(controller, number, 30, 0.6 + number / 100, "complete")
     reader = open_study(spec.name, spec.storage, postgres.uri)
     shown = summary(reader)
     assert shown["outcomes"] == {"complete": 3}
@@ -114,12 +114,12 @@ def test_the_controller_goes_on_in_postgresql_after_a_kill_and_is_held_by_one(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_study_in_postgresql_lives_through_a_kill_and_hears_other_terminals(
+def test_study_in_postgresql_survives_a_kill_and_follows_other_terminals(
     tmp_path: Path, postgres: Any, drive: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     (tmp_path / "small.yaml").write_text(STUDY)
     run = ("run", "small.yaml", "--set", f"database={postgres.uri}")
-    there = ("small", "--database", postgres.uri)
+    study = ("small", "--database", postgres.uri)
     outbox = tmp_path / "studies" / "small" / "outbox"
 
     def events(kind: str) -> list[dict[str, Any]]:
@@ -132,37 +132,40 @@ def test_a_study_in_postgresql_lives_through_a_kill_and_hears_other_terminals(
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def ends(process: "subprocess.Popen[str]", code: int) -> tuple[str, str]:
-        shown, said = process.communicate(timeout=900)
-        assert process.returncode == code, said
-        assert "Traceback" not in said
-        assert postgres.PASSWORD not in shown + said
-        return shown, said
+    def wait(process: "subprocess.Popen[str]", code: int) -> tuple[str, str]:
+        """Its standard output and error; it must exit with the code."""
+        output, error = process.communicate(timeout=900)
+        assert process.returncode == code, error
+        assert "Traceback" not in error
+        assert postgres.PASSWORD not in output + error
+        return output, error
 
     first = drive(*run)
     wait_for_reports(first, 1)
-    _, said = ends(drive(*run), 3)
-    assert f"process {first.pid} on" in said
-    ends(drive("enqueue", *there, "model.num_proxies=8"), 0)  # first, or the sampler may take the third trial
-    ends(drive("extend", *there, "--trials", 3), 0)
+    _, error = wait(drive(*run), 3)
+    assert f"process {first.pid} on" in error
+    wait(
+        drive("enqueue", *study, "model.num_proxies=8"), 0
+    )  # before `extend`: otherwise the sampler may propose the third trial
+    wait(drive("extend", *study, "--trials", 3), 0)
     first.kill()
     first.communicate()
     assert not (tmp_path / "studies" / "small" / "study.db").exists()
 
-    second = drive(*run)  # the lease of a process that is gone is free
+    second = drive(*run)  # takes over the lease of the dead process
     wait_for_reports(second, len(events("report")) + 1)
-    ends(drive("stop", *there, "--now"), 0)
-    ends(second, 75)
-    shown = json.loads(ends(drive("show", *there, "--json"), 0)[0])
+    wait(drive("stop", *study, "--now"), 0)
+    wait(second, 75)
+    shown = json.loads(wait(drive("show", *study, "--json"), 0)[0])
     assert shown["budget"] == 3
     assert "running" not in shown["outcomes"]
 
-    ends(drive(*run), 0)
-    shown = json.loads(ends(drive("show", *there, "--json"), 0)[0])
+    wait(drive(*run), 0)
+    shown = json.loads(wait(drive("show", *study, "--json"), 0)[0])
     assert shown["outcomes"] == {"complete": 3}
     reports = Counter((event.trial, event.step) for event in events("report"))
     assert reports == {(trial, step): 1 for trial in range(3) for step in range(30, 121, 30)}
-    said_by = {event.text: event.who for event in events("log")}
-    assert "stop now" in said_by
-    assert any(text.startswith("enqueued trial") for text in said_by)
+    logged = {event.text for event in events("log")}
+    assert "stop now" in logged
+    assert any(text.startswith("enqueued trial") for text in logged)
     assert postgres.PASSWORD not in os.fsdecode((outbox / "events.jsonl").read_bytes())

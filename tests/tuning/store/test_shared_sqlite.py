@@ -1,4 +1,4 @@
-"""sqlite on a file system of several machines: no write-ahead log, which works on one machine only."""
+"""sqlite on a network file system: without a write-ahead log, which works on one machine only."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MOUNTS = """\
 
 @pytest.fixture(autouse=True)
 def _database() -> None:
-    """The layout of a database is tested here."""
+    """Override the shared fixture: these tests create the tables themselves."""
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def _database() -> None:
         ("/scratch/study.db", True),  # the second mount covers the first
     ],
 )
-def test_the_innermost_mount_counts(
+def test_innermost_mount_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, shared: bool
 ) -> None:
     (tmp_path / "mountinfo").write_text(MOUNTS)
@@ -40,13 +40,13 @@ def test_the_innermost_mount_counts(
     assert mounts.on_network(Path(path)) is shared
 
 
-def test_a_system_without_a_list_of_mounts_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mountinfo_means_a_local_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "missing")
     assert not mounts.on_network(tmp_path)
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, "wal"), (True, "delete")])
-def test_a_study_there_has_a_rollback_journal_and_one_here_a_write_ahead_log(
+def test_journal_mode_is_delete_on_network_mounts_and_wal_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, mode: str
 ) -> None:
     monkeypatch.setattr(database, "on_network", lambda _path: shared)

@@ -1,4 +1,4 @@
-"""The reader of Optuna's tables gives what Optuna gives, for made studies of every kind and from both databases."""
+"""The reader of Optuna's tables returns what Optuna returns, for generated studies and in both databases."""
 
 import math
 import os
@@ -45,11 +45,11 @@ ATTRIBUTES = st.dictionaries(
     st.none() | st.booleans() | st.integers(-9, 9) | st.lists(st.floats(allow_nan=False), max_size=2),
     max_size=3,
 )
-NUMBERS = st.floats(allow_nan=False)  # Optuna makes a trial with such a value a failed one
+NUMBERS = st.floats(allow_nan=False)  # Optuna marks a trial with a NaN value as failed
 
 
 @st.composite
-def made_trials(draw: st.DrawFn, objectives: int) -> FrozenTrial:
+def generated_trials(draw: st.DrawFn, objectives: int) -> FrozenTrial:
     state = draw(st.sampled_from(TrialState))
     params = {key: draw(values) for key, (_, values) in SPACE.items() if draw(st.booleans())}
     has_values = state == TrialState.COMPLETE or (state == TrialState.PRUNED and draw(st.booleans()))
@@ -73,58 +73,59 @@ def assert_equal(read: TableTrial, known: FrozenTrial) -> None:
     assert read.last_step == known.last_step
     assert read.intermediate_values.keys() == known.intermediate_values.keys()
     for step, value in known.intermediate_values.items():
-        own = read.intermediate_values[step]
-        assert own == value or (math.isnan(own) and math.isnan(value))
+        stored = read.intermediate_values[step]
+        assert stored == value or (math.isnan(stored) and math.isnan(value))
 
 
 def by_optuna(storage: RDBStorage, name: str) -> list[FrozenTrial]:
-    """The trials as Optuna's own storage reads them."""
+    """The trials as read by Optuna's storage."""
     return RDBStorage._get_trials(storage, storage.get_study_id_from_name(name), None, set(), -1)
 
 
-def assert_read_alike(storage: RDBStorage, name: str) -> None:
-    """A study's opened storage reads its trials at once, and as Optuna's does."""
+def assert_storage_reads_as_optuna(storage: RDBStorage, name: str) -> None:
+    """The product's storage reads all trials of a study as Optuna's storage does."""
 
     def facts(trial: FrozenTrial) -> dict[str, Any]:
         reports = {step: repr(value) for step, value in trial.intermediate_values.items()}  # NaN
         return trial.__dict__ | {"intermediate_values": reports}
 
-    own = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    assert [facts(trial) for trial in own] == [facts(trial) for trial in by_optuna(storage, name)]
-    for trial in own:
+    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    assert [facts(trial) for trial in trials] == [facts(trial) for trial in by_optuna(storage, name)]
+    for trial in trials:
         assert list(trial.params) == list(trial.distributions)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RDBStorage]:
-    """A storage for all generated studies: the tables take longer to make than an example."""
-    storage = open_storage(f"sqlite:///{tmp_path_factory.mktemp('made') / 'many.db'}", create=True)
+def shared_storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RDBStorage]:
+    """One storage for all generated studies: creating the tables takes longer than an example."""
+    storage = open_storage(f"sqlite:///{tmp_path_factory.mktemp('shared') / 'studies.db'}", create=True)
     yield storage
     storage.engine.dispose()
 
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_generated_studies_are_read_as_optuna_reads_them(made: RDBStorage, data: st.DataObject) -> None:
+def test_generated_studies_are_read_as_by_optuna(shared_storage: RDBStorage, data: st.DataObject) -> None:
     objectives = data.draw(st.integers(1, 3))
     name = f"müller's {uuid.uuid4().hex}"
     study = optuna.create_study(
-        study_name=name, storage=made, directions=["maximize", "minimize", "minimize"][:objectives]
+        study_name=name, storage=shared_storage, directions=["maximize", "minimize", "minimize"][:objectives]
     )
     study.set_user_attr("spec", "{}")
     for key, value in data.draw(ATTRIBUTES).items():
         study.set_user_attr(key, value)
-    study.add_trials(data.draw(st.lists(made_trials(objectives), max_size=4)))
+    study.add_trials(data.draw(st.lists(generated_trials(objectives), max_size=4)))
 
-    found = read_tables(made.url, name)
+    found = read_tables(shared_storage.url, name)
     assert found is not None
     assert found.keys() == {name}
-    known = optuna.load_study(study_name=name, storage=made)
+    known = optuna.load_study(study_name=name, storage=shared_storage)
     assert found[name].attributes == known.user_attrs
-    for own, trial in zip(found[name].trials, by_optuna(made, name), strict=True):
-        assert_equal(own, trial)
-    assert_read_alike(made, name)
-    assert (read_tables(made.url) or {}).keys() == set(optuna.get_all_study_names(made))
+    for read, trial in zip(found[name].trials, by_optuna(shared_storage, name), strict=True):
+        assert_equal(read, trial)
+    assert_storage_reads_as_optuna(shared_storage, name)
+    names = optuna.get_all_study_names(shared_storage)
+    assert (read_tables(shared_storage.url) or {}).keys() == set(names)
 
 
 def assert_same_answers(study: Study) -> None:
@@ -141,16 +142,16 @@ def assert_same_answers(study: Study) -> None:
 
 
 def steer(study: Study) -> None:
-    """Everything that a reader shows: a queued trial, a driver, a budget, a pause."""
+    """Steer the study and compare the readers after each change: a queued trial, a driver, a budget, a pause."""
     assert_same_answers(study)
     steering.enqueue(study, {"model.num_proxies": 8})
     steering.extend(study, 9)
     steering.pause(study, on=True)
     assert_same_answers(study)
-    own = read_study(study.name, study.spec.storage, study.spec.database)
-    steering.pause(own, on=True)
-    steering.extend(own, 9)
-    first, *others = [replace(one, id=0, posted=None) for one in study.requests.pending()]
+    reader = read_study(study.name, study.spec.storage, study.spec.database)
+    steering.pause(reader, on=True)
+    steering.extend(reader, 9)
+    first, *others = [replace(request, id=0, posted=None) for request in study.requests.pending()]
     assert others == [
         replace(first, kind=Kind.PAUSE, value={}),
         replace(first, kind=Kind.PAUSE, value={}),
@@ -169,16 +170,18 @@ def steer(study: Study) -> None:
     assert_same_answers(study)
 
 
-def test_a_study_and_its_steering_are_shown_as_optuna_shows_them(
+def test_study_and_its_steering_are_read_as_by_optuna(
     make_spec: Callable[..., StudySpec],
 ) -> None:
     steer(begin_study(make_spec()))
 
 
-def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callable[..., StudySpec]) -> None:
+def test_studies_in_postgresql_are_read_as_by_optuna(
+    postgres: Any, make_spec: Callable[..., StudySpec]
+) -> None:
     spec = make_spec(f"database={postgres.uri}")
     study = begin_study(spec)
-    other = optuna.create_study(study_name="another's", storage=study.storage)
+    other = optuna.create_study(study_name="another program's", storage=study.storage)
     other.set_user_attr("x", 1)
     for state in TrialState:
         values = {"value": 0.5} if state == TrialState.COMPLETE else {}
@@ -192,13 +195,13 @@ def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callabl
                 **values,
             )
         )
-    assert_read_alike(study.storage, "another's")
+    assert_storage_reads_as_optuna(study.storage, "another program's")
     steer(study)
     found = read_tables(postgres.uri)
     assert found is not None
-    for own, trial in zip(found[study.name].trials, study.trials(), strict=True):
-        assert_equal(own, trial)
-    assert found["another's"].trials == [], "not ours: its attributes are enough to know that"
+    for read, trial in zip(found[study.name].trials, study.trials(), strict=True):
+        assert_equal(read, trial)
+    assert found["another program's"].trials == [], "only the attributes of other programs' studies are read"
     rows = list_studies(spec.storage, postgres.uri)
     assert [row["study"] for row in rows] == ["small"]
     (listed,) = all_studies(spec.storage, postgres.uri)
@@ -207,16 +210,16 @@ def test_postgresql_is_read_as_optuna_reads_it(postgres: Any, make_spec: Callabl
         opened.storage.engine.dispose()
 
 
-def test_a_request_that_cannot_be_stored_is_told_in_one_line(make_spec: Callable[..., StudySpec]) -> None:
+def test_request_that_cannot_be_stored_raises_storage_error(make_spec: Callable[..., StudySpec]) -> None:
     study = begin_study(make_spec())
     read = read_study(study.name, study.spec.storage)
     with sqlite3.connect(study.folder / "study.db") as file:
-        file.execute("ALTER TABLE proxytune_request RENAME TO gone")
+        file.execute("ALTER TABLE proxytune_request RENAME TO renamed")
     with pytest.raises(StorageError, match="storage failed: no such table"):
         steering.pause(read, on=True)
 
 
-def test_reading_leaves_the_folder_as_it_was(make_spec: Callable[..., StudySpec]) -> None:
+def test_reading_changes_no_file(make_spec: Callable[..., StudySpec]) -> None:
     study = begin_study(make_spec())
     study.storage.engine.dispose()
     before = {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()}
@@ -224,24 +227,24 @@ def test_reading_leaves_the_folder_as_it_was(make_spec: Callable[..., StudySpec]
     assert {path.name: path.read_bytes() for path in study.folder.iterdir() if path.is_file()} == before
 
 
-def test_what_the_reader_does_not_know_is_left_to_optuna(
+def test_databases_unknown_to_the_reader_are_read_by_optuna(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     study = begin_study(make_spec())
     url = f"sqlite:///{study.folder / 'study.db'}"
     assert read_tables(url) is not None, f"this Optuna's tables are not those of schema {SCHEMA_VERSION}"
     assert read_tables(f"{url}?timeout=3") is None
-    assert read_tables("mysql://somewhere/else") is None
-    assert read_tables(f"sqlite:///{tmp_path / 'nowhere.db'}") is None
-    assert not (tmp_path / "nowhere.db").exists()
+    assert read_tables("mysql://host/database") is None
+    assert read_tables(f"sqlite:///{tmp_path / 'missing.db'}") is None
+    assert not (tmp_path / "missing.db").exists()
 
-    strange = study.spec.storage / "strange"
-    shutil.copytree(study.folder, strange)
-    with sqlite3.connect(strange / "study.db") as file:
+    newer = study.spec.storage / "newer"
+    shutil.copytree(study.folder, newer)
+    with sqlite3.connect(newer / "study.db") as file:
         file.execute("UPDATE version_info SET schema_version = ?", (SCHEMA_VERSION + 1,))
-    assert read_tables(f"sqlite:///{strange / 'study.db'}") is None
+    assert read_tables(f"sqlite:///{newer / 'study.db'}") is None
     (study.spec.storage / "garbage").mkdir()
-    (study.spec.storage / "garbage" / "study.db").write_bytes(b"no database at all" * 99)
+    (study.spec.storage / "garbage" / "study.db").write_bytes(b"not a database" * 99)
     with pytest.raises(StorageError, match="not a database"):
         read_study("garbage", study.spec.storage)
     with pytest.raises(InputError, match="no study other"):

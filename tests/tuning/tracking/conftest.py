@@ -1,4 +1,4 @@
-"""An empty MLflow store to copy, a study's events, and what MLflow holds in the end."""
+"""An empty MLflow store to copy, and the comparison of a store with a study's journal."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ EXPERIMENT = "proxytune"
 
 @pytest.fixture(scope="module", autouse=True)
 def _shipper_environment() -> Iterator[None]:
-    """As in the shipper's process; other rooms' tests, in this process too, are without it."""
+    """The environment of the shipper's process, for the tests of this folder only."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in CHILD_ENVIRONMENT.items():
             patch.setenv(key, value)
@@ -31,7 +31,7 @@ def _shipper_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to lay out a database: once for all tests."""
+    """MLflow takes seconds to create its tables, so that this is done once per session."""
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
@@ -39,7 +39,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storage(tmp_path: Path, empty_database: Path) -> Path:
-    """A folder of studies whose MLflow store exists and is empty."""
+    """A folder of studies with an empty MLflow store."""
     folder = tmp_path / "studies"
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
@@ -52,7 +52,7 @@ def uri(storage: Path) -> str:
 
 
 class Store:
-    """What an MLflow store holds of one experiment, and whether that is exactly what a journal says."""
+    """The runs of one experiment in an MLflow store, and their differences from a study's journal."""
 
     def __init__(self, uri: str, experiment: str = EXPERIMENT) -> None:
         self.client = MlflowClient(tracking_uri=uri)
@@ -76,7 +76,7 @@ class Store:
         return parent
 
     def trials(self) -> dict[int, Run]:
-        """Child runs by trial number; two of one number are an error."""
+        """Child runs by trial number. Fails if a trial has two runs."""
         children = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID in run.data.tags]
         numbers = Counter(run.data.tags["trial_key"] for run in children)
         assert not [key for key, count in numbers.items() if count > 1], "duplicate runs"
@@ -91,35 +91,39 @@ class Store:
         )
 
     def differences(self, outbox_folder: Path) -> dict[str, int]:
-        """How many runs are missing, doubled or left RUNNING, and points missing, doubled or not in the journal."""
+        """The number of runs that are missing, duplicated or RUNNING, and of points missing, duplicated or unknown.
+
+        Kinds with the count 0 are left out.
+        """
         journal = read_events(outbox_folder).events
         count: Counter[str] = Counter()
         children = [run for run in self.runs() if MLFLOW_PARENT_RUN_ID in run.data.tags]
         numbers = Counter(int(run.data.tags["trial_key"].rpartition("/")[2]) for run in children)
         expected = {event.trial for event in journal if isinstance(event, TrialStarted)}
-        count["runs missing"] = len(expected - numbers.keys())
-        count["runs doubled"] = sum(numbers.values()) - len(numbers)
+        count["missing runs"] = len(expected - numbers.keys())
+        count["duplicate runs"] = sum(numbers.values()) - len(numbers)
         parents = len(self.runs()) - len(children)
-        count["parents doubled"] = max(0, parents - 1)
-        count["left RUNNING"] = sum(run.info.status == "RUNNING" for run in self.runs())
-        said: dict[int, set[tuple[str, int, float, int]]] = {number: set() for number in expected}
+        count["duplicate parents"] = max(0, parents - 1)
+        count["runs RUNNING"] = sum(run.info.status == "RUNNING" for run in self.runs())
+        reported: dict[int, set[tuple[str, int, float, int]]] = {number: set() for number in expected}
         for event in journal:
             if isinstance(event, Reported | TrialEnded):
-                said[event.trial] |= {
+                reported[event.trial] |= {
                     (key, event.step, value, event.time_ms) for key, value in event.metrics.items()
                 }
         for run in children:
             points = Counter({point: n for point, n in self.points(run).items() if point[0] != "value"})
             number = int(run.data.tags["trial_key"].rpartition("/")[2])
             steps = Counter((key, step) for key, step, _, _ in points.elements())
-            count["points doubled"] += sum(steps.values()) - len(steps)
-            count["points missing"] += len(said[number] - points.keys())
-            count["points unknown"] += len(points.keys() - said[number])
+            count["duplicate points"] += sum(steps.values()) - len(steps)
+            count["missing points"] += len(reported[number] - points.keys())
+            count["unknown points"] += len(points.keys() - reported[number])
         parent_steps = Counter((key, step) for key, step, _, _ in self.points(self.parent()).elements())
-        count["points doubled"] += sum(parent_steps.values()) - len(parent_steps)
-        return {what: number for what, number in count.items() if number}
+        count["duplicate points"] += sum(parent_steps.values()) - len(parent_steps)
+        return {kind: number for kind, number in count.items() if number}
 
     def artifact(self, run: Run, name: str, folder: Path) -> Any:
+        """The content of an artifact: parsed JSON, or text."""
         folder.mkdir(exist_ok=True)
         path = Path(self.client.download_artifacts(run.info.run_id, name, str(folder)))
         return json.loads(path.read_text()) if name.endswith(".json") else path.read_text()

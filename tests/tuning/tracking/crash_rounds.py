@@ -1,7 +1,7 @@
-"""Kill a driver and its shipper at random points: `crash_rounds.py STORAGE ROUNDS SEED`, a JSON line at the end.
+"""Kill a driver and its shipper at random points: `crash_rounds.py STORAGE ROUNDS SEED` prints counts as a JSON line.
 
-Every round forks a driver from this process, which has imported MLflow once; the driver forks its shipper. Both are
-the real code (`Outbox`, `shipping.main`) over a real MLflow store; the trials are trivial. Kills are SIGKILL.
+Every round forks a driver from this process, which has imported MLflow once; the driver forks its shipper. Both run
+the product's code (`Outbox`, `shipping.main`) over an MLflow store; the trials are trivial. Kills are SIGKILL.
 """
 
 import json
@@ -28,12 +28,12 @@ sys.path.append(str(Path(__file__).parents[3]))
 from tests.benchmarks.synthetic import synthetic_spec
 
 NUM_STEPS = 5
-mlflow_sync.BATCH_BYTES = 3000  # small portions: more places to be killed at
+mlflow_sync.BATCH_BYTES = 3000  # small batches: more points at which a kill can hit
 shipping.POLL_SECONDS = 0.01
 
 
 def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
-    """Run trials, three at a time; each resumes one step before what it reported last, as from a checkpoint."""
+    """Run three trials at a time; each resumes one step before its last report, as from a checkpoint."""
     outbox = Outbox(folder)
     attempts: dict[int, int] = {}
     steps: dict[int, int] = {}
@@ -79,7 +79,7 @@ def drive(folder: Path, chance: random.Random, num_trials: int | None) -> None:
 
 
 def fork(work: Any) -> int:
-    """A child in a process group of its own that does the work and is gone."""
+    """Run the function in a forked child that then exits; the child's process id."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -112,13 +112,13 @@ def driver_with_shipper(folder: Path, uri: str, seed: int, num_trials: int | Non
 
 
 def is_new_creation(now: Acknowledgement, before: Acknowledgement) -> bool:
-    """Whether the shipper is about to make runs, and not still those of before."""
+    """Whether the shipper is about to create runs other than those it was about to create before."""
     return bool(now.creating) and (now.creating, now.offset) != (before.creating, before.offset)
 
 
 def wait_for_a_creation(folder: Path, uri: str, before: Acknowledgement) -> None:
-    """Until the shipper is about to make a run that it was not about to make before: at random times alone, a busy
-    machine would hardly be hit there."""
+    """Wait until the shipper is about to create another run: kills at random times alone would hardly hit this point
+    on a busy machine."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         now = Acknowledgement.load(folder, uri, "proxytune")
@@ -128,13 +128,13 @@ def wait_for_a_creation(folder: Path, uri: str, before: Acknowledgement) -> None
 
 
 def warm_up(storage: Path) -> None:
-    """Ship a little elsewhere, so that what MLflow imports at its first calls is there before the forks."""
-    elsewhere = storage / "warm"
-    elsewhere.mkdir()
-    shutil.copy(storage / "mlflow.db", elsewhere)
-    drive(elsewhere / "study" / "outbox", random.Random(0), 1)
-    warm = mlflow_sync.MlflowSync(elsewhere / "study" / "outbox", default_uri(elsewhere), "proxytune")
-    while warm.ship():
+    """Ship one trial to another store: MLflow's lazy imports are then done before the forks."""
+    warm = storage / "warm"
+    warm.mkdir()
+    shutil.copy(storage / "mlflow.db", warm)
+    drive(warm / "study" / "outbox", random.Random(0), 1)
+    sync = mlflow_sync.MlflowSync(warm / "study" / "outbox", default_uri(warm), "proxytune")
+    while sync.ship():
         pass
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     storage, rounds, chance = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     warm_up(storage)
     folder, uri = storage / "crash" / "outbox", default_uri(storage)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for _ in range(rounds):
         seed = chance.randrange(2**31)
         driver = fork(lambda seed=seed: driver_with_shipper(folder, uri, seed, None))  # type: ignore[misc]
@@ -154,18 +154,18 @@ def main() -> None:
         if both:
             os.killpg(driver, signal.SIGKILL)
         else:
-            os.kill(driver, signal.SIGKILL)  # the shipper notices by itself
+            os.kill(driver, signal.SIGKILL)  # the shipper detects it
         os.waitpid(driver, 0)
-        seen["kills"] += 1
-        seen["kills of both"] += both
+        counts["kills"] += 1
+        counts["kills of both"] += both
         state = Acknowledgement.load(folder, uri, "proxytune")
-        seen["kills during creations"] += is_new_creation(state, before)
-        seen["kills with events waiting"] += read_events(folder, state.offset).offset > state.offset
+        counts["kills during creations"] += is_new_creation(state, before)
+        counts["kills with events waiting"] += read_events(folder, state.offset).offset > state.offset
     journal = read_events(folder).events
     num_trials = len({event.trial for event in journal if event.kind == "trial"})
     last = fork(lambda: driver_with_shipper(folder, uri, 0, num_trials))
     os.waitpid(last, 0)
-    print(json.dumps({"trials": num_trials, "events": len(read_events(folder).events), **seen}))
+    print(json.dumps({"trials": num_trials, "events": len(read_events(folder).events), **counts}))
 
 
 if __name__ == "__main__":

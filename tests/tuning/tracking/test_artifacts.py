@@ -1,10 +1,9 @@
-"""A storage folder that is copied or moved takes its MLflow artifacts with it."""
+"""The artifact locations of an MLflow store follow its folder when it is copied or moved."""
 
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tests.tuning.tracking.syncing import synced
 
 @pytest.fixture
 def original(storage: Path) -> Path:
-    """A store with an artifact of a run and a registered model, as a study leaves them."""
+    """A store with an artifact of a run and a registered model, as after a study."""
     uri = default_uri(storage)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("proxytune", artifact_root(uri, storage))
@@ -36,26 +35,35 @@ def original(storage: Path) -> Path:
 
 
 READ_AND_WRITE = """
-import sys
+import os, sys
 from pathlib import Path
 from mlflow import MlflowClient
-client = MlflowClient(tracking_uri=sys.argv[1])
-experiment = client.get_experiment_by_name("proxytune").experiment_id
-(run,) = client.search_runs([experiment])
-client.log_text(run.info.run_id, "new", "new.txt")
-client.log_text(client.create_run(experiment).info.run_id, "new", "new.txt")
-print(Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text())
+for uri in sys.argv[1:]:
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        continue
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("proxytune").experiment_id
+    (run,) = client.search_runs([experiment])
+    client.log_text(run.info.run_id, "new", "new.txt")
+    client.log_text(client.create_run(experiment).info.run_id, "new", "new.txt")
+    print(Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text())
+    break
 """
 
 
-def read_and_write(uri: str) -> str:
-    """A process of its own, since MLflow remembers where a run's artifacts are."""
-    command = [sys.executable, "-c", READ_AND_WRITE, uri]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def read_and_write(*uris: str) -> list[str]:
+    """The texts of the existing artifact of each store; writes two new ones to each.
+
+    A process per store, forked after the import, since MLflow caches the artifact locations of runs.
+    """
+    command = [sys.executable, "-c", READ_AND_WRITE, *uris]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 def all_text(storage: Path) -> str:
-    """Every value of every table."""
+    """All values of all tables."""
     with closing(sqlite3.connect(storage / "mlflow.db")) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return "\n".join(str(row) for table in tables for row in database.execute(f'SELECT * FROM "{table}"'))
@@ -65,31 +73,27 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("carry", [shutil.copytree, shutil.move], ids=["copied", "moved"])
-def test_a_copy_or_a_moved_folder_keeps_and_takes_artifacts_of_its_own(
-    original: Path, tmp_path: Path, carry: Callable[[str, str], object]
-) -> None:
-    before = files(original)
-    other = tmp_path / "elsewhere" / "studies"
-    other.parent.mkdir()
-    carry(str(original), str(other))
+def test_copied_and_moved_folders_have_their_own_artifacts(original: Path, tmp_path: Path) -> None:
+    copied, moved = tmp_path / "copied" / "studies", tmp_path / "moved" / "studies"
+    for folder, carry in ((copied, shutil.copytree), (moved, shutil.move)):
+        folder.parent.mkdir()
+        carry(original, folder)
+        assert follow_move(default_uri(folder)) == [str(original / "mlartifacts")]
 
-    assert follow_move(default_uri(other)) == [str(original / "mlartifacts")]
-
-    assert read_and_write(default_uri(other)) == "kept"
-    assert str(original) not in all_text(other)
-    assert len(files(other / "mlartifacts")) == 3
-    assert files(original) == (before if carry is shutil.copytree else set())
-    assert original.exists() == (carry is shutil.copytree)
+    assert read_and_write(default_uri(copied), default_uri(moved)) == ["kept", "kept"]
+    for folder in (copied, moved):
+        assert str(original) not in all_text(folder)
+        assert len(files(folder / "mlartifacts")) == 3
+    assert not original.exists(), "an artifact was written to the original folder"
 
 
-def test_what_was_not_moved_is_left_alone(original: Path) -> None:
+def test_unmoved_folder_is_unchanged(original: Path) -> None:
     before = all_text(original)
     assert follow_move(default_uri(original)) == []
     assert all_text(original) == before
 
 
-def test_a_location_that_the_user_chose_is_left_alone(storage: Path, tmp_path: Path) -> None:
+def test_artifact_location_chosen_by_the_user_is_unchanged(storage: Path, tmp_path: Path) -> None:
     uri = default_uri(storage)
     MlflowClient(tracking_uri=uri).create_experiment("other", str(tmp_path / "bucket"))
     assert follow_move(uri) == []
@@ -97,13 +101,13 @@ def test_a_location_that_the_user_chose_is_left_alone(storage: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:9", "postgresql+psycopg://u@127.0.0.1/db", "sqlite:////none/x.db"]
+    "uri", ["http://127.0.0.1:9", "postgresql+psycopg://u@127.0.0.1/db", "sqlite:////missing/mlflow.db"]
 )
-def test_other_stores_are_left_alone(uri: str) -> None:
+def test_other_kinds_of_stores_are_unchanged(uri: str) -> None:
     assert follow_move(uri) == []
 
 
-def test_an_empty_file_is_left_alone(tmp_path: Path) -> None:
+def test_empty_database_file_is_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     assert follow_move(default_uri(tmp_path)) == []
 
@@ -111,15 +115,15 @@ def test_an_empty_file_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path) -> None:
-    """The shipper of the copy changes nothing in the original, and finds the runs that were copied."""
+def test_shipper_of_a_copied_study_changes_only_the_copy(storage: Path, tmp_path: Path) -> None:
+    """It also continues the copied runs."""
     outbox = Outbox(storage / "study" / "outbox")
     for event in synthetic_events(2, steps=100, name="study"):
         outbox.append(event)
     outbox.close()
     synced(storage / "study" / "outbox", default_uri(storage))
     before = files(storage)
-    other = tmp_path / "elsewhere" / "studies"
+    other = tmp_path / "other" / "studies"
     shutil.copytree(storage, other)
     outbox = Outbox(other / "study" / "outbox")
     outbox.append(TrialStarted(trial=7, params={}, config={"model": {}}))
@@ -131,6 +135,6 @@ def test_a_copied_study_is_tracked_beside_its_copy(storage: Path, tmp_path: Path
     assert shipper.close(280) == 0, shipper.error
     assert files(storage) == before
     runs = MlflowClient(tracking_uri=default_uri(other)).search_runs(["1"])
-    assert len(runs) == 4, "the study, two trials that were copied, one that is new"
+    assert len(runs) == 4, "the study, two copied trials and a new trial"
     assert {Path(str(run.info.artifact_uri)).is_relative_to(other) for run in runs} == {True}
     assert leaderboards(other, default_uri(other)).keys() == {"study"}

@@ -1,4 +1,4 @@
-"""What the controller really writes, as MLflow and Optuna's MLflow storage show it."""
+"""The events that the controller writes, as shown by MLflow and by Optuna's MLflow storage."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ MEMORY = "train_memory_mib_per_sequence"
 
 
 class Driver:
-    """Runs a study as `run` does, without Ray and without training."""
+    """Runs a study like `run`, without Ray and without training."""
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec, self.study = spec, begin_study(spec)
@@ -55,13 +55,13 @@ class Driver:
         assert assignment is not None
         return assignment.number
 
-    def say(self, number: int, step: int, accuracy: float | None = None, **update: Any) -> bool:
+    def report(self, number: int, step: int, accuracy: float | None = None, **update: Any) -> bool:
         metrics = None if accuracy is None else {"val_accuracy": accuracy, "val_loss": 1.0, MEMORY: 3.0}
         return self.controller.receive(number, TrialUpdate(step=step, metrics=metrics, **update), {})
 
     def run(self, accuracy: float) -> int:
         number = self.begin()
-        self.say(number, 30, accuracy, outcome="complete")
+        self.report(number, 30, accuracy, outcome="complete")
         return number
 
     def ship(self, uri: str) -> None:
@@ -84,19 +84,17 @@ def make_driver(
     return lambda *assignments: Driver(make_spec("search.stopping.min_steps=10", *assignments))
 
 
-def test_every_outcome_is_readable_in_mlflow(
-    make_driver: Callable[..., Driver], uri: str, store: Any
-) -> None:
+def test_mlflow_run_shows_each_outcome(make_driver: Callable[..., Driver], uri: str, store: Any) -> None:
     driver = make_driver("search.trials=6")
     best = driver.run(0.9)
     pruned = driver.begin()
-    assert driver.say(pruned, 10, 0.1), "one that is worse stops at the rung"
+    assert driver.report(pruned, 10, 0.1), "the worse trial stops at the rung"
     stopped, diverged, paused = driver.begin(), driver.begin(), driver.begin()
-    driver.say(diverged, 3, outcome="diverged", reason="val_loss is nan")
+    driver.report(diverged, 3, outcome="diverged", reason="val_loss is nan")
     cancel_trial(driver.study, stopped)
-    driver.say(stopped, 4)
+    driver.report(stopped, 4)
     pause(driver.study, on=True)
-    driver.say(paused, 5)
+    driver.report(paused, 5)
     driver.ship(uri)
     runs = store.trials()
     assert {number: (run.info.run_name, run.info.status) for number, run in runs.items()} == {
@@ -117,7 +115,7 @@ def test_every_outcome_is_readable_in_mlflow(
     assert (store.parent().info.status, store.trials()[paused].info.run_name) == ("RUNNING", "0004")
 
 
-def test_a_share_of_a_gpu_counts(make_driver: Callable[..., Driver]) -> None:
+def test_gpu_hours_count_fractions_of_a_gpu(make_driver: Callable[..., Driver]) -> None:
     driver = make_driver("search.trials=2")
     driver.controller.hold({"cpu": 2.0, "gpu": 1.0})
     driver.run(0.5)
@@ -125,8 +123,8 @@ def test_a_share_of_a_gpu_counts(make_driver: Callable[..., Driver]) -> None:
     driver.run(0.6)
     driver.close()
     events = read_events(driver.study.folder / "outbox").events
-    held = [event.resources for event in events if isinstance(event, TrialStarted)]
-    assert [(one.cpu, one.gpu) for one in held if one] == [(2.0, 1.0), (2.0, 0.25)]
+    started = [event.resources for event in events if isinstance(event, TrialStarted)]
+    assert [(used.cpu, used.gpu) for used in started if used] == [(2.0, 1.0), (2.0, 0.25)]
     hour = timedelta(hours=1) // timedelta(milliseconds=1)
     counters = Counters()
     for event in events:
@@ -136,7 +134,7 @@ def test_a_share_of_a_gpu_counts(make_driver: Callable[..., Driver]) -> None:
     assert counters.counters()["gpu_hours"] == pytest.approx(1.25, abs=0.1)
 
 
-def test_after_an_extension_the_budget_is_the_new_one(
+def test_extended_budget_is_shown_in_mlflow_and_report(
     make_driver: Callable[..., Driver], uri: str, store: Any
 ) -> None:
     driver = make_driver("search.trials=1", "search.enqueue=[]")
@@ -147,14 +145,14 @@ def test_after_an_extension_the_budget_is_the_new_one(
     driver.ship(uri)
     assert "| trials ended | 2 of 3: 2 complete |" in store.parent().data.tags["mlflow.note.content"]
     assert "2 of 3" in report_page(read_history(driver.study.folder / "outbox"))
-    again = Driver(driver.spec)  # as `run` does with the study file's one trial
-    again.run(0.7)
-    again.close()
-    again.ship(uri)
+    second = Driver(driver.spec)  # as `run` with a study file of one trial
+    second.run(0.7)
+    second.close()
+    second.ship(uri)
     assert "| trials ended | 3 of 3: 3 complete |" in store.parent().data.tags["mlflow.note.content"]
 
 
-def test_a_confirmation_is_on_the_study_s_run(
+def test_confirmation_is_written_to_the_parent_run(
     make_driver: Callable[..., Driver], uri: str, store: Any
 ) -> None:
     driver = make_driver("search.trials=1")
@@ -178,7 +176,7 @@ def test_a_confirmation_is_on_the_study_s_run(
 
 @pytest.fixture
 def tracking_uri(uri: str) -> Iterator[str]:
-    """Optuna's storage takes MLflow's own setting."""
+    """Optuna's MLflow storage reads MLflow's global tracking URI."""
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     yield uri
@@ -202,29 +200,29 @@ def test_optuna_reads_the_study_from_mlflow(
     driver = make_driver("search.trials=5", f"search.constraints.{MEMORY}='<= 5'")
     worse, best = driver.run(0.5), driver.run(0.6)
     pruned, diverged = driver.begin(), driver.begin()
-    assert driver.say(pruned, 10, 0.1)
-    driver.say(diverged, 3, outcome="diverged", reason="val_loss is nan")
-    broken = driver.begin()
-    over = {"val_accuracy": 0.99, "val_loss": 1.0, MEMORY: 7.0}
-    driver.controller.receive(broken, TrialUpdate(step=30, metrics=over, outcome="complete"), {})
+    assert driver.report(pruned, 10, 0.1)
+    driver.report(diverged, 3, outcome="diverged", reason="val_loss is nan")
+    infeasible = driver.begin()
+    metrics = {"val_accuracy": 0.99, "val_loss": 1.0, MEMORY: 7.0}
+    driver.controller.receive(infeasible, TrialUpdate(step=30, metrics=metrics, outcome="complete"), {})
     driver.close()
     driver.ship(tracking_uri)
-    read, kept = load_from_mlflow(store, driver.spec.name), driver.study.optuna
-    assert read.directions == kept.directions
-    assert read.best_trial.number == kept.best_trial.number == best
-    theirs = {trial.number: trial for trial in read.get_trials()}
-    for trial in kept.get_trials():
-        assert theirs[trial.number].params == trial.params
-        assert theirs[trial.number].distributions == trial.distributions
+    read, original = load_from_mlflow(store, driver.spec.name), driver.study.optuna
+    assert read.directions == original.directions
+    assert read.best_trial.number == original.best_trial.number == best
+    trials = {trial.number: trial for trial in read.get_trials()}
+    for trial in original.get_trials():
+        assert trials[trial.number].params == trial.params
+        assert trials[trial.number].distributions == trial.distributions
         if trial.state == TrialState.COMPLETE:
-            assert theirs[trial.number].values == trial.values
-    assert (theirs[diverged].state, theirs[worse].value, theirs[pruned].value) == (TrialState.FAIL, 0.5, 0.1)
+            assert trials[trial.number].values == trial.values
+    assert (trials[diverged].state, trials[worse].value, trials[pruned].value) == (TrialState.FAIL, 0.5, 0.1)
 
 
-def test_several_objectives_are_read_without_values(
+def test_optuna_reads_several_objectives_from_mlflow_without_values(
     make_driver: Callable[..., Driver], tracking_uri: str, store: Any
 ) -> None:
-    """MLflow's storage reads several values only from runs without other metrics."""
+    """MLflow's storage can read several values only from runs without other metrics."""
     objectives = f"search.objectives={{val_accuracy: maximize, {MEMORY}: minimize}}"
     driver = make_driver("search.trials=1", objectives)
     driver.run(0.5)

@@ -1,4 +1,4 @@
-"""What fails on the way to MLflow, or was changed there, loses and doubles nothing and stops nothing."""
+"""Failing calls and changes by others in MLflow: nothing is lost or duplicated, and shipping continues."""
 
 import random
 from collections.abc import Callable
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.tracking import mlflow_sync as mirror_module
+from proxytune.tuning.tracking import mlflow_runs as runs_module
+from proxytune.tuning.tracking import mlflow_sync as sync_module
 from proxytune.tuning.tracking.mlflow_runs import Blocked
 from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 from tests.benchmarks.synthetic import synthetic_events
@@ -17,44 +20,46 @@ from tests.tuning.tracking.syncing import STUDY_END, Fill, end, report, start, s
 
 
 class Faulty:
-    """An MLflow client whose calls fail at random: before they reach MLflow, or after, when MLflow has done them."""
+    """An MLflow client whose calls fail at random, before or after MLflow has executed them."""
 
-    def __init__(self, client: Any, chance: random.Random, share: float) -> None:
-        self._client, self._chance, self._share = client, chance, share
+    def __init__(self, client: Any, chance: random.Random, rate: float) -> None:
+        self._client, self._chance, self._rate = client, chance, rate
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
 
         def faulty(*args: Any, **kwargs: Any) -> Any:
-            luck = self._chance.random()
-            if luck < self._share / 2:
-                raise ConnectionError("never sent")
-            answer = call(*args, **kwargs)
-            if luck < self._share:
-                raise ConnectionError("the answer was lost")
-            return answer
+            drawn = self._chance.random()
+            if drawn < self._rate / 2:
+                raise ConnectionError("request not sent")
+            response = call(*args, **kwargs)
+            if drawn < self._rate:
+                raise ConnectionError("response lost")
+            return response
 
         return faulty
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_failing_calls_lose_and_double_nothing(
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_failing_calls_lose_and_duplicate_nothing(
     monkeypatch: pytest.MonkeyPatch, fill: Fill, outbox_folder: Path, uri: str, store: Any, seed: int
 ) -> None:
-    """One call in ten fails; every failure drops the process's memory with even odds, as a kill would."""
-    monkeypatch.setattr(mirror_module, "BATCH_BYTES", 1500)
+    """One call in ten fails; after every second failure, on average, shipping restarts as after a kill."""
+    monkeypatch.setattr(sync_module, "BATCH_BYTES", 1500)
     chance = random.Random(seed)
+    monkeypatch.setattr(
+        runs_module, "MlflowClient", lambda **options: Faulty(MlflowClient(**options), chance, 0.1)
+    )
     fill(synthetic_events(8, steps=100, seed=seed))
     failures = 0
     sync: MlflowSync | None = None
     for _ in range(2000):
         if sync is None:
             sync = MlflowSync(outbox_folder, uri, "proxytune")
-            sync._runs.client = Faulty(sync._runs.client, chance, 0.1)  # type: ignore[assignment]
         try:
             if not sync.ship():
                 break
-            if chance.random() < 0.8:  # else killed before the acknowledgement
+            if chance.random() < 0.8:  # otherwise, as after a kill before the acknowledgement
                 sync.acknowledge()
             else:
                 sync = None
@@ -67,7 +72,7 @@ def test_failing_calls_lose_and_double_nothing(
     assert store.parent().data.metrics["trials_open"] == 0
 
 
-def test_a_lost_acknowledgement_makes_no_second_run(
+def test_lost_acknowledgement_creates_no_second_run(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0), report(0, 5, val_accuracy=0.5), end(0, "complete", val_accuracy=0.5), start(1)])
@@ -82,38 +87,37 @@ def test_a_lost_acknowledgement_makes_no_second_run(
     assert store.differences(outbox_folder) == {}
 
 
-def test_a_creation_that_lands_late_leaves_no_twin(
+def test_late_run_creation_leaves_no_duplicate(
     monkeypatch: pytest.MonkeyPatch, fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
-    """A client gives up on a slow server, makes the run again, and then the server carries out the first creation."""
+    """A request to create a run times out and is repeated; then the server executes the first request as well."""
     fill([study(), start(0), report(0, 5, val_accuracy=0.5)])
-    sync = MlflowSync(outbox_folder, uri, "proxytune")
-    client = sync._runs.client
     late: list[Callable[[], Any]] = []
-    create = client.create_run
+    create = MlflowClient.create_run
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
+    def time_out(*args: Any, **kwargs: Any) -> Any:
         if len(late) < 2 and kwargs.get("run_name") != "study" and "study" not in args:
             late.append(lambda: create(*args, **kwargs))
-            raise TimeoutError("no answer")
+            raise TimeoutError("no response")
         return create(*args, **kwargs)
 
-    monkeypatch.setattr(client, "create_run", slow)
+    monkeypatch.setattr(MlflowClient, "create_run", time_out)
+    sync = MlflowSync(outbox_folder, uri, "proxytune")
     for _ in range(2):
         with pytest.raises(TimeoutError):
             sync.ship()
     assert sync.ship()
     sync.acknowledge()
-    for land in late:
-        land()
-    assert store.differences(outbox_folder)["runs doubled"] == 2
+    for execute in late:
+        execute()
+    assert store.differences(outbox_folder)["duplicate runs"] == 2
     sync.remove_twins()
     fill([end(0, "complete", val_accuracy=0.6), STUDY_END])
     synced(outbox_folder, uri)
     assert store.differences(outbox_folder) == {}
 
 
-def test_a_deleted_experiment_blocks_with_advice_and_recovers(
+def test_deleted_experiment_blocks_shipping_until_it_is_restored(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0)])
@@ -130,7 +134,7 @@ def test_a_deleted_experiment_blocks_with_advice_and_recovers(
     assert store.differences(outbox_folder) == {}
 
 
-def test_a_run_that_somebody_deleted_stays_away_and_is_told(
+def test_deleted_run_is_not_recreated_and_is_reported(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill([study(), start(0), start(1)])
@@ -147,20 +151,18 @@ def test_a_run_that_somebody_deleted_stays_away_and_is_told(
     assert {number: run.info.status for number, run in store.trials().items()} == {1: "FINISHED"}
 
 
-def test_mlflow_refusing_one_metric_name_stops_nothing(
+def test_rejected_metric_name_is_reported_and_shipping_continues(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
-    bad = {"no|such": 1.0}
-    fill([study(), start(0), report(0, 5, **bad), start(1), end(1, "complete", val_accuracy=0.5)])
+    invalid = {"no|such": 1.0}
+    fill([study(), start(0), report(0, 5, **invalid), start(1), end(1, "complete", val_accuracy=0.5)])
     sync = synced(outbox_folder, uri)
     assert sync.notice is not None
     assert "trial 0" in sync.notice
     assert store.trials()[1].info.status == "FINISHED"
 
 
-def test_mlflow_error_codes_are_what_we_take_them_for() -> None:
-    """`REFUSALS` names codes as text; MLflow must know them."""
-    for code in mirror_module.REFUSALS:
-        from mlflow.protos.databricks_pb2 import ErrorCode
-
+def test_mlflow_knows_the_error_codes_of_refusals() -> None:
+    """`REFUSALS` contains the codes as text."""
+    for code in sync_module.REFUSALS:
         assert MlflowException("x", ErrorCode.Value(code)).error_code == code

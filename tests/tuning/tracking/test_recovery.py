@@ -1,4 +1,4 @@
-"""A study whose journal is lost is written again from its storage and its checkpoints."""
+"""A lost journal is rebuilt from the study's database and its checkpoints."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from proxytune.tuning.cli import cli
+from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.events import StudyStarted, TrialStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import read_events
@@ -17,7 +18,9 @@ from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.study import open_study
+from proxytune.tuning.tracking.acknowledgement import num_waiting
 from proxytune.tuning.trial.update import TrialUpdate
+from tests.tuning.tracking.syncing import synced
 
 NODE = {"node": "10.0.0.1", "pid": 7}
 
@@ -28,7 +31,7 @@ def metrics(number: int, step: int) -> dict[str, float]:
 
 @pytest.fixture
 def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
-    """Four trials of three reports, the last one interrupted after its second; checkpoints as a trial keeps them."""
+    """Four trials of three reports with checkpoints; the last trial is interrupted after its second report."""
     spec = make_spec(f"storage={json.dumps(str(storage))}", "search.stopping.name=none")
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
@@ -55,7 +58,8 @@ def spec(make_spec: Callable[..., StudySpec], storage: Path) -> StudySpec:
     return spec
 
 
-def told(folder: Path) -> dict[tuple[str, int, int | None], Any]:
+def recorded(folder: Path) -> dict[tuple[str, int, int | None], Any]:
+    """The parameters and metrics of each trial event in the journal."""
     return {
         (event.kind, event.trial, getattr(event, "step", None)): event.params
         if isinstance(event, TrialStarted)
@@ -65,7 +69,7 @@ def told(folder: Path) -> dict[tuple[str, int, int | None], Any]:
     }
 
 
-def test_nothing_is_added_to_a_whole_journal(spec: StudySpec, storage: Path) -> None:
+def test_complete_journal_is_not_changed(spec: StudySpec, storage: Path) -> None:
     before = (spec.folder / "outbox" / "events.jsonl").read_bytes()
     outbox = Outbox(spec.folder / "outbox")
     assert recover(open_study(spec.name, storage), outbox) == 0
@@ -73,10 +77,10 @@ def test_nothing_is_added_to_a_whole_journal(spec: StudySpec, storage: Path) -> 
     assert (spec.folder / "outbox" / "events.jsonl").read_bytes().startswith(before)
 
 
-def test_a_lost_journal_is_rebuilt_into_another_mlflow(
+def test_lost_journal_is_rebuilt_and_shipped_to_another_store(
     spec: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
 ) -> None:
-    before, ends = told(spec.folder), {}
+    before, ends = recorded(spec.folder), {}
     for event in read_events(spec.folder / "outbox").events:
         if event.kind == "end":
             ends[event.trial] = (event.outcome, event.step)
@@ -84,24 +88,16 @@ def test_a_lost_journal_is_rebuilt_into_another_mlflow(
     (spec.folder / "outbox" / "events.jsonl").unlink()
     other = tmp_path / "other.db"
     other.write_bytes(empty_database.read_bytes())
-    arguments = [
-        "track",
-        "rebuild",
-        spec.name,
-        "--storage",
-        str(storage),
-        "--uri",
-        f"sqlite:///{other}",
-        "--json",
-    ]
+    arguments = ["track", "rebuild", spec.name, "--storage", str(storage), "--uri", "./mlruns"]
     result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
+    assert isinstance(result.exception, InputError), "the journal is rebuilt before the URI is rejected"
     assert "events of 4 trials were missing in the journal" in result.stderr
-    after = told(spec.folder)
+    synced(spec.folder / "outbox", f"sqlite:///{other}")
+    after = recorded(spec.folder)
     assert after.keys() == before.keys()
     for key, values in before.items():
         kind, _, step = key
-        if kind == "report" and step == 10 and key[1] < 3:  # its checkpoint is gone: two newer ones are kept
+        if kind == "report" and step == 10 and key[1] < 3:  # only the two newest checkpoints are kept
             assert after[key] == {"val_accuracy": values["val_accuracy"]}
         else:
             assert after[key] == values, key
@@ -119,25 +115,16 @@ def test_a_lost_journal_is_rebuilt_into_another_mlflow(
         assert run.info.end_time is None or max(times) <= run.info.end_time
 
 
-def test_an_acknowledgement_of_another_journal_counts_for_nothing(
-    spec: StudySpec, uri: str, store: Any
-) -> None:
-    from proxytune.tuning.tracking.acknowledgement import num_waiting
-    from proxytune.tuning.tracking.mlflow_sync import MlflowSync
-
+def test_acknowledgement_of_another_journal_is_ignored(spec: StudySpec, uri: str, store: Any) -> None:
     folder = spec.folder / "outbox"
-    sync = MlflowSync(folder, uri, "proxytune")
-    while sync.ship():
-        sync.acknowledge()
+    synced(folder, uri)
     assert num_waiting(folder, uri, "proxytune") == 0
     (folder / "events.jsonl").unlink()
     outbox = Outbox(folder)
     assert recover(open_study(spec.name, spec.storage), outbox) == 4
     outbox.close()
     assert num_waiting(folder, uri, "proxytune") == len(read_events(folder).events)
-    sync = MlflowSync(folder, uri, "proxytune")
-    while sync.ship():
-        sync.acknowledge()
+    sync = synced(folder, uri)
     assert sync.notice is not None
     assert "another study named small" in sync.notice
     assert len(store.runs()) == 10

@@ -1,4 +1,4 @@
-"""Tracking over a real MLflow server that goes away, hangs, fails, forbids; and straight into a real PostgreSQL."""
+"""Tracking to an MLflow server that is unavailable, hangs, fails or denies access, and to PostgreSQL."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import JOURNAL
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
@@ -27,15 +26,7 @@ from proxytune.tuning.tracking.shipper import Shipper
 from proxytune.tuning.tracking.shipping import explain
 from tests.benchmarks.synthetic import synthetic_events
 from tests.tuning.tracking.servers import MlflowServer
-
-Fill = Callable[[Iterable[Event]], None]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+from tests.tuning.tracking.syncing import Fill, synced, wait_for
 
 
 @pytest.fixture
@@ -54,10 +45,10 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_server_that_was_away_gets_everything(
+def test_server_that_starts_late_receives_all_events(
     storage: Path, uri: str, outbox_folder: Path, store: Any, short_timeouts: None
 ) -> None:
-    """The server is down at first, then comes: nothing waits in the search, nothing is missing in the end."""
+    """The server starts after the events were written. Writing them does not block."""
     server = MlflowServer(uri, storage / "mlartifacts")
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, server.url, "proxytune")
@@ -77,16 +68,16 @@ def test_a_server_that_was_away_gets_everything(
     outbox.close()
     assert store.differences(outbox_folder) == {}
     (run, *_) = store.trials().values()
-    assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "the server keeps the artifacts"
+    assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "artifacts are uploaded to the server"
     assert list((storage / "mlartifacts").rglob("config.json"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_server_killed_and_hung_again_and_again(
+def test_repeatedly_killed_and_suspended_server_loses_nothing(
     server: Any, outbox_folder: Path, store: Any, short_timeouts: None
 ) -> None:
-    """SIGKILL and SIGSTOP while events flow; a stopped server carries out late what its clients gave up on."""
+    """SIGKILL and SIGSTOP during shipping. A resumed server also executes requests that have timed out."""
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, server.url, "proxytune")
     shipper.start()
@@ -109,10 +100,10 @@ def test_a_server_killed_and_hung_again_and_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_locked_database_is_waited_for(
+def test_shipper_waits_for_a_locked_database(
     server: Any, storage: Path, outbox_folder: Path, store: Any, uri: str
 ) -> None:
-    """The server answers 500 after 20 s while somebody holds sqlite's lock."""
+    """The server returns status 500 after 20 s while sqlite's lock is held."""
     outbox = Outbox(outbox_folder)
     for event in synthetic_events(3, steps=100):
         outbox.append(event)
@@ -134,7 +125,7 @@ READER = ("reader", "canary-Reader-7")
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Any]:
-    """A server with basic auth; `reader` may read every experiment and write none."""
+    """A server with basic authentication; the user `reader` has read access only."""
     folder = tmp_path_factory.mktemp("guarded")
     shutil.copy(empty_database, folder / "mlflow.db")
     config = folder / "auth.ini"
@@ -172,10 +163,10 @@ def log_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     return log_in
 
 
-def trouble(outbox_folder: Path, url: str, experiment: str) -> str:
-    """The line that the shipper says when it tries to ship."""
+def shipping_error(outbox_folder: Path, url: str, experiment: str) -> str:
+    """The line that the shipper reports when shipping fails."""
     sync = MlflowSync(outbox_folder, url, experiment)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - MLflow's errors have nothing in common
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MLflow's errors have no common base
         sync.ship()
     assert Acknowledgement.load(outbox_folder, url, experiment).offset == 0
     return explain(caught.value, sync.acknowledged)
@@ -184,16 +175,16 @@ def trouble(outbox_folder: Path, url: str, experiment: str) -> str:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_wrong_password_is_told_and_the_right_one_ships(
+def test_wrong_password_is_reported_and_the_right_one_ships(
     guarded: Any, outbox_folder: Path, log_in: Any, make_store: Any, fill: Fill
 ) -> None:
     fill(synthetic_events(1, steps=100))
     advice = (
         f"MLflow at {guarded.url} refuses the name or password; set MLFLOW_TRACKING_USERNAME and _PASSWORD"
     )
-    assert trouble(outbox_folder, guarded.url, "passwords").startswith(advice), "no name at all"
+    assert shipping_error(outbox_folder, guarded.url, "passwords").startswith(advice), "without a user name"
     log_in("admin", "wrong")
-    assert trouble(outbox_folder, guarded.url, "passwords").startswith(advice)
+    assert shipping_error(outbox_folder, guarded.url, "passwords").startswith(advice)
     shipper = Shipper(outbox_folder, guarded.url, "passwords")
     shipper.start()
     wait_for(lambda: shipper.error)
@@ -217,52 +208,50 @@ def test_a_wrong_password_is_told_and_the_right_one_ships(
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_user_who_may_only_read_is_told_what_to_ask_for(
+def test_read_only_user_is_advised_to_ask_for_edit_permission(
     guarded: Any, outbox_folder: Path, log_in: Any, fill: Fill
 ) -> None:
     fill(synthetic_events(1, steps=100))
     log_in(*ADMIN)
-    MlflowClient(guarded.url).create_experiment("of-others")
+    MlflowClient(guarded.url).create_experiment("of-admin")
     log_in(*READER)
-    line = trouble(outbox_folder, guarded.url, "of-others")
+    line = shipping_error(outbox_folder, guarded.url, "of-admin")
     assert line.startswith(f"MLflow at {guarded.url} forbids this user to write; ask for the EDIT permission")
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_host_name_that_the_server_does_not_serve_is_told(
+def test_host_name_that_the_server_rejects_is_reported(
     guarded: Any, outbox_folder: Path, log_in: Any, fill: Fill
 ) -> None:
     fill(synthetic_events(1, steps=100))
     log_in(*ADMIN)
-    line = trouble(outbox_folder, f"http://127.1:{guarded.port}", "hosts")  # loopback by another name
+    line = shipping_error(outbox_folder, f"http://127.1:{guarded.port}", "hosts")  # another name of loopback
     assert "start the server with it in --allowed-hosts" in line
 
 
-def test_a_deleted_experiment_is_told_and_its_restoration_ships(
+def test_deleted_experiment_is_reported_and_ships_once_restored(
     uri: str, storage: Path, outbox_folder: Path, fill: Fill, make_store: Any
 ) -> None:
     client = MlflowClient(uri)
     identifier = client.create_experiment("deleted", str(storage / "mlartifacts"))
     client.delete_experiment(identifier)
     fill(synthetic_events(1, steps=100))
-    line = trouble(outbox_folder, uri, "deleted")
+    line = shipping_error(outbox_folder, uri, "deleted")
     assert line == (
         "experiment deleted was deleted in MLflow; restore it with `mlflow experiments restore "
         f"--experiment-id {identifier}`, or set another tracking.experiment"
     )
     client.restore_experiment(identifier)
-    sync = MlflowSync(outbox_folder, uri, "deleted")
-    while sync.ship():
-        sync.acknowledge()
+    synced(outbox_folder, uri, "deleted")
     assert make_store(uri, "deleted").differences(outbox_folder) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
-    """MLflow itself lets every port of localhost in as an Origin, whatever it is told."""
+def test_ui_server_rejects_foreign_hosts_and_origins(server: Any) -> None:
+    """MLflow itself accepts every port of localhost as an origin, regardless of its options."""
 
     def status(path: str, method: str = "GET", **headers: str) -> int:
         request = urllib.request.Request(server.url + path, method=method, headers=headers)
@@ -288,7 +277,7 @@ def test_the_server_of_the_ui_serves_its_own_visitors_only(server: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_postgresql_holds_a_study_exactly_through_a_crash(
+def test_postgresql_crash_loses_and_duplicates_nothing(
     postgres: Any, outbox_folder: Path, make_store: Any
 ) -> None:
     outbox = Outbox(outbox_folder)
@@ -307,16 +296,14 @@ def test_postgresql_holds_a_study_exactly_through_a_crash(
     assert shipper.close(600) == 0
     outbox.close()
     assert make_store(postgres.uri).differences(outbox_folder) == {}
-    assert (outbox_folder.parents[1] / "mlartifacts").is_dir(), (
-        "beside the studies, not in the current folder"
-    )
+    assert (outbox_folder.parents[1] / "mlartifacts").is_dir(), "artifacts belong beside the studies"
     for path in outbox_folder.iterdir():
         assert postgres.PASSWORD.encode() not in path.read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_postgresql_without_the_password_says_so(
+def test_missing_postgresql_password_is_reported(
     postgres: Any, fill: Fill, outbox_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSFILE", os.devnull)

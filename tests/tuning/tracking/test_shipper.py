@@ -1,12 +1,9 @@
-"""The shipping child process: it never burdens the driver, ends with it, and says in one line what is wrong."""
+"""The shipping child process: it does not block the driver, ends with it, and reports errors in one line."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +11,17 @@ import psutil
 import pytest
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.journal.events import Event
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.spec.locations import artifact_root, check_uri, default_uri
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_error, num_waiting
 from proxytune.tuning.tracking.mlflow_server import server_command
 from proxytune.tuning.tracking.shipper import Shipper
-from proxytune.tuning.tracking.shipping import scratch
+from proxytune.tuning.tracking.shipping import explain, scratch
 from tests.benchmarks.synthetic import synthetic_events
-from tests.tuning.tracking.syncing import synced
-
-Fill = Callable[[Iterable[Event]], None]
+from tests.tuning.tracking.syncing import Fill, synced, wait_for
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 280) -> None:
-    """Poll until the condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def children(pid: int) -> list[psutil.Process]:
+def shippers_of(pid: int) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(pid).children()
@@ -44,9 +30,7 @@ def children(pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
-    outbox_folder: Path, uri: str, store: Any
-) -> None:
+def test_killed_shipper_is_restarted_and_ships_all_events(outbox_folder: Path, uri: str, store: Any) -> None:
     events = list(synthetic_events(6, steps=100, seed=5))
     outbox = Outbox(outbox_folder)
     shipper = Shipper(outbox_folder, uri, "proxytune")
@@ -54,84 +38,87 @@ def test_a_killed_shipper_starts_again_and_the_search_does_not_notice(
     for event in events[: len(events) // 2]:
         outbox.append(event)
     wait_for(lambda: shipper.waiting == 0)
-    (child,) = children(os.getpid())
+    (child,) = shippers_of(os.getpid())
     child.kill()
     child.wait()
     for event in events[len(events) // 2 :]:
         outbox.append(event)
     assert shipper.waiting == num_waiting(outbox_folder, uri, "proxytune") > 0
-    wait_for(lambda: children(os.getpid()) and children(os.getpid())[0].pid != child.pid)
+    wait_for(lambda: shippers_of(os.getpid()) and shippers_of(os.getpid())[0].pid != child.pid)
     assert shipper.close(600) == 0
     assert shipper.error is None
     assert num_waiting(outbox_folder, uri, "proxytune") == 0
-    assert children(os.getpid()) == []
+    assert shippers_of(os.getpid()) == []
     outbox.close()
     assert store.differences(outbox_folder) == {}
 
 
-def test_temporary_files_of_a_killed_shipper_are_removed_by_the_next(
+def test_temporary_files_of_a_killed_shipper_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "acknowledged.scratch"
-    left = folder / "tmpabc"
-    left.mkdir(parents=True)
-    (left / "report.html").write_text("half a page")
+    leftover = folder / "tmpabc"
+    leftover.mkdir(parents=True)
+    (leftover / "report.html").write_text("partial page")
     monkeypatch.setattr(tempfile, "tempdir", None)
     with scratch(folder):
-        assert not left.exists()
-        with tempfile.TemporaryDirectory() as made:
-            assert Path(made).parent == folder
+        assert not leftover.exists()
+        with tempfile.TemporaryDirectory() as created:
+            assert Path(created).parent == folder
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_shipper_ends_with_its_parent(outbox_folder: Path, uri: str) -> None:
-    script = """
+PARENT = """
 import sys, time
 from pathlib import Path
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.tracking.shipper import Shipper
 outbox = Outbox(Path(sys.argv[1]))
-Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune").start()
-heavy = {"mlflow", "pandas"} & sys.modules.keys()
-print(heavy or "light", flush=True)
+shipper = Shipper(Path(sys.argv[1]), sys.argv[2], "proxytune")
+shipper.start()
+print({"mlflow", "pandas"} & sys.modules.keys() or "started", flush=True)
+while not shipper.error:
+    time.sleep(0.05)
+print(shipper.error, flush=True)
 time.sleep(600)
 """
+
+
+def test_shipper_reports_an_unusable_store_and_ends_with_its_parent(
+    fill: Fill, outbox_folder: Path, tmp_path: Path
+) -> None:
+    fill(synthetic_events(2, steps=100))
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    uri = f"sqlite:///{blocker}/mlflow.db"
     parent = subprocess.Popen(
-        [sys.executable, "-Pc", script, outbox_folder, uri], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-Pc", PARENT, outbox_folder, uri], stdout=subprocess.PIPE, text=True
     )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "light\n", "the driver itself imports no MLflow"
-    wait_for(lambda: children(parent.pid))
-    (child,) = children(parent.pid)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n", "the driver itself must not import MLflow"
+        error = parent.stdout.readline().strip()
+        assert "its folder must exist and be writable" in error
+        wait_for(lambda: last_error(outbox_folder, uri, "proxytune") == error)
+        (child,) = shippers_of(parent.pid)
+    finally:
+        parent.kill()
+        parent.communicate()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_store_that_cannot_be_opened_is_told_once_and_holds_nobody(fill: Fill, tmp_path: Path) -> None:
-    folder = tmp_path / "studies" / "study" / "outbox"
-    outbox = Outbox(folder)
-    blocker = tmp_path / "file"
-    blocker.write_text("no folder")
-    shipper = Shipper(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune")
+def test_close_ends_the_child_after_its_timeout(fill: Fill, outbox_folder: Path, uri: str) -> None:
+    fill(synthetic_events(2, steps=100))
+    shipper = Shipper(outbox_folder, uri, "proxytune")
     shipper.start()
-    for event in synthetic_events(2, steps=100):
-        outbox.append(event)
-    wait_for(lambda: shipper.error)
-    assert shipper.error is not None
-    assert "its folder must exist and be writable" in shipper.error
-    assert "\n" not in shipper.error
-    wait_for(lambda: last_error(folder, f"sqlite:///{blocker}/mlflow.db", "proxytune") == shipper.error)
-    assert shipper.close(0.5) > 0, "it does not wait until MLflow can be opened"
-    outbox.close()
+    wait_for(lambda: shippers_of(os.getpid()))
+    assert shipper.close(0.0) == shipper.waiting > 0, "events were shipped before MLflow was imported"
+    assert shippers_of(os.getpid()) == []
 
 
 @pytest.mark.slow
-def test_a_read_only_disk_is_told_and_the_search_goes_on(
-    fill: Fill, storage: Path, uri: str, store: Any
-) -> None:
-    """MLflow's store becomes read-only: a mount of its own for root, whom permissions do not stop."""
+def test_read_only_disk_is_reported_and_events_ship_later(storage: Path, uri: str, store: Any) -> None:
+    """MLflow's store is read-only: by permissions, or for root, which they do not restrict, by a mount."""
     script = """
 import sys, time
 from pathlib import Path
@@ -150,13 +137,13 @@ outbox.close()
 print(shipper.error)
 print(shipper.close(1))
 """
-    folder = storage.parent / "elsewhere" / "study" / "outbox"
+    folder = storage.parent / "other" / "study" / "outbox"
     command = [sys.executable, "-Pc", script, str(folder), uri, str(Path(__file__).parents[3])]
     if os.getuid() == 0:
         mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
         inside = ["unshare", "--mount", "sh", "-c"]
         if subprocess.run([*inside, mount, str(storage)], capture_output=True, check=False).returncode:
-            pytest.skip("this container may not mount anything read-only")
+            pytest.skip("this container does not permit read-only mounts")
         command = [*inside, f'{mount} && exec "$@"', str(storage), *command]
     else:
         (storage / "mlflow.db").chmod(0o444)
@@ -188,7 +175,7 @@ print(shipper.close(1))
         "file:///tmp/mlruns",
     ],
 )
-def test_unusable_addresses_are_refused_without_repeating_a_password(uri: str) -> None:
+def test_invalid_uri_is_rejected_without_repeating_its_password(uri: str) -> None:
     with pytest.raises(InputError) as caught:
         check_uri(uri)
     for part in ("secret", "cret", "word@"):
@@ -196,11 +183,11 @@ def test_unusable_addresses_are_refused_without_repeating_a_password(uri: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_postgresql_is_spelt_for_psycopg() -> None:
+def test_postgresql_uri_selects_psycopg() -> None:
     assert check_uri("postgresql://user@host/db") == "postgresql+psycopg://user@host/db"
 
 
-def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifact_root_is_beside_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert default_uri(Path("studies")) == f"sqlite:///{tmp_path}/studies/mlflow.db"
     assert artifact_root(default_uri(Path("studies")), tmp_path) == f"{tmp_path}/studies/mlartifacts"
@@ -211,7 +198,7 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("trouble", "advice"),
+    ("error", "advice"),
     [
         ("(sqlite3.OperationalError) attempt to write a readonly database", "make it writable"),
         ("(sqlite3.OperationalError) database is locked", "close that program"),
@@ -224,18 +211,16 @@ def test_artifacts_lie_beside_the_store(tmp_path: Path, monkeypatch: pytest.Monk
             "API request to endpoint /x failed with error code 403 != 200. Response: 'Permission denied'",
             "EDIT permission",
         ),
-        ("something new\nin two lines", "something new in two lines"),
+        ("an unknown error\nin two lines", "an unknown error in two lines"),
     ],
 )
-def test_trouble_is_explained_in_one_line(trouble: str, advice: str) -> None:
-    from proxytune.tuning.tracking.shipping import explain
-
-    line = explain(RuntimeError(trouble), Acknowledgement("http://host", "proxytune"))
+def test_error_is_explained_in_one_line(error: str, advice: str) -> None:
+    line = explain(RuntimeError(error), Acknowledgement("http://host", "proxytune"))
     assert advice in line
     assert "\n" not in line
 
 
-def test_a_server_is_put_over_stores_only(tmp_path: Path) -> None:
+def test_server_command_accepts_stores_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is already a server"):
         server_command("http://host:5000", tmp_path)
     command = server_command("sqlite:////tmp/mlflow.db", tmp_path, port=5001)

@@ -1,4 +1,4 @@
-"""`proxytune track sync`, `track rebuild`, `report`, `ui`, as a user calls them."""
+"""The commands `proxytune track sync`, `track rebuild`, `report`, `show --plot` and `ui`."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.tuning.tracking.servers import free_port
 
 @pytest.fixture
 def study(storage: Path, make_spec: Callable[..., StudySpec]) -> StudySpec:
-    """A study in Optuna's storage whose driver was killed in the middle of its events."""
+    """A study in Optuna's storage whose driver was killed while trials were running."""
     spec = make_spec(f"storage={json.dumps(str(storage))}")
     begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
@@ -38,14 +38,14 @@ def study(storage: Path, make_spec: Callable[..., StudySpec]) -> StudySpec:
 
 
 def call(*arguments: object) -> Any:
-    """Standard output as JSON, or the error that the command line turns into an exit code."""
+    """The standard output of a command as JSON. Raises the error that the command line maps to an exit code."""
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     if result.exception is not None:
         raise result.exception
     return json.loads(result.stdout)
 
 
-def test_sync_ships_what_waits_and_leaves_nothing_running(
+def test_sync_ships_all_waiting_events_and_ends_open_runs(
     study: StudySpec, storage: Path, store: Any
 ) -> None:
     shown = call("show", study.name, "--storage", storage, "--json")
@@ -60,35 +60,37 @@ def test_sync_ships_what_waits_and_leaves_nothing_running(
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_rebuild_writes_a_whole_study_elsewhere(
+def test_rebuild_ships_a_study_to_another_store_and_experiment(
     study: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
 ) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(empty_database.read_bytes())
     Outbox(study.folder / "outbox").close()
-    for shipped_some in (True, False):
+    for ships_events in (True, False):
         facts = call(
             *("track", "rebuild", study.name, "--storage", storage, "--uri", f"sqlite:///{other}"),
-            *("--experiment", "elsewhere", "--json"),
+            *("--experiment", "other", "--json"),
         )
-        assert (facts["shipped"] > 0, facts["waiting"]) == (shipped_some, 0)
-    assert make_store(f"sqlite:///{other}", "elsewhere").differences(study.folder / "outbox") == {}
+        assert (facts["shipped"] > 0, facts["waiting"]) == (ships_events, 0)
+    assert make_store(f"sqlite:///{other}", "other").differences(study.folder / "outbox") == {}
 
 
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_a_store_that_cannot_be_opened_is_one_line(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+def test_rebuild_into_an_unusable_store_raises_storage_error(
+    study: StudySpec, storage: Path, tmp_path: Path
+) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(StorageError, match="still wait for MLflow: MLflow at sqlite"):
         call(
             *("track", "rebuild", study.name, "--storage", storage),
-            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "60"),  # MLflow takes long to import
+            *("--uri", f"sqlite:///{blocker}/mlflow.db", "--timeout", "60"),  # MLflow's import takes seconds
         )
 
 
-def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path) -> None:
+def test_sync_and_rebuild_reject_passwords_and_running_studies(study: StudySpec, storage: Path) -> None:
     with pytest.raises(InputError, match="holds a password"):
         call("track", "rebuild", study.name, "--storage", storage, "--uri", "http://me:secret@host")
     outbox = Outbox(study.folder / "outbox")
@@ -97,22 +99,22 @@ def test_trouble_is_one_line_with_its_exit_code(study: StudySpec, storage: Path)
     outbox.close()
 
 
-def test_report_writes_a_page(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+def test_report_command_writes_a_page(study: StudySpec, storage: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["report", study.name, "--storage", str(storage)])
     assert result.exit_code == 0, result.output
     assert Path(result.stdout.strip()) == study.folder / "report.html"
     assert "Learning curves" in (study.folder / "report.html").read_text()
     for arguments, error in (
-        (["report", "nothing", "--storage", str(storage)], InputError),
+        (["report", "unknown", "--storage", str(storage)], InputError),
         (
-            ["report", study.name, "--storage", str(storage), "--out", str(tmp_path / "no" / "r.html")],
+            ["report", study.name, "--storage", str(storage), "--out", str(tmp_path / "missing" / "r.html")],
             StorageError,
         ),
     ):
         assert isinstance(CliRunner().invoke(cli, arguments).exception, error)
 
 
-def test_show_draws_the_front_into_a_new_file(study: StudySpec, storage: Path, tmp_path: Path) -> None:
+def test_show_plots_the_pareto_front_into_a_new_file(study: StudySpec, storage: Path, tmp_path: Path) -> None:
     path = tmp_path / "front.html"
     arguments = ("show", study.name, "--storage", storage, "--json", "--plot")
     with pytest.raises(InputError, match="fewer than two complete trials"):
@@ -123,10 +125,10 @@ def test_show_draws_the_front_into_a_new_file(study: StudySpec, storage: Path, t
     outbox.close()
     call(*arguments, path)
     assert "Pareto front: val_accuracy against train_memory_mib_per_sequence" in path.read_text()
-    for refused in (path, tmp_path / "front.png"):
+    for rejected in (path, tmp_path / "front.png"):
         before = path.read_bytes()
-        with pytest.raises(InputError, match=re.escape(str(refused))):
-            call(*arguments, refused)
+        with pytest.raises(InputError, match=re.escape(str(rejected))):
+            call(*arguments, rejected)
         assert path.read_bytes() == before
     assert [file.name for file in tmp_path.glob("front*")] == ["front.html"]
 

@@ -1,6 +1,6 @@
-"""Saved views of a study in MLflow's pages: their content, their size, and that the installed MLflow reads them.
+"""Saved views of a study in MLflow's pages: content, size, and compatibility with the installed MLflow.
 
-tests/browser opens the same views in a real browser.
+tests/browser opens the same views in a browser.
 """
 
 import re
@@ -31,7 +31,7 @@ def table(num_params: int = 3) -> StudyTable:
     return StudyTable("study", "0123456789abcdef", "parent", {"val_accuracy": "maximize"}, [], params)
 
 
-def test_the_leaderboard_shows_this_study_s_trials_from_the_best_down() -> None:
+def test_leaderboard_shows_the_trials_of_the_study_best_first() -> None:
     state = unpack(view_tags(table(), 1)[TAG + view_key("0123456789abcdef", "leaderboard")])
     assert state["searchFilter"] == "tags.`mlflow.parentRunId` = 'parent'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val_accuracy`", False)
@@ -44,17 +44,17 @@ def test_the_leaderboard_shows_this_study_s_trials_from_the_best_down() -> None:
     ]
 
 
-def test_the_objective_has_the_first_chart_and_a_constant_has_none() -> None:
+def test_first_chart_shows_the_objective_and_constants_have_none() -> None:
     state = unpack(view_tags(table(), 1)[TAG + view_key("0123456789abcdef", "curves")])
     charts = [chart for chart in state["compareRunCharts"] if not chart["deleted"]]
     assert charts[0]["metricKey"] == "val_accuracy"
     assert "parameters" not in {chart.get("metricKey") for chart in charts}
-    without = {chart["metricKey"] for chart in state["compareRunCharts"] if chart["deleted"]}
+    deleted = {chart["metricKey"] for chart in state["compareRunCharts"] if chart["deleted"]}
     shown = {chart["metricKey"] for chart in charts if "metricKey" in chart}
-    assert without | shown == {*METRICS, "value"}, "MLflow makes a chart of each metric that is not listed"
+    assert deleted | shown == {*METRICS, "value"}, "MLflow adds a chart for each metric that is not listed"
 
 
-def test_every_objective_and_cost_is_drawn_over_the_first_objective() -> None:
+def test_each_other_objective_and_cost_has_a_scatter_plot() -> None:
     two = StudyTable(
         "study", "0" * 32, "parent", {"val_loss": "minimize", MEMORY: "minimize"}, ["seconds"], []
     )
@@ -62,17 +62,17 @@ def test_every_objective_and_cost_is_drawn_over_the_first_objective() -> None:
     scatters = [chart for chart in state["compareRunCharts"] if chart["type"] == "SCATTER"]
     assert [chart["xaxis"]["key"] for chart in scatters] == [MEMORY, "tokens_per_second", "seconds"]
     assert {chart["yaxis"]["key"] for chart in scatters} == {"val_loss"}
-    assert state["orderByAsc"], "a loss is sorted from the lowest up"
+    assert state["orderByAsc"], "a loss is sorted in ascending order"
 
 
 @pytest.mark.parametrize("num_params", [0, 1, 40])
-def test_a_view_fits_into_a_tag(num_params: int) -> None:
+def test_view_fits_into_a_tag(num_params: int) -> None:
     tags = view_tags(table(num_params), 1)
     assert len(tags) == len(TITLES)
     assert max(map(len, tags.values())) <= MAX_TAG
 
 
-def test_the_addresses() -> None:
+def test_view_and_search_urls() -> None:
     assert view_path("7", "ab" * 16) == (
         "/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=leaderboard-abababababab"
     )
@@ -93,10 +93,10 @@ def bundle() -> str:
     return "\n".join(path.read_text() for path in sorted(BUNDLE.glob("*.js")))
 
 
-def test_the_installed_mlflow_reads_this_format(bundle: str) -> None:
-    """The pages' own code names every key that a view uses."""
+def test_installed_mlflow_reads_the_view_format(bundle: str) -> None:
+    """The JavaScript of MLflow's pages contains every key that a view uses."""
     assert reads_views(mlflow.__version__), f"MLflow {mlflow.__version__} is not among the tested versions"
-    for word in (
+    for text in (
         f'"{TAG}"',
         '"viewStateShareKey"',
         '"deflate;"',
@@ -104,8 +104,8 @@ def test_the_installed_mlflow_reads_this_format(bundle: str) -> None:
         '"FIRST_20_RUNS"',
         '"SHOW_ALL"',
     ):
-        assert word in bundle, (
-            f"MLflow {mlflow.__version__} no longer has {word}: views.py needs the new format"
+        assert text in bundle, (
+            f"MLflow {mlflow.__version__} no longer has {text}: views.py needs the new format"
         )
     lists = re.findall(r'\["(?:searchFilter|selectedColumns)",[^\]]*\]', bundle)
     persisted = {key for found in lists for key in re.findall(r'"(\w+)"', found)}

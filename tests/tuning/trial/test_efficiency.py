@@ -1,4 +1,4 @@
-"""A configuration's speed: measured once for each distinct cost, alone on the machine."""
+"""The speed of a configuration: measured once per distinct cost, while nothing trains on the machine."""
 
 import json
 import shutil
@@ -16,6 +16,7 @@ from proxytune.datasets import TrainBatches
 from proxytune.datasets.batches import Batch
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.trial import efficiency
+from proxytune.tuning.trial import slot as slot_module
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.efficiency import (
     efficiency_key,
@@ -28,7 +29,7 @@ from proxytune.tuning.trial.profile import predicted_profile
 from proxytune.tuning.trial.slot import exclusive_slot
 
 
-def test_speed_memory_and_size_of_a_configuration_are_there(make_spec) -> None:
+def test_measurement_has_speeds_and_the_predicted_profile(make_spec) -> None:
     spec = make_spec().trial({})
     measured = measure_efficiency(spec, seconds=0.0)
     speeds = {"train_sequences_per_second", "inference_sequences_per_second"}
@@ -36,9 +37,12 @@ def test_speed_memory_and_size_of_a_configuration_are_there(make_spec) -> None:
     assert all(measured[name] > 0 for name in speeds)
 
 
-def test_a_speed_is_sequences_by_the_median_time_of_each_batch() -> None:
+def test_speed_uses_the_median_time_of_each_batch() -> None:
     batches = [Batch(torch.zeros(size, 1), torch.ones(size, 1), torch.zeros(size)) for size in (3, 5)]
-    clock, costs = 0.0, iter([100, 100, 0.1, 0.3, 50, 0.3, 0.1, 0.3])  # warm-up, then one disturbed pass
+    clock = 0.0
+    costs = iter(
+        [100, 100, 0.1, 0.3, 50, 0.3, 0.1, 0.3]
+    )  # a warm-up pass and three passes, the second disturbed
 
     def work(_batch: Batch) -> None:
         nonlocal clock
@@ -48,10 +52,9 @@ def test_a_speed_is_sequences_by_the_median_time_of_each_batch() -> None:
     assert speed == pytest.approx(8 / (0.1 + 0.3))
 
 
-def test_the_timed_batches_stand_for_all_lengths(make_spec, monkeypatch) -> None:
-    monkeypatch.setattr(
-        "proxytune.datasets.batches.PAD_MULTIPLE", 1
-    )  # or all of these short rows are padded to 32
+def test_typical_batches_cover_the_distribution_of_lengths(make_spec, monkeypatch) -> None:
+    # With the default multiple of 32, all of these short rows would have the same length.
+    monkeypatch.setattr("proxytune.datasets.batches.PAD_MULTIPLE", 1)
     split = prepare_task(make_spec().task).train
     lengths = [batch.token_ids.shape[-1] for batch in typical_batches(split, 8)]
     drawn = islice(TrainBatches(split, batch_size=8, seed=0, order="uniform"), 64)
@@ -71,10 +74,10 @@ def test_the_timed_batches_stand_for_all_lengths(make_spec, monkeypatch) -> None
         "name=other",
     ],
 )
-def test_what_costs_the_same_has_the_same_key(make_spec, change: str) -> None:
-    one, other = make_spec().trial({}), make_spec(change).trial({})
-    assert efficiency_key(other) == efficiency_key(one)
-    assert predicted_profile(other) == predicted_profile(one)
+def test_settings_without_effect_on_cost_keep_the_key(make_spec, change: str) -> None:
+    spec, changed = make_spec().trial({}), make_spec(change).trial({})
+    assert efficiency_key(changed) == efficiency_key(spec)
+    assert predicted_profile(changed) == predicted_profile(spec)
 
 
 @pytest.mark.parametrize(
@@ -89,19 +92,20 @@ def test_what_costs_the_same_has_the_same_key(make_spec, change: str) -> None:
         "resources.cpu=2",
     ],
 )
-def test_what_may_cost_otherwise_has_another_key(make_spec, change: str) -> None:
+def test_settings_with_effect_on_cost_change_the_key(make_spec, change: str) -> None:
     assert efficiency_key(make_spec(change).trial({})) != efficiency_key(make_spec().trial({}))
 
 
 @pytest.mark.usefixtures("quick_measurements")
-def test_it_is_measured_once_and_kept(make_spec, tmp_path: Path) -> None:
-    first = stored_efficiency(make_spec().trial({"model.dropout": 0.2}), tmp_path / "kept")
-    again = stored_efficiency(make_spec("training.seed=5").trial({"model.dropout": 0.1}), tmp_path / "kept")
-    assert again == first  # a second measurement never gives the same digits
-    [file] = (tmp_path / "kept").iterdir()
-    file.write_text("{", encoding="utf-8")  # a damaged disk: measured again, not believed
-    assert stored_efficiency(make_spec().trial({}), tmp_path / "kept") != first
-    assert [file] == list((tmp_path / "kept").iterdir())
+def test_measurement_is_stored_and_reused(make_spec, tmp_path: Path) -> None:
+    folder = tmp_path / "efficiency"
+    first = stored_efficiency(make_spec().trial({"model.dropout": 0.2}), folder)
+    second = stored_efficiency(make_spec("training.seed=5").trial({"model.dropout": 0.1}), folder)
+    assert second == first  # two measurements never return identical speeds
+    [file] = folder.iterdir()
+    file.write_text("{", encoding="utf-8")  # a damaged file: measured again
+    assert stored_efficiency(make_spec().trial({}), folder) != first
+    assert [file] == list(folder.iterdir())
 
 
 @pytest.mark.usefixtures("quick_measurements")
@@ -114,46 +118,48 @@ def test_it_is_measured_once_and_kept(make_spec, tmp_path: Path) -> None:
         (None, "device"),
     ],
 )
-def test_a_file_of_another_study_is_measured_again(
+def test_stored_measurement_of_another_configuration_is_replaced(
     make_spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str | None, differs: str
 ) -> None:
-    """Copied, or restored from a backup, under the name of a configuration of this study."""
-    here, there = tmp_path / "here", tmp_path / "there"
+    """The file was copied, or restored from a backup, under the name of a configuration of this study."""
+    folder, other_folder = tmp_path / "efficiency", tmp_path / "other"
     with monkeypatch.context() as patch:
         if change is None:
             patch.setattr(efficiency, "_processor", lambda: "another CPU")
-        stored_efficiency(make_spec(*[change] if change else []).trial({}), there)
-    [foreign] = there.iterdir()
-    own = here / f"{efficiency_key(make_spec().trial({}))}.json"
-    here.mkdir()
-    shutil.copyfile(foreign, own)
-    measured = stored_efficiency(make_spec().trial({}), here)
-    assert list(here.iterdir()) == [own]
-    kept, other = json.loads(own.read_text()), json.loads(foreign.read_text())
-    assert {differs, "efficiency"} <= {key for key in kept if kept[key] != other[key]}
-    assert kept["efficiency"] == measured
+        stored_efficiency(make_spec(*[change] if change else []).trial({}), other_folder)
+    [foreign] = other_folder.iterdir()
+    file = folder / f"{efficiency_key(make_spec().trial({}))}.json"
+    folder.mkdir()
+    shutil.copyfile(foreign, file)
+    measured = stored_efficiency(make_spec().trial({}), folder)
+    assert list(folder.iterdir()) == [file]
+    stored, other = json.loads(file.read_text()), json.loads(foreign.read_text())
+    assert {differs, "efficiency"} <= {key for key in stored if stored[key] != other[key]}
+    assert stored["efficiency"] == measured
 
 
-TRAIN_WITHOUT_A_BREAK = """
-import sys, time
-from proxytune.tuning.trial.slot import shared_slot
+TRAIN_CONTINUOUSLY = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("slot", sys.argv[1])
+slot = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(slot)
 while True:
-    with shared_slot():
+    with slot.shared_slot():
         began = time.monotonic()
         time.sleep(0.002)
         print(began, time.monotonic(), flush=True)
 """
 
 
-def test_nothing_trains_while_a_speed_is_measured_and_training_cannot_keep_it_out(tmp_path: Path) -> None:
+def test_exclusive_slot_excludes_training_and_is_not_starved(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(3)]
     trainers = []
     for path in paths:
         with path.open("w") as file:
-            command = [sys.executable, "-P", "-c", TRAIN_WITHOUT_A_BREAK]
+            command = [sys.executable, "-P", "-c", TRAIN_CONTINUOUSLY, str(slot_module.__file__)]
             trainers.append(subprocess.Popen(command, stdout=file))
     try:
-        alone = []
+        exclusive = []
         for _ in range(5):
             before = sum(path.stat().st_size for path in paths)
             deadline = time.monotonic() + 240
@@ -165,7 +171,7 @@ def test_nothing_trains_while_a_speed_is_measured_and_training_cannot_keep_it_ou
             with exclusive_slot():
                 began = time.monotonic()
                 time.sleep(0.02)
-                alone.append((began, time.monotonic()))
+                exclusive.append((began, time.monotonic()))
     finally:
         for trainer in trainers:
             trainer.kill()
@@ -173,12 +179,12 @@ def test_nothing_trains_while_a_speed_is_measured_and_training_cannot_keep_it_ou
     lines = [line.split() for path in paths for line in path.read_text().splitlines()]
     intervals = [tuple(map(float, line)) for line in lines if len(line) == 2]
     assert len(intervals) > 10
-    for began, ended in alone:
-        assert not [one for one in intervals if one[0] < ended and began < one[1]]
+    for began, ended in exclusive:
+        assert not [interval for interval in intervals if interval[0] < ended and began < interval[1]]
 
 
 @pytest.mark.gpu
-def test_memory_is_measured_where_the_device_counts_it(make_spec) -> None:
+def test_memory_is_measured_on_a_gpu(make_spec) -> None:
     spec = make_spec().trial({})
     measured, predicted = measure_efficiency(spec)[MEMORY], predicted_profile(spec)[MEMORY]
     assert measured != predicted

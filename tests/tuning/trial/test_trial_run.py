@@ -1,9 +1,8 @@
-"""One training: interrupted anywhere and resumed, it reports what an unbroken one reports."""
+"""Training of one trial: after any interruption, a resumed trial reports the same as an uninterrupted one."""
 
 import random
 from pathlib import Path
 
-import pytest
 import torch
 
 from proxytune.datasets import evaluation_batches
@@ -35,7 +34,7 @@ def trial(make_spec, *assignments: str) -> TrialSpec:
     return make_spec(*assignments).trial({"model.dropout": 0.2})
 
 
-def test_reports_come_at_every_evaluation_and_the_last_one_is_complete(make_spec, tmp_path: Path) -> None:
+def test_each_evaluation_is_reported_and_the_last_report_is_complete(make_spec, tmp_path: Path) -> None:
     updates = reports(TrialRun(trial(make_spec), checkpoints_in(tmp_path)))
     assert [update.step for update in updates] == [10, 20, 30]
     assert [update.outcome for update in updates] == ["running", "running", "complete"]
@@ -47,50 +46,47 @@ def test_reports_come_at_every_evaluation_and_the_last_one_is_complete(make_spec
         assert TrialUpdate.from_json(update.to_json()) == update
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_interrupted_at_random_updates_it_reports_the_same(
-    make_spec, tmp_path: Path, monkeypatch, seed: int
-) -> None:
-    spec = trial(make_spec)
-    unbroken = [untimed(update) for update in reports(TrialRun(spec, checkpoints_in(tmp_path / "unbroken")))]
-    monkeypatch.setattr(TrialRun, "update_seconds", 0.0)  # an update a step
-    chance = random.Random(seed)
-    run, seen, steps = TrialRun(spec, checkpoints_in(tmp_path / "broken")), {}, [0]
-    while True:
-        update = run.advance()
-        steps.append(update.step)
-        if update.metrics is not None:
-            seen[update.step] = untimed(update)
-        if update.outcome == "complete":
-            break
-        if chance.random() < 0.3:
-            if chance.random() < 0.5:
-                run.save()  # stopped in order; otherwise killed: back to the last evaluation
-            run = TrialRun(spec, checkpoints_in(tmp_path / "broken"))
-    assert [seen[step] for step in sorted(seen)] == unbroken
-    assert len(steps) > 30
+def test_trial_interrupted_at_random_updates_reports_the_same(make_spec, tmp_path: Path, monkeypatch) -> None:
+    spec = trial(make_spec, "training.steps=15", "training.eval_every=5")
+    expected = [untimed(update) for update in reports(TrialRun(spec, checkpoints_in(tmp_path / "complete")))]
+    monkeypatch.setattr(TrialRun, "update_seconds", 0.0)  # one update per step
+    for seed in range(3):
+        checkpoints, chance = checkpoints_in(tmp_path / f"interrupted-{seed}"), random.Random(seed)
+        run, reported, num_updates = TrialRun(spec, checkpoints), {}, 0
+        while True:
+            update = run.advance()
+            num_updates += 1
+            if update.metrics is not None:
+                reported[update.step] = untimed(update)
+            if update.outcome == "complete":
+                break
+            if chance.random() < 0.3:
+                if chance.random() < 0.5:
+                    run.save()  # a graceful stop; otherwise a kill: resumed from the last evaluation
+                run = TrialRun(spec, checkpoints)
+        assert [reported[step] for step in sorted(reported)] == expected
+        assert num_updates > 15, "no step was repeated"
 
 
-def test_a_report_that_may_not_have_arrived_is_made_again(make_spec, tmp_path: Path) -> None:
+def test_resumed_trial_repeats_a_report_that_may_be_lost(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
     first = TrialRun(spec, checkpoints_in(tmp_path)).advance()
-    again = TrialRun(spec, checkpoints_in(tmp_path)).advance()
-    assert again == first
+    repeated = TrialRun(spec, checkpoints_in(tmp_path)).advance()
+    assert repeated == first
 
 
-def test_a_corrupt_checkpoint_is_noted_and_the_one_before_goes_on(make_spec, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_noted_and_the_previous_one_resumed(make_spec, tmp_path: Path) -> None:
     spec = trial(make_spec)
     run = TrialRun(spec, checkpoints_in(tmp_path))
     run.advance(), run.advance()
-    next((tmp_path / "step-0000000020").glob("state-*.pt")).write_bytes(b"rubbish")
+    next((tmp_path / "step-0000000020").glob("state-*.pt")).write_bytes(b"damaged")
     resumed = TrialRun(spec, checkpoints_in(tmp_path))
     assert resumed.step == 10
     assert "step-0000000020" in resumed.advance().notes[0]
 
 
-@pytest.mark.parametrize("learning_rate", ["1e30"])
-def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learning_rate: str) -> None:
-    spec = trial(make_spec, f"training.learning_rate={learning_rate}")
+def test_non_finite_loss_is_reported_as_diverged(make_spec, tmp_path: Path) -> None:
+    spec = trial(make_spec, "training.learning_rate=1e30")
     run = TrialRun(spec, checkpoints_in(tmp_path))
     update = run.advance()
     while update.outcome == "running":
@@ -99,11 +95,9 @@ def test_a_loss_that_is_not_finite_is_diverged(make_spec, tmp_path: Path, learni
     assert update.reason
 
 
-def test_the_best_validation_is_reported_beside_the_last_and_its_weights_kept(
-    make_spec, tmp_path: Path
-) -> None:
+def test_best_evaluation_is_reported_and_its_weights_are_kept(make_spec, tmp_path: Path) -> None:
     spec = trial(
-        make_spec, "training.learning_rate=1e-2", "training.eval_every=3", "training.final_weights=best"
+        make_spec, "training.learning_rate=1e-2", "training.eval_every=5", "training.final_weights=best"
     )
     checkpoints = checkpoints_in(tmp_path)
     run = TrialRun(spec, checkpoints)
@@ -125,22 +119,24 @@ def test_the_best_validation_is_reported_beside_the_last_and_its_weights_kept(
     assert run.trainer.evaluate(batches)["val_accuracy"] == last["best_val_accuracy"]
 
 
-def test_the_order_of_the_batches_is_the_specs(make_spec) -> None:
+def test_batch_order_follows_the_spec(make_spec) -> None:
     def losses(order: str) -> list[float]:
-        updates = reports(TrialRun(trial(make_spec, f"training.batch_order={order}"), None))
+        spec = trial(make_spec, "training.steps=6", "training.eval_every=3", f"training.batch_order={order}")
+        updates = reports(TrialRun(spec, None))
         return [update.metrics["train_loss"] for update in updates if update.metrics]
 
-    assert losses("uniform") != losses("bucketed")
-    assert losses("uniform") == losses("uniform")
+    uniform = losses("uniform")
+    assert losses("bucketed") != uniform
+    assert losses("uniform") == uniform
 
 
-def test_memory_that_is_not_there_is_out_of_memory(make_spec, tmp_path: Path, monkeypatch) -> None:
+def test_out_of_memory_error_is_reported_as_outcome(make_spec, tmp_path: Path, monkeypatch) -> None:
     run = TrialRun(trial(make_spec), checkpoints_in(tmp_path))
 
-    def refuse(_batch: object) -> None:
+    def run_out_of_memory(_batch: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(run.trainer, "train_step", refuse)
+    monkeypatch.setattr(run.trainer, "train_step", run_out_of_memory)
     update = run.advance()
     assert update.outcome == "out_of_memory"
     assert "20.00 GiB" in update.reason

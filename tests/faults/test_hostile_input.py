@@ -1,4 +1,4 @@
-"""What users and strangers hand in: hostile study files, and a place for an export that is taken."""
+"""Hostile study files, and exports to paths that exist."""
 
 import os
 import time
@@ -35,15 +35,15 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 HOSTILE = {
     "alias bomb": BOMB,
     "merge key bomb": "a: &a {b: 1}\nc: {<<: *a, <<: *a}\n",
-    "anchor given twice": "&a name: x\n&a task: y\n",
-    "nested a million deep": "[" * 500_000,
-    "mappings nested deep": "{a: " * 5_000,
+    "duplicate anchor": "&a name: x\n&a task: y\n",
+    "sequences nested 500,000 deep": "[" * 500_000,
+    "mappings nested 5,000 deep": "{a: " * 5_000,
     "two megabytes": "name: " + "x" * 2_000_000,
     "200,000 keys": "\n".join(f"k{n}: 1" for n in range(100_001)),
     "one long line of brackets": "{" + "[]," * 300_000 + "}",
     "python object": "name: !!python/object/apply:os.system [touch pwned]\n",
     "python name": "name: !!python/name:os.system\n",
-    "own tag": "name: !danger x\n",
+    "custom tag": "name: !danger x\n",
     "binary tag": "name: !!binary aGFsbG8=\n",
     "two documents": GOOD + "---\n" + GOOD,
     "duplicate key": GOOD + "name: other\n",
@@ -58,7 +58,7 @@ HOSTILE = {
     "a number": "42",
     "a string": "hello",
     "null": "~",
-    "name climbs": changed("name: small", "name: ../../etc/cron.d/x"),
+    "name with parent folders": changed("name: small", "name: ../../etc/cron.d/x"),
     "name absolute": changed("name: small", "name: /etc/passwd"),
     "name in another script": changed("name: small", "name: маленький"),
     "name right to left": changed("name: small", "name: 'a\u202eb'"),
@@ -75,7 +75,7 @@ HOSTILE = {
     "learning rate 1e400": changed("learning_rate: 1e-3", "learning_rate: 1e400"),
     "learning rate with 100,000 digits": changed("learning_rate: 1e-3", f"learning_rate: {'9' * 100_000}"),
     "trials a billion digits": changed("trials: 2", f"trials: {'9' * 5_000}"),
-    "a billion steps": changed("steps: 8", "steps: 1000000001"),
+    "more than a billion steps": changed("steps: 8", "steps: 1000000001"),
     "a billion layers": changed("num_layers: 1", "num_layers: 1000000000"),
     "10^18 weights": changed("embedding_dim: 16", "embedding_dim: 1000000"),
     "a batch of 10^18": changed("batch_size: 8", "batch_size: 1000000000000000000"),
@@ -87,7 +87,7 @@ HOSTILE = {
     "low NaN": changed("low: 0.0", "low: .nan"),
     "high infinite": changed("high: 0.3", "high: .inf"),
     "logarithm of zero": changed("high: 0.3", "high: 0.3, log: true"),
-    "choice of nothing": changed("{low: 0.0, high: 0.3}", "{choice: []}"),
+    "empty choice": changed("{low: 0.0, high: 0.3}", "{choice: []}"),
     "choice of a mapping": changed("{low: 0.0, high: 0.3}", "{choice: [{a: 1}]}"),
     "unknown key": changed("trials: 2", "trails: 2"),
     "key not a string": changed("trials: 2", "1: 2"),
@@ -98,10 +98,10 @@ HOSTILE = {
 }
 
 
-def flaws(what: str, folder: Path) -> list[str]:
-    """What is wrong with how this hostile file is refused."""
+def defects(name: str, folder: Path) -> list[str]:
+    """The defects of how the hostile file of this name is rejected; empty if there are none."""
     path = folder / "study.yaml"
-    text = HOSTILE[what]
+    text = HOSTILE[name]
     if text == "utf16":
         path.write_bytes(GOOD.encode("utf-16"))
     elif text == "latin1":
@@ -111,37 +111,37 @@ def flaws(what: str, folder: Path) -> list[str]:
     began = time.process_time()
     try:
         read_study(str(path))
-        return [f"{what}: accepted"]
+        return [f"{name}: accepted"]
     except InputError as error:
-        said = str(error)
+        message = str(error)
     except Exception as error:
-        return [f"{what}: {error!r}"]
+        return [f"{name}: {error!r}"]
     found = {
-        "takes minutes": time.process_time() - began > 60,  # of this process' own CPU
-        "lines that do not name the file": not all(line.startswith(str(path)) for line in said.split("\n")),
-        "many lines": said.count("\n") > 9,
-        "long": len(said) > 12_000,
-        "a terminal would obey the file": any(ord(character) < 32 for character in said.replace("\n", "")),
-        "tells the password": "secret" in said,
-        "leaves something": [entry.name for entry in folder.iterdir()] != ["study.yaml"],
+        "takes more than 60 s": time.process_time() - began > 60,  # CPU time of this process
+        "lines without the file's name": not all(line.startswith(str(path)) for line in message.split("\n")),
+        "more than 10 lines": message.count("\n") > 9,
+        "more than 12,000 characters": len(message) > 12_000,
+        "control characters": any(ord(character) < 32 for character in message.replace("\n", "")),
+        "exposes the password": "secret" in message,
+        "creates files": [entry.name for entry in folder.iterdir()] != ["study.yaml"],
     }
-    return [f"{what}: {flaw}" for flaw, there in found.items() if there]
+    return [f"{name}: {defect}" for defect, is_found in found.items() if is_found]
 
 
-def test_hostile_study_files_are_refused_in_one_line_a_mistake(
+def test_hostile_study_files_are_rejected_with_one_line_per_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Callable[..., None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.yaml").write_text(GOOD)
-    assert read_study("study.yaml").name == "small", "what they are made of is good"
-    assert [flaw for what in HOSTILE for flaw in flaws(what, tmp_path)] == []
+    assert read_study("study.yaml").name == "small", "the unchanged file must be valid"
+    assert [defect for name in HOSTILE for defect in defects(name, tmp_path)] == []
     record(
         "hostile study file",
         injected=len(HOSTILE),
         lost=0,
-        doubled=0,
+        duplicated=0,
         seconds=None,
-        seen="each refused in one line",
+        result="each is rejected with one line per error",
     )
 
 
@@ -153,7 +153,8 @@ PIECES = (
 
 
 def read(content: bytes, folder: Path) -> bool:
-    """Whether a study file of these bytes is read; it is refused in one line a mistake that a terminal only shows."""
+    """Whether a study file of these bytes is valid. The error of an invalid file has one line per key, without control
+    characters."""
     path = folder / "study.yaml"
     path.write_bytes(content)
     try:
@@ -161,7 +162,7 @@ def read(content: bytes, folder: Path) -> bool:
         return True
     except InputError as error:
         lines = str(error).split("\n")
-        assert len(lines) <= 10, "one a key"
+        assert len(lines) <= 10, "more than one line per key"
         assert all(line.startswith(str(path)) for line in lines)
         assert not any(ord(character) < 32 for line in lines for character in line), lines
         return False
@@ -176,10 +177,11 @@ ANOTHER_DIGIT = st.tuples(
 EDITS = st.lists(WILD | ANOTHER_DIGIT, min_size=1, max_size=4)
 
 
-def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_examples", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_edited_study_files_load_or_fail_with_one_line_per_key(tmp_path: Path, num_examples: int) -> None:
     outcomes: Counter[bool] = Counter()
 
-    @settings(max_examples=1000)
+    @settings(max_examples=num_examples)
     @given(EDITS)
     def edit(edits: list[tuple[int, int, str]]) -> None:
         text = GOOD
@@ -188,23 +190,24 @@ def test_no_edit_of_a_study_file_gets_more_than_a_line_a_key(tmp_path: Path) -> 
         outcomes[read(text.encode("utf-8", "surrogatepass"), tmp_path)] += 1
 
     edit()
-    assert outcomes[True] > 10, "a reader that refuses everything is no reader"
-    assert outcomes[False] > 10
+    assert outcomes[True] > 10, "too few of the edited files are valid"
+    assert outcomes[False] > 10, "too few of the edited files are invalid"
 
 
-def test_no_bytes_get_more_than_a_line_a_key(tmp_path: Path) -> None:
-    @settings(max_examples=500)
+@pytest.mark.parametrize("num_examples", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_random_bytes_are_rejected_with_one_line_per_key(tmp_path: Path, num_examples: int) -> None:
+    @settings(max_examples=num_examples)
     @given(st.binary(max_size=200))
-    def refused(content: bytes) -> None:
+    def is_rejected(content: bytes) -> None:
         assert not read(content, tmp_path)
 
-    refused()
+    is_rejected()
 
 
 def link_to_a_folder(path: Path) -> None:
-    (path.parent / "elsewhere").mkdir()
-    (path.parent / "elsewhere" / "kept").write_text("kept")
-    path.symlink_to("elsewhere")
+    (path.parent / "target").mkdir()
+    (path.parent / "target" / "kept").write_text("kept")
+    path.symlink_to("target")
 
 
 def file(path: Path) -> None:
@@ -221,7 +224,7 @@ def empty_folder(path: Path) -> None:
 
 
 def dangling_link(path: Path) -> None:
-    path.symlink_to("nowhere")
+    path.symlink_to("missing")
 
 
 def fifo(path: Path) -> None:
@@ -229,6 +232,7 @@ def fifo(path: Path) -> None:
 
 
 def snapshot(root: Path) -> dict[str, Any]:
+    """The target of each link, the text of each file and the mode of everything else."""
     return {
         str(path.relative_to(root)): os.readlink(path)
         if path.is_symlink()
@@ -237,28 +241,28 @@ def snapshot(root: Path) -> dict[str, Any]:
     }
 
 
-TAKEN = (file, folder, empty_folder, link_to_a_folder, dangling_link, fifo)
+EXISTING = (file, folder, empty_folder, link_to_a_folder, dangling_link, fifo)
 
 
 @pytest.mark.slow
-def test_an_export_never_writes_where_something_is(
+def test_export_never_overwrites_an_existing_path(
     study: Any, tmp_path: Path, record: Callable[..., None]
 ) -> None:
     study.finish("--set", "search.trials=1")
-    for number, taken in enumerate(TAKEN):
-        place = tmp_path / f"place{number}"
-        place.mkdir()
-        taken(place / "winner")
-        before = snapshot(place)
-        done = proxytune("export", "small", "--out", place / "winner", cwd=study.folder)
-        assert done.returncode == 2, (taken.__name__, done.stderr)
+    for create in EXISTING:
+        parent = tmp_path / create.__name__
+        parent.mkdir()
+        create(parent / "winner")
+        before = snapshot(parent)
+        done = proxytune("export", "small", "--out", parent / "winner", cwd=study.folder)
+        assert done.returncode == 2, (create.__name__, done.stderr)
         assert "winner" in done.stderr
-        assert snapshot(place) == before, taken.__name__
+        assert snapshot(parent) == before, create.__name__
     record(
-        "export to a taken place",
-        injected=len(TAKEN),
+        "export to an existing path",
+        injected=len(EXISTING),
         lost=0,
-        doubled=0,
+        duplicated=0,
         seconds=None,
-        seen="exit code 2, what was there is unchanged",
+        result="exit code 2; the existing path is unchanged",
     )

@@ -1,4 +1,4 @@
-"""A real S3-compatible server on loopback (moto's), in a process of its own."""
+"""An S3-compatible server (moto) on loopback, in a separate process."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class S3Server:
-    """Up from the constructor on; `environment` is what its clients need."""
+    """Accepts requests once constructed. `environment` contains the variables that its clients need."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:

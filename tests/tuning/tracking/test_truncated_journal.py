@@ -1,35 +1,25 @@
-"""A journal that is shorter than its acknowledgement, and acknowledgements that are damaged: nothing is lost in MLflow."""
+"""A truncated journal, damaged records and damaged acknowledgements: all valid events are shipped."""
 
 import stat
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxytune.tuning.journal.events import Event, Reported, TrialEnded, TrialStarted
+from proxytune.tuning.journal.events import Reported, TrialEnded, TrialStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.reading import JOURNAL, read_events
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.tracking import mlflow_sync
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement, last_error, num_waiting
-from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 from tests.benchmarks.synthetic import synthetic_events
-
-Fill = Callable[[Iterable[Event]], None]
-
-
-def synced(outbox_folder: Path, uri: str) -> MlflowSync:
-    sync = MlflowSync(outbox_folder, uri, "proxytune")
-    while sync.ship():
-        sync.acknowledge()
-    return sync
+from tests.tuning.tracking.syncing import Fill, synced
 
 
-def test_what_is_written_after_a_cut_is_shipped(
+def test_events_written_after_a_truncation_are_shipped(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
-    """The journal loses its end and grows again, by other trials, over the acknowledged byte."""
+    """The truncated journal grows beyond the acknowledged offset again, with other trials."""
     events = list(synthetic_events(3, steps=100, seed=1))
     fill(events)
     synced(outbox_folder, uri)
@@ -48,10 +38,10 @@ def test_what_is_written_after_a_cut_is_shipped(
     assert num_waiting(outbox_folder, uri, "proxytune") == 0
     runs = store.trials()
     for number in range(10, 16):
-        assert len(list(store.points(runs[number]).elements())) == 6, "five reports and the value for Optuna"
+        assert len(list(store.points(runs[number]).elements())) == 6, "five reports, and the value for Optuna"
 
 
-def test_an_offset_beyond_the_end_ships_the_journal_again(
+def test_offset_beyond_the_end_reships_the_journal(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill(synthetic_events(3, steps=100, seed=1))
@@ -61,11 +51,11 @@ def test_an_offset_beyond_the_end_ships_the_journal_again(
     known.save(outbox_folder)
     assert num_waiting(outbox_folder, uri, "proxytune") == len(read_events(outbox_folder).events)
     synced(outbox_folder, uri)
-    assert store.differences(outbox_folder) == {}, "and no run or point is there twice"
+    assert store.differences(outbox_folder) == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"uri": 1, "unknown": 2}'])
-def test_a_damaged_acknowledgement_ships_the_journal_again(
+def test_damaged_acknowledgement_counts_all_events_as_waiting(
     fill: Fill, outbox_folder: Path, uri: str, content: str
 ) -> None:
     fill(synthetic_events(1, steps=100, seed=1))
@@ -74,30 +64,26 @@ def test_a_damaged_acknowledgement_ships_the_journal_again(
     assert last_error(outbox_folder, uri, "proxytune") is None
 
 
-def test_the_disk_has_the_journal_before_mlflow_does(
-    fill: Fill, outbox_folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+def test_journal_is_synced_to_disk_before_it_is_shipped(
+    fill: Fill, outbox_folder: Path, uri: str, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order: list[str] = []
-    sync_to_disk, ship = mlflow_sync.sync_to_disk, MlflowSync._ship
+    runs_at_sync: list[int] = []
+    sync_to_disk = mlflow_sync.sync_to_disk
 
-    def synced_first(folder: Path) -> None:
-        order.append("disk")
+    def record_sync(folder: Path) -> None:
+        runs_at_sync.append(len(store.runs()))
         sync_to_disk(folder)
 
-    def shipped(self: MlflowSync, events: list[Event]) -> None:
-        order.append("MLflow")
-        ship(self, events)
-
-    monkeypatch.setattr(mlflow_sync, "sync_to_disk", synced_first)
-    monkeypatch.setattr(MlflowSync, "_ship", shipped)
+    monkeypatch.setattr(mlflow_sync, "sync_to_disk", record_sync)
     fill(synthetic_events(1, steps=100, seed=1))
     synced(outbox_folder, uri)
-    assert order == ["disk", "MLflow"]
+    assert runs_at_sync == [0], "the journal was synced after it was shipped"
+    assert len(store.runs()) == 2
     (acknowledgement,) = outbox_folder.glob("acknowledged-*.json")
     assert stat.S_IMODE(acknowledgement.stat().st_mode) == 0o600
 
 
-def test_a_damaged_record_is_reported_and_the_rest_is_shipped(
+def test_damaged_record_is_reported_and_the_others_are_shipped(
     fill: Fill, outbox_folder: Path, uri: str, store: Any
 ) -> None:
     fill(synthetic_events(2, steps=100, seed=1))

@@ -1,4 +1,4 @@
-"""What belongs together: a study's database, its folder, its checkpoints and its data."""
+"""The database, the folder, the checkpoints and the data of a study must belong to the same study."""
 
 import json
 import shutil
@@ -24,8 +24,8 @@ from tests.tuning.conftest import finish
 DATA = {"task": "listops-mini", "fingerprint": "a" * 64, "conventions": {}}
 
 
-def test_a_folder_whose_database_was_removed_is_refused(make_spec) -> None:
-    """0.1.0 trained nothing, took the old weights under the new configuration, and exited with 0."""
+def test_study_folder_without_its_database_is_rejected(make_spec) -> None:
+    """Version 0.1.0 trained nothing, used the old weights with the new configuration, and returned 0."""
     spec = make_spec("search.trials=1", "search.stopping.name=none")
     finish(spec)
     shutil.rmtree(spec.folder / "outbox")
@@ -42,7 +42,7 @@ def test_a_folder_whose_database_was_removed_is_refused(make_spec) -> None:
         begin_study(other)
 
 
-def test_another_database_key_is_refused(make_spec, tmp_path: Path) -> None:
+def test_changed_database_url_is_rejected(make_spec, tmp_path: Path) -> None:
     finish(make_spec("search.trials=1", "search.stopping.name=none"))
     other = f"database=sqlite:///{tmp_path / 'other.db'}"
     with pytest.raises(InputError, match="but the database has no such study: restore the matching database"):
@@ -50,9 +50,7 @@ def test_another_database_key_is_refused(make_spec, tmp_path: Path) -> None:
     begin_study(make_spec("name=small2", other))
 
 
-def test_a_restored_older_database_is_refused_before_its_trials_take_lost_weights(
-    make_spec, tmp_path
-) -> None:
+def test_older_database_than_the_checkpoints_is_rejected(make_spec, tmp_path) -> None:
     spec = make_spec("search.trials=2", "search.stopping.name=none")
     begin_study(spec).storage.engine.dispose()
     backup = tmp_path / "backup.db"
@@ -65,7 +63,7 @@ def test_a_restored_older_database_is_refused_before_its_trials_take_lost_weight
         begin_study(spec)
 
 
-def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_and_keeps_it(
+def test_checkpoint_of_another_trial_stops_the_driver_and_is_kept(
     make_spec,
 ) -> None:
     spec = make_spec("search.trials=2", "search.enqueue=[]", "search.stopping.name=none")
@@ -80,7 +78,7 @@ def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_a
     run = TrialRun(first.spec, first.checkpoints)
     run.advance()
     trials = spec.folder / "trials"
-    trials.joinpath("0").rename(trials / "1")  # as a restored database with another trial 1 finds it
+    trials.joinpath("0").rename(trials / "1")  # as after restoring a database in which trial 1 differs
     second = controller.next_trial()
     assert second is not None
     with pytest.raises(
@@ -94,24 +92,24 @@ def test_a_trial_with_the_checkpoint_of_another_configuration_stops_the_driver_a
     outbox.close()
 
 
-def test_the_journal_of_another_study_is_refused_and_kept(make_spec) -> None:
-    one, other = make_spec(), make_spec("name=other")
-    for spec in (one, other):
-        with hold_study(spec) as held:
+def test_journal_of_another_study_is_rejected_and_kept(make_spec) -> None:
+    spec, other = make_spec(), make_spec("name=other")
+    for created in (spec, other):
+        with hold_study(created) as held:
             open_journal(held.study).close()
-    journal = one.folder / "outbox" / "events.jsonl"
-    own = journal.read_bytes()
+    journal = spec.folder / "outbox" / "events.jsonl"
+    original = journal.read_bytes()
     shutil.copyfile(other.folder / "outbox" / "events.jsonl", journal)
-    with hold_study(one) as held, pytest.raises(InputError, match="is the journal of study"):
+    with hold_study(spec) as held, pytest.raises(InputError, match="is the journal of study"):
         open_journal(held.study)
     assert journal.read_bytes() == (other.folder / "outbox" / "events.jsonl").read_bytes()
     journal.unlink()
-    with hold_study(one) as held:
+    with hold_study(spec) as held:
         open_journal(held.study).close()
-    assert journal.read_bytes() == own
+    assert journal.read_bytes() == original
 
 
-def test_other_data_is_refused_and_both_are_named(make_spec) -> None:
+def test_changed_data_is_rejected_with_both_fingerprints(make_spec) -> None:
     spec = make_spec()
     with hold_study(spec, data=DATA) as held:
         assert held.study.data["fingerprint"] == "a" * 64
@@ -121,16 +119,16 @@ def test_other_data_is_refused_and_both_are_named(make_spec) -> None:
         ),
         hold_study(spec, data=DATA | {"fingerprint": "b" * 64}),
     ):
-        raise AssertionError("it was opened")
+        raise AssertionError("the study was opened with changed data")
     with hold_study(spec, data=DATA):
         pass
 
 
-@pytest.mark.usefixtures("without_programs")
-def test_what_was_trained_on_other_data_is_neither_exported_nor_confirmed(make_spec, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_programs", "quick_measurements")
+def test_study_with_changed_data_is_not_exported_or_confirmed(make_spec, tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_tsv(root)
-    task = f"task={{name: listops, root: {root}, partial: true}}"
+    task = f"task={{name: listops, root: {root}, partial: true, max_length: 32}}"
     steps = "training.steps=2", "training.warmup_steps=0", "training.eval_every=2"
     spec = make_spec(task, *steps, "search.trials=1", "search.stopping.name=none")
     trained_on = data_facts(prepare_task(spec.task))
@@ -139,20 +137,20 @@ def test_what_was_trained_on_other_data_is_neither_exported_nor_confirmed(make_s
     study = finish(spec)
     unchanged = (root / "basic_train.tsv").read_bytes()
     (root / "basic_train.tsv").write_bytes(b"".join(unchanged.splitlines(keepends=True)[:-1]))
-    here = prepare_task(spec.task).fingerprint
-    error = f"trains on listops data {trained_on['fingerprint'][:12]}, but the data here is {here[:12]}"
+    changed = prepare_task(spec.task).fingerprint
+    error = f"trains on listops data {trained_on['fingerprint'][:12]}, but the data here is {changed[:12]}"
     with pytest.raises(InputError, match=error):
         export_study(study, tmp_path / "winner")
     assert not (tmp_path / "winner").exists()
     with pytest.raises(InputError, match=error):
-        confirm_study(study, top=1, num_seeds=2, who="somebody")
+        confirm_study(study, top=1, num_seeds=2, who="user")
     (root / "basic_train.tsv").write_bytes(unchanged)
     export_study(study, tmp_path / "winner")
     for name in ("provenance.json", "sweep.json"):
         assert json.loads((tmp_path / "winner" / name).read_text())["data"] == trained_on
 
 
-def test_a_trial_records_the_data_that_it_trains_on(make_spec) -> None:
+def test_trial_records_the_fingerprint_of_its_data(make_spec) -> None:
     spec = make_spec()
     study = begin_study(spec)
     outbox = Outbox(spec.folder / "outbox")
@@ -164,19 +162,19 @@ def test_a_trial_records_the_data_that_it_trains_on(make_spec) -> None:
 
 
 @pytest.mark.parametrize("part", ["", "trials", "outbox", "study.db"])
-def test_a_symbolic_link_in_the_place_of_a_study_is_refused(make_spec, tmp_path: Path, part: str) -> None:
+def test_symbolic_link_in_a_study_path_is_rejected(make_spec, tmp_path: Path, part: str) -> None:
     spec = make_spec()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    target = tmp_path / "target"
+    target.mkdir()
     link = spec.folder / part if part else spec.folder
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(elsewhere)
+    link.symlink_to(target)
     with pytest.raises(InputError, match="is a symbolic link"):
         begin_study(spec)
-    assert list(elsewhere.iterdir()) == []
+    assert list(target.iterdir()) == []
 
 
-def test_a_study_and_its_files_are_private(make_spec) -> None:
+def test_study_folder_and_files_are_private(make_spec) -> None:
     study = begin_study(make_spec())
     assert study.folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in study.folder.iterdir()} == {0o600}
