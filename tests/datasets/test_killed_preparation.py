@@ -13,21 +13,24 @@ import pytest
 from proxytune.datasets import DataError
 from proxytune.datasets.parallel import process_map
 
-# Generates thousands of Pathfinder images in two worker processes, independent of the number of cores.
+# Generates millions of ListOps rows in two worker processes, independent of the number of cores.
 PROGRAM = """
 import os, sys
 from pathlib import Path
 os.sched_getaffinity = lambda _: {0, 1}
-from proxytune.datasets import prepare
 if __name__ == "__main__":
+    from proxytune.datasets import prepare
     print("start", flush=True)
-    prepare("pathfinder", cache=Path(sys.argv[1]), progress=lambda *_: print("row", flush=True))
+    prepare(
+        "listops-mini", cache=Path(sys.argv[1]), train_examples=10_000_000,
+        progress=lambda *_: print("row", flush=True),
+    )
 """
 
 
 @pytest.fixture
 def running(tmp_path):
-    """A process that prepares data, its busy worker processes, and its cache folder."""
+    """A process that prepares data, its child processes, and its cache folder."""
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -41,7 +41,7 @@ trees = st.recursive(
     lambda inner: st.tuples(st.sampled_from(OPERATORS), st.lists(inner, min_size=1, max_size=5)).map(
         lambda tree: " ".join([tree[0], *tree[1], "]"])
     ),
-    max_leaves=40,
+    max_leaves=20,
 ).filter(lambda text: text[0] == "[")
 rows = st.lists(st.one_of(trees, st.lists(st.sampled_from(TOKENS), min_size=1).map(" ".join)), min_size=1)
 

@@ -10,6 +10,7 @@ JSON.
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -26,12 +27,21 @@ DEVICE = "simulated"
 BATCH, LENGTH = 4, 72
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"attention": name} for name in MECHANISMS},
-    **{f"contrast {name}": {"attention": "proxyformer", "contrastive": name} for name in CONTRASTS},
-    **{f"injection {name}": {"attention": "proxyformer", "injection": name} for name in INJECTIONS},
-    "padded injection": {"attention": "proxyformer", "injection_length": "padded"},
+    **{
+        f"contrast {contrast}, injection {injection}": {
+            "attention": "proxyformer",
+            "contrastive": contrast,
+            "injection": injection,
+        }
+        for contrast, injection in zip(CONTRASTS, cycle(INJECTIONS), strict=False)
+    },
+    "two documents, padded injection": {
+        "attention": "proxyformer",
+        "num_documents": 2,
+        "injection_length": "padded",
+    },
     "relu kernel": {"attention": "performer", "performer_kernel": "relu"},
     "convolution": {"attention": "nystromformer", "conv_kernel_size": 35},
-    "two documents": {"attention": "proxyformer", "num_documents": 2},
 }
 
 
@@ -98,7 +108,7 @@ def main() -> None:
         config = ModelConfig(
             vocab_size=16, max_length=LENGTH, num_classes=3, num_proxies=10, num_landmarks=10, num_features=10,
             block_size=8, num_random_blocks=2, attention_dropout=0.1,
-            num_layers=2 if case == "injection carried" else 1, **changes,
+            num_layers=2 if changes.get("injection") == "carried" else 1, **changes,
         )  # fmt: skip
         with FakeTensorMode():
             outcomes[case] = outcome(Classifier(config), *([2] if config.num_documents == 2 else []))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxytune.models.config import CONTRASTS, INJECTIONS
 from tests.models.device_placement_program import CASES
 
 
@@ -24,6 +25,11 @@ def outcomes() -> dict[str, str]:
 @pytest.mark.parametrize("case", CASES)
 def test_training_step_stays_on_its_device(outcomes: dict[str, str], case: str) -> None:
     assert outcomes[case] == "trained"
+
+
+def test_cases_include_every_contrast_and_injection() -> None:
+    for option, values in (("contrastive", CONTRASTS), ("injection", INJECTIONS)):
+        assert set(values) <= {changes.get(option) for changes in CASES.values()}
 
 
 def test_device_mismatch_and_value_read_are_detected(outcomes: dict[str, str]) -> None:

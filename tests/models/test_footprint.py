@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.profiler import profile
 
 from proxytune.models.attention import MECHANISMS
 from proxytune.models.config import ModelConfig
-from proxytune.models.footprint import MIB, footprint
+from proxytune.models.footprint import MIB, Footprint, footprint
 from proxytune.models.training import Trainer, TrainingConfig
 
 NAMES = sorted(MECHANISMS)
@@ -27,6 +28,12 @@ def some_slow(names: list[str]) -> list[Any]:
 def config(name: str, n: int, **changes: Any) -> ModelConfig:
     widths: dict[str, Any] = {"num_proxies": 64, "num_landmarks": 64, "num_features": 64}
     return ModelConfig(vocab_size=64, max_length=n, num_classes=2, attention=name, **(widths | changes))
+
+
+@cache
+def predicted(model_config: ModelConfig, batch_size: int, precision: str = "fp32") -> Footprint:
+    """The footprint, computed once for all tests."""
+    return footprint(model_config, batch_size, precision=precision)
 
 
 def trained_once(
@@ -63,9 +70,9 @@ def allocated_at_peak(model_config: ModelConfig, batch_size: int, precision: str
 
 @pytest.mark.parametrize("name", some_slow(NAMES))
 def test_predicted_memory_is_within_10_percent_of_a_real_step(name: str) -> None:
-    real, predicted = allocated_at_peak(config(name, 512), 3), footprint(config(name, 512), 3).training_bytes
-    print(f"{name}: predicted {predicted / MIB:.2f} MiB, allocated {real / MIB:.2f}")
-    assert predicted == pytest.approx(real, rel=0.1)
+    real, prediction = allocated_at_peak(config(name, 512), 2), predicted(config(name, 512), 2).training_bytes
+    print(f"{name}: predicted {prediction / MIB:.2f} MiB, allocated {real / MIB:.2f}")
+    assert prediction == pytest.approx(real, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +92,15 @@ def test_predicted_memory_is_within_10_percent_of_a_real_step(name: str) -> None
 )
 def test_predicted_memory_with_non_default_options(changes: dict[str, Any]) -> None:
     model_config = config("proxyformer", 512, **changes)
-    real, predicted = allocated_at_peak(model_config, 2), footprint(model_config, 2).training_bytes
-    assert predicted == pytest.approx(real, rel=0.1)
+    prediction = predicted(model_config, 2).training_bytes
+    assert prediction == pytest.approx(allocated_at_peak(model_config, 2), rel=0.1)
 
 
 def test_predicted_memory_in_bf16() -> None:
     model_config = config("proxyformer", 512)
-    real = allocated_at_peak(model_config, 2, precision="bf16")
-    predicted = footprint(model_config, 2, precision="bf16").training_bytes
-    assert predicted == pytest.approx(real, rel=0.1)
-    assert predicted < footprint(model_config, 2).training_bytes
+    prediction = predicted(model_config, 2, "bf16").training_bytes
+    assert prediction == pytest.approx(allocated_at_peak(model_config, 2, precision="bf16"), rel=0.1)
+    assert prediction < predicted(model_config, 2).training_bytes
 
 
 @pytest.mark.gpu
@@ -109,8 +115,7 @@ def test_predicted_memory_is_within_10_percent_of_a_cuda_step(name: str) -> None
 
 
 def test_footprint_parts_are_consistent() -> None:
-    model_config = config("proxyformer", 256)
-    costs = footprint(model_config, 4)
+    costs = predicted(config("proxyformer", 512), 2)
     assert costs.parameter_bytes == 4 * costs.parameters
     assert costs.optimizer_bytes == pytest.approx(8 * costs.parameters, rel=0.01)
     assert 0 <= costs.gradient_bytes <= costs.parameter_bytes
