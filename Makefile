@@ -88,9 +88,9 @@ MINUTES ?= 60
 soak: .venv/installed
 	$(BIN)/python -P tests/faults/soak.py --seed $(SEED) --minutes $(MINUTES) --record tests/faults/soaks.jsonl
 
-# The table of forms in which data are read, from the registry that reads them.
+# The table of supported data formats, from the registry of formats.
 data-page: .venv/installed
-	$(BIN)/python tests/datasets/forms_page.py > docs/DATA.md
+	$(BIN)/python tests/datasets/data_page.py > docs/DATA.md
 
 # The site in build/site; a broken link is an error.
 docs: .venv/installed build/types/proxytune

@@ -179,7 +179,7 @@ class Split:
         if not path.is_file():
             raise DataError(f"{path} is missing; prepare {info.name} again")
         if path.stat().st_size != record.bytes:
-            raise self._damaged(f"{path.stat().st_size} bytes, the manifest says {record.bytes}")
+            raise self._damaged(f"{path.stat().st_size} bytes, the manifest records {record.bytes}")
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
@@ -189,7 +189,7 @@ class Split:
             raise self._damaged("its columns are not the task's")
         if sum(batch.num_rows for batch in batches) != record.rows:
             raise self._damaged(
-                f"{sum(batch.num_rows for batch in batches)} rows, the manifest says {record.rows}"
+                f"{sum(batch.num_rows for batch in batches)} rows, the manifest records {record.rows}"
             )
         if any(batch.num_rows != ROWS_PER_BATCH for batch in batches[:-1]):
             raise self._damaged(f"record batches not of {ROWS_PER_BATCH} rows")
@@ -238,7 +238,7 @@ class Split:
         the task's ranges fail."""
         actual = file_sha256(self.path)
         if actual != self.record.sha256:
-            raise self._damaged(f"sha256 {actual}, the manifest says {self.record.sha256}")
+            raise self._damaged(f"sha256 {actual}, the manifest records {self.record.sha256}")
         for index, batch in enumerate(self._batches):
             try:
                 batch.validate(full=True)

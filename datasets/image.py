@@ -187,7 +187,7 @@ def _read_binary(source: Source, content: bytes, place: str) -> tuple[Planes, La
     """Images of one label byte and 3,072 bytes of planes."""
     if not content or len(content) % _ROW_BYTES:
         source.lacks(
-            f"{place}: {len(content)} bytes are not a multiple of the {_ROW_BYTES} bytes of an image; it was cut"
+            f"{place}: {len(content)} bytes are not a multiple of the {_ROW_BYTES} bytes of an image; it is truncated"
         )
     rows = np.frombuffer(content, np.uint8, len(content) // _ROW_BYTES * _ROW_BYTES).reshape(-1, _ROW_BYTES)
     return rows[:, 1:].reshape(-1, 3, SIDE * SIDE), rows[:, 0].astype(np.int64)

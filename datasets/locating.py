@@ -102,7 +102,7 @@ def _locate(task: Task, root: Path, records: Path | None, partial: bool) -> Sour
 
 def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) -> list[str]:
     assert nearest.format is not None
-    first = f"no complete {task.name} data under {root}: {sum(map(len, nearest.files.values())):,} files of the form {nearest.form!r} are there"
+    first = f"no complete {task.name} data under {root}: {sum(map(len, nearest.files.values())):,} files of the format {nearest.form!r} found"
     if nearest.format.unreadable:
         return [first, f"They cannot be read: {nearest.format.unreadable}.", _wanted(task)]
     advice = "Put them beside the others, or name each file in task.files."
@@ -115,7 +115,9 @@ def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) ->
 def _none_found(task: Task, root: Path, records: Path | None, problems: list[str]) -> list[str]:
     found = _other_difficulty(task, root, records) or _elsewhere(root, task.formats, records)
     names = [name for tree in trees(root, (), records, {}) for names in tree.listing(".") for name in names]
-    holds = f", which holds {_first(sorted(names))}" if names else ", which is empty" if root.is_dir() else ""
+    holds = (
+        f", which contains {_first(sorted(names))}" if names else ", which is empty" if root.is_dir() else ""
+    )
     return [f"no {task.name} data under {root}{holds}", *problems[:1], found or _wanted(task)]
 
 
@@ -125,8 +127,8 @@ def _first(names: Sequence[str]) -> str:
 
 def _wanted(task: Task) -> str:
     first = task.formats[0]
-    others = f"{first.name}; {len(task.formats) - 2} other forms are in docs/DATA.md"
-    return f"Wanted: {', '.join(first.wanted()[:4])} ({others}). Or name each file in task.files."
+    others = f"{first.name}; {len(task.formats) - 2} other formats are listed in docs/DATA.md"
+    return f"Expected: {', '.join(first.wanted()[:4])} ({others}). Or name each file in task.files."
 
 
 def _other_difficulty(task: Task, root: Path, records: Path | None) -> str:

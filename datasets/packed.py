@@ -89,7 +89,7 @@ def _pickled(stream: IO[bytes], place: str, num_documents: int) -> Iterator[tupl
             yield tuple(example[key] for key in keys), example["label"]
         except (KeyError, TypeError, IndexError) as error:
             raise DataError(
-                f"{place}: example {number} is no {{{', '.join(keys)}, label}} ({error})"
+                f"{place}: example {number} is not {{{', '.join(keys)}, label}} ({error})"
             ) from None
 
 

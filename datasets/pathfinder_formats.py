@@ -201,7 +201,7 @@ def read_metadata(stream: IO[bytes], place: str) -> Iterator[tuple[str, int, str
             raise DataError(f"{where}: label {fields[3][:20]!r} is neither 0 nor 1")
         folder, file = fields[:2]
         if ".." in folder.split("/") or "/" in file or folder.startswith("/"):
-            raise DataError(f"{where}: {folder}/{file} leaves the data's folder")
+            raise DataError(f"{where}: {folder}/{file} is outside the data folder")
         yield f"{folder}/{file}", int(fields[3]), where
 
 

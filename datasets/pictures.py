@@ -30,7 +30,7 @@ def decode_picture(content: bytes, where: str, side: int, mode: str) -> NDArray[
         Image.DecompressionBombWarning,
     ) as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error).splitlines()[0]})"
-        raise DamagedPicture(f"{where}: no readable PNG or JPEG{why}") from None
+        raise DamagedPicture(f"{where}: not a readable PNG or JPEG{why}") from None
     if pixels is None:
         raise DataError(
             f"{where}: {picture.size[0]} x {picture.size[1]} pixels, {side} x {side} are expected"

@@ -105,7 +105,7 @@ def _pairs(task: Retrieval, source: Source, stream: IO[bytes], place: str) -> It
                 f"{where}: {len(fields)} columns, an AAN row has {_NUM_COLUMNS} (label, two ids, two texts)"
             )
             if len(fields) == _NUM_COLUMNS:
-                what = f"{where}: a text begins but does not end as a bytes literal; it was cut"
+                what = f"{where}: a text starts but does not end as a bytes literal; it is truncated"
             if len(fields) > _NUM_COLUMNS:
                 raise DataError(what)
             source.lacks(what)
@@ -236,7 +236,7 @@ FORMATS = (
         archives=("lra*", "aan*"),
         read=_read_ids_only,
         tested="made",
-        note="The ids alone are refused: the texts are wanted beside them, one ID.txt a paper.",
+        note="Needs the text of each paper in a file ID.txt; ids alone are rejected.",
         **_OFFICIAL,
     ),
     *packed_formats(
@@ -260,7 +260,7 @@ FORMATS = (
         read=_read_files,
         tested="made",
         unreadable="both documents of a pair stand in one line, with no mark between them",
-        note="Named and refused: both documents of a pair stand in one line.",
+        note="Recognized but rejected: both documents of a pair are in one line.",
         **_OFFICIAL,
     ),
     Format(

@@ -209,13 +209,13 @@ class Format:
         for part, wanted in self.num_files.items():
             if len(source.files[part]) < wanted:
                 source.lacks(
-                    f"{source.path}: {len(source.files[part])} of {wanted} files {self.parts[part]} are there"
+                    f"{source.path}: {len(source.files[part])} of {wanted} files {self.parts[part]} found"
                 )
         for names in source.files.values():
             shards = [match for name in names if (match := _SHARD.fullmatch(name))]
             if shards and len(shards) < int(shards[0][2]):
                 source.lacks(
-                    f"{source.path}: {len(shards)} of {int(shards[0][2])} files {shards[0][1]}-* are there"
+                    f"{source.path}: {len(shards)} of {int(shards[0][2])} files {shards[0][1]}-* found"
                 )
 
 
@@ -266,7 +266,9 @@ def named_files(task: str, files: Mapping[str, Path], formats: Sequence[Format])
         raise DataError(f"task.files names one file for two splits: {', '.join(map(str, files.values()))}")
     for part, path in files.items():
         if not path.is_file():
-            raise DataError(f"task.files.{part}: {path} is {'a folder' if path.is_dir() else 'not there'}")
+            raise DataError(
+                f"task.files.{part}: {path} {'is a folder' if path.is_dir() else 'does not exist'}"
+            )
     absolute = {part: str(path.resolve().relative_to("/")) for part, path in files.items()}
     parts = {part: (absolute[part],) if part in absolute else () for part in chosen.parts}
     suffixes = {path.suffix.lower() for path in files.values()}

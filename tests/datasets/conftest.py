@@ -1,4 +1,7 @@
-"""Real data by $LRA_ROOT or beside the repository; tests that need them skip where they are absent."""
+"""Real data from $LRA_ROOT or a folder beside the repository, and writers of packed formats.
+
+Tests that need real data are skipped without them.
+"""
 
 import os
 import pickle
@@ -22,7 +25,7 @@ def data_root() -> Path:
 
 @pytest.fixture
 def real_file(data_root: Path):
-    """A function from a path below the data root to the file, which skips where it is absent."""
+    """A function that returns the file at a path below the data root, or skips the test if it does not exist."""
 
     def find(name: str) -> Path:
         path = data_root / name
@@ -37,7 +40,7 @@ SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 
 class Packing:
-    """Writes the same examples, (documents of ids, label) by split, in the packed forms."""
+    """Writes {split: [(documents of ids, label)]} in the packed formats."""
 
     @staticmethod
     def pickles(root: Path, name: str, splits: dict) -> None:
@@ -74,19 +77,19 @@ class Packing:
             np.savez_compressed(root / f"{prefix}{'val' if split == 'validation' else split}.npz", **arrays)
 
     @staticmethod
-    def tables(root: Path, tables: dict, form: str) -> None:
-        """{split: pyarrow table} as Parquet, save_to_disk, or the cache of load_dataset."""
+    def tables(root: Path, tables: dict, layout: str) -> None:
+        """Write {split: pyarrow table} as Hugging Face does: `parquet`, `saved` (save_to_disk) or `cached` (load_dataset)."""
         root.mkdir(parents=True, exist_ok=True)
         for split, table in tables.items():
-            if form == "parquet":
+            if layout == "parquet":
                 half = len(table) // 2
                 pq.write_table(table.slice(0, half), root / f"{split}-00000-of-00002.parquet")
                 pq.write_table(table.slice(half), root / f"{split}-00001-of-00002.parquet")
                 continue
             path = root / f"data-{split}.arrow"
-            if form == "saved":
+            if layout == "saved":
                 (root / split).mkdir()
-                (root / split / "cache-0123.arrow").write_bytes(b"what a map left behind")
+                (root / split / "cache-0123.arrow").write_bytes(b"the cache of a Dataset.map")
                 path = root / split / "data-00000-of-00001.arrow"
             with pa.ipc.new_stream(str(path), table.schema) as writer:
                 writer.write_table(table)

@@ -1,4 +1,4 @@
-"""Ready-made ids and tables: what they are told to be, and every kind of damage named."""
+"""Packed ids and tables: how they are interpreted, and the errors for invalid and damaged files."""
 
 import csv
 import pickle
@@ -60,22 +60,22 @@ def text_mega(root: Path) -> None:
 
 
 @pytest.mark.parametrize("black_is_padding", [True, False])
-def test_packed_pictures_keep_their_black_pixels(black_is_padding, tmp_path):
+def test_packed_images_keep_black_pixels(black_is_padding, tmp_path):
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (6, 1024)).astype(np.int32)
-    pictures[:, -50:] = 0
-    examples = [{"input_ids_0": picture, "label": row % 2} for row, picture in enumerate(pictures)]
+    images = random.integers(0, 256, (6, 1024)).astype(np.int32)
+    images[:, -50:] = 0
+    examples = [{"input_ids_0": image, "label": row % 2} for row, image in enumerate(images)]
     write_pickles(
         tmp_path,
         "lra-pathfinder32-curv_contour_length_14",
         {"train": examples, "dev": examples, "test": examples},
     )
     prepared = prepare("pathfinder", root=tmp_path, cache=tmp_path / "c", black_is_padding=black_is_padding)
-    for row, picture in enumerate(pictures):
-        assert np.array_equal(prepared.train[row][0][0], picture + (0 if black_is_padding else 1))
+    for row, image in enumerate(images):
+        assert np.array_equal(prepared.train[row][0][0], image + (0 if black_is_padding else 1))
 
 
-def test_listops_ids_of_unknown_order_say_so(tmp_path):
+def test_packed_listops_ids_are_recorded_as_of_unknown_order(tmp_path):
     examples = [{"input_ids_0": np.array([16, 3, 2, 0, 0]), "label": label} for label in (4, 5)]
     write_pickles(tmp_path, "lra-listops", {"train": examples, "dev": examples, "test": examples})
     prepared = prepare("listops", root=tmp_path, cache=tmp_path / "cache")
@@ -84,7 +84,7 @@ def test_listops_ids_of_unknown_order_say_so(tmp_path):
     assert prepared.info.vocab_size == 32
 
 
-def test_another_tasks_parquet_is_not_taken(tmp_path):
+def test_parquet_files_of_another_task_are_not_used(tmp_path):
     text_parquet(tmp_path)
     (tmp_path / "plain_text").rename(tmp_path / "data")
     assert {finding.task for finding in find_sources(tmp_path)} == {"text"}
@@ -92,10 +92,10 @@ def test_another_tasks_parquet_is_not_taken(tmp_path):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
 
 
-# --- bad input -------------------------------------------------------------------------------------------
+# --- invalid input ---------------------------------------------------------------------------------------
 
 
-def test_a_row_in_two_splits_is_refused(tmp_path):
+def test_duplicate_row_in_two_splits_is_rejected(tmp_path):
     for name in ("train", "val", "test"):
         (tmp_path / f"basic_{name}.tsv").write_text(
             "( ( ( [MAX 1 ) 2 ) ] )\t2\n".join(["Source\tTarget\n", ""])
@@ -120,7 +120,7 @@ def test_a_row_in_two_splits_is_refused(tmp_path):
         (lambda folder: (folder / "input/test.src").unlink(), r"missing: lra/imdb/input/test\.src"),
     ],
 )
-def test_bad_mega_files_are_named(change, message, tmp_path):
+def test_invalid_mega_file_is_rejected(change, message, tmp_path):
     text_mega(tmp_path)
     change(tmp_path / "lra/imdb")
     with pytest.raises(DataError, match=message) as error:
@@ -132,7 +132,7 @@ def test_bad_mega_files_are_named(change, message, tmp_path):
     ("examples", "message"),
     [
         ({"a": 1}, "a pickled dict"),
-        ([{"input_ids_0": np.arange(3)}], "example 0 is no"),
+        ([{"input_ids_0": np.arange(3)}], "example 0 is not"),
         ([{"input_ids_0": np.zeros((2, 2), int), "label": 1}], "example 0"),
         ([{"input_ids_0": np.array([0.5]), "label": 1}], "example 0"),
         ([{"input_ids_0": np.array([1]), "label": 5}], "label 5, 0 and 1 are expected"),
@@ -140,13 +140,13 @@ def test_bad_mega_files_are_named(change, message, tmp_path):
         ([{"input_ids_0": np.array([0, 0]), "label": 1}], "is empty"),
     ],
 )
-def test_bad_pickles_are_named(examples, message, tmp_path):
+def test_invalid_pickle_is_rejected(examples, message, tmp_path):
     write_pickles(tmp_path, "text", {"train": examples, "dev": examples, "test": examples})
     with pytest.raises(DataError, match=message):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_bad_tables_are_named(tmp_path):
+def test_invalid_parquet_file_is_rejected(tmp_path):
     text_parquet(tmp_path)
     path = tmp_path / "plain_text/train-00000-of-00002.parquet"
     content = path.read_bytes()
@@ -166,7 +166,7 @@ def test_bad_tables_are_named(tmp_path):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_a_bad_csv_row_is_named(tmp_path):
+def test_invalid_csv_row_is_rejected_with_its_line(tmp_path):
     (tmp_path / "IMDB Dataset.csv").write_text("review,sentiment\ngood,positive\nbad\n")
     with pytest.raises(DataError, match="line 3: 1 columns, the header has 2"):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
@@ -187,13 +187,13 @@ def test_csv_round_trip(pairs):
     assert read == [(text, str(label)) for text, label in pairs]
 
 
-def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
-    """Offsets, lengths and text flipped all over: a clean error, or rows that Arrow's full validation lets pass."""
+def test_damaged_arrow_input_raises_data_error_and_never_crashes(tmp_path):
+    """Bits of offsets, lengths and text are flipped: either DataError, or rows that pass Arrow's full validation."""
     (tmp_path / "root").mkdir()
     text_arrow(tmp_path / "root")
     path = tmp_path / "root/imdb-test.arrow"
     good = path.read_bytes()
-    refused = 0
+    rejected = 0
     for number, position in enumerate(range(8, len(good), 97)):
         bad = bytearray(good)
         bad[position] ^= 0x80
@@ -201,8 +201,8 @@ def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
         try:
             prepare("text", root=tmp_path / "root", cache=tmp_path / f"cache{number}")
         except DataError as error:
-            refused += "imdb-test.arrow" in str(error)
-    assert refused > 5
+            rejected += "imdb-test.arrow" in str(error)
+    assert rejected > 5
 
 
 # --- labels, ids and arrays ------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes(tmp_path):
         ({"input_ids_0": ["a"], "label": 1}, r"example 0: list where numbers are expected"),
     ],
 )
-def test_ids_and_labels_are_reported_as_what_they_are(example, message, tmp_path):
+def test_invalid_ids_and_labels_are_reported_with_value_and_type(example, message, tmp_path):
     write_pickles(tmp_path, "listops", {split: [example, example] for split in ("train", "dev", "test")})
     with pytest.raises(DataError, match=message) as error:
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
@@ -228,7 +228,7 @@ def test_ids_and_labels_are_reported_as_what_they_are(example, message, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_fractional_ids_of_a_table_are_reported(tmp_path):
+def test_fractional_ids_in_arrow_table_are_rejected(tmp_path):
     for split in ("train", "validation", "test"):
         (tmp_path / "cache/l_max-2048" / split).mkdir(parents=True)
         table = pa.table({"input_ids": [[1.5, 2.0]], "Target": [1]})
@@ -239,7 +239,7 @@ def test_fractional_ids_of_a_table_are_reported(tmp_path):
         prepare("listops", root=tmp_path, cache=tmp_path / "c")
 
 
-def test_blank_last_lines_of_mega_are_skipped(tmp_path):
+def test_trailing_blank_lines_in_mega_files_are_skipped(tmp_path):
     text_mega(tmp_path)
     for path in tmp_path.rglob("*.[sl]*[cl]"):
         path.write_text(path.read_text() + "\n\n")
@@ -247,7 +247,7 @@ def test_blank_last_lines_of_mega_are_skipped(tmp_path):
     assert prepared.records["test"].rows == len(REVIEWS)
 
 
-def test_whole_numbers_written_as_floats_are_labels(tmp_path):
+def test_integral_float_labels_are_accepted(tmp_path):
     rows = [{"input_ids_0": np.array([1, 2, label + 1]), "label": np.float64(label)} for label in (3, 4)]
     write_pickles(tmp_path, "listops", dict.fromkeys(("train", "dev", "test"), rows))
     prepared = prepare("listops", root=tmp_path, cache=tmp_path / "cache")
@@ -271,7 +271,7 @@ GOOD = {"inputs": np.ones((2, 5), int), "labels": np.array([0, 1])}
         ({**GOOD, "labels": np.array([{}, {}])}, "of object"),
     ],
 )
-def test_bad_npz_arrays_are_named(arrays, message, tmp_path):
+def test_invalid_npz_arrays_are_rejected(arrays, message, tmp_path):
     for name in ("train", "val", "test"):
         np.savez(tmp_path / f"listops_{name}.npz", **arrays)
     with pytest.raises(DataError, match=message) as error:
@@ -279,7 +279,7 @@ def test_bad_npz_arrays_are_named(arrays, message, tmp_path):
     assert "listops_train.npz" in str(error.value)
 
 
-def test_an_npz_that_claims_more_than_it_holds_is_refused_before_memory_is_set_aside(tmp_path):
+def test_npz_with_oversized_shape_is_rejected_before_allocation(tmp_path):
     import io
     import zipfile
 
@@ -293,12 +293,12 @@ def test_an_npz_that_claims_more_than_it_holds_is_refused_before_memory_is_set_a
         np.savez(tmp_path / f"{name}.npz", **GOOD)
     with pytest.raises(DataError, match=r"train\.npz: array inputs\.npy of int64 and shape"):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
-    (tmp_path / "train.npz").write_bytes(b"PK no zip")
+    (tmp_path / "train.npz").write_bytes(b"PK not a zip")
     with pytest.raises(DataError, match=r"train\.npz: File is not a zip file"):
         prepare("listops", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_control_characters_in_names_and_data_are_escaped(tmp_path):
+def test_control_characters_in_error_messages_are_escaped(tmp_path):
     folder = tmp_path / "a\x1b[31mred"
     folder.mkdir()
     for name in ("train", "val", "test"):
@@ -310,7 +310,7 @@ def test_control_characters_in_names_and_data_are_escaped(tmp_path):
 
 
 @given(st.text(max_size=30))
-def test_printable_text_is_left_alone_and_the_rest_escaped(text):
+def test_printable_keeps_printable_text_and_escapes_the_rest(text):
     from proxytune.datasets.errors import printable
 
     assert printable(text).isprintable()

@@ -1,4 +1,4 @@
-"""Nothing incomplete passes as the real thing: what differs from the original is said, recorded, or refused."""
+"""Differences from the original data are reported and recorded; incomplete data are rejected unless `partial` is set."""
 
 import json
 import pickle
@@ -39,15 +39,16 @@ def write_imdb(root: Path, splits=("train", "test"), labels=("neg", "pos"), numb
     return root / "aclImdb"
 
 
-def write_aan(root: Path, cut: bool = False) -> None:
+def write_aan(root: Path, truncated: bool = False) -> None:
     for name in ("train", "eval", "test"):
         rows = [f"{index % 2}.0\tA\tB\tb'text {index}'\tb'other'" for index in range(6)]
         content = "\n".join(rows) + "\n"
-        (root / f"new_aan_pairs.{name}.tsv").write_text(content[:-3] if cut and name == "train" else content)
+        content = content[:-3] if truncated and name == "train" else content
+        (root / f"new_aan_pairs.{name}.tsv").write_text(content)
 
 
-def refused(task: str, root: Path, message: str, **options) -> dict[str, str]:
-    """It is refused without `partial`; with it, what is missing is recorded in the manifest."""
+def accepted_only_as_partial(task: str, root: Path, message: str, **options) -> dict[str, str]:
+    """Check that the data are rejected without `partial`, and accepted with it; return the recorded conventions."""
     cache = root.parent / "cache"
     with pytest.raises(DataError, match=message) as error:
         prepare(task, root=root, cache=cache, **options)
@@ -59,13 +60,13 @@ def refused(task: str, root: Path, message: str, **options) -> dict[str, str]:
     assert conventions["partial"]
     manifest = json.loads((prepared.folder / "manifest.json").read_text())
     assert manifest["info"]["conventions"] == conventions
-    with pytest.raises(DataError, match=message):  # also after it was prepared as partial
+    with pytest.raises(DataError, match=message):  # still, after they were prepared as partial
         prepare(task, root=root, cache=cache, **options)
     assert open_prepared(prepared.folder).info == prepared.info
     return conventions
 
 
-def test_rows_that_are_missing_are_said_and_recorded(tmp_path):
+def test_missing_rows_are_reported_and_recorded(tmp_path):
     write_cifar(tmp_path)
     prepared = prepare("image", root=tmp_path, cache=tmp_path / "cache")
     conventions = prepared.info.conventions
@@ -74,41 +75,43 @@ def test_rows_that_are_missing_are_said_and_recorded(tmp_path):
     assert "official" not in conventions["validation"]
 
 
-def test_what_differs_is_one_line(tmp_path):
+def test_differences_from_the_original_are_one_line(tmp_path):
     write_cifar(tmp_path / "root", sizes=(8, 8, 8))
     prepared = prepare("image", root=tmp_path / "root", cache=tmp_path / "cache", partial=True)
     assert prepared.compared.startswith("24 of 50,000 train rows")
-    assert prepared.compared.endswith("3 of 5 files data_batch_? are there")
+    assert prepared.compared.endswith("3 of 5 files data_batch_? found")
     assert prepare("listops-mini", cache=tmp_path / "cache", train_examples=10).compared == ""
 
 
-def test_three_of_five_batches_are_refused(tmp_path):
+def test_missing_cifar_batches_are_rejected(tmp_path):
     write_cifar(tmp_path / "root", sizes=(8, 8, 8))
     (finding,) = find_sources(tmp_path / "root")
     assert finding.status == "incomplete"
-    conventions = refused("image", tmp_path / "root", r"3 of 5 files data_batch_\?")
+    conventions = accepted_only_as_partial("image", tmp_path / "root", r"3 of 5 files data_batch_\?")
     assert conventions["rows"] == "24 of 50,000 train rows, 10 of 10,000 test rows"
 
 
-def test_a_batch_that_is_shorter_than_the_others_is_refused(tmp_path):
+def test_short_cifar_batch_is_rejected(tmp_path):
     write_cifar(tmp_path / "root", sizes=(8, 8, 8, 8, 5))
-    refused("image", tmp_path / "root", "train files of 5, 8 images")
+    accepted_only_as_partial("image", tmp_path / "root", "train files of 5, 8 images")
 
 
-def test_an_image_file_cut_in_a_record_is_refused(tmp_path):
+def test_truncated_cifar_record_is_rejected(tmp_path):
     folder = write_cifar(tmp_path / "root", sizes=(11, 10, 10, 10, 10), binary=True)
     path = folder / "data_batch_1.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    conventions = refused("image", tmp_path / "root", r"data_batch_1\.bin: .*it was cut")
+    conventions = accepted_only_as_partial(
+        "image", tmp_path / "root", r"data_batch_1\.bin: .*it is truncated"
+    )
     assert conventions["rows"].startswith("50 of 50,000 train rows")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_one_class_only_is_refused(split, tmp_path):
+def test_split_with_a_single_class_is_rejected(split, tmp_path):
     folder = write_imdb(tmp_path / "root")
     for path in (folder / split / "pos").iterdir():
         path.rename(folder / split / "neg" / f"x{path.name}")
-    (folder / split / "pos/readme.md").write_text("no review")
+    (folder / split / "pos/readme.md").write_text("not a review")
     with pytest.raises(DataError, match=r"missing: .*pos"):
         prepare("text", root=tmp_path / "root", cache=tmp_path / "cache")
     for other in ("train", "test"):
@@ -121,17 +124,19 @@ def test_one_class_only_is_refused(split, tmp_path):
     assert "one class only" in prepared.info.conventions["partial"]
 
 
-def test_a_cut_aan_text_is_refused(tmp_path):
+def test_truncated_aan_document_is_rejected(tmp_path):
     (tmp_path / "root").mkdir()
-    write_aan(tmp_path / "root", cut=True)
-    conventions = refused("retrieval", tmp_path / "root", r"train\.tsv, line 6: .*it was cut")
+    write_aan(tmp_path / "root", truncated=True)
+    conventions = accepted_only_as_partial(
+        "retrieval", tmp_path / "root", r"train\.tsv, line 6: .*it is truncated"
+    )
     assert conventions["rows"].startswith("5 of 147,086 train rows")
 
 
 @pytest.mark.parametrize(
-    ("text", "is_cut"),
+    ("text", "truncated"),
     [
-        (b"b'whole'", False),
+        (b"b'complete'", False),
         (b'b"it\'s"', False),
         (b"b'no end", True),
         (b"b'escaped\\'", True),
@@ -141,13 +146,18 @@ def test_a_cut_aan_text_is_refused(tmp_path):
         (b"before that", False),
     ],
 )
-def test_what_a_cut_text_is(text, is_cut):
-    from proxytune.datasets.retrieval import _is_cut
+def test_truncated_bytes_literal_is_recognized(text, truncated, tmp_path):
+    write_aan(tmp_path)
+    path = tmp_path / "new_aan_pairs.train.tsv"
+    path.write_bytes(path.read_bytes() + b"1.0\tA\tB\tb'text'\t" + text + b"\n")
+    if truncated:
+        with pytest.raises(DataError, match=r"line 7: .*it is truncated"):
+            prepare("retrieval", root=tmp_path, cache=tmp_path / "cache")
+    else:
+        assert len(prepare("retrieval", root=tmp_path, cache=tmp_path / "cache").train) == 7
 
-    assert _is_cut(text) == is_cut
 
-
-def test_missing_shards_are_refused(tmp_path):
+def test_missing_parquet_shards_are_rejected(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -155,14 +165,14 @@ def test_missing_shards_are_refused(tmp_path):
     (tmp_path / "root").mkdir()
     for name in ("train-00000-of-00002", "test-00000-of-00001"):
         pq.write_table(table, tmp_path / f"root/{name}.parquet")
-    refused("text", tmp_path / "root", "1 of 2 files train")
+    accepted_only_as_partial("text", tmp_path / "root", "1 of 2 files train")
 
 
-# --- the validation split that a copy brings ---------------------------------------------------------------
+# --- validation splits in the data -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "dev", "validation"])
-def test_a_validation_folder_is_used_as_such(name, tmp_path):
+def test_existing_validation_folder_is_used(name, tmp_path):
     folder = write_imdb(tmp_path, splits=("train", "test", name))
     prepared = prepare("text", root=tmp_path, cache=tmp_path / "cache")
     sizes = len(prepared.train), len(prepared.validation), prepared.records["test"].rows
@@ -176,7 +186,7 @@ def test_a_validation_folder_is_used_as_such(name, tmp_path):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_a_validation_split_that_is_the_test_split_again_is_not_taken(tmp_path):
+def test_validation_folder_identical_to_test_is_not_used(tmp_path):
     folder = write_imdb(tmp_path)
     (folder / "val").symlink_to(folder / "test")
     prepared = prepare("text", root=tmp_path, cache=tmp_path / "cache")
@@ -187,7 +197,7 @@ def test_a_validation_split_that_is_the_test_split_again_is_not_taken(tmp_path):
 # --- counts, classes and fingerprints of the original ------------------------------------------------------
 
 
-def of_imdb(classes=(12_500, 12_500)) -> tuple[RowCounts, Source]:
+def imdb_counts(classes=(12_500, 12_500)) -> tuple[RowCounts, Source]:
     counts = RowCounts("another task")
     for split, share in (("train", 0.9), ("validation", 0.1), ("test", 1)):
         numbers = [int(share * number) for number in classes]
@@ -197,13 +207,13 @@ def of_imdb(classes=(12_500, 12_500)) -> tuple[RowCounts, Source]:
     return counts, source
 
 
-def test_the_originals_counts_are_recognised_also_after_a_draw():
-    counts, source = of_imdb()
+def test_original_row_counts_are_recognized_after_splitting_off_validation():
+    counts, source = imdb_counts()
     assert counts.findings(source, 2) == {"rows": "as many as the original has"}
 
 
-def test_other_classes_than_the_originals_are_said():
-    counts, source = of_imdb(classes=(12_000, 13_000))
+def test_different_class_counts_are_reported():
+    counts, source = imdb_counts(classes=(12_000, 13_000))
     assert counts.findings(source, 2)["classes"] == (
         "train has 12000/13000 rows by class, the original 12500/12500; "
         "test has 12000/13000 rows by class, the original 12500/12500"
@@ -212,20 +222,20 @@ def test_other_classes_than_the_originals_are_said():
 
 @pytest.mark.slow  # 50,000 reviews, read twice
 @pytest.mark.realdata
-def test_the_original_imdb_is_known_by_its_content_in_any_form(real_file, tmp_path):
-    """The archive, and the same reviews as Parquet in another order: known, and of one fingerprint."""
+def test_original_imdb_is_recognized_by_content_in_any_format(real_file, tmp_path):
+    """The archive, and the same reviews as Parquet in another order, are recognized and have the same fingerprint."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from proxytune.datasets.archives import archive_index, read_members
 
     archive = real_file("aclImdb_v1.tar.gz")
-    one = prepare("text", root=archive, cache=tmp_path)
-    assert one.info.conventions["rows"] == "as many as the original has"
-    assert one.info.conventions["known"].startswith("the original IMDB")
+    original = prepare("text", root=archive, cache=tmp_path)
+    assert original.info.conventions["rows"] == "as many as the original has"
+    assert original.info.conventions["known"].startswith("the original IMDB")
     reviews: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
-    wanted = frozenset(name for name in archive_index(archive).names if "/pos/" in name or "/neg/" in name)
-    for name, stream in read_members(archive, wanted):
+    members = frozenset(name for name in archive_index(archive).names if "/pos/" in name or "/neg/" in name)
+    for name, stream in read_members(archive, members):
         _, split, label, _ = name.split("/")
         reviews[split].append((stream.read().decode(), int(label == "pos")))
     (tmp_path / "parquet").mkdir()
@@ -233,6 +243,6 @@ def test_the_original_imdb_is_known_by_its_content_in_any_form(real_file, tmp_pa
         table = pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
         pq.write_table(table, tmp_path / f"parquet/{split}-00000-of-00001.parquet")
     other = prepare("text", root=tmp_path / "parquet", cache=tmp_path)
-    assert other.info.conventions["known"] == one.info.conventions["known"]
-    assert other.fingerprint == one.fingerprint
-    assert other.info.conventions["source"] != one.info.conventions["source"]
+    assert other.info.conventions["known"] == original.info.conventions["known"]
+    assert other.fingerprint == original.fingerprint
+    assert other.info.conventions["source"] != original.info.conventions["source"]

@@ -1,19 +1,16 @@
-"""Image: the three original forms agree, grey levels are TensorFlow's, the real archive."""
+"""Image: splits and options of the original files, gray levels that agree with TensorFlow, invalid files."""
 
-import io
 import pickle
 import tarfile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image as Picture
+from PIL import Image as PILImage
 
 from proxytune.datasets import DataError, prepare
 from proxytune.datasets.pictures import grey
 
-NUM_IMAGES = 20  # a batch
+NUM_IMAGES = 20  # per batch
 
 
 def batches():
@@ -58,43 +55,26 @@ def write_binary(root):
         (folder / f"{name}.bin").write_bytes(rows.tobytes())
 
 
-def write_parquet(root):
-    (root / "cifar10/plain_text").mkdir(parents=True)
-
-    def png(row):
-        buffer = io.BytesIO()
-        Picture.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, "PNG")
-        return {"bytes": buffer.getvalue(), "path": None}
-
-    by_split = {"train": [name for name in batches() if name != "test_batch"], "test": ["test_batch"]}
-    for split, names in by_split.items():
-        images = [png(row) for name in names for row in batches()[name][0]]
-        labels = [int(label) for name in names for label in batches()[name][1]]
-        table = pa.table({"img": images, "label": labels})
-        pq.write_table(table, root / f"cifar10/plain_text/{split}-00000-of-00001.parquet")
-
-
 def content(split):
     return [(split[row][0][0].tolist(), split[row][1]) for row in range(len(split))]
 
 
-@pytest.mark.parametrize("write", [write_archive, write_binary, write_parquet])
-def test_every_form_gives_the_pickles_rows(write, tmp_path):
-    for name, writer in (("one", write_python), ("other", write)):
+def test_archive_of_python_2_pickles_gives_the_same_rows(tmp_path):
+    for name, write in (("pickles", write_python), ("archive", write_archive)):
         (tmp_path / name).mkdir()
-        writer(tmp_path / name)
-    one, other = (
-        prepare("image", root=tmp_path / name, cache=tmp_path / "cache") for name in ("one", "other")
+        write(tmp_path / name)
+    pickles, archive = (
+        prepare("image", root=tmp_path / name, cache=tmp_path / "cache") for name in ("pickles", "archive")
     )
-    assert (len(one.train), len(one.validation), one.records["test"].rows) == (90, 10, 20)
-    assert content(one.train) == content(other.train)
-    assert content(one.validation) == content(other.validation)
+    assert (len(pickles.train), len(pickles.validation), pickles.records["test"].rows) == (90, 10, 20)
+    assert content(pickles.train) == content(archive.train)
+    assert content(pickles.validation) == content(archive.validation)
     expected = np.concatenate([labels for name, (_, labels) in batches().items() if name != "test_batch"])
-    assert one.train.labels.tolist() + one.validation.labels.tolist() == expected.tolist()
+    assert pickles.train.labels.tolist() + pickles.validation.labels.tolist() == expected.tolist()
 
 
-def test_grey_levels_are_tensorflows():
-    """Slow reference: unit range, weights, times 255.5, floor; and within one level of pillow's."""
+def test_gray_levels_agree_with_tensorflow():
+    """Reference per pixel: unit range, weights, times 255.5, floor; Pillow's levels also differ by at most one."""
     random = np.random.default_rng(1)
     planes = random.integers(0, 256, (3, 3, 1024), np.uint8)
     levels = grey(planes)
@@ -105,13 +85,13 @@ def test_grey_levels_are_tensorflows():
                 abs(int(levels[image, pixel]) - int((0.2989 * red + 0.587 * green + 0.114 * blue) * 255.5))
                 <= 1
             )
-        pillow = Picture.fromarray(planes[image].reshape(3, 32, 32).transpose(1, 2, 0)).convert("L")
+        pillow = PILImage.fromarray(planes[image].reshape(3, 32, 32).transpose(1, 2, 0)).convert("L")
         assert np.abs(np.asarray(pillow).reshape(-1).astype(int) - levels[image]).max() <= 1
     assert grey(np.full((1, 3, 1), 255, np.uint8)).item() == 255
     assert grey(np.zeros((1, 3, 1), np.uint8)).item() == 0
 
 
-def test_black_may_be_a_pixel_of_its_own(tmp_path):
+def test_black_is_padding_is_optional(tmp_path):
     write_binary(tmp_path)
     masked = prepare("image", root=tmp_path, cache=tmp_path / "cache")
     kept = prepare("image", root=tmp_path, cache=tmp_path / "cache", black_is_padding=False)
@@ -128,7 +108,7 @@ def test_black_may_be_a_pixel_of_its_own(tmp_path):
         ("test_batch.bin", bytes([11]) + bytes(3072), "label 11 in row 0 of test"),
     ],
 )
-def test_bad_binary_files_are_named(name, bad, message, tmp_path):
+def test_invalid_binary_file_is_rejected(name, bad, message, tmp_path):
     write_binary(tmp_path)
     (tmp_path / "cifar-10-batches-bin" / name).write_bytes(bad)
     with pytest.raises(DataError, match=message):
@@ -146,7 +126,7 @@ def test_bad_binary_files_are_named(name, bad, message, tmp_path):
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 1}, "2, 3072.*1 labels"),
     ],
 )
-def test_bad_pickles_are_named(bad, message, tmp_path):
+def test_invalid_pickle_is_rejected(bad, message, tmp_path):
     write_python(tmp_path)
     (tmp_path / "cifar-10-batches-py/data_batch_2").write_bytes(pickle.dumps(bad))
     with pytest.raises(DataError, match=f"data_batch_2.*{message}"):
@@ -154,10 +134,10 @@ def test_bad_pickles_are_named(bad, message, tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_archive(real_file, tmp_path):
+def test_real_archive_is_read(real_file, tmp_path):
     prepared = prepare("image", root=real_file("cifar-10-python.tar.gz"), cache=tmp_path)
     assert (len(prepared.train), len(prepared.validation), prepared.records["test"].rows) == (3600, 400, 1000)
     levels = np.concatenate([prepared.train[row][0][0] for row in range(500)])
-    assert 110 < levels.mean() < 132  # CIFAR-10's grey mean is 122.6
-    assert 55 < levels.std() < 68  # and its deviation 61
+    assert 110 < levels.mean() < 132  # the gray mean of CIFAR-10 is 122.6
+    assert 55 < levels.std() < 68  # its standard deviation is 61
     assert np.bincount(prepared.train.labels).min() > 300

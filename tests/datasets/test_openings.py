@@ -1,4 +1,4 @@
-"""The test split opens through one door, which keeps a record."""
+"""The test split is opened only by `open_test_split`, which records every opening."""
 
 import json
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 def test_every_opening_is_recorded(folder, tmp_path):
     prepared = open_prepared(folder)
     split = open_test_split(prepared, by="confirm of study a", reason="final score", log_folder=tmp_path)
-    open_test_split(prepared, by="somebody", reason="curiosity", log_folder=tmp_path)
+    open_test_split(prepared, by="a user", reason="curiosity", log_folder=tmp_path)
     assert len(split) == 2000
     first, second = recorded_openings(tmp_path)
     assert (first["by"], first["reason"]) == ("confirm of study a", "final score")
@@ -27,25 +27,25 @@ def test_every_opening_is_recorded(folder, tmp_path):
     assert second["task"] == "listops-mini"
 
 
-def test_the_record_lies_beside_the_data_by_default(folder):
-    open_test_split(open_prepared(folder), by="me", reason="look")
-    assert json.loads((folder / "test_openings.jsonl").read_text())["by"] == "me"
+def test_openings_are_recorded_in_the_task_folder_by_default(folder):
+    open_test_split(open_prepared(folder), by="a user", reason="inspection")
+    assert json.loads((folder / "test_openings.jsonl").read_text())["by"] == "a user"
     open_prepared(folder).verify()
 
 
 @pytest.mark.parametrize("empty", [{"by": " ", "reason": "x"}, {"by": "x", "reason": ""}])
-def test_nobody_opens_it_without_a_name_and_a_reason(empty, folder, tmp_path):
+def test_opening_without_name_or_reason_is_rejected(empty, folder, tmp_path):
     with pytest.raises(DataError, match="is empty"):
         open_test_split(open_prepared(folder), log_folder=tmp_path, **empty)
     assert recorded_openings(tmp_path) == []
 
 
-def test_where_nothing_can_be_recorded_nothing_opens(folder, tmp_path):
+def test_opening_fails_if_it_cannot_be_recorded(folder, tmp_path):
     with pytest.raises(DataError, match="was not opened"):
         open_test_split(open_prepared(folder), by="a", reason="b", log_folder=tmp_path / "missing")
 
 
-def test_a_damaged_test_split_is_named(tmp_path):
+def test_damaged_test_split_is_rejected(tmp_path):
     prepared = prepare("listops-mini", cache=tmp_path, train_examples=50, mapper=map)
     path = prepared.folder / "test.arrow"
     content = bytearray(path.read_bytes())

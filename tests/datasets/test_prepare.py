@@ -1,4 +1,4 @@
-"""Preparing: once whoever asks, nothing half-written, damage named, mistakes told in one line."""
+"""Preparation: data are converted once, no partial files remain, damage is detected, errors are one line."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def prepared(tmp_path):
     return prepare(cache=tmp_path / "cache", **SMALL)
 
 
-def test_prepared_task_opens_to_the_same_rows(prepared):
+def test_prepared_task_reopens_with_the_same_rows(prepared):
     opened = open_prepared(prepared.folder)
     assert (len(opened.train), len(opened.validation)) == (200, 2000)
     assert opened.fingerprint == prepared.fingerprint
@@ -35,27 +35,27 @@ def test_prepared_task_opens_to_the_same_rows(prepared):
     opened.verify()
 
 
-def test_generated_data_say_so(prepared):
+def test_generated_data_are_tagged(prepared):
     assert prepared.info.conventions["source"].startswith("generated")
     assert prepared.info.conventions["train"] == "first 200 examples"
 
 
-def test_asking_again_reads_nothing(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(ListOpsMini, "read", lambda *_: pytest.fail("read again"))
+def test_second_prepare_reads_no_source(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(ListOpsMini, "read", lambda *_: pytest.fail("the source was read again"))
     assert prepare(cache=tmp_path / "cache", **SMALL).fingerprint == prepared.fingerprint
 
 
-def test_other_options_are_other_folders_and_fingerprints(prepared, tmp_path):
+def test_other_options_give_another_folder_and_fingerprint(prepared, tmp_path):
     other = prepare(cache=tmp_path / "cache", seed=1, **SMALL)
     assert other.folder != prepared.folder
     assert other.fingerprint != prepared.fingerprint
 
 
-def test_fingerprint_depends_on_neither_path_nor_machine(prepared, tmp_path):
+def test_fingerprint_does_not_depend_on_the_cache_path(prepared, tmp_path):
     assert prepare(cache=tmp_path / "elsewhere", **SMALL).fingerprint == prepared.fingerprint
 
 
-def test_four_processes_ask_at_once(tmp_path):
+def test_four_concurrent_processes_prepare_once(tmp_path):
     program = (
         "import sys; from pathlib import Path; from proxytune.datasets import prepare\n"
         "p = prepare('listops-mini', cache=Path(sys.argv[1]), train_examples=3000, mapper=map)\n"
@@ -71,7 +71,7 @@ def test_four_processes_ask_at_once(tmp_path):
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
-def test_a_failure_leaves_nothing_and_the_next_try_succeeds(tmp_path, monkeypatch):
+def test_failed_prepare_leaves_no_files_and_can_be_retried(tmp_path, monkeypatch):
     def fails_late(self, source, mapper):
         yield from list(ListOpsMini._generate(self, mapper))[:1]
         raise DataError("line 7 is bad")
@@ -84,8 +84,8 @@ def test_a_failure_leaves_nothing_and_the_next_try_succeeds(tmp_path, monkeypatc
     assert len(prepare(cache=tmp_path, **SMALL).train) == 200
 
 
-def test_a_killed_writer_leaves_nothing(tmp_path):
-    """SIGKILL in the midst of writing; its files have no name yet. Any other leftover goes with the next prepare."""
+def test_killed_writer_leaves_no_files(tmp_path):
+    """SIGKILL during writing, when the files have no name yet. The next prepare removes any other leftover."""
     program = (
         "import os, sys; from pathlib import Path; from proxytune.datasets import prepare\n"
         "prepare('listops-mini', cache=Path(sys.argv[1]), train_examples=200, mapper=map,"
@@ -93,12 +93,12 @@ def test_a_killed_writer_leaves_nothing(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -9
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-    (tmp_path / "listops-mini-0123.partial").mkdir()  # as left by one that was killed while it renamed
+    (tmp_path / "listops-mini-0123.partial").mkdir()  # as after a kill during the rename
     prepared = prepare(cache=tmp_path, **SMALL)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [prepared.folder]
 
 
-def test_progress_counts_rows(tmp_path):
+def test_progress_reports_rows(tmp_path):
     calls = []
     prepare(cache=tmp_path, progress=lambda done, total: calls.append(done), **SMALL)
     assert calls == sorted(calls)
@@ -109,7 +109,7 @@ def test_progress_counts_rows(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_truncated_file_is_refused_at_opening(prepared, share):
+def test_truncated_file_is_rejected_on_open(prepared, share):
     path = prepared.folder / "train.arrow"
     os.truncate(path, int(path.stat().st_size * share))
     with pytest.raises(DataError, match="damaged") as error:
@@ -118,18 +118,18 @@ def test_a_truncated_file_is_refused_at_opening(prepared, share):
     assert "\n" not in str(error.value)
 
 
-def test_a_flipped_byte_is_found_by_verify_with_both_digests(prepared):
+def test_verify_reports_both_digests_of_a_damaged_file(prepared):
     path = prepared.folder / "validation.arrow"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}.* says [0-9a-f]{64}") as error:
+    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}.* records [0-9a-f]{64}") as error:
         open_prepared(prepared.folder).verify()
     assert str(path) in str(error.value)
 
 
-def test_any_flip_in_the_footer_is_refused_or_found(prepared):
-    """The last 400 bytes hold Arrow's footer: no flip crashes, every one ends in DataError."""
+def test_damaged_footer_raises_data_error(prepared):
+    """The last 400 bytes contain Arrow's footer: any flipped byte raises DataError."""
     path = prepared.folder / "train.arrow"
     good = path.read_bytes()
     for position in range(len(good) - 400, len(good), 7):
@@ -140,7 +140,7 @@ def test_any_flip_in_the_footer_is_refused_or_found(prepared):
             open_prepared(prepared.folder).verify()
 
 
-def test_a_missing_split_and_a_tampered_manifest_are_refused(prepared):
+def test_missing_split_and_modified_manifest_are_rejected(prepared):
     manifest = prepared.folder / "manifest.json"
     good = manifest.read_text()
     changed = json.loads(good)
@@ -155,14 +155,14 @@ def test_a_missing_split_and_a_tampered_manifest_are_refused(prepared):
         open_prepared(prepared.folder)
 
 
-def test_rows_swapped_in_from_another_task_are_refused(prepared, tmp_path):
+def test_split_file_of_another_prepared_task_is_rejected(prepared, tmp_path):
     other = prepare(cache=tmp_path / "cache", **{**SMALL, "train_examples": 201})
     (prepared.folder / "train.arrow").write_bytes((other.folder / "train.arrow").read_bytes())
     with pytest.raises(DataError, match="damaged"):
         open_prepared(prepared.folder)
 
 
-# --- mistakes --------------------------------------------------------------------------------------------
+# --- errors of the caller --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,20 +177,20 @@ def test_rows_swapped_in_from_another_task_are_refused(prepared, tmp_path):
         ("listops", {"seed": -1}, "seed is -1"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(name, options, message):
+def test_invalid_task_or_option_raises_one_line_error(name, options, message):
     with pytest.raises(DataError) as error:
         task_info(name, **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_missing_data_say_what_was_tried(tmp_path):
+def test_missing_data_error_lists_what_was_searched(tmp_path):
     (tmp_path / "root/listops-1000").mkdir(parents=True)
     (tmp_path / "root/listops-1000/basic_train.tsv").write_text("Source\tTarget\n")
     with pytest.raises(DataError) as error:
         prepare("listops", root=tmp_path / "root", cache=tmp_path / "cache")
     assert str(error.value).splitlines() == [
-        f"no complete listops data under {tmp_path}/root: 1 files of the form 'official TSV' are there",
+        f"no complete listops data under {tmp_path}/root: 1 files of the format 'official TSV' found",
         "missing: listops-1000/basic_val.tsv, listops-1000/basic_test.tsv",
         "Put them beside the others, or name each file in task.files.",
     ]
@@ -204,12 +204,12 @@ def test_missing_data_say_what_was_tried(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_search_sees_no_test_split(prepared):
+def test_prepared_task_does_not_expose_the_test_split(prepared):
     assert not hasattr(prepared, "test")
     assert (prepared.folder / "test.arrow").is_file()
 
 
-def test_threads_may_read_one_split(prepared):
+def test_threads_can_read_one_split_concurrently(prepared):
     expected = [prepared.train[row][0][0].tobytes() for row in range(200)]
     failures = []
 
@@ -225,7 +225,7 @@ def test_threads_may_read_one_split(prepared):
     assert not failures
 
 
-def test_info_needs_no_data():
+def test_task_info_needs_no_data():
     info = datasets.task_info("text", max_length=1000)
     assert (info.vocab_size, info.max_length, info.num_classes, info.num_documents) == (257, 1024, 2, 1)
     assert info.splits == ("train", "validation", "test")

@@ -1,4 +1,4 @@
-"""Associative recall: every row against a slow reading of its text; the splits; what the label's counts give away."""
+"""Associative recall: rows against a slow parser of their text, splits, and the balance of values within a row."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from proxytune.datasets.sources import Source
 
 
 def parse(text: str) -> tuple[dict[int, int], set[int]]:
-    """The bindings and the queried keys of a decoded row; a key with two values fails."""
+    """The bindings and the queried keys of a decoded row; fails if a key has two values."""
     bindings: dict[int, int] = {}
     queried = set()
     for token in text.split():
@@ -26,7 +26,7 @@ def parse(text: str) -> tuple[dict[int, int], set[int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_the_label_is_the_value_of_every_queried_key(data):
+def test_label_is_the_value_of_every_queried_key(data):
     num_keys = data.draw(st.integers(NUM_VALUES, 40))
     task = Recall(
         num_keys=num_keys,
@@ -50,7 +50,7 @@ def test_the_label_is_the_value_of_every_queried_key(data):
         assert counts.max() - counts.min() <= 1
 
 
-def test_splits_have_the_stated_sizes_and_difficulty():
+def test_splits_have_the_documented_sizes_and_difficulty():
     blocks: dict[str, list] = {}
     task = Recall()
     for split, rows in task.read(Source("generated"), map):
@@ -69,19 +69,19 @@ def test_splits_have_the_stated_sizes_and_difficulty():
         assert counts.min() > 0.8 * counts.mean()
 
 
-def test_held_out_rows_do_not_depend_on_the_number_of_train_rows(tmp_path):
-    few = prepare("recall", cache=tmp_path, mapper=map, train_examples=30)
-    more = prepare("recall", cache=tmp_path, mapper=map, train_examples=1200)
-    assert len(few.train) == 30
-    assert len(more.train) == 1200
-    assert few.records["validation"].content_sha256 == more.records["validation"].content_sha256
+def test_held_out_rows_do_not_depend_on_train_examples(tmp_path):
+    small = prepare("recall", cache=tmp_path, mapper=map, train_examples=30)
+    large = prepare("recall", cache=tmp_path, mapper=map, train_examples=1200)
+    assert len(small.train) == 30
+    assert len(large.train) == 1200
+    assert small.records["validation"].content_sha256 == large.records["validation"].content_sha256
     for row in range(30):
-        assert np.array_equal(few.train[row][0][0], more.train[row][0][0])
+        assert np.array_equal(small.train[row][0][0], large.train[row][0][0])
 
 
-def test_inspection_shows_keys_and_values(tmp_path):
+def test_inspect_shows_keys_and_values(tmp_path):
     prepared = prepare("recall", cache=tmp_path, mapper=map, train_examples=30, max_length=64)
-    label, (text,) = inspect(prepared, tmp_path / "pictures").examples[0]
+    label, (text,) = inspect(prepared, tmp_path / "images").examples[0]
     bindings, queried = parse(text)
     assert {bindings[key] for key in queried} == {label}
 
@@ -93,13 +93,13 @@ def test_inspection_shows_keys_and_values(tmp_path):
         ({"max_length": 63}, "at least twice num_keys"),
     ],
 )
-def test_impossible_sizes_are_refused(options, message):
+def test_invalid_sizes_are_rejected(options, message):
     with pytest.raises(DataError, match=message):
         make_task("recall", **options)
     assert task_info("recall", num_keys=8, max_length=16).vocab_size == 73
 
 
 @pytest.mark.parametrize("word", ["12?", "0=8", "3", "?", "3=", "=3", "3=3=3", "é?"])
-def test_a_word_that_is_no_token_is_named(word: str) -> None:
+def test_invalid_word_is_rejected(word: str) -> None:
     with pytest.raises(DataError, match="queries such as 7"):
         Recall(num_keys=12, max_length=32).encode(f"3? {word} 3=1".encode())

@@ -1,4 +1,4 @@
-"""Retrieval: literal and decoded documents, ids with texts beside, streaming, hostile lines."""
+"""Retrieval: literal and decoded documents, ids with separate texts, streaming, invalid lines."""
 
 import io
 import tracemalloc
@@ -30,7 +30,10 @@ def write_tsv(root, lines=None, name="train"):
     folder = root / "lra_release/lra_release/tsv_data"
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "eval", "test"):
-        rows = [f"{label}\t{one}\t{two}\t{PAPERS[one]!r}\t{PAPERS[two]!r}" for label, one, two in PAIRS]
+        rows = [
+            f"{label}\t{first}\t{second}\t{PAPERS[first]!r}\t{PAPERS[second]!r}"
+            for label, first, second in PAIRS
+        ]
         if lines is not None and split == name:
             rows = lines
         (folder / f"new_aan_pairs.{split}.tsv").write_text("\n".join(rows) + "\n")
@@ -40,25 +43,25 @@ def documents(split):
     return [(*(decode(ids) for ids in split[row][0]), split[row][1]) for row in range(len(split))]
 
 
-def test_documents_are_the_literals_as_they_stand(tmp_path):
+def test_documents_are_bytes_literals_by_default(tmp_path):
     write_tsv(tmp_path)
     prepared = prepare("retrieval", root=tmp_path, cache=tmp_path / "cache")
     assert prepared.info.num_documents == 2
     assert documents(prepared.train) == [
-        (repr(PAPERS[one]), repr(PAPERS[two]), int(float(label))) for label, one, two in PAIRS
+        (repr(PAPERS[first]), repr(PAPERS[second]), int(float(label))) for label, first, second in PAIRS
     ]
     assert prepared.info.conventions["documents"] == "bytes literal as it stands (official)"
 
 
-def test_documents_decoded(tmp_path):
+def test_documents_can_be_decoded(tmp_path):
     write_tsv(tmp_path)
     prepared = prepare("retrieval", root=tmp_path, cache=tmp_path / "cache", documents="decoded")
     assert documents(prepared.train) == [
-        (PAPERS[one].decode(), PAPERS[two].decode(), int(float(label))) for label, one, two in PAIRS
+        (PAPERS[first].decode(), PAPERS[second].decode(), int(float(label))) for label, first, second in PAIRS
     ]
 
 
-def test_ids_with_texts_beside(tmp_path):
+def test_paper_ids_are_joined_with_text_files(tmp_path):
     (tmp_path / "aan/papers_text").mkdir(parents=True)
     for paper, content in PAPERS.items():
         (tmp_path / f"aan/papers_text/{paper}.txt").write_bytes(content)
@@ -87,11 +90,11 @@ def test_ids_with_texts_beside(tmp_path):
         ("1.0\ta\tb\tb'1'\t", {}, "an empty document"),
         ("1.0\ta\tb\tb'1'\ttext", {"documents": "decoded"}, "is not a bytes literal"),
         ("1.0\ta\tb\tb'1'\t__import__('os')", {"documents": "decoded"}, "is not a bytes literal"),
-        ("1.0\ta\tb\tb'1'\tb'open", {}, "does not end as a bytes literal; it was cut"),
+        ("1.0\ta\tb\tb'1'\tb'open", {}, "does not end as a bytes literal; it is truncated"),
         ("1.0\ta\tb\tb''\tb'2'", {"documents": "decoded"}, "an empty document"),
     ],
 )
-def test_a_bad_line_is_named(line, options, message, tmp_path):
+def test_invalid_line_is_rejected_with_its_number(line, options, message, tmp_path):
     good = "1.0\ta\tb\tb'1'\tb'2'"
     write_tsv(tmp_path, [good, line, good], name="eval")
     with pytest.raises(DataError, match=r"new_aan_pairs\.eval\.tsv, line 2") as error:
@@ -102,19 +105,19 @@ def test_a_bad_line_is_named(line, options, message, tmp_path):
 @given(
     st.lists(st.tuples(st.binary(min_size=1), st.binary(min_size=1), st.booleans()), min_size=1, max_size=8)
 )
-def test_any_bytes_survive_as_literal_and_decoded(pairs):
+def test_any_bytes_round_trip_as_literal_and_decoded(pairs):
     lines = b"".join(f"{float(label)}\tx\ty\t{one!r}\t{two!r}\r\n".encode() for one, two, label in pairs)
     for kind in ("literal", "decoded"):
         task = Retrieval(documents=kind)
         read = list(_pairs(task, Source("AAN TSV"), io.BytesIO(lines), "f.tsv"))
         for ((first, second), read_label), (one, two, label) in zip(read, pairs, strict=True):
-            wanted = (one, two) if kind == "decoded" else (repr(one).encode(), repr(two).encode())
-            assert ((first - 1).astype("u1").tobytes(), (second - 1).astype("u1").tobytes()) == wanted
+            expected = (one, two) if kind == "decoded" else (repr(one).encode(), repr(two).encode())
+            assert ((first - 1).astype("u1").tobytes(), (second - 1).astype("u1").tobytes()) == expected
             assert read_label == label
 
 
-def test_texts_are_streamed(tmp_path):
-    """A 60 MB file is read in a few MB of memory: blocks of rows, cut documents."""
+def test_documents_are_streamed(tmp_path):
+    """A 60 MB file is read with a few MB of memory, in blocks of rows with truncated documents."""
     line = f"1.0\ta\tb\t{b'x' * 30_000!r}\t{b'y' * 30_000!r}\n"
     path = tmp_path / "new_aan_pairs.train.tsv"
     with open(path, "w") as stream:
@@ -140,7 +143,7 @@ def test_texts_are_streamed(tmp_path):
 
 
 @pytest.mark.realdata
-def test_real_pairs(real_file, tmp_path):
+def test_real_pairs_are_read(real_file, tmp_path):
     prepared = prepare("retrieval", root=real_file("lra_release.tar.gz"), cache=tmp_path)
     assert (len(prepared.train), len(prepared.validation), prepared.records["test"].rows) == (1600, 200, 200)
     for row in range(0, 1600, 100):

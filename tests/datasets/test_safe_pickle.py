@@ -1,4 +1,4 @@
-"""The restricted unpickler: real formats load, everything that could run code is refused unrun."""
+"""The restricted unpickler: data in known formats load; anything that could execute code is rejected and not executed."""
 
 import builtins
 import io
@@ -17,7 +17,7 @@ from proxytune.datasets.safe_pickle import as_array, load
 
 
 class Payload:
-    """Reduces to a call of anything."""
+    """Pickles as a call of an arbitrary function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -46,7 +46,7 @@ def test_scalars_and_plain_values_load(protocol):
     assert load(dump(value, protocol), "f") == value
 
 
-def test_python_2_strings_come_as_bytes():
+def test_python_2_strings_load_as_bytes():
     assert load(io.BytesIO(b"\x80\x02U\x04dataq\x00."), "f") == b"data"
 
 
@@ -62,7 +62,7 @@ def test_python_2_strings_come_as_bytes():
     ],
     ids=["os.system", "eval", "getattr", "numpy.load", "numpy.frombuffer", "open"],
 )
-def test_code_is_refused_and_not_run(payload, tmp_path, monkeypatch):
+def test_code_is_rejected_and_not_executed(payload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = pickle.dumps([{"input_ids_0": payload, "label": 0}])
     with pytest.raises(DataError, match=r"^evil\.pickle: it requires .* refused, nothing was executed$"):
@@ -70,34 +70,34 @@ def test_code_is_refused_and_not_run(payload, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dotted_names_are_refused():
-    """Protocol 4 may ask for numpy.ndarray.tofile by a dotted name."""
+def test_dotted_names_are_rejected():
+    """Protocol 4 can refer to numpy.ndarray.tofile by a dotted name."""
     content = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."
     with pytest.raises(DataError, match=r"ndarray\.tofile"):
         load(io.BytesIO(content), "f")
 
 
-def test_object_and_structured_arrays_are_refused():
+def test_object_and_structured_arrays_are_rejected():
     for array in (np.array([{}], object), np.zeros(2, [("a", "i4")]), np.array(["x"])):
         with pytest.raises(DataError, match="plain numbers"):
             load(dump(array), "f")
 
 
-def test_an_array_that_lies_about_its_size_is_refused():
+def test_array_with_wrong_size_is_rejected():
     content = pickle.dumps(np.zeros(8, np.uint8), 2).replace(b"K\x08\x85", b"K\x7f\x85")
     with pytest.raises(DataError, match="8 bytes"):
         load(io.BytesIO(content), "f")
 
 
 @given(st.data())
-def test_damage_ends_in_dataerror(data):
+def test_damaged_pickle_loads_or_raises_data_error(data):
     content = bytearray(pickle.dumps([{"ids": np.arange(9), "label": np.int64(3)}]))
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[position] = data.draw(st.integers(0, 255))
     else:
         content = content[:position]
-    message = "f: loaded"  # some damage goes unseen: a flipped bit of a number is a number
+    message = "f: loaded"  # some damage is not detectable: a flipped bit of a number gives another number
     try:
         load(io.BytesIO(bytes(content)), "f")
     except DataError as error:
@@ -109,13 +109,11 @@ def test_damage_ends_in_dataerror(data):
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(b"\x80\x02K\x01r\x00\x00\x00\x04.", id="a place in the memo far beyond its end"),
-        pytest.param(
-            b"\x80\x05\x96\x00\x00\x00\x40\x00\x00\x00\x00x.", id="a bytearray longer than the file"
-        ),
+        pytest.param(b"\x80\x02K\x01r\x00\x00\x00\x04.", id="memo index far beyond its end"),
+        pytest.param(b"\x80\x05\x96\x00\x00\x00\x40\x00\x00\x00\x00x.", id="bytearray longer than the file"),
     ],
 )
-def test_a_few_bytes_cannot_ask_for_memory(content):
+def test_small_pickle_cannot_allocate_large_memory(content):
     script = (
         "import io, resource, sys\n"
         "from proxytune.datasets.errors import DataError\n"
@@ -130,6 +128,5 @@ def test_a_few_bytes_cannot_ask_for_memory(content):
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, content.hex()], capture_output=True, text=True, check=True
     )
-    assert (
-        int(done.stdout) < 50_000
-    )  # KiB; C's unpickler takes a gigabyte for the first, Python's own for the second
+    # KiB. The C unpickler allocates a gigabyte for the first, the Python unpickler for the second.
+    assert int(done.stdout) < 50_000

@@ -1,4 +1,4 @@
-"""Text: the real reviews from the archive, the folder layout, and where validation comes from."""
+"""Text: the real reviews from the archive, the folder layout, and the source of the validation split."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from proxytune.datasets.text import Text, decode, encode
 
 
 @given(st.text(min_size=1))
-def test_bytes_round_trip(text):
+def test_encode_decode_round_trip(text):
     ids = encode(text.encode())
     assert ids.min() >= 1
     assert ids.max() <= 256
@@ -82,7 +82,7 @@ def test_folder_and_archive_give_the_same_splits(tmp_path):
     }
 
 
-def test_official_validation_is_an_explicit_recorded_choice(tmp_path):
+def test_official_validation_split_is_selected_and_recorded(tmp_path):
     write_folder(tmp_path)
     prepared = prepare("text", root=tmp_path, cache=tmp_path / "cache", validation="test")
     assert len(prepared.train) == 80
@@ -90,21 +90,21 @@ def test_official_validation_is_an_explicit_recorded_choice(tmp_path):
     assert prepared.info.conventions["validation"] == "the test split (official)"
 
 
-def test_texts_are_cut(tmp_path):
+def test_texts_are_truncated_to_max_length(tmp_path):
     write_folder(tmp_path)
     prepared = prepare("text", root=tmp_path / "aclImdb", cache=tmp_path / "cache", max_length=8)
     assert prepared.info.max_length == 8
     assert {len(text) for text, _ in texts(prepared.train)} == {8}
 
 
-def test_an_empty_review_is_named(tmp_path):
+def test_empty_review_is_rejected(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "aclImdb/test/neg/7_2.txt").write_bytes(b"")
     with pytest.raises(DataError, match=r"test/neg/7_2\.txt: empty review"):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_an_incomplete_folder_says_what_is_missing(tmp_path):
+def test_incomplete_folder_error_lists_missing_files(tmp_path):
     (tmp_path / "aclImdb/train/pos").mkdir(parents=True)
     (tmp_path / "aclImdb/train/pos/0_9.txt").write_text("good")
     with pytest.raises(DataError, match=r"missing: .*aclImdb/train/neg.*aclImdb/test/neg"):
@@ -112,7 +112,7 @@ def test_an_incomplete_folder_says_what_is_missing(tmp_path):
 
 
 @pytest.mark.realdata
-def test_all_real_reviews(real_file, tmp_path):
+def test_all_real_reviews_are_read(real_file, tmp_path):
     prepared = prepare("text", root=real_file("aclImdb_v1.tar.gz"), cache=tmp_path)
     assert (len(prepared.train), len(prepared.validation), prepared.records["test"].rows) == (
         22_500,

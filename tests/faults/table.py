@@ -14,10 +14,10 @@ ELSEWHERE = {
     "the whole of Ray dies under the driver": "tests/tuning/cluster/test_ray_death.py::test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes",
     "MLflow server killed and suspended repeatedly": "tests/tuning/tracking/test_servers.py::test_repeatedly_killed_and_suspended_server_loses_nothing",
     "PostgreSQL stopped as after a power failure": "tests/tuning/tracking/test_servers.py::test_postgresql_crash_loses_and_duplicates_nothing",
-    "a writer of prepared data killed": "tests/datasets/test_killed.py::test_a_killed_preparation_leaves_no_process_and_no_file",
-    "hostile archives": "tests/datasets/test_archives.py::test_hostile_archive_is_refused",
-    "damage anywhere in Arrow files of others": "tests/datasets/test_bad_files.py::test_no_damage_to_an_arrow_file_of_others_goes_past_or_crashes",
-    "damage anywhere in pickles of others": "tests/datasets/test_safe_pickle.py::test_damage_ends_in_dataerror",
+    "a writer of prepared data killed": "tests/datasets/test_killed_preparation.py::test_killed_preparation_leaves_no_process_and_no_file",
+    "hostile archives": "tests/datasets/test_archives.py::test_malicious_archive_is_rejected",
+    "damage anywhere in Arrow files of others": "tests/datasets/test_bad_files.py::test_damaged_arrow_input_raises_data_error_and_never_crashes",
+    "damage anywhere in pickles of others": "tests/datasets/test_safe_pickle.py::test_damaged_pickle_loads_or_raises_data_error",
 }
 """Faults whose tests belong to the affected part and record no figures."""
 HEAD = """# Faults

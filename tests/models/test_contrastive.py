@@ -1,4 +1,4 @@
-"""InfoNCE over proxies: the values that can be computed by hand."""
+"""Contrastive losses over proxies against closed forms and loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxytune.models.diagnostics import effective_rank, mean_abs_cosine
 
 
 def proxies_with_cosine(c: float, m: int = 128) -> torch.Tensor:
-    """m unit vectors, any two of them at cosine c."""
+    """m unit vectors with pairwise cosine c."""
     gram = torch.full((m, m), c, dtype=torch.float64)
     return torch.linalg.cholesky(gram.fill_diagonal_(1.0) + 1e-12 * torch.eye(m)).float()
 
@@ -25,7 +25,7 @@ def proxies_with_cosine(c: float, m: int = 128) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("c", "loss"), [(0.0, 8e-5), (0.3, 0.006), (0.5, 0.096), (0.66, 0.69), (0.8, 2.1), (0.9, 3.4)]
 )
-def test_equal_cosines_at_the_papers_temperature(c: float, loss: float) -> None:
+def test_info_nce_of_equal_cosines_at_the_paper_temperature(c: float, loss: float) -> None:
     proxies = proxies_with_cosine(c)
     exact = math.log(1 + 127 * math.exp((c - 1) / 0.07))
     assert info_nce(proxies, proxies, 0.07).item() == pytest.approx(exact, rel=1e-2, abs=1e-6)
@@ -33,7 +33,7 @@ def test_equal_cosines_at_the_papers_temperature(c: float, loss: float) -> None:
     assert mean_abs_cosine(proxies).item() == pytest.approx(c, abs=1e-5)
 
 
-def test_identical_proxies_cost_ln_m_at_any_temperature() -> None:
+def test_info_nce_of_identical_proxies_is_ln_m() -> None:
     proxies = torch.ones(2, 16, 8) * torch.rand(2, 16, 1)
     for temperature in (0.02, 0.07, 1.0):
         assert info_nce(proxies, proxies, temperature).item() == pytest.approx(math.log(16), rel=1e-5)
@@ -41,7 +41,7 @@ def test_identical_proxies_cost_ln_m_at_any_temperature() -> None:
     assert effective_rank(torch.eye(8)).item() == pytest.approx(8.0)
 
 
-def test_two_views_against_a_loop() -> None:
+def test_info_nce_of_two_views_agrees_with_a_loop() -> None:
     anchors, views = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
     terms = []
     for b in range(3):
@@ -53,7 +53,7 @@ def test_two_views_against_a_loop() -> None:
 
 
 def build(contrastive: str, **changes: Any) -> tuple[Proxyformer, torch.Tensor, Trace]:
-    """A layer in training, its P~ for an input of two sequences, and what it left in the trace."""
+    """A layer in training mode, its injected proxies for two sequences, and the trace of its forward pass."""
     config = ModelConfig(
         vocab_size=16, max_length=24, num_classes=3, num_proxies=6, embedding_dim=16, dropout=0.0,
         contrastive=contrastive, **changes,
@@ -71,9 +71,7 @@ def build(contrastive: str, **changes: Any) -> tuple[Proxyformer, torch.Tensor, 
 
 @pytest.mark.parametrize("own_projections", [False, True])
 @pytest.mark.parametrize("contrastive", ["kernel", "kernel-logits"])
-def test_contrast_between_queries_and_keys_of_proxies_against_a_loop(
-    contrastive: str, own_projections: bool
-) -> None:
+def test_query_key_contrast_agrees_with_a_loop(contrastive: str, own_projections: bool) -> None:
     attention, proxies, trace = build(
         contrastive, own_proxy_projections=own_projections, contrastive_temperature=0.2
     )
@@ -98,14 +96,14 @@ def test_contrast_between_queries_and_keys_of_proxies_against_a_loop(
     assert all(project.weight.grad.abs().max() > 0 for project in maps)
 
 
-def test_kernel_logits_is_the_logarithm_of_the_middle_kernels_diagonal() -> None:
+def test_kernel_logits_loss_is_log_of_the_middle_kernel_diagonal() -> None:
     q, k = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
     middle = torch.softmax(q @ k.mT / 2, dim=-1)
     expected = -middle.diagonal(dim1=-2, dim2=-1).log().mean()
     assert kernel_logits_loss(q, k).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_it_is_computed_in_fp32_under_autocast() -> None:
+def test_info_nce_is_computed_in_fp32_under_autocast() -> None:
     proxies = torch.randn(2, 16, 8)
     with torch.autocast("cpu", torch.bfloat16):
         loss = info_nce(proxies, proxies, 0.07)
@@ -113,7 +111,7 @@ def test_it_is_computed_in_fp32_under_autocast() -> None:
     assert loss == info_nce(proxies, proxies, 0.07)
 
 
-def test_the_gradient_separates_duplicates() -> None:
+def test_info_nce_gradient_separates_duplicates() -> None:
     proxies = (torch.ones(16, 32) + 0.1 * torch.randn(16, 32)).requires_grad_()
     before = mean_abs_cosine(proxies).item()
     optimizer = torch.optim.Adam([proxies], lr=0.05)

@@ -1,4 +1,4 @@
-"""The diagnostics of low-rank mechanisms against maps written out entry by entry."""
+"""The diagnostics of low-rank mechanisms against explicitly computed attention maps."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def build(name: str, **changes: Any) -> tuple[Any, Tensor, Tensor]:
     return attention, x, torch.arange(N) < torch.tensor([[N], [10]])
 
 
-def figures(name: str, **changes: Any) -> dict[str, float]:
+def diagnostics_of(name: str, **changes: Any) -> dict[str, float]:
     attention, x, mask = build(name, **changes)
     trace = Trace(diagnose=True)
     attention(x, mask, trace)
     return {key: value.item() for key, value in trace.diagnostics[0].items()}
 
 
-def written_out(name: str, attention: Any, x: Tensor, b: int, head: int, valid: int) -> tuple[Tensor, ...]:
-    """Q, K, the mechanism's map and its landmarks (of queries and keys) of one head over one sequence's tokens."""
+def explicit_map(name: str, attention: Any, x: Tensor, b: int, head: int, valid: int) -> tuple[Tensor, ...]:
+    """Q, K, the attention map, and the query and key landmarks of one head over the valid tokens of sequence b."""
     part = slice(head * E, head * E + E)
     q, k = (project(x[b, :valid])[:, part] for project in (attention.query, attention.key))
-    none = torch.zeros(0, E)
+    no_landmarks = torch.zeros(0, E)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return torch.softmax(a @ b.T / math.sqrt(E), dim=-1)
@@ -68,32 +68,32 @@ def written_out(name: str, attention: Any, x: Tensor, b: int, head: int, valid: 
         return q, k, kernel(q, k_l) @ inverse @ kernel(q_l, k), q_l, k_l
     if name == "linformer":
         projection = attention.projection[head, :, :valid]
-        return q, k, kernel(q, projection @ k) @ projection, none, projection @ k
+        return q, k, kernel(q, projection @ k) @ projection, no_landmarks, projection @ k
     phi_q, phi_k = (torch.relu(t * E**-0.5 @ attention.features.T) + 1e-3 for t in (q, k))
     weights = phi_q @ phi_k.T
-    padding = (N - valid) * 1e-3 * phi_q.sum(dim=-1, keepdim=True)  # whose keys are 0, of features 0.001
-    return q, k, weights / (weights.sum(dim=-1, keepdim=True) + padding), none, none
+    padding = (N - valid) * 1e-3 * phi_q.sum(dim=-1, keepdim=True)  # keys of 0, whose features are 0.001
+    return q, k, weights / (weights.sum(dim=-1, keepdim=True) + padding), no_landmarks, no_landmarks
 
 
 def attention_pinv(matrix: Tensor) -> Tensor:
-    """Six steps of eq. 13 from A^T / (|A|_1 |A|_inf)."""
+    """Six iterations of Nyströmformer's eq. 13, starting from A^T / (|A|_1 |A|_inf)."""
     z = matrix.T / (matrix.sum(dim=0).max() * matrix.sum(dim=1).max())
-    one = torch.eye(len(matrix))
+    eye = torch.eye(len(matrix))
     for _ in range(6):
         az = matrix @ z
-        z = 0.25 * z @ (13 * one - az @ (15 * one - az @ (7 * one - az)))
+        z = 0.25 * z @ (13 * eye - az @ (15 * eye - az @ (7 * eye - az)))
     return z
 
 
 @pytest.mark.parametrize("name", LOW_RANK)
-def test_figures_are_those_of_the_maps_written_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "COLUMNS", 7)  # so that there are several blocks, the last one smaller
+def test_diagnostics_agree_with_explicit_attention_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "COLUMNS", 7)  # several blocks, the last one smaller
     changes = {"performer_kernel": "relu"} if name == "performer" else {"injection": "none"}
     attention, x, mask = build(name, **changes)
     errors, uniform, cosines, diagonals = [], [], [], []
     for b, head in ((b, head) for b in range(2) for head in range(2)):
         valid = int(mask[b].sum())
-        q, k, ours, q_l, k_l = written_out(name, attention, x, b, head, valid)
+        q, k, ours, q_l, k_l = explicit_map(name, attention, x, b, head, valid)
         exact = torch.softmax(q @ k.T / math.sqrt(E), dim=-1)
         errors.append(((ours - exact).norm() / exact.norm()).item())
         uniform.append(((torch.full_like(exact, 1 / valid) - exact).norm() / exact.norm()).item())
@@ -103,7 +103,7 @@ def test_figures_are_those_of_the_maps_written_out(name: str, monkeypatch: pytes
         if len(q_l):
             middle = torch.softmax(q_l @ k_l.T / math.sqrt(E), dim=-1)
             diagonals.append(middle.diagonal().mean().item())
-    actual = figures(name, **changes)
+    actual = diagnostics_of(name, **changes)
     assert actual["map_error"] == pytest.approx(sum(errors) / 4, rel=1e-4)
     assert actual["map_error_uniform"] == pytest.approx(sum(uniform) / 4, rel=1e-4)
     for key, values in (("landmark_cosine", cosines), ("middle_diagonal", diagonals)):
@@ -112,12 +112,12 @@ def test_figures_are_those_of_the_maps_written_out(name: str, monkeypatch: pytes
             assert actual[key] == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
-def test_every_token_a_landmark_has_no_map_error() -> None:
-    assert figures("nystromformer", num_landmarks=N)["map_error"] < 0.1
-    assert figures("nystromformer", num_landmarks=1)["map_error"] > 0.5
+def test_map_error_is_small_with_every_token_as_landmark() -> None:
+    assert diagnostics_of("nystromformer", num_landmarks=N)["map_error"] < 0.1
+    assert diagnostics_of("nystromformer", num_landmarks=1)["map_error"] > 0.5
 
 
-def test_the_convolution_is_no_part_of_the_map() -> None:
+def test_convolution_is_excluded_from_the_map() -> None:
     attention, x, mask = build("nystromformer", conv_kernel_size=3)
     with_convolution = attention.diagnose(*(attention.split_heads(x) for _ in range(2)), mask)
     attention.conv = None
@@ -130,7 +130,7 @@ def batch(size: int, seed: int = 0, length: int = N) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(MECHANISMS))
-def test_evaluation_reports_means_and_layers_of_low_rank_mechanisms_only(name: str) -> None:
+def test_evaluate_reports_map_error_for_low_rank_mechanisms_only(name: str) -> None:
     metrics = Trainer(replace(CONFIG, attention=name), TRAINING).evaluate([batch(5)])
     assert ("map_error" in metrics) == (name in LOW_RANK)
     if name in LOW_RANK:
@@ -139,7 +139,7 @@ def test_evaluation_reports_means_and_layers_of_low_rank_mechanisms_only(name: s
         assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_a_few_examples_are_spread_over_the_stream() -> None:
+def test_diagnosed_examples_are_spread_over_the_stream() -> None:
     few = FewExamples()
     for seed in range(50):
         few.offer(batch(3, seed))
@@ -149,7 +149,7 @@ def test_a_few_examples_are_spread_over_the_stream() -> None:
     assert all(torch.equal(ids[0], row) for (ids, _, _), row in zip(kept, expected, strict=True))
 
 
-def test_proxies_moved_is_zero_at_the_start_and_survives_a_checkpoint() -> None:
+def test_proxy_moved_starts_at_zero_and_is_restored() -> None:
     trainer = Trainer(CONFIG, TRAINING, seed=1)
     name = "encoder.blocks.1.attention.proxies"
     first = trainer.model.state_dict()[name].clone()
@@ -165,7 +165,7 @@ def test_proxies_moved_is_zero_at_the_start_and_survives_a_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("contrastive", ["self", "kernel"])
-def test_gradient_ratio_is_that_of_two_backward_passes(contrastive: str) -> None:
+def test_gradient_ratio_agrees_with_two_backward_passes(contrastive: str) -> None:
     config = replace(CONFIG, contrastive=contrastive, contrastive_weight=0.3, dropout=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -184,4 +184,4 @@ def test_gradient_ratio_is_that_of_two_backward_passes(contrastive: str) -> None
     for layer in range(2):
         expected = norms[0][layer] / norms[1][layer]
         assert actual[f"contrastive_gradient_ratio_layer{layer + 1}"] == pytest.approx(expected, rel=1e-4)
-    assert all(parameter.grad is not None for parameter in model.parameters())  # left as they were
+    assert all(parameter.grad is not None for parameter in model.parameters())  # diagnose keeps gradients

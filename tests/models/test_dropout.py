@@ -1,4 +1,4 @@
-"""Dropout from a few random bits drops what it says."""
+"""Dropout from a few random bits per element: rate, scale, gradient and independence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxytune.models.dropout import LEVELS, dropout, keep_mask
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.37, 0.5, 0.9])
-def test_rate_scale_and_gradient(p: float) -> None:
+def test_dropout_rate_scale_and_gradient(p: float) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         x = torch.full((1000, 1000), 3.0, requires_grad=True)
@@ -23,7 +23,7 @@ def test_rate_scale_and_gradient(p: float) -> None:
     assert torch.allclose(x.grad[x.grad != 0], torch.tensor(1 / (1 - p)), rtol=1e-4)
 
 
-def test_neighbours_in_one_random_word_are_independent() -> None:
+def test_neighbors_in_one_random_word_are_independent() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drops = ~keep_mask((500_000, 4), 0.3, torch.device("cpu"))
@@ -31,7 +31,7 @@ def test_neighbours_in_one_random_word_are_independent() -> None:
     assert torch.allclose(both, torch.tensor(0.09, dtype=torch.float64), atol=0.003)
 
 
-def test_off_where_nothing_is_to_be_dropped() -> None:
+def test_dropout_is_identity_in_evaluation_and_at_rate_zero() -> None:
     x = torch.randn(5, 7)
     assert dropout(x, 0.5, training=False) is x
     assert dropout(x, 0.0, training=True) is x

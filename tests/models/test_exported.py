@@ -1,4 +1,4 @@
-"""Exports of earlier versions mean what they meant."""
+"""Model configurations in exports of earlier versions keep their meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from proxytune.models.exported import model_config
 
 
 @pytest.mark.parametrize(("injection", "length"), [("segment", "padded"), ("none", "valid")])
-def test_a_file_without_injection_length_divides_the_padded_length(injection: str, length: str) -> None:
+def test_config_without_injection_length_uses_the_padded_length(injection: str, length: str) -> None:
     config = ModelConfig(vocab_size=16, max_length=128, num_classes=2, injection=injection)
     values = asdict(config)
     assert model_config({"model": values}) == config

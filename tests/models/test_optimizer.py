@@ -1,11 +1,8 @@
-"""The optimizer: groups, step sizes, clipping, weight decay and the schedule."""
+"""The optimizer: parameter groups, step sizes, clipping, weight decay and the schedule."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from proxytune.models.training import Trainer, TrainingConfig
 from tests.models.test_training import MODEL, TRAINING, make_batch
 
 
-def test_proxies_are_a_group_with_a_rate_and_an_eps_of_their_own() -> None:
+def test_proxies_have_a_separate_parameter_group() -> None:
     config = replace(TRAINING, proxy_learning_rate_multiple=30.0, adam_eps=1e-5)
     trainer = Trainer(MODEL, config, seed=1)
     others, proxies = trainer.optimizer.param_groups
@@ -30,8 +27,8 @@ def test_proxies_are_a_group_with_a_rate_and_an_eps_of_their_own() -> None:
     assert len(Trainer(replace(MODEL, attention="softmax"), TRAINING).optimizer.param_groups) == 1
 
 
-def test_the_eager_adamw_is_pytorchs_to_the_bit() -> None:
-    """Steps, and a state that passes from one to the other and on."""
+def test_eager_adamw_is_bitwise_equal_to_torch_adamw() -> None:
+    """Also after each optimizer has loaded the other's state."""
     draws = torch.Generator().manual_seed(0)
     first = torch.randn(4, 3, generator=draws)
     weights = [first.clone().requires_grad_() for _ in range(2)]
@@ -39,7 +36,7 @@ def test_the_eager_adamw_is_pytorchs_to_the_bit() -> None:
     optimizers = [
         kind([weight], lr=0.1, weight_decay=0.1) for kind, weight in zip(kinds, weights, strict=True)
     ]
-    for turn in range(6):
+    for step in range(6):
         gradient = torch.randn(4, 3, generator=draws)
         for weight, optimizer in zip(weights, optimizers, strict=True):
             optimizer.zero_grad()
@@ -48,33 +45,14 @@ def test_the_eager_adamw_is_pytorchs_to_the_bit() -> None:
             optimizer.step()
         assert not torch.equal(weights[0], first)
         torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
-        if turn == 2:  # from here on, each goes on from the other's state
+        if step == 2:  # each continues from the other's state
             states = [optimizer.state_dict() for optimizer in optimizers]
             for optimizer, state in zip(optimizers, reversed(states), strict=True):
                 optimizer.load_state_dict(state)
 
 
-def test_training_imports_no_compiler() -> None:
-    """torch._dynamo, which PyTorch's optimizers import, takes 2 s that the first step of each worker would wait for."""
-    program = """
-import sys
-sys.path.append(sys.argv[1])
-from proxytune.models.training import Trainer
-from tests.models.test_training import MODEL, TRAINING, make_batch
-trainer = Trainer(MODEL, TRAINING)
-trainer.train_step(make_batch(0))
-trainer.load_state_dict(trainer.state_dict())
-trainer.train_step(make_batch(1))
-assert trainer.step == 2 and "torch" in sys.modules
-print("torch._dynamo" in sys.modules)
-"""
-    command = [sys.executable, "-P", "-c", program, str(Path(__file__).parents[2])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout == "False\n", done.stdout + done.stderr
-
-
-def test_eps_does_not_swallow_the_step_of_the_proxies() -> None:
-    """Their gradient may lie far below the protocol's eps; the step is the learning rate all the same."""
+def test_small_proxy_gradients_give_a_full_step() -> None:
+    """With gradients far below the eps of the other weights, the step of the proxies is still the learning rate."""
     trainer = Trainer(MODEL, replace(TRAINING, learning_rate=1e-4), seed=1)
     _, proxies = trainer.optimizer.param_groups
     before = [weight.detach().clone() for weight in proxies["params"]]
@@ -86,8 +64,8 @@ def test_eps_does_not_swallow_the_step_of_the_proxies() -> None:
         assert (old - new).abs().mean().item() == pytest.approx(rate, rel=0.05)
 
 
-def test_update_sizes_are_what_a_step_moves() -> None:
-    """Against the weights themselves: without weight decay a step moves each group by its rate times the size."""
+def test_update_sizes_agree_with_the_weight_change_of_a_step() -> None:
+    """Without weight decay, a step changes each group by its learning rate times the update size."""
     trainer = Trainer(MODEL, replace(TRAINING, weight_decay=0.0), seed=1)
     assert update_sizes(trainer.optimizer) == {}
     for seed in range(5):
@@ -98,38 +76,40 @@ def test_update_sizes_are_what_a_step_moves() -> None:
         rates = [group["lr"] for group in trainer.optimizer.param_groups]
         betas = [group["betas"] for group in trainer.optimizer.param_groups]
         trainer.train_step(make_batch(seed))
-        for group, of_the_step in zip(trainer.optimizer.param_groups, betas, strict=True):
-            group["betas"] = of_the_step  # the schedule has set those of the next step
-        moved = [
+        for group, used in zip(trainer.optimizer.param_groups, betas, strict=True):
+            group["betas"] = used  # the schedule has already set the betas of the next step
+        changes = [
             torch.cat([(old - new).flatten() for old, new in zip(olds, group["params"], strict=True)])
             for olds, group in zip(before, trainer.optimizer.param_groups, strict=True)
         ]
         sizes = update_sizes(trainer.optimizer)
-        for name, rate, distances in zip(("weight_update", "proxy_update"), rates, moved, strict=True):
-            assert sizes[name] == pytest.approx(distances.square().mean().sqrt().item() / rate, rel=2e-2)
+        for name, rate, change in zip(("weight_update", "proxy_update"), rates, changes, strict=True):
+            assert sizes[name] == pytest.approx(change.square().mean().sqrt().item() / rate, rel=2e-2)
 
 
 def gradient_of_a_step(config: TrainingConfig) -> torch.Tensor:
     trainer = Trainer(replace(MODEL, dropout=0.0), config, seed=1)
-    seen: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
     trainer.optimizer.register_step_pre_hook(
-        lambda *_: seen.append(torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()]))
+        lambda *_: gradients.append(
+            torch.cat([weight.grad.flatten() for weight in trainer.model.parameters()])
+        )
     )
     trainer.train_step(make_batch(0))
-    return seen[0]
+    return gradients[0]
 
 
 def test_gradient_clipping_by_norm_and_by_value() -> None:
-    free = gradient_of_a_step(TRAINING)
+    unclipped = gradient_of_a_step(TRAINING)
     by_norm = gradient_of_a_step(replace(TRAINING, gradient_clip_norm=0.01))
-    assert free.norm() > 0.1
-    assert torch.allclose(by_norm, free * 0.01 / free.norm(), rtol=1e-3, atol=1e-8)
+    assert unclipped.norm() > 0.1
+    assert torch.allclose(by_norm, unclipped * 0.01 / unclipped.norm(), rtol=1e-3, atol=1e-8)
     by_value = gradient_of_a_step(replace(TRAINING, gradient_clip_value=1e-3))
-    assert torch.equal(by_value, free.clamp(-1e-3, 1e-3))
-    assert free.abs().max() > 1e-3
+    assert torch.equal(by_value, unclipped.clamp(-1e-3, 1e-3))
+    assert unclipped.abs().max() > 1e-3
 
 
-def test_weight_decay_takes_its_share_of_every_weight() -> None:
+def test_weight_decay_scales_weights() -> None:
     trainer = Trainer(MODEL, replace(TRAINING, weight_decay=0.1), seed=1)
     before = trainer.model.head[0].weight.detach().clone()
     for weight in trainer.model.parameters():
@@ -139,7 +119,7 @@ def test_weight_decay_takes_its_share_of_every_weight() -> None:
     assert torch.allclose(trainer.model.head[0].weight, before * (1 - 0.1 * rate), rtol=1e-5)
 
 
-def test_a_multiple_for_proxies_without_proxies_is_refused() -> None:
+def test_proxy_learning_rate_multiple_without_proxies_is_rejected() -> None:
     softmax = replace(MODEL, attention="softmax")
     with pytest.raises(
         ConfigError, match=r"proxy_learning_rate_multiple is 7\.0 with attention 'softmax': it has no proxies"

@@ -1,4 +1,4 @@
-"""Proxyformer against a slow reference that writes every matrix out, and the properties of its formulation."""
+"""Proxyformer against a reference with explicit matrices, and properties of its formulation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def inputs(batch: int = 3, n: int = N, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def slow_segment_means(x: Tensor, mask: Tensor, num_segments: int, max_length: int) -> Tensor:
-    """By the definition: the mean of the valid tokens whose floor(i m / n) is the segment."""
+    """By definition: the mean of the valid tokens whose floor(i m / n) is the segment."""
     means = torch.zeros(len(x), num_segments, x.shape[-1])
     for b, s in itertools.product(range(len(x)), range(num_segments)):
         members = [i for i in range(x.shape[1]) if i * num_segments // max_length == s and mask[b, i]]
@@ -54,7 +54,7 @@ def slow_segment_means(x: Tensor, mask: Tensor, num_segments: int, max_length: i
 
 
 def slow_valid_segment_means(x: Tensor, mask: Tensor, num_segments: int) -> Tensor:
-    """By the definition: the r-th valid token of L is in segment floor(r m / L)."""
+    """By definition: the r-th of L valid tokens is in segment floor(r m / L)."""
     means = torch.zeros(len(x), num_segments, x.shape[-1])
     for b in range(len(x)):
         valid = [i for i in range(x.shape[1]) if mask[b, i]]
@@ -68,14 +68,14 @@ def slow_valid_segment_means(x: Tensor, mask: Tensor, num_segments: int) -> Tens
 def reference(
     attention: Proxyformer, x: Tensor, mask: Tensor, injection_length: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Section by section of the docstring for injection 'segment', one head after the other: output, K1, K2."""
-    read = (
+    """Output, K1 and K2 for injection 'segment', computed per head as in the docstring of Proxyformer."""
+    means = (
         slow_valid_segment_means(x, mask, M)
         if injection_length == "valid"
         else slow_segment_means(x, mask, M, N)
     )
     proxies = torch.nn.functional.layer_norm(
-        attention.proxies + read @ attention.inject.weight.T,
+        attention.proxies + means @ attention.inject.weight.T,
         (D,),
         attention.proxy_norm.weight,
         attention.proxy_norm.bias,
@@ -96,7 +96,7 @@ def reference(
 
 
 @pytest.mark.parametrize("injection_length", INJECTION_LENGTHS)
-def test_fused_agrees_with_the_explicit_reference(injection_length: str) -> None:
+def test_fused_attention_agrees_with_the_explicit_reference(injection_length: str) -> None:
     attention = build(replace(CONFIG, injection_length=injection_length))
     x, mask = inputs()
     x.requires_grad_()
@@ -109,14 +109,14 @@ def test_fused_agrees_with_the_explicit_reference(injection_length: str) -> None
     weight = torch.randn(actual.shape, generator=torch.Generator().manual_seed(2))
     gradients = [torch.autograd.grad((y * weight).sum(), x, retain_graph=True)[0] for y in (actual, expected)]
     assert (gradients[0] - gradients[1]).abs().max() < 1e-4
-    # Both factors, and so their product, are row-stochastic.
+    # Both factors and their product are row-stochastic.
     for matrix in (k1, k2, k1 @ k2):
         assert torch.allclose(matrix.sum(dim=-1), torch.ones(()), atol=1e-5)
         assert (matrix >= 0).all()
 
 
 def test_column_dropout_of_k2_is_row_dropout_of_v() -> None:
-    """And the mask is that of the training pass: the same random stream gives both."""
+    """The test draws the dropout mask of the training pass again from the same random state."""
     config = replace(CONFIG, attention_dropout=0.5, injection="none")
     attention = build(config).train()
     x, mask = inputs()
@@ -148,19 +148,19 @@ def test_dropout_is_unbiased_and_off_in_evaluation(kind: str) -> None:
     attention.train()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        many = attention(x.expand(2000, -1, -1), mask.expand(2000, -1), Trace())
+        samples = attention(x.expand(2000, -1, -1), mask.expand(2000, -1), Trace())
     if kind == "none":
-        assert torch.allclose(many[0], exact[0], atol=1e-5)
+        assert torch.allclose(samples[0], exact[0], atol=1e-5)
         return
-    assert many.std(dim=0).mean() > 0.01
-    if kind != "key":  # which renormalises, so it is biased
-        standard_errors = (many.mean(dim=0) - exact[0]) / (many.std(dim=0) / math.sqrt(2000))
+    assert samples.std(dim=0).mean() > 0.01
+    if kind != "key":  # biased, since it renormalizes
+        standard_errors = (samples.mean(dim=0) - exact[0]) / (samples.std(dim=0) / math.sqrt(2000))
         assert standard_errors.abs().max() < 5
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)
-def test_permutation_of_the_tokens(injection: str) -> None:
-    """Tokens carry their position in x; only the segment grid looks at the order besides."""
+def test_only_segment_injection_depends_on_token_order(injection: str) -> None:
+    """Positions are part of x. Apart from them, only the segments depend on the order of tokens."""
     attention = build(replace(CONFIG, injection=injection), layer=1)
     x, mask = inputs()
     order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
@@ -168,14 +168,14 @@ def test_permutation_of_the_tokens(injection: str) -> None:
     def run(x: Tensor, mask: Tensor) -> Tensor:
         return attention(x, mask, Trace(carried=torch.ones(3, M, D)))
 
-    equal = torch.allclose(run(x, mask)[:, order], run(x[:, order], mask[:, order]), atol=1e-5)
-    assert equal == (injection != "segment")
+    equivariant = torch.allclose(run(x, mask)[:, order], run(x[:, order], mask[:, order]), atol=1e-5)
+    assert equivariant == (injection != "segment")
 
 
 @pytest.mark.parametrize(
     ("m", "n", "length"), [(4, 16, 16), (4, 16, 9), (5, 17, 17), (5, 17, 11), (7, 8, 8), (1, 9, 9)]
 )
-def test_padded_segment_means_follow_the_definition(m: int, n: int, length: int) -> None:
+def test_padded_segment_means_agree_with_the_definition(m: int, n: int, length: int) -> None:
     x, mask = torch.randn(2, length, 3), torch.rand(2, length) < 0.5
     assert torch.allclose(padded_segment_means(x, mask, m, n), slow_segment_means(x, mask, m, n), atol=1e-6)
     checked = x.double().requires_grad_()
@@ -183,38 +183,38 @@ def test_padded_segment_means_follow_the_definition(m: int, n: int, length: int)
 
 
 @pytest.mark.parametrize(("m", "length"), [(4, 16), (5, 17), (7, 3), (1, 9), (12, 40)])
-def test_valid_segment_means_follow_the_definition(m: int, length: int) -> None:
+def test_valid_segment_means_agree_with_the_definition(m: int, length: int) -> None:
     x, mask = torch.randn(3, length, 3), torch.rand(3, length) < 0.5
-    mask[2] = False  # a document of nothing
+    mask[2] = False  # a document without valid tokens
     assert torch.allclose(valid_segment_means(x, mask, m), slow_valid_segment_means(x, mask, m), atol=1e-6)
     checked = x.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: valid_segment_means(x, mask, m), checked)
 
 
-def test_short_sequences_reach_every_proxy_through_the_valid_length_only() -> None:
+def test_short_sequence_fills_every_segment_with_valid_length_only() -> None:
     x, mask = inputs(batch=1)
     mask[:] = torch.arange(N) < M
     assert valid_segment_means(x, mask, M).abs().amax(dim=-1).count_nonzero() == M
     assert padded_segment_means(x, mask, M, N).abs().amax(dim=-1).count_nonzero() < M / 2
 
 
-def test_the_scale_of_the_first_proxies_is_proxy_init_std() -> None:
-    def first(std: float) -> Tensor:
+def test_initial_proxies_scale_with_proxy_init_std() -> None:
+    def initial_proxies(std: float) -> Tensor:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return Proxyformer(replace(CONFIG, proxy_init_std=std), 0).proxies
 
-    assert torch.allclose(first(0.05), 0.05 * first(1.0))
-    assert first(1.0).std().item() == pytest.approx(1.0, abs=0.15)
+    assert torch.allclose(initial_proxies(0.05), 0.05 * initial_proxies(1.0))
+    assert initial_proxies(1.0).std().item() == pytest.approx(1.0, abs=0.15)
 
 
-def test_all_tokens_as_proxies_with_pseudo_inverse_is_softmax_attention() -> None:
-    """S S^+ S = S: Nyström with every token a landmark is exact."""
+def test_all_tokens_as_proxies_with_pseudo_inverse_is_softmax() -> None:
+    """S S^+ S = S: Nyström attention with every token as a landmark is exact."""
     config = replace(CONFIG, num_proxies=N, injection="none", pseudo_inverse=True, contrastive="none")
     attention = build(config).double()
     x, mask = inputs(batch=1)
     attention.proxies.data, mask = x[0].double(), torch.ones(1, N, dtype=torch.bool)
-    x = attention.proxy_norm(x.double()).detach()  # so that tokens and proxies are the same vectors
+    x = attention.proxy_norm(x.double()).detach()  # tokens and normalized proxies are the same vectors
     q, k, v = (
         attention.split_heads(project(x)) for project in (attention.query, attention.key, attention.value)
     )
@@ -235,9 +235,8 @@ def test_iterative_pseudo_inverse_converges() -> None:
     assert errors[-1] < 1e-6
 
 
-OPTIONS = list(
-    itertools.product((False, True), (0, 3), (False, True))
-)  # pseudo-inverse, convolution, projections
+# pseudo_inverse, conv_kernel_size, own_proxy_projections
+OPTIONS = list(itertools.product((False, True), (0, 3), (False, True)))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ OPTIONS = list(
 )
 @pytest.mark.parametrize("injection", INJECTIONS)
 @pytest.mark.parametrize("dropout", DROPOUTS)
-def test_every_combination_is_built_or_refused_with_a_reason(
+def test_every_option_combination_trains_or_is_rejected(
     injection: str, dropout: str, options: list[tuple[bool, int, bool]]
 ) -> None:
     token_ids = torch.randint(1, 16, (2, N), generator=torch.Generator().manual_seed(0))
@@ -273,7 +272,7 @@ def test_every_combination_is_built_or_refused_with_a_reason(
         assert ("encoder.blocks.1.attention.proxies" in model.state_dict()) == (not shared)
 
 
-def test_parameters_over_softmax_are_those_of_the_proxies() -> None:
+def test_extra_parameters_over_softmax_are_the_proxies() -> None:
     task: dict[str, Any] = {"vocab_size": 32, "max_length": 2048, "num_classes": 10}
     ours, softmax = (
         sum(parameter.numel() for parameter in Classifier(ModelConfig(attention=name, **task)).parameters())

@@ -1,4 +1,4 @@
-"""The other mechanisms against independent implementations: Hugging Face's, or the definition written out."""
+"""The other mechanisms against independent implementations: Hugging Face, or a direct implementation of the definition."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def heads(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def test_nystromformer_agrees_with_hugging_face(
     num_landmarks: int, conv_kernel_size: int, num_heads: int, batch: int, initial: str
 ) -> None:
-    """Their "original" pseudo-inverse starts from one norm for the whole batch, "exact" and ours from each matrix's."""
+    """Hugging Face's "original" pseudo-inverse scales by one norm per batch, "exact" and ours by one norm per matrix."""
     from transformers import NystromformerConfig
     from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
 
@@ -84,7 +84,7 @@ def test_nystromformer_agrees_with_hugging_face(
     else:
         theirs.conv_kernel_size = None
     x, _ = inputs(batch=batch)
-    mask = torch.ones(batch, N, dtype=torch.bool)  # they leave queries and keys at padding as they are
+    mask = torch.ones(batch, N, dtype=torch.bool)  # Hugging Face does not mask queries and keys at padding
     with torch.no_grad():
         ours.output = nn.Identity()
         error = (ours(x, mask, Trace()) - theirs(x)[0]).abs()
@@ -125,7 +125,7 @@ def test_linformer_agrees_with_the_definition() -> None:
     assert torch.allclose(attention(x, mask, Trace()), expected, atol=1e-5)
 
 
-def test_softmax_performer_approaches_softmax_with_more_features() -> None:
+def test_performer_approaches_softmax_with_more_features() -> None:
     """exp(q k^T / e): the public code scales queries and keys twice."""
     x, _ = inputs()
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
@@ -146,7 +146,7 @@ def test_softmax_performer_approaches_softmax_with_more_features() -> None:
     assert errors[1] < 0.1
 
 
-def test_random_features_are_orthogonal_with_gaussian_lengths() -> None:
+def test_random_features_are_orthogonal_with_gaussian_norms() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         features = orthogonal_features(1600, E)
@@ -164,10 +164,10 @@ def test_bigbird_agrees_with_a_dense_mask() -> None:
     allowed = torch.zeros(2, n, n, dtype=torch.bool)
     for h, i, j in itertools.product(range(2), range(n), range(n)):
         row, column = i // block, j // block
-        near = abs(row - column) <= 1
+        in_window = abs(row - column) <= 1
         ends = {0, num_blocks - 1}
-        drawn = attention.neighbours[h, row].tolist()
-        allowed[h, i, j] = near or row in ends or column in ends or column in drawn
+        neighbors = attention.neighbours[h, row].tolist()
+        allowed[h, i, j] = in_window or row in ends or column in ends or column in neighbors
     assert not allowed.all()
     x, mask = inputs(n)
     expected = masked_softmax_attention(*heads(attention, x), allowed & mask[:, None, None, :])
@@ -175,7 +175,7 @@ def test_bigbird_agrees_with_a_dense_mask() -> None:
 
 
 @pytest.mark.parametrize(("num_blocks", "num_random"), [(1, 3), (2, 3), (3, 3), (5, 2), (64, 3), (64, 0)])
-def test_bigbird_counts_no_block_twice(num_blocks: int, num_random: int) -> None:
+def test_bigbird_neighbors_contain_no_duplicate_block(num_blocks: int, num_random: int) -> None:
     for i, row in enumerate(draw_neighbours(num_blocks, num_random).tolist()):
         present = [j for j in row if j >= 0]
         assert len(present) == len(set(present))

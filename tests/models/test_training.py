@@ -1,4 +1,4 @@
-"""The Trainer: restorable to the bit, independent of everybody else's randomness, honest about NaN."""
+"""The Trainer: bitwise resume, independence of the global random state, divergence, gradient accumulation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def through_file(state: dict[str, Any]) -> Any:
     return torch.load(file, weights_only=True)
 
 
-def test_restored_trainer_goes_on_to_the_bit() -> None:
+def test_restored_trainer_resumes_bitwise_identically() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=3)
     losses(trainer, range(6))
     state = through_file(trainer.state_dict())
@@ -53,7 +53,7 @@ def test_restored_trainer_goes_on_to_the_bit() -> None:
     assert losses(restored, range(6, 14)) == expected
 
 
-def test_state_is_a_snapshot_and_not_a_view() -> None:
+def test_state_dict_is_a_copy() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=3)
     state = trainer.state_dict()
     expected = losses(trainer, range(3))
@@ -62,7 +62,7 @@ def test_state_is_a_snapshot_and_not_a_view() -> None:
     assert losses(restored, range(3)) == expected
 
 
-def test_a_checkpoint_of_0_1_is_refused_in_one_line() -> None:
+def test_checkpoint_of_version_0_1_is_rejected() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=3)
     state = trainer.state_dict()
     del state["first_proxies"]
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_0_1_is_refused_in_one_line() -> None:
         trainer.load_state_dict(state)
 
 
-def test_trainers_in_one_process_do_not_depend_on_each_other_or_on_the_global_stream() -> None:
+def test_trainers_do_not_depend_on_each_other_or_on_global_rng() -> None:
     alone = losses(Trainer(MODEL, TRAINING, seed=1), range(4))
     torch.manual_seed(1234)
     first, second = Trainer(MODEL, TRAINING, seed=1), Trainer(MODEL, TRAINING, seed=2)
@@ -83,7 +83,7 @@ def test_trainers_in_one_process_do_not_depend_on_each_other_or_on_the_global_st
     assert interleaved == alone
 
 
-def test_global_stream_is_left_alone() -> None:
+def test_global_rng_state_is_unchanged() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     trainer = Trainer(MODEL, TRAINING, seed=1)
@@ -98,14 +98,14 @@ def test_global_stream_is_left_alone() -> None:
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 8, 100])
 def test_gradient_accumulation_gives_the_same_steps(micro_batch_size: int) -> None:
     model = replace(MODEL, dropout=0.0)
-    whole = Trainer(model, TRAINING, seed=1)
-    parts = Trainer(model, replace(TRAINING, micro_batch_size=micro_batch_size), seed=1)
-    assert losses(parts, range(4)) == pytest.approx(losses(whole, range(4)), abs=1e-5)
+    one_pass = Trainer(model, TRAINING, seed=1)
+    accumulated = Trainer(model, replace(TRAINING, micro_batch_size=micro_batch_size), seed=1)
+    assert losses(accumulated, range(4)) == pytest.approx(losses(one_pass, range(4)), abs=1e-5)
 
 
 @pytest.mark.parametrize("documents", [1, 2])
 @pytest.mark.parametrize("name", ["proxyformer", "nystromformer", "softmax"])
-def test_trimmed_passes_have_the_loss_and_gradient_of_one_untrimmed_pass(
+def test_trimmed_passes_give_the_loss_and_gradient_of_one_full_pass(
     name: str, documents: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CPU_TOKENS_PER_PASS", 200)
@@ -128,8 +128,8 @@ def test_trimmed_passes_have_the_loss_and_gradient_of_one_untrimmed_pass(
     total = loss + (model.contrastive_weight * sum(trace.losses) / 2 if trace.losses else 0)
     total.backward()
     assert trainer.train_step(batch)["train_loss"] == pytest.approx(loss.item(), abs=1e-5)
-    for ours, whole in zip(gradients, untrimmed.parameters(), strict=True):
-        assert torch.allclose(ours, whole.grad, atol=1e-5)
+    for trimmed, weight in zip(gradients, untrimmed.parameters(), strict=True):
+        assert torch.allclose(trimmed, weight.grad, atol=1e-5)
 
 
 def mixed_lengths(size: int, length: int, documents: int = 1) -> Any:
@@ -138,11 +138,11 @@ def mixed_lengths(size: int, length: int, documents: int = 1) -> Any:
     ids = torch.randint(1, 16, shape, generator=generator)
     lengths = torch.randint(5, length, shape[:-1], generator=generator)
     ids[torch.arange(length) >= lengths[..., None]] = 0
-    ids[..., 2] = 0  # padding in the middle, as black pixels are
+    ids[..., 2] = 0  # padding in the middle, like black pixels
     return SimpleNamespace(token_ids=ids, mask=ids != 0, labels=torch.arange(size) % 3)
 
 
-def test_predictions_come_in_the_order_of_the_batch() -> None:
+def test_predictions_are_in_batch_order() -> None:
     trainer = Trainer(MODEL, replace(TRAINING, micro_batch_size=2), seed=1)
     batch = mixed_lengths(7, 32)
     with torch.no_grad():
@@ -157,47 +157,48 @@ def test_predictions_come_in_the_order_of_the_batch() -> None:
         (None, 130, [[1, 1, 30, 31], [33, 60], [64, 64], [90]]),
     ],
 )
-def test_passes_are_sorted_and_hold_what_they_may(
+def test_passes_are_sorted_by_length_and_respect_the_limits(
     size: int | None, tokens: int | None, lengths: list[list[int]]
 ) -> None:
     mask = torch.arange(90) < torch.tensor([64, 1, 90, 33, 64, 30, 60, 31, 1])[:, None]
     batch = SimpleNamespace(token_ids=mask.int(), mask=mask, labels=torch.zeros(9))
     passes = list(split_into_passes(batch, size, tokens))
     assert [mask[rows].sum(dim=-1).tolist() for rows, _ in passes] == lengths
+    # A pass is padded to a multiple of 32, at most to the length of the batch.
     assert [length for _, length in passes] == [min(90, -(-part[-1] // 32) * 32) for part in lengths]
 
 
-def test_divergence_is_reported_before_the_weights_are_touched() -> None:
+def test_divergence_is_raised_before_weights_change() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=1)
     trainer.train_step(make_batch(0))
     with torch.no_grad():
         trainer.model.head[0].bias.fill_(float("inf"))
-    kept = trainer.model.encoder.tokens.weight.clone()
+    before = trainer.model.encoder.tokens.weight.clone()
     with pytest.raises(Diverged, match="after 1 optimizer steps") as raised:
         trainer.train_step(make_batch(1))
     assert raised.value.step == 1
-    assert torch.equal(trainer.model.encoder.tokens.weight, kept)
+    assert torch.equal(trainer.model.encoder.tokens.weight, before)
     with pytest.raises(Diverged):
         trainer.evaluate([make_batch(1)])
 
 
-def test_evaluation_is_a_mean_over_examples() -> None:
+def test_evaluate_averages_over_examples() -> None:
     trainer = Trainer(MODEL, TRAINING, seed=1)
-    whole, rest = make_batch(0, size=9), make_batch(1, size=2)
+    large, small = make_batch(0, size=9), make_batch(1, size=2)
     parts = [
-        SimpleNamespace(token_ids=whole.token_ids[part], mask=whole.mask[part], labels=whole.labels[part])
+        SimpleNamespace(token_ids=large.token_ids[part], mask=large.mask[part], labels=large.labels[part])
         for part in (slice(0, 7), slice(7, 9))
     ]
-    together = trainer.evaluate([whole, rest])
-    apart = trainer.evaluate([*parts, rest])
-    assert apart["val_loss"] == pytest.approx(together["val_loss"], abs=1e-6)
-    assert apart["val_accuracy"] == together["val_accuracy"]
-    assert {"proxy_cosine", "proxy_cosine_layer2", "proxy_rank", "map_error", "proxy_moved"} <= set(together)
+    expected = trainer.evaluate([large, small])
+    divided = trainer.evaluate([*parts, small])
+    assert divided["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
+    assert divided["val_accuracy"] == expected["val_accuracy"]
+    assert {"proxy_cosine", "proxy_cosine_layer2", "proxy_rank", "map_error", "proxy_moved"} <= set(expected)
     with pytest.raises(ValueError, match="no example"):
         trainer.evaluate([])
 
 
-def test_it_learns() -> None:
+def test_trainer_learns() -> None:
     trainer = Trainer(MODEL, replace(TRAINING, steps=120), seed=1)
     batches = [make_batch(seed, size=32) for seed in range(4)]
     before = trainer.evaluate(batches)["val_accuracy"]
@@ -206,7 +207,7 @@ def test_it_learns() -> None:
     assert trainer.evaluate(batches)["val_accuracy"] > max(0.9, before)
 
 
-def test_bf16_follows_fp32() -> None:
+def test_bf16_losses_are_close_to_fp32() -> None:
     exact = losses(
         Trainer(replace(MODEL, dropout=0.0), replace(TRAINING, precision="fp32"), seed=1), range(4)
     )
@@ -238,7 +239,7 @@ def test_bf16_follows_fp32() -> None:
         ({"precision": "bf61"}, "did you mean 'bf16'"),
     ],
 )
-def test_wrong_training_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_training_config_is_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(TRAINING, **change)
 
@@ -250,8 +251,8 @@ def test_fp16_needs_cuda() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
-def test_compiled_model_trains_like_the_eager_one_at_several_lengths() -> None:
+@pytest.mark.filterwarnings("ignore")  # torch emits warnings while it traces
+def test_compiled_model_trains_like_the_eager_model() -> None:
     model = replace(MODEL, dropout=0.0)
     eager = Trainer(model, TRAINING, seed=3)
     compiled = Trainer(model, replace(TRAINING, compile=True), seed=3)

@@ -18,7 +18,7 @@ from proxytune.tuning.store.steering import enqueue
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
 from proxytune.tuning.trial.update import TrialUpdate
-from tests.datasets.test_forms_listops import write_tsv
+from tests.datasets.test_formats_listops import write_tsv
 from tests.tuning.conftest import finish
 
 DATA = {"task": "listops-mini", "fingerprint": "a" * 64, "conventions": {}}

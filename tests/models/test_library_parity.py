@@ -1,4 +1,4 @@
-"""Performer, Reformer and BigBird against the libraries whose code the LRA comparisons ran."""
+"""Performer, Reformer and BigBird against the libraries that the published LRA comparisons used."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ TOLERANCE = 1e-5
 
 
 def largest_difference(name: str, ours: Tensor, theirs: Tensor) -> float:
-    """The largest absolute difference; printed, with the size of what is compared."""
+    """The largest absolute difference; printed with the largest value."""
     error = (ours - theirs).abs().max().item()
     print(f"{name}: largest difference {error:.1e}, largest value {theirs.abs().max().item():.2f}")
     return error
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of their imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # in the library's imports
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])
 @pytest.mark.parametrize("num_features", [24, 128])
 @pytest.mark.parametrize("trimmed", [False, True])
 def test_performer_agrees_with_performer_pytorch(kernel: str, num_features: int, trimmed: bool) -> None:
-    """FastAttention as the LRA protocol calls it: scaled before, keys and values at padding set to zero."""
+    """FastAttention as in the LRA code: queries and keys are scaled first; keys and values at padding are zero."""
     from performer_pytorch import FastAttention
 
     n = 64
@@ -83,7 +83,7 @@ def hugging_face_reformer(ours: Attention, n: int, chunk: int, num_hashes: int, 
     ("n", "chunk", "num_hashes"), [(64, 8, 1), (64, 8, 2), (96, 16, 4), (128, 64, 2), (64, 64, 2)]
 )
 def test_reformer_agrees_with_hugging_face(n: int, chunk: int, num_hashes: int, seed: int) -> None:
-    """In training both draw the same rotations from the seed; gradients agree too."""
+    """In training mode both draw the same rotations from the seed. Outputs and gradients agree."""
     ours = build("reformer", n=n, block_size=chunk, num_hashes=num_hashes).train()
     assert isinstance(ours, Reformer)
     theirs = hugging_face_reformer(ours, n, chunk, num_hashes, seed).train()
@@ -103,7 +103,7 @@ def test_reformer_agrees_with_hugging_face(n: int, chunk: int, num_hashes: int, 
     assert (ours.query.weight.grad - theirs.query_key.weight.grad).abs().max() < TOLERANCE * scale
 
 
-def test_reformer_has_no_biases_and_one_projection_for_queries_and_keys() -> None:
+def test_reformer_has_no_biases_and_a_shared_query_key_projection() -> None:
     names = {name for name, _ in build("reformer").named_parameters()}
     assert names == {"query.weight", "value.weight", "output.weight", "output.bias"}
 
@@ -111,7 +111,7 @@ def test_reformer_has_no_biases_and_one_projection_for_queries_and_keys() -> Non
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("n", "num_random_blocks"), [(64, 2), (96, 3), (512, 3)])
 def test_bigbird_agrees_with_hugging_face(n: int, num_random_blocks: int, padded: bool) -> None:
-    """Block-sparse attention in training, fed with the random blocks that ours has drawn."""
+    """Block-sparse attention in training mode, with the random blocks of our model."""
     from transformers import BigBirdConfig, BigBirdModel
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention
 
@@ -119,11 +119,11 @@ def test_bigbird_agrees_with_hugging_face(n: int, num_random_blocks: int, padded
     ours = build("bigbird", n=n, block_size=block, num_random_blocks=num_random_blocks).train()
     assert isinstance(ours, BigBird)
 
-    class Fed(BigBirdBlockSparseAttention):
+    class WithOurBlocks(BigBirdBlockSparseAttention):
         def _bigbird_block_rand_mask_with_head(self, **_: Any) -> Any:
             return list(ours.neighbours[:, 1:-1, -num_random_blocks:].numpy())
 
-    theirs = Fed(
+    theirs = WithOurBlocks(
         BigBirdConfig(
             hidden_size=D,
             num_attention_heads=D // E,
@@ -146,9 +146,9 @@ def test_bigbird_agrees_with_hugging_face(n: int, num_random_blocks: int, padded
     assert largest_difference("BigBird", actual[mask], expected[mask]) < TOLERANCE
 
 
-def test_bigbird_draws_random_blocks_for_each_head() -> None:
+def test_bigbird_draws_random_blocks_per_head() -> None:
     attention = build("bigbird", n=512, block_size=8)
     assert isinstance(attention, BigBird)
     first, second = attention.neighbours
     assert not torch.equal(first, second)
-    assert torch.equal(first[:, :5], second[:, :5])  # window and ends
+    assert torch.equal(first[:, :5], second[:, :5])  # the window and the two end blocks

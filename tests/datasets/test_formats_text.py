@@ -1,4 +1,4 @@
-"""Text: every form of the registry comes to the same reviews; which of them are whole comes to the same fingerprint."""
+"""Text: every registered format gives the same reviews and the same fingerprint."""
 
 import csv
 import shutil
@@ -41,7 +41,7 @@ def write_csvs(root: Path, _) -> None:
 
 
 def write_kaggle(root: Path, _) -> None:
-    """As Kaggle hands it out: archive.zip with one CSV."""
+    """As Kaggle distributes it: archive.zip with one CSV."""
     root.mkdir()
     path = root / "made.csv"
     with open(path, "w", newline="") as stream:
@@ -54,7 +54,7 @@ def write_kaggle(root: Path, _) -> None:
 
 
 def tables() -> dict[str, pa.Table]:
-    """In another order than the files."""
+    """The reviews in another order than in the files."""
     return {
         split: pa.table({"text": [text for text, _ in reviews[::-1]], "label": [y for _, y in reviews[::-1]]})
         for split, reviews in REVIEWS.items()
@@ -75,7 +75,7 @@ def write_s4(root: Path, packing) -> None:
     packing.tables(root / "imdb/cache" / name, data, "saved")
 
 
-FORMS = {
+WRITERS = {
     "aclImdb": write_acl,
     "Hugging Face Parquet": lambda root, packing: packing.tables(
         root / "hub/datasets--stanfordnlp--imdb/snapshots/e6281661/plain_text", tables(), "parquet"
@@ -95,12 +95,12 @@ FORMS = {
 }
 
 
-def test_every_form_of_the_registry_is_tried():
-    assert list(FORMS) == [one.name for one in FORMATS]
+def test_every_registered_format_is_tested():
+    assert list(WRITERS) == [each.name for each in FORMATS]
 
 
 @pytest.fixture
-def one_fingerprint(tmp_path):
+def expected_fingerprint(tmp_path):
     write_acl(tmp_path / "reference", None)
     return prepare("text", root=tmp_path / "reference", cache=tmp_path / "cache").fingerprint
 
@@ -109,25 +109,27 @@ def texts(*splits) -> list[tuple[str, int]]:
     return sorted((decode(split[row][0][0]), split[row][1]) for split in splits for row in range(len(split)))
 
 
-@pytest.mark.parametrize("form", [name for name, write in FORMS.items() if write])
-def test_every_form_gives_the_same_rows_and_fingerprint(form, tmp_path, packing, one_fingerprint):
-    FORMS[form](tmp_path / "root", packing)
+@pytest.mark.parametrize("format_name", [name for name, write in WRITERS.items() if write])
+def test_every_format_gives_the_same_rows_and_fingerprint(
+    format_name, tmp_path, packing, expected_fingerprint
+):
+    WRITERS[format_name](tmp_path / "root", packing)
     prepared = prepare("text", root=tmp_path / "root", cache=tmp_path / "cache")
-    assert prepared.info.conventions["source"] == form
+    assert prepared.info.conventions["source"] == format_name
     assert (len(prepared.train), len(prepared.validation), prepared.records["test"].rows) == (54, 6, 60)
     assert texts(prepared.train, prepared.validation) == sorted(REVIEWS["train"])
-    assert prepared.fingerprint == one_fingerprint
-    (finding,) = [one for one in find_sources(tmp_path / "root", tmp_path / "cache") if one.task == "text"]
-    assert (finding.form, finding.missing, finding.status) == (form, (), "ready")
+    assert prepared.fingerprint == expected_fingerprint
+    (finding,) = [each for each in find_sources(tmp_path / "root", tmp_path / "cache") if each.task == "text"]
+    assert (finding.form, finding.missing, finding.status) == (format_name, (), "ready")
 
 
-def test_the_kaggle_file_says_that_its_split_is_ours(tmp_path):
+def test_kaggle_split_is_recorded(tmp_path):
     write_kaggle(tmp_path / "root", None)
     prepared = prepare("text", root=tmp_path / "root/archive.zip", cache=tmp_path / "cache")
     assert "first half train" in prepared.info.conventions["split"]
 
 
-def test_any_file_by_name_also_a_validation_split(tmp_path, packing):
+def test_files_passed_by_name_are_read_including_validation(tmp_path, packing):
     write_csvs(tmp_path, None)
     packing.pickles(tmp_path, "other", {"train": EXAMPLES["train"][:10]})
     files = {
@@ -142,27 +144,27 @@ def test_any_file_by_name_also_a_validation_split(tmp_path, packing):
     assert len(prepare("text", files=files, cache=tmp_path / "cache").validation) == 6
 
 
-@pytest.mark.parametrize("damage", ["rewritten", "truncated"])
-def test_the_folder_is_looked_at_first_and_a_bad_archive_beside_it_is_no_obstacle(
-    damage, tmp_path, monkeypatch, one_fingerprint
-):
+@pytest.mark.parametrize("damage", ["overwritten", "truncated"])
+def test_folder_takes_precedence_over_damaged_archive(damage, tmp_path, monkeypatch, expected_fingerprint):
     write_acl(tmp_path / "root", None)
     (tmp_path / "root/aclImdb_v1.tar.gz").write_bytes(b"\x1f\x8b" if damage == "truncated" else b"x" * 99)
     monkeypatch.setattr(
         "proxytune.datasets.archives._read_index", lambda archive: pytest.fail(f"{archive} was opened")
     )
-    assert prepare("text", root=tmp_path / "root", cache=tmp_path / "cache").fingerprint == one_fingerprint
+    assert (
+        prepare("text", root=tmp_path / "root", cache=tmp_path / "cache").fingerprint == expected_fingerprint
+    )
     assert [finding.task for finding in find_sources(tmp_path / "root")] == ["text"]
 
 
-def test_a_bad_archive_is_named_where_nothing_else_is_there(tmp_path):
+def test_damaged_archive_is_reported_without_other_data(tmp_path):
     (tmp_path / "aclImdb_v1.tar.gz").write_bytes(b"x" * 99)
     with pytest.raises(DataError, match=r"aclImdb_v1\.tar\.gz: truncated, damaged or no archive") as error:
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
     assert len(str(error.value).splitlines()) <= 3
 
 
-def test_an_archive_whose_file_is_a_link_is_refused_by_name(tmp_path):
+def test_archive_with_a_link_as_data_file_is_rejected(tmp_path):
     import tarfile
 
     with tarfile.open(tmp_path / "imdb.tar.gz", "w:gz") as tar:
@@ -174,17 +176,18 @@ def test_an_archive_whose_file_is_a_link_is_refused_by_name(tmp_path):
         prepare("text", root=tmp_path, cache=tmp_path / "cache")
 
 
-def test_csv_files_without_a_header_and_in_any_case(tmp_path):
+def test_csv_without_header_and_in_any_case_is_read(tmp_path):
     write_csvs(tmp_path / "reference", None)
-    one = prepare("text", root=tmp_path / "reference", cache=tmp_path / "cache")
+    reference = prepare("text", root=tmp_path / "reference", cache=tmp_path / "cache")
     (tmp_path / "root").mkdir()
     for split in ("train", "test"):
         _, rows = (tmp_path / f"reference/imdb/{split}.csv").read_text().split("\n", 1)
         (tmp_path / f"root/{split.title()}.CSV").write_text(rows)
-    assert prepare("text", root=tmp_path / "root", cache=tmp_path / "cache").fingerprint == one.fingerprint
+    prepared = prepare("text", root=tmp_path / "root", cache=tmp_path / "cache")
+    assert prepared.fingerprint == reference.fingerprint
 
 
-def test_one_class_of_a_split_may_be_missing_where_that_is_meant(tmp_path):
+def test_missing_class_folder_is_accepted_only_as_partial(tmp_path):
     write_acl(tmp_path / "root", None)
     shutil.rmtree(next((tmp_path / "root").rglob("train/neg")))
     with pytest.raises(DataError, match=r"missing: .*train/neg.*\n.*set task\.partial: true"):
@@ -194,17 +197,17 @@ def test_one_class_of_a_split_may_be_missing_where_that_is_meant(tmp_path):
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_data_deeper_down_are_pointed_at(archived, tmp_path):
+def test_error_names_data_in_a_deeper_folder(archived, tmp_path):
     write_csvs(tmp_path / "root/a/b", None)
     root = tmp_path / "root"
     if archived:
         root = Path(shutil.make_archive(str(tmp_path / "copy"), "zip", tmp_path / "root"))
-    with pytest.raises(DataError, match=r"which holds a\n.*a/b.* looks like it") as error:
+    with pytest.raises(DataError, match=r"which contains a\n.*a/b.* looks like it") as error:
         prepare("text", root=root, cache=tmp_path / "cache")
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_an_incomplete_folder_and_a_bad_archive_are_both_named(tmp_path):
+def test_incomplete_folder_and_damaged_archive_are_both_reported(tmp_path):
     write_csvs(tmp_path, None)
     (tmp_path / "imdb/test.csv").unlink()
     (tmp_path / "imdb.zip").write_bytes(b"x" * 99)

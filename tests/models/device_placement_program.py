@@ -1,14 +1,16 @@
-"""Every mechanism on a device that is not the CPU, without such a device: its tensors have shapes, and no bytes.
+"""A training step of every mechanism on a simulated device whose tensors have shapes but no data.
 
-Operands of two devices are refused as CUDA refuses them, and a value that is read back to the CPU (`item`, `nonzero`), for
-which a GPU would have to be waited for, is an error. Autocast has no such device: the tests marked `gpu` have it.
+As on CUDA, an operation on tensors of two devices is an error. Reading a value back to the CPU (`item`, `nonzero`), which
+would synchronize with a GPU, is also an error. Autocast does not support the device; the tests marked `gpu` cover it.
 
-A program of its own, since a process has the device from its start and for all. It prints what became of each kind, as JSON.
+The device is registered for the lifetime of a process, so this is a separate program. It prints the outcome of each case as
+JSON.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -21,28 +23,37 @@ from proxytune.models.attention import MECHANISMS, Trace
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import CONTRASTS, INJECTIONS, ModelConfig
 
-DEVICE = "elsewhere"
+DEVICE = "simulated"
 BATCH, LENGTH = 4, 72
-KINDS: dict[str, dict[str, Any]] = {
+CASES: dict[str, dict[str, Any]] = {
     **{name: {"attention": name} for name in MECHANISMS},
-    **{f"contrast {name}": {"attention": "proxyformer", "contrastive": name} for name in CONTRASTS},
-    **{f"injection {name}": {"attention": "proxyformer", "injection": name} for name in INJECTIONS},
-    "padded injection": {"attention": "proxyformer", "injection_length": "padded"},
+    **{
+        f"contrast {contrast}, injection {injection}": {
+            "attention": "proxyformer",
+            "contrastive": contrast,
+            "injection": injection,
+        }
+        for contrast, injection in zip(CONTRASTS, cycle(INJECTIONS), strict=False)
+    },
+    "two documents, padded injection": {
+        "attention": "proxyformer",
+        "num_documents": 2,
+        "injection_length": "padded",
+    },
     "relu kernel": {"attention": "performer", "performer_kernel": "relu"},
     "convolution": {"attention": "nystromformer", "conv_kernel_size": 35},
-    "two documents": {"attention": "proxyformer", "num_documents": 2},
 }
 
 
 def register() -> None:
-    """PyTorch's third-party device, implemented by nothing."""
+    """Register PyTorch's device for third-party backends, without an implementation."""
     backend_registration._setup_privateuseone_for_python_backend(DEVICE)
-    # What `torch.autocast(..., enabled=False)` asks of a device.
+    # `torch.autocast(..., enabled=False)` calls it.
     getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
 
 
 def moved(model: nn.Module) -> nn.Module:
-    """What `model.to(DEVICE)` does: parameters and buffers, and no other tensor."""
+    """Like `model.to(DEVICE)`: replace parameters and buffers, but no other tensor."""
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -54,7 +65,7 @@ def moved(model: nn.Module) -> nn.Module:
 
 
 def train(model: nn.Module, *documents: int) -> None:
-    """A training step but for the optimizer's; every gradient must lie on the device."""
+    """Forward and backward pass of a training step; every gradient must be on the device."""
     token_ids = torch.ones((BATCH, *documents, LENGTH), dtype=torch.uint8, device=DEVICE)
     trace = Trace()
     logits = model(token_ids, token_ids != 0, trace)
@@ -67,22 +78,22 @@ def train(model: nn.Module, *documents: int) -> None:
         assert parameter.grad.device.type == DEVICE, name
 
 
-class Careless(nn.Module):
-    """A model with a tensor that is neither a parameter nor a buffer, or that looks at a value."""
+class Faulty(nn.Module):
+    """A model that reads a value back, or else uses a tensor that is neither a parameter nor a buffer."""
 
-    def __init__(self, looks: bool) -> None:
+    def __init__(self, reads_value: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(LENGTH, 3)
-        self.looks = looks
+        self.reads_value = reads_value
         self.scale = torch.ones(3)
 
     def forward(self, token_ids: Tensor, mask: Tensor, trace: Trace) -> Tensor:
         logits: Tensor = self.linear(token_ids.float())
-        return logits * logits.sum().item() if self.looks else logits * self.scale
+        return logits * logits.sum().item() if self.reads_value else logits * self.scale
 
 
 def outcome(model: nn.Module, *documents: int) -> str:
-    """The name of the error of a training step, or "trained"."""
+    """The error of a training step, or "trained"."""
     try:
         train(moved(model).train(), *documents)
     except Exception as error:
@@ -93,16 +104,17 @@ def outcome(model: nn.Module, *documents: int) -> str:
 def main() -> None:
     register()
     outcomes = {}
-    for kind, changes in KINDS.items():
+    for case, changes in CASES.items():
         config = ModelConfig(
             vocab_size=16, max_length=LENGTH, num_classes=3, num_proxies=10, num_landmarks=10, num_features=10,
-            block_size=8, num_random_blocks=2, attention_dropout=0.1, **changes,
+            block_size=8, num_random_blocks=2, attention_dropout=0.1,
+            num_layers=2 if changes.get("injection") == "carried" else 1, **changes,
         )  # fmt: skip
         with FakeTensorMode():
-            outcomes[kind] = outcome(Classifier(config), *([2] if config.num_documents == 2 else []))
-    for kind, looks in (("a tensor left behind", False), ("a value looked at", True)):
+            outcomes[case] = outcome(Classifier(config), *([2] if config.num_documents == 2 else []))
+    for case, reads_value in (("tensor on the CPU", False), ("value read back", True)):
         with FakeTensorMode():
-            outcomes[kind] = outcome(Careless(looks))
+            outcomes[case] = outcome(Faulty(reads_value))
     print(json.dumps(outcomes), flush=True)
 
 
