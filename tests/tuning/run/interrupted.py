@@ -13,12 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from proxytune.tuning.cli import main
-from proxytune.tuning.commands import study as verbs  # noqa: F401 - imported before the forks
+from proxytune.tuning.commands import study as verbs  # imported before the forks
 from proxytune.tuning.run import driver, progress  # noqa: F401
 
 NEVER = sys.maxsize
@@ -70,6 +71,7 @@ def start(folder: Path, number: signal.Signals, moment: int) -> tuple[int, int, 
         os.dup2(output, 1)
         os.dup2(output, 2)
         driver.Shipper = NoShipper  # type: ignore[assignment, misc]
+        verbs._early_ray = lambda *_: nullcontext()  # type: ignore[assignment]  # the search is replaced too
         driver.hold_study = _counted(moments, driver.hold_study)  # type: ignore[assignment]
         driver._search = _search(moments, moment)  # type: ignore[assignment]
         sys.argv = ["proxytune", "run", str(folder / "small.yaml"), "--storage", str(folder / "studies")]
