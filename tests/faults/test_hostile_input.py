@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.spec import yaml_file
 from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.spec.yaml_file import MAX_NODES
 from tests.commandline import proxytune
 
 GOOD = """
@@ -32,15 +34,13 @@ def changed(old: str, new: str) -> str:
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(8)
 )
-HOSTILE = {
+HOSTILE: dict[str, str | bytes] = {
     "alias bomb": BOMB,
     "merge key bomb": "a: &a {b: 1}\nc: {<<: *a, <<: *a}\n",
     "duplicate anchor": "&a name: x\n&a task: y\n",
     "sequences nested 500,000 deep": "[" * 500_000,
     "mappings nested 5,000 deep": "{a: " * 5_000,
     "two megabytes": "name: " + "x" * 2_000_000,
-    "200,000 keys": "\n".join(f"k{n}: 1" for n in range(100_001)),
-    "one long line of brackets": "{" + "[]," * 300_000 + "}",
     "python object": "name: !!python/object/apply:os.system [touch pwned]\n",
     "python name": "name: !!python/name:os.system\n",
     "custom tag": "name: !danger x\n",
@@ -51,8 +51,8 @@ HOSTILE = {
     "tab as indentation": "name:\n\tx: 1\n",
     "NUL": "name: a\0b\n",
     "escape sequence": 'name: "a\\x1b[31mred"\n' + GOOD.partition("\n")[2].partition("\n")[2],
-    "UTF-16": "utf16",
-    "latin-1": "latin1",
+    "UTF-16": GOOD.encode("utf-16"),
+    "latin-1": GOOD.replace("small", "gr\u00fc\u00df").encode("latin-1"),
     "byte order mark in the middle": changed("name: small", "name: sm\ufeffall"),
     "empty": "",
     "a number": "42",
@@ -98,16 +98,10 @@ HOSTILE = {
 }
 
 
-def defects(name: str, folder: Path) -> list[str]:
-    """The defects of how the hostile file of this name is rejected; empty if there are none."""
+def defects(name: str, content: str | bytes, folder: Path) -> list[str]:
+    """The defects of how a hostile study file is rejected; empty if there are none."""
     path = folder / "study.yaml"
-    text = HOSTILE[name]
-    if text == "utf16":
-        path.write_bytes(GOOD.encode("utf-16"))
-    elif text == "latin1":
-        path.write_bytes(GOOD.replace("small", "gr\u00fc\u00df").encode("latin-1"))
-    else:
-        path.write_text(text, encoding="utf-8")
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     began = time.process_time()
     try:
         read_study(str(path))
@@ -134,7 +128,8 @@ def test_hostile_study_files_are_rejected_with_one_line_per_error(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.yaml").write_text(GOOD)
     assert read_study("study.yaml").name == "small", "the unchanged file must be valid"
-    assert [defect for name in HOSTILE for defect in defects(name, tmp_path)] == []
+    found = [defect for name, content in HOSTILE.items() for defect in defects(name, content, tmp_path)]
+    assert found == []
     record(
         "hostile study file",
         injected=len(HOSTILE),
@@ -143,6 +138,19 @@ def test_hostile_study_files_are_rejected_with_one_line_per_error(
         seconds=None,
         result="each is rejected with one line per error",
     )
+
+
+@pytest.mark.parametrize("limit", [1000, pytest.param(MAX_NODES, marks=pytest.mark.slow)])
+def test_study_files_with_too_many_values_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(yaml_file, "MAX_NODES", limit)
+    keys = "\n".join(f"k{n}: 1" for n in range(limit // 2 + 1))
+    brackets = "{" + "[]," * 3 * limit + "}"
+    for name, content in (("many keys", keys), ("one long line of brackets", brackets)):
+        assert defects(name, content, tmp_path) == []
+        with pytest.raises(InputError, match=f"more than {limit:,} values"):
+            read_study(str(tmp_path / "study.yaml"))
 
 
 PIECES = (
