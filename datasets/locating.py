@@ -115,9 +115,7 @@ def _incomplete(task: Task, root: Path, nearest: Source, problems: list[str]) ->
 def _none_found(task: Task, root: Path, records: Path | None, problems: list[str]) -> list[str]:
     found = _other_difficulty(task, root, records) or _elsewhere(root, task.formats, records)
     names = [name for tree in trees(root, (), records, {}) for names in tree.listing(".") for name in names]
-    holds = (
-        f", which contains {_first(sorted(names))}" if names else ", which is empty" if root.is_dir() else ""
-    )
+    holds = f", which holds {_first(sorted(names))}" if names else ", which is empty" if root.is_dir() else ""
     return [f"no {task.name} data under {root}{holds}", *problems[:1], found or _wanted(task)]
 
 

@@ -202,7 +202,7 @@ def test_error_names_data_in_a_deeper_folder(archived, tmp_path):
     root = tmp_path / "root"
     if archived:
         root = Path(shutil.make_archive(str(tmp_path / "copy"), "zip", tmp_path / "root"))
-    with pytest.raises(DataError, match=r"which contains a\n.*a/b.* looks like it") as error:
+    with pytest.raises(DataError, match=r"which holds a\n.*a/b.* looks like it") as error:
         prepare("text", root=root, cache=tmp_path / "cache")
     assert len(str(error.value).splitlines()) == 2
 
