@@ -72,10 +72,10 @@ def test_cost_is_interpolated_between_measured_points(
 
 
 def test_measure_trains_every_point(make_spec: Callable[..., StudySpec]) -> None:
-    spec = make_spec("search.space={model.num_proxies: [8]}", "search.enqueue=[]")
+    spec = make_spec("search.space={model.num_proxies: [2, 8]}", "search.enqueue=[]")
     points = star(spec)
     measured = measure(spec, points, slots=1)
-    assert len(measured.costs) == len(points) == 2
+    assert len(measured.costs) == len(points) == 3
     assert all(0 < cost.step < cost.evaluation < 60 for cost in measured.costs)
     assert measured.process_start > min(cost.start for cost in measured.costs) > 0
 

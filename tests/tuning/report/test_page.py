@@ -173,17 +173,21 @@ def test_page_explains_missing_importances_of_too_few_trials(fill: Fill, outbox_
     assert "complete trials; at least 10 are needed" in page
 
 
-@pytest.mark.parametrize(("rule", "noted"), [("asha", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("stopping", "noted"),
+    [({"name": "asha", "min_steps": 250, "reduction_factor": 3}, True), ({"name": "none"}, False)],
+    ids=["asha", "none"],
+)
 def test_page_notes_asynchronous_stopping_if_trials_can_be_pruned(
-    fill: Fill, outbox_folder: Path, rule: str, noted: bool
+    fill: Fill, outbox_folder: Path, stopping: dict[str, object], noted: bool
 ) -> None:
-    def stopped_by(rule: str) -> Iterator[Event]:
+    def with_stopping() -> Iterator[Event]:
         for event in events(5):
             if event.kind == "study":
-                event.spec["search"]["stopping"] = {"name": rule}
+                event.spec["search"]["stopping"] = stopping
             yield event
 
-    fill(stopped_by(rule))
+    fill(with_stopping())
     page = report_page(read_history(outbox_folder))
     assert ("depends on the timing of the workers" in page) == noted
 

@@ -118,7 +118,8 @@ def test_concurrent_exports_and_streams_are_limited(serve, finished, monkeypatch
 
 
 def test_fetched_winner_can_predict(serve, make_spec, tmp_path: Path, without_programs) -> None:
-    driver = Driver(make_spec("search.stopping.name=none", "search.trials=1"))
+    short = ("training.steps=6", "training.warmup_steps=2", "training.eval_every=6")
+    driver = Driver(make_spec("search.stopping.name=none", "search.trials=1", *short))
     assert driver.train() == 0
     driver.end()
     winner = tmp_path / "fetched" / "winner"
