@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.importing import importing
 
 _COST_TRAINING = {"batch_size", "batch_order", "micro_batch_size", "precision", "compile"}
 """Keys of `training` that affect the cost of a step. Steps, schedule, rates and seed do not."""
@@ -40,7 +41,10 @@ def predicted_profile(spec: TrialSpec, device: str = "cpu") -> dict[str, float]:
 
 @lru_cache(maxsize=1024)
 def _predict(costs: str, device: str) -> dict[str, float]:
-    from proxytune.models.footprint import footprint
+    with importing():
+        import torch._dynamo.config  # noqa: F401  (2 s of CPU, which the first fake tensor of a process needs)
+
+        from proxytune.models.footprint import footprint
 
     schedule = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-3, "eval_every": 1}
     values = json.loads(costs)
