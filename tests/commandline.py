@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Called:
+class CommandResult:
     """The exit code and the output of a command that ran in the test's process."""
 
     code: int

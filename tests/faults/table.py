@@ -9,15 +9,15 @@ REPOSITORY = Path(__file__).parents[2]
 SOAKS = Path(__file__).with_name("soaks.jsonl")  # the results of `make soak`
 ELSEWHERE = {
     "driver and shipper killed with SIGKILL at 25 (slow: 500) random points": "tests/tuning/tracking/test_crashes.py::test_random_kills_lose_and_duplicate_nothing",
-    "driver interrupted, killed with -9 and contended in one study; a worker killed with -9": "tests/tuning/run/test_run.py::test_interrupted_killed_and_contended_study_completes_without_repetition",
-    "a trial's worker killed with -9, NaN, Inf, out of memory, an exception; the driver killed by a trial": "tests/tuning/search/test_state_matrix.py::test_trial_ends_as_listed_in_the_state_table",
-    "the whole of Ray dies under the driver": "tests/tuning/cluster/test_ray_death.py::test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes",
+    "driver interrupted, killed with SIGKILL and contended in one study; a worker killed with SIGKILL": "tests/tuning/run/test_run.py::test_interrupted_killed_and_contended_study_completes_without_repetition",
+    "a worker of a trial killed with SIGKILL, NaN, Inf, out of memory, an exception; the driver killed by a trial": "tests/tuning/search/test_state_matrix.py::test_trial_ends_as_listed_in_the_state_table",
+    "all of Ray dies while the driver runs": "tests/tuning/cluster/test_ray_death.py::test_driver_exits_with_one_line_when_ray_dies_and_the_next_run_resumes",
     "MLflow server killed and suspended repeatedly": "tests/tuning/tracking/test_servers.py::test_repeatedly_killed_and_suspended_server_loses_nothing",
     "PostgreSQL stopped as after a power failure": "tests/tuning/tracking/test_servers.py::test_postgresql_crash_loses_and_duplicates_nothing",
     "a writer of prepared data killed": "tests/datasets/test_killed_preparation.py::test_killed_preparation_leaves_no_process_and_no_file",
-    "hostile archives": "tests/datasets/test_archives.py::test_malicious_archive_is_rejected",
-    "damage anywhere in Arrow files of others": "tests/datasets/test_bad_files.py::test_damaged_arrow_input_raises_data_error_and_never_crashes",
-    "damage anywhere in pickles of others": "tests/datasets/test_safe_pickle.py::test_damaged_pickle_loads_or_raises_data_error",
+    "malicious archives": "tests/datasets/test_archives.py::test_malicious_archive_is_rejected",
+    "Arrow files of other tools, damaged anywhere": "tests/datasets/test_bad_files.py::test_damaged_arrow_input_raises_data_error_and_never_crashes",
+    "pickles of other tools, damaged anywhere": "tests/datasets/test_safe_pickle.py::test_damaged_pickle_loads_or_raises_data_error",
 }
 """Faults whose tests belong to the affected part and record no figures."""
 HEAD = """# Faults

@@ -28,7 +28,7 @@ from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial import efficiency
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.trial_run import TrialRun
-from tests.commandline import Called, proxytune
+from tests.commandline import CommandResult, proxytune
 
 STUDY = {
     "name": "small",
@@ -160,10 +160,10 @@ def run_cli(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Run `proxytune ARGUMENTS` in this process, without the seconds for its imports, and return what a user sees."""
 
-    def run(*arguments: object, cwd: Path) -> Called:
+    def run(*arguments: object, cwd: Path) -> CommandResult:
         capfd.readouterr()
         code = 0
         with monkeypatch.context() as patch:
@@ -174,7 +174,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
             except SystemExit as exit:
                 code = int(exit.code or 0)
         shown = capfd.readouterr()
-        return Called(code, shown.out, shown.err)
+        return CommandResult(code, shown.out, shown.err)
 
     return run
 

@@ -11,7 +11,7 @@ import pytest
 from proxytune.tuning.cluster.jobs import Jobs, user_token
 from proxytune.tuning.cluster.session import find_cluster
 from proxytune.tuning.errors import InputError
-from tests.commandline import Called
+from tests.commandline import CommandResult
 from tests.tuning.cluster.conftest import STUDY
 
 
@@ -85,7 +85,7 @@ def test_cluster_without_authentication_is_rejected_before_the_token_is_sent(
 
 
 def test_run_with_a_wrong_address_writes_nothing(
-    monkeypatch: pytest.MonkeyPatch, call: Callable[..., Called], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, call: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token")
     (tmp_path / "small.yaml").write_text(STUDY)

@@ -9,13 +9,13 @@ import pytest
 
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.store.study import Study
-from tests.commandline import Called
+from tests.commandline import CommandResult
 from tests.tuning.run.interrupted import NEVER, Moments
 
 
 def interrupt_at(
-    moment: int, call: Callable[..., Called], words: tuple[object, ...], cwd: Path
-) -> tuple[Called, int]:
+    moment: int, call: Callable[..., CommandResult], words: tuple[object, ...], cwd: Path
+) -> tuple[CommandResult, int]:
     """Run the command with SIGINT at the given moment. Returns its result and the number of its moments."""
     moments = Moments(signal.SIGINT, moment)
     sys.setprofile(moments)
@@ -26,7 +26,7 @@ def interrupt_at(
 
 
 def check(
-    call: Callable[..., Called],
+    call: Callable[..., CommandResult],
     words: tuple[object, ...],
     cwd: Path,
     after: Callable[[], None] = lambda: None,
@@ -56,7 +56,7 @@ def check(
     ids=lambda words: words[0],
 )
 def test_interrupted_steering_command_exits_with_75(
-    make_spec, call: Callable[..., Called], tmp_path: Path, words: tuple[object, ...]
+    make_spec, call: Callable[..., CommandResult], tmp_path: Path, words: tuple[object, ...]
 ) -> None:
     begin_study(make_spec()).storage.engine.dispose()
     check(call, (*words, "--storage", tmp_path / "studies"), tmp_path)
@@ -64,7 +64,7 @@ def test_interrupted_steering_command_exits_with_75(
 
 @pytest.mark.usefixtures("without_programs")
 def test_interrupted_export_exits_with_75_and_leaves_no_files(
-    study: Study, call: Callable[..., Called], tmp_path: Path
+    study: Study, call: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     def check_no_files() -> None:
         assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from proxytune.tuning.plan.meter import measure
 from proxytune.tuning.plan.plan import make_plan
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
-from tests.commandline import Called
+from tests.commandline import CommandResult
 
 EQUAL = Costs([Point({})], [Cost(step=0.1, evaluation=1.0, start=2.0, memory_mib=50.0, **dict.fromkeys(
     ("parameters", "flops_per_sequence", "train_memory_mib_per_sequence"), 1.0))])  # fmt: skip
@@ -97,7 +97,7 @@ def test_space_without_a_feasible_configuration_is_rejected(make_spec: Callable[
 )
 def test_invalid_arguments_are_rejected(
     make_spec: Callable[..., StudySpec],
-    call: Callable[..., Called],
+    call: Callable[..., CommandResult],
     tmp_path: Path,
     arguments: list[str],
     message: str,
@@ -110,7 +110,7 @@ def test_invalid_arguments_are_rejected(
 
 
 def test_plan_command_prints_a_table_or_json(
-    make_spec: Callable[..., StudySpec], call: Callable[..., Called], tmp_path: Path
+    make_spec: Callable[..., StudySpec], call: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(as_yaml(make_spec("search.sampler=random").model_dump(mode="json")))

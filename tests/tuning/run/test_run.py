@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxytune.tuning.journal.reading import read_events
-from tests.commandline import Called, command, proxytune, proxytune_on_ray
+from tests.commandline import CommandResult, command, proxytune, proxytune_on_ray
 from tests.tuning.conftest import EXPORT_FILES, NO_PROGRAMS
 
 pytestmark = pytest.mark.timeout(3000)  # the fixture starts Ray, which takes minutes on a busy machine
@@ -51,7 +51,7 @@ def mlflow_runs(storage: Path) -> list:
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
-def test_show_and_trials_agree(finished: Path, call: Callable[..., Called]) -> None:
+def test_show_and_trials_agree(finished: Path, call: Callable[..., CommandResult]) -> None:
     shown = json.loads(call("show", "small", "--json", cwd=finished).stdout)
     rows = json.loads(call("trials", "small", "--json", cwd=finished).stdout)
     assert shown["outcomes"] == Counter(row["outcome"] for row in rows)
@@ -64,7 +64,7 @@ def test_show_and_trials_agree(finished: Path, call: Callable[..., Called]) -> N
 
 
 def test_mlflow_has_one_run_per_trial_under_one_parent_run(
-    finished: Path, call: Callable[..., Called]
+    finished: Path, call: Callable[..., CommandResult]
 ) -> None:
     runs = mlflow_runs(finished / "studies")
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -81,7 +81,7 @@ def test_mlflow_has_one_run_per_trial_under_one_parent_run(
 
 
 def test_run_of_a_finished_study_trains_nothing(
-    finished: Path, tmp_path: Path, call: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, call: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxytune.tuning.run.driver.DRAIN_SECONDS", 1.0)  # MLflow is not part of this test
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
@@ -94,7 +94,7 @@ def test_run_of_a_finished_study_trains_nothing(
 
 
 def test_export_is_complete_and_retrains_to_the_same_weights(
-    finished: Path, call: Callable[..., Called], without_programs: None
+    finished: Path, call: Callable[..., CommandResult], without_programs: None
 ) -> None:
     done = call("export", "small", "--no-register", "--out", "winner", cwd=finished)
     assert done.code == 0, done.stderr
@@ -138,7 +138,7 @@ def test_export_is_complete_and_retrains_to_the_same_weights(
     ],
 )
 def test_invalid_input_is_one_error_line_and_exit_code_2(
-    finished: Path, call: Callable[..., Called], arguments: list[str], words: list[str]
+    finished: Path, call: Callable[..., CommandResult], arguments: list[str], words: list[str]
 ) -> None:
     done = call(*arguments, cwd=finished)
     assert done.code == 2
@@ -149,7 +149,9 @@ def test_invalid_input_is_one_error_line_and_exit_code_2(
     assert not (finished / "x").exists()
 
 
-def test_precision_without_hardware_support_is_rejected(finished: Path, call: Callable[..., Called]) -> None:
+def test_precision_without_hardware_support_is_rejected(
+    finished: Path, call: Callable[..., CommandResult]
+) -> None:
     trial = STUDY.partition("search:")[0]
     (finished / "trial.yaml").write_text(trial)
     done = call("train", "trial.yaml", "--set", "training.precision=fp16", cwd=finished)
@@ -158,7 +160,7 @@ def test_precision_without_hardware_support_is_rejected(finished: Path, call: Ca
     assert "cpu" in done.stderr
 
 
-def test_check_prints_an_equivalent_study_file(finished: Path, call: Callable[..., Called]) -> None:
+def test_check_prints_an_equivalent_study_file(finished: Path, call: Callable[..., CommandResult]) -> None:
     more = ("--set", "search.trials=9")  # check rejects a study whose budget is exhausted
     (finished / "resolved.yaml").write_text(call("check", "small.yaml", *more, cwd=finished).stdout)
     first, second = (
