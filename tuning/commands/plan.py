@@ -66,7 +66,8 @@ def plan(
 
             status.update(f"measuring {len(points)} configurations")
             measured = measure(spec, points, slots)
-            costs, start = measured.costs, START_PROCESSES * measured.process_start
+            costs = measured.costs
+            start = START_PROCESSES * measured.process_start + measured.first_prediction
         found = make_plan(spec, Costs(points, costs), slots, start, status.update)
     if as_json:
         print_json(found.to_json())

@@ -23,7 +23,7 @@ from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.study_spec import StudySpec
 
 LEARNABLE = 0.5, 1.0  # fraction of the final values' variance that the configuration explains
-MOST_NOISE = 2.0  # largest size of the walk over a whole training, in standard deviations of the final values
+MOST_NOISE = 2.0  # largest deviation of the first value from the final value, in standard deviations of the final values
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Draw:
         return -float(self._weights @ (point - self._optimum) ** 2)
 
     def _walk(self, steps: Sequence[int]) -> Any:
-        """A random walk backwards from 0 at the last step, of standard deviation 1 over the whole training."""
+        """A random walk backwards from 0 at the last report, of standard deviation 1 at the first."""
         logs = np.log(steps)
-        spans = np.diff(logs) / max(math.log(steps[-1]), 1e-12)
+        spans = np.diff(logs) / max(logs[-1] - logs[0], 1e-12)
         moves = self._random.normal(size=len(spans)) * np.sqrt(spans)
         return np.concatenate([np.cumsum(moves[::-1])[::-1], [0.0]])
 

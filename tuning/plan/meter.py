@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -13,16 +14,22 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.data import prepare_task
 
+P, R = ParamSpec("P"), TypeVar("R")
 SECONDS = 0.5
 """Duration of the timed training, and of the timed evaluation, at each point; at least four batches each."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs of the points, in their order, and the seconds until a process was ready to train the first of them."""
+    """Costs of the points, in their order.
+
+    process_start: seconds until a process was ready to train the first of them. first_prediction: seconds of a process's
+    first prediction of costs, which is made at its first evaluation and imports PyTorch's compiler.
+    """
 
     costs: list[Cost]
     process_start: float
+    first_prediction: float
 
 
 def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
@@ -40,32 +47,48 @@ def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
     here = max(1, min(slots, len(os.sched_getaffinity(0)) // spec.resources.cpu))
     began = time.time()
     found = list(process_map(_measure, [(began, trials)] * here))
-    starts = [start for start, _ in found]
-    seconds = np.mean([figures for _, figures in found], axis=0)
+    seconds = np.mean([figures for *_, figures in found], axis=0)
+    if len(points) > 1:  # the first prediction of costs was not typical
+        seconds[0, 2] = seconds[1:, 2].mean()
     costs = [known_cost(spec, point, *row) for point, row in zip(points, seconds.tolist(), strict=True)]
-    return Measured(costs, float(np.mean(starts)))
+    start, prediction = (float(np.mean([one[index] for one in found])) for index in (0, 1))
+    return Measured(costs, start, prediction)
 
 
-def _measure(work: tuple[float, list[str]]) -> tuple[float, list[tuple[float, float, float]]]:
-    """Seconds until the first trial was built; then for each trial the seconds of a step, an evaluation and a start."""
-    from proxytune.tuning.trial.efficiency import measure_efficiency
+def _measure(work: tuple[float, list[str]]) -> tuple[float, float, list[tuple[float, float, float]]]:
+    """Seconds until the first trial was built, and of its first prediction of costs; then for each trial the seconds of
+    a step, an evaluation and a start.
+    """
+    from proxytune.tuning.trial.efficiency import measure_efficiency, typical_batches
+    from proxytune.tuning.trial.profile import predicted_profile, trial_device
     from proxytune.tuning.trial.trial_run import TrialRun
 
     asked, trials = work
-    start = 0.0
+    start = first_prediction = 0.0
     figures: list[tuple[float, float, float]] = []
     for text in trials:
         spec = TrialSpec.model_validate_json(text)
-        began = time.perf_counter()
-        TrialRun(spec, None)
-        built = time.perf_counter() - began
+        built, run = _timed(TrialRun, spec, None)
         if not figures:  # the first trial loads what all trials share; time it again
             start = time.time() - asked
-            began = time.perf_counter()
-            TrialRun(spec, None)
-            built = time.perf_counter() - began
+            built, run = _timed(TrialRun, spec, None)
+        predicted, _ = _timed(predicted_profile, spec, trial_device(spec))
+        if not figures:
+            first_prediction, predicted = predicted, 0.0
         speeds = measure_efficiency(spec, seconds=SECONDS)
-        step = int(spec.training["batch_size"]) / speeds["train_sequences_per_second"]
-        rows = len(prepare_task(spec.task).validation)
-        figures.append((step, rows / speeds["inference_sequences_per_second"], built))
-    return start, figures
+        size = int(spec.training["batch_size"])
+        validation = prepare_task(spec.task).validation
+        batch = typical_batches(validation, min(size, len(validation)))[-1]
+        run.trainer.evaluate([batch])
+        diagnosed, _ = _timed(run.trainer.evaluate, [batch])
+        diagnosed -= _timed(run.trainer.predict, batch)[0]
+        evaluation = len(validation) / speeds["inference_sequences_per_second"] + max(0.0, diagnosed)
+        figures.append((size / speeds["train_sequences_per_second"], evaluation, built + predicted))
+    return start, first_prediction, figures
+
+
+def _timed(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[float, R]:
+    """The seconds that the call takes, and its result."""
+    began = time.perf_counter()
+    result = work(*args, **kwargs)
+    return time.perf_counter() - began, result
