@@ -14,7 +14,8 @@ from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.trial.data import prepare_task
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 SECONDS = 0.5
 """Duration of the timed training, and of the timed evaluation, at each point; at least four batches each."""
 
