@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from proxytune.tuning.spec.search import Stopping
 
 MAX_RUNGS = 100_000
-CURVE_CONTINUES = 0.5
-"""Assumed fraction of the trials that `curve` lets continue at a rung; 0.4 to 0.7 on the curves of `plan`."""
+CURVE_CONTINUES = 0.7
+"""Assumed fraction of the trials that `curve` lets continue at a rung: the median on the tables of the race."""
 
 
 def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:

@@ -29,6 +29,9 @@ from tests.commandline import proxytune
 SHIPPER: Any = SimpleNamespace(error=None, waiting=0)
 
 
+TRAINING = 2 + 900 * 0.05 + 9 * 1  # seconds of a full training in `simulate`
+
+
 def simulate(spec: StudySpec, seed: int) -> Iterator[tuple[float, float | None, bool]]:
     """(seconds left, estimated seconds left, whether all trials have started) per second of a study in virtual time."""
     cost = Cost(0.05, 1.0, 2.0, *[1.0] * 4)
@@ -79,7 +82,7 @@ def test_time_left_decreases_and_is_within_a_factor_of_two(
     rises = sum(max(0.0, after - before) for before, after in pairwise(shown))
     assert rises < 0.25 * shown[0]
     for truth, left, _ in known[int(len(known) * settled) :]:
-        assert truth / 2 - 30 < left < 2 * truth + 30
+        assert truth / 2 - TRAINING < left < 2 * truth + TRAINING
 
 
 @pytest.mark.parametrize("seed", range(4))

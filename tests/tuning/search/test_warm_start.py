@@ -214,8 +214,8 @@ def test_curve_rule_decides_from_earlier_curves_from_the_first_trials(make_spec)
             )
         )
         good, bad = driver.begin(), driver.begin()
-        driver.say(good.number, 10, 0.3)
-        assert driver.say(bad.number, 10, 0.05), "it was not stopped"
+        driver.report(good.number, 10, 0.3)
+        assert driver.report(bad.number, 10, 0.05), "it was not stopped"
         return driver.study.trials()[bad.number].user_attrs["end"]["reason"]
 
     driver = Driver(
@@ -229,9 +229,9 @@ def test_curve_rule_decides_from_earlier_curves_from_the_first_trials(make_spec)
     )
     for _ in range(16):
         assignment = driver.begin()
-        driver.say(assignment.number, 10, accuracy(assignment) - 0.2)
-        driver.say(assignment.number, 30, accuracy(assignment), outcome="complete")
-    driver.die()
+        driver.report(assignment.number, 10, accuracy(assignment) - 0.2)
+        driver.report(assignment.number, 30, accuracy(assignment), outcome="complete")
+    driver.crash()
     assert reason("cold") == "not among the best at step 10"
     warm = reason("warm", "search.warm_start={study: old, top: 0}")
     assert warm.startswith("its chance of becoming the best is"), warm

@@ -30,7 +30,7 @@ def _shipper_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow takes seconds to create its tables, so that this is done once per session."""
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
@@ -38,11 +38,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def storage(tmp_path: Path, empty_database: Path) -> Path:
+def storage(tmp_path: Path, empty_mlflow_database: Path) -> Path:
     """A folder of studies with an empty MLflow store."""
     folder = tmp_path / "studies"
     folder.mkdir()
-    shutil.copy(empty_database, folder / "mlflow.db")
+    shutil.copy(empty_mlflow_database, folder / "mlflow.db")
     return folder
 
 

@@ -161,13 +161,13 @@ def test_studies_with_the_same_name_have_separate_runs(tmp_path: Path, uri: str,
 
 
 def test_second_destination_receives_the_complete_journal(
-    fill: Fill, outbox_folder: Path, uri: str, tmp_path: Path, empty_database: Path, make_store: Any
+    fill: Fill, outbox_folder: Path, uri: str, tmp_path: Path, empty_mlflow_database: Path, make_store: Any
 ) -> None:
     fill(synthetic_events(5, steps=100, seed=3))
     synced(outbox_folder, uri)
     other = tmp_path / "other" / "mlflow.db"
     other.parent.mkdir()
-    other.write_bytes(empty_database.read_bytes())
+    other.write_bytes(empty_mlflow_database.read_bytes())
     synced(outbox_folder, f"sqlite:///{other}")
     assert make_store(f"sqlite:///{other}").differences(outbox_folder) == {}
 

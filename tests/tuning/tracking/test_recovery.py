@@ -78,7 +78,7 @@ def test_complete_journal_is_not_changed(spec: StudySpec, storage: Path) -> None
 
 
 def test_lost_journal_is_rebuilt_and_shipped_to_another_store(
-    spec: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
+    spec: StudySpec, storage: Path, tmp_path: Path, empty_mlflow_database: Path, make_store: Any
 ) -> None:
     before, ends = recorded(spec.folder), {}
     for event in read_events(spec.folder / "outbox").events:
@@ -87,7 +87,7 @@ def test_lost_journal_is_rebuilt_and_shipped_to_another_store(
     assert ends == {0: ("complete", 30), 1: ("complete", 30), 2: ("diverged", 25), 3: ("interrupted", 20)}
     (spec.folder / "outbox" / "events.jsonl").unlink()
     other = tmp_path / "other.db"
-    other.write_bytes(empty_database.read_bytes())
+    other.write_bytes(empty_mlflow_database.read_bytes())
     arguments = ["track", "rebuild", spec.name, "--storage", str(storage), "--uri", "./mlruns"]
     result = CliRunner().invoke(cli, arguments)
     assert isinstance(result.exception, InputError), "the journal is rebuilt before the URI is rejected"

@@ -124,10 +124,10 @@ READER = ("reader", "canary-Reader-7")
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Any]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_database: Path) -> Iterator[Any]:
     """A server with basic authentication; the user `reader` has read access only."""
     folder = tmp_path_factory.mktemp("guarded")
-    shutil.copy(empty_database, folder / "mlflow.db")
+    shutil.copy(empty_mlflow_database, folder / "mlflow.db")
     config = folder / "auth.ini"
     config.write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"

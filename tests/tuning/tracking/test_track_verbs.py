@@ -61,10 +61,10 @@ def test_sync_ships_all_waiting_events_and_ends_open_runs(
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
 def test_rebuild_ships_a_study_to_another_store_and_experiment(
-    study: StudySpec, storage: Path, tmp_path: Path, empty_database: Path, make_store: Any
+    study: StudySpec, storage: Path, tmp_path: Path, empty_mlflow_database: Path, make_store: Any
 ) -> None:
     other = tmp_path / "other.db"
-    other.write_bytes(empty_database.read_bytes())
+    other.write_bytes(empty_mlflow_database.read_bytes())
     Outbox(study.folder / "outbox").close()
     for ships_events in (True, False):
         facts = call(
