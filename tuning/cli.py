@@ -1,5 +1,7 @@
 """The command line: the verbs of `commands/`; expected errors become one line and an exit code."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -114,6 +116,10 @@ def with_flags(message: str) -> str:
 
 def main() -> None:
     """Entry point: prints expected errors as one line and sets the exit code."""
+    # Imports create hundreds of thousands of objects that stay: fewer collections while they are created, and none of
+    # them at the exit, save a quarter of the CPU time of `show` and `check`.
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)
     try:
         with interruptible():
             cli.main(standalone_mode=False)
