@@ -96,21 +96,27 @@ def _facts(study: Study, arms: Sequence[Arm]) -> str:
     complete = sum(len(arm.metrics) for arm in arms)
     seconds = sum(metrics["seconds"] for arm in arms for metrics in arm.metrics.values())
     spec = study.spec
-    facts = driver_facts(study)
-    hardware, versions = facts.get("hardware", {}), facts.get("versions", {})
     return (
         f"{max(ended):%Y-%m-%d}; task {spec.task.name} {spec.task.options or ''}, {spec.training['steps']:,} steps of "
         f"{spec.training['batch_size']} at {spec.training['learning_rate']:g}, {spec.training['batch_order']} batches, evaluated "
         f"every {spec.training['eval_every']} steps. {complete} of {spec.search.trials} trials are complete, "
         f"{len(trials) - complete} are unfinished. {seconds / 60:.0f} min of training and evaluation, "
-        f"{study.optuna.user_attrs.get(SECONDS, 0) / 60:.0f} min of wall time. "
-        f"{hardware.get('machine', '?')}, {hardware.get('cpus', '?')} cores, {spec.resources.cpu} per trial; "
+        f"{study.optuna.user_attrs.get(SECONDS, 0) / 60:.0f} min of wall time. " + machine(study)
+    )
+
+
+def machine(study: Study) -> str:
+    """The machine, versions and revision of the study's first driver."""
+    facts = _driver_facts(study)
+    hardware, versions = facts.get("hardware", {}), facts.get("versions", {})
+    return (
+        f"{hardware.get('machine', '?')}, {hardware.get('cpus', '?')} cores, {study.spec.resources.cpu} per trial; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f"; revision {str(facts.get('git_revision'))[:12]}."
     )
 
 
-def driver_facts(study: Study) -> dict[str, Any]:
+def _driver_facts(study: Study) -> dict[str, Any]:
     """The facts that the first driver recorded in the study's journal."""
     journal = study.folder / "outbox" / "events.jsonl"
     if not journal.exists():

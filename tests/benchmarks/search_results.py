@@ -9,7 +9,7 @@ from proxytune.tuning.spec.ranking import front, front_objectives
 from proxytune.tuning.store.confirmation import Candidate, Confirmation, read_confirmation
 from proxytune.tuning.store.records import TrialRecord, study_records
 from proxytune.tuning.store.study import Study, open_study
-from tests.benchmarks.results import driver_facts, table
+from tests.benchmarks.results import machine, table
 
 ENQUEUED = "enqueued"
 
@@ -38,7 +38,7 @@ def search_section(study: Study) -> str:
 
 
 def _facts(study: Study, records: Sequence[TrialRecord], confirmation: Confirmation | None) -> str:
-    spec, facts = study.spec, driver_facts(study)
+    spec = study.spec
     outcomes = ", ".join(
         f"{number} {outcome}" for outcome, number in Counter(record.outcome for record in records).items()
     )
@@ -50,14 +50,11 @@ def _facts(study: Study, records: Sequence[TrialRecord], confirmation: Confirmat
         retrained = open_study(f"{study.name}.confirm", spec.storage, spec.database)
         hours = _core_hours(retrained, study_records(retrained))
         cost += f"; confirmation: {confirmation.retrainings} trainings, {hours:.2f} core-hours"
-    hardware, versions = facts.get("hardware", {}), facts.get("versions", {})
     return (
         f"{max(record.ended or '' for record in records)[:10]}; task {spec.task.name} {spec.task.options or ''}, "
         f"{spec.model['attention']}, {full:,} steps of {spec.training['batch_size']}; sampler "
         f"{spec.search.sampler.name}, stopping rule {spec.search.stopping.name}. {len(records)} trials: {outcomes}. {cost}. "
-        f"{hardware.get('machine', '?')}, {hardware.get('cpus', '?')} cores, {spec.resources.cpu} per trial; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + "."
+        + machine(study)
     )
 
 

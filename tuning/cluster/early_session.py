@@ -2,19 +2,19 @@
 
 import concurrent.futures.thread  # noqa: F401  (its fork hooks must not be registered while Ray starts processes)
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from proxytune.tuning.cluster.session import TRAINING, RaySession, ray_session
 
 
 @contextmanager
-def early_session() -> Iterator[Callable[[], RaySession]]:
-    """Start Ray on this machine for trainings. The yielded function waits for the session and raises its errors.
+def early_session() -> Iterator[AbstractContextManager[RaySession]]:
+    """Start Ray on this machine for trainings. The yielded context waits for the session, raises its errors and ends Ray.
 
-    The context is entered when Ray is imported, since two threads import no faster than one. The thread exits with this
-    context: Linux ends Ray's processes with the thread that started them.
+    This context is entered when Ray is imported, since two threads import no faster than one. It ends Ray if the yielded
+    context was not used. The thread lives as long as Ray: Linux ends Ray's processes with the thread that started them.
     """
     session: Future[RaySession] = Future()
     imported, over = threading.Event(), threading.Event()
@@ -31,10 +31,21 @@ def early_session() -> Iterator[Callable[[], RaySession]]:
             imported.set()
 
     thread = threading.Thread(target=hold, name="ray session")
+
+    def leave() -> None:
+        over.set()
+        thread.join()
+
+    @contextmanager
+    def started() -> Iterator[RaySession]:
+        try:
+            yield session.result()
+        finally:
+            leave()
+
     thread.start()
     try:
         imported.wait()
-        yield session.result
+        yield started()
     finally:
-        over.set()
-        thread.join()
+        leave()

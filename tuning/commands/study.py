@@ -1,8 +1,8 @@
 """`run`, `studies`, `show`, `trials`: run studies and show their results."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _early_ray(spec: "StudySpec", address: str) -> "Iterator[Callable[[], RaySession] | None]":
+def _early_ray(spec: "StudySpec", address: str) -> "Iterator[AbstractContextManager[RaySession] | None]":
     """Start a local Ray before the driver's libraries are loaded, if the study is new: a stored study may need no Ray."""
     if address != "local" or spec.folder.exists():
         yield None
@@ -94,7 +94,7 @@ def _early_ray(spec: "StudySpec", address: str) -> "Iterator[Callable[[], RaySes
         yield session
 
 
-def _run(spec: "StudySpec", address: str, session: "Callable[[], RaySession] | None") -> "Study":
+def _run(spec: "StudySpec", address: str, session: "AbstractContextManager[RaySession] | None") -> "Study":
     with err.status("loading"), importing():
         from proxytune.tuning.run.driver import run_study
         from proxytune.tuning.run.progress import Watch

@@ -49,8 +49,10 @@ def measure(spec: StudySpec, points: Sequence[Point], slots: int) -> Measured:
     began = time.time()
     found = list(process_map(_measure, [(began, trials)] * here))
     seconds = np.mean([figures for *_, figures in found], axis=0)
-    if len(points) > 1:  # the first prediction of costs was not typical
-        seconds[0, 2] = seconds[1:, 2].mean()
+    if (
+        len(points) > 1
+    ):  # neither the first prediction of costs nor one that repeats a configuration is typical
+        seconds[:, 2] = np.median(seconds[1:, 2])
     costs = [known_cost(spec, point, *row) for point, row in zip(points, seconds.tolist(), strict=True)]
     start, prediction = (float(np.mean([one[index] for one in found])) for index in (0, 1))
     return Measured(costs, start, prediction)

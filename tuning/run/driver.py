@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def run_study(
     watch: Callable[[Study, StudyController, Shipper], Any] | None = None,
     age: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
-    session: "Callable[[], RaySession] | None" = None,
+    session: "AbstractContextManager[RaySession] | None" = None,
 ) -> Study:
     """Start or resume the study and run it until its budget is spent.
 
@@ -67,7 +67,7 @@ def run_study(
         watch: called when everything is set up; returns a context manager that is active during the search.
         age: seconds since the run was started; stop and pause requests made since then apply.
         say: called with a message for each key of the spec and each earlier request without effect, and when Ray starts.
-        session: waits for a Ray session that is already starting (`early_session`); None: start one when it is needed.
+        session: of a Ray that is already starting (`early_session`); None: start one when it is needed.
 
     Raises:
         InputError: the study file cannot be run here.
@@ -179,7 +179,7 @@ def _search(
     address: str,
     trainable: type | None,
     watch: Callable[[], Any] | None,
-    early: "Callable[[], RaySession] | None",
+    early: "AbstractContextManager[RaySession] | None",
 ) -> None:
     """Run trials on Ray until the controller has no further trials or is stopped."""
     from proxytune.tuning.cluster.session import TRAINING, ray_session
@@ -199,7 +199,7 @@ def _search(
             from proxytune.tuning.cluster.watch import watch_ray
 
         if early is not None:
-            session = early()
+            session = stack.enter_context(early)
         if address != "local":
             check_private(session_folder())
         resources = session.trial_resources(spec.resources)

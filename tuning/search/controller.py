@@ -22,7 +22,7 @@ from proxytune.tuning.search.packing import Packing
 from proxytune.tuning.search.running import Assignment, RunningTrial
 from proxytune.tuning.search.samplers import make_sampler
 from proxytune.tuning.search.steering import Steering
-from proxytune.tuning.search.warm_start import WarmStart
+from proxytune.tuning.search.warm_start import WarmStart, with_earlier
 from proxytune.tuning.spec.metrics import any_known
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
@@ -41,7 +41,7 @@ from proxytune.tuning.store.attributes import (
     WHOLE_GPU,
     reported_steps,
 )
-from proxytune.tuning.store.optuna_private import StudyView, running_trial
+from proxytune.tuning.store.optuna_private import running_trial
 from proxytune.tuning.store.requests import Requests
 from proxytune.tuning.store.study import trial_checkpoints
 from proxytune.tuning.trial.profile import predicted_profile
@@ -79,9 +79,7 @@ class StudyController:
         self._packing: Packing | None = None
         gpu = spec.resources.gpu
         self._resources = Resources(cpu=spec.resources.cpu, gpu=0.0 if gpu == "auto" else gpu)
-        self._earlier: list[
-            FrozenTrial
-        ] = []  # trials of another study, visible only to sampler and stopping rule
+        self._earlier: list[FrozenTrial] = []  # of another study, visible only to sampler and stopping rule
         self.live: dict[int, RunningTrial] = {}
         self.notes: list[str] = []
 
@@ -307,8 +305,7 @@ class StudyController:
         rungs.enter(number, rung, entry)
         if step > before:
             live.trial.set_user_attr(f"{RUNG}{rung}", entry.to_json())
-        known: Any = StudyView(self._study, self._earlier)
-        return self._judgement.stopped_at(rung, number, known)
+        return self._judgement.stopped_at(rung, number, with_earlier(self._study, self._earlier))
 
     def _end(self, number: int, outcome: Outcome, reason: str) -> None:
         live = self.live.pop(number)

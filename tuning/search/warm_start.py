@@ -219,6 +219,11 @@ def _result(
     return {"state": "PRUNED", "values": None, "steps": steps} if steps else None
 
 
+def with_earlier(study: optuna.Study, earlier: Sequence[FrozenTrial]) -> Any:
+    """The study with the trials of an earlier study before its own."""
+    return StudyView(study, earlier)
+
+
 class WarmStartSampler(BaseSampler):
     """A sampler that sees the trials of an earlier study before those of its own study."""
 
@@ -248,4 +253,4 @@ class WarmStartSampler(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
     def _view(self, study: optuna.Study) -> Any:
-        return StudyView(study, self._earlier)
+        return with_earlier(study, self._earlier)

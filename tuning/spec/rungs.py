@@ -6,7 +6,9 @@ from proxytune.tuning.spec.search import Stopping
 
 MAX_RUNGS = 100_000
 CURVE_CONTINUES = 0.7
-"""Assumed fraction of the trials that `curve` lets continue at a rung: the median on the tables of the race."""
+"""Assumed fraction of the trials that `curve` lets continue at a rung. With it 12 trials of 3 or 6 reports are expected to
+spend 0.80 and 0.65 of the steps; on the tables of the race the medians are 0.78 and 0.65.
+"""
 
 
 def rung_steps(stopping: Stopping, steps: int, eval_every: int) -> tuple[int, ...]:

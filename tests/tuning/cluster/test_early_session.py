@@ -14,8 +14,8 @@ def test_error_of_the_start_is_raised_where_the_session_is_needed(monkeypatch: p
         monkeypatch.delenv(name, raising=False)
     with early_session() as session:
         opened = True
-        with pytest.raises(NotADirectoryError):
-            session()
+        with pytest.raises(NotADirectoryError), session:
+            raise AssertionError("Ray started")
     assert opened
 
 
@@ -29,8 +29,9 @@ except OSError as error:
     print(error)
 print(len(psutil.Process().children(recursive=True)), "processes")
 with early_session() as session:
-    print(len(session().nodes()), "node")
-print(len(psutil.Process().children(recursive=True)), "processes")
+    with session as used:
+        print(len(used.nodes()), "node")
+    print(len(psutil.Process().children(recursive=True)), "processes")
 """
 
 
