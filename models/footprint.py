@@ -1,7 +1,7 @@
 """Predicted costs of a configuration: parameters, FLOPs, peak memory of a training step and of inference.
 
-A whole step runs on fake tensors, which have shapes and storages but no data. Peak memory is the largest sum of live
-storages. The prediction takes well under a second and a few MiB, whatever the sizes.
+A whole step runs on tensors without data (dataless.py). Peak memory is the largest sum of live storages, FLOPs are those
+of PyTorch's formulas. The prediction takes well under a second and a few MiB, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from proxytune.models.attention import Trace
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
+from proxytune.models.dataless import Dataless
 from proxytune.models.optimizer import make_optimizer
 from proxytune.models.training import autocast_dtype
 from proxytune.models.training_config import TrainingConfig
@@ -84,10 +83,10 @@ def footprint(
     if device.startswith("cuda") and config.attention == "softmax":
         config = replace(config, attention_dropout=0.0)
     shape = (batch_size, *([2] if config.num_documents == 2 else []), length or config.max_length)
-    with FakeTensorMode(), LiveBytes() as live:
+    with StepCosts() as costs:
         model = Classifier(config)
         optimizer = make_optimizer(model, ANY_TRAINING)
-        parameter_bytes = live.now
+        parameter_bytes = costs.now
         token_ids = torch.zeros(shape, dtype=torch.uint8)
         mask = torch.ones(shape, dtype=torch.bool)
         labels = torch.zeros(batch_size, dtype=torch.int64)
@@ -97,39 +96,38 @@ def footprint(
                 logits: Tensor = model(token_ids, mask, trace)
                 return logits
 
-        model.eval().requires_grad_(False)  # not no_grad: the counter's hooks fail on views in it
-        live.restart()
-        with count_flops() as inference_flops:
+        costs.restart()
+        model.eval()
+        with torch.no_grad():
             forward(Trace())
-        inference_bytes = live.peak
+        inference_flops, inference_bytes = costs.flops, costs.peak
 
-        model.train().requires_grad_(True)
-        optimizer_bytes = _optimizer_bytes(model, optimizer, live)
+        model.train()
+        optimizer_bytes = _optimizer_bytes(model, optimizer, costs)
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(live.add_gradient)  # type: ignore[no-untyped-call]
-        live.restart()
-        with count_flops() as training_flops:
-            _training_step(forward, optimizer, labels, config.contrastive_weight)
+            parameter.register_post_accumulate_grad_hook(costs.add_gradient)  # type: ignore[no-untyped-call]
+        costs.restart()
+        _training_step(forward, optimizer, labels, config.contrastive_weight)
         return Footprint(
             batch_size=batch_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            inference_flops_per_sequence=inference_flops.get_total_flops() // batch_size,
-            training_flops_per_sequence=training_flops.get_total_flops() // batch_size,
+            inference_flops_per_sequence=inference_flops // batch_size,
+            training_flops_per_sequence=costs.flops // batch_size,
             parameter_bytes=parameter_bytes,
-            gradient_bytes=live.gradients_at_peak,
+            gradient_bytes=costs.gradients_at_peak,
             optimizer_bytes=optimizer_bytes,
-            activation_bytes=live.peak - parameter_bytes - optimizer_bytes - live.gradients_at_peak,
+            activation_bytes=costs.peak - parameter_bytes - optimizer_bytes - costs.gradients_at_peak,
             inference_bytes=inference_bytes,
         )
 
 
-def _optimizer_bytes(model: Classifier, optimizer: torch.optim.Optimizer, live: LiveBytes) -> int:
+def _optimizer_bytes(model: Classifier, optimizer: torch.optim.Optimizer, costs: StepCosts) -> int:
     """Bytes of the optimizer's state, which exists after an empty step."""
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    before = live.now
+    before = costs.now
     optimizer.step()
-    added = live.now - before
+    added = costs.now - before
     optimizer.zero_grad()
     return added
 
@@ -148,34 +146,36 @@ def _training_step(
     optimizer.step()
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums the storages that operations allocate, until they are freed.
+class StepCosts(Dataless):  # type: ignore[no-untyped-call]
+    """Counts FLOPs, and sums the storages that operations allocate, until they are freed.
 
     Attributes:
         now: bytes alive.
         peak: maximum of `now` since the last restart.
         gradients_at_peak: bytes of parameters' gradients at the peak.
+        flops: of the operations since the last restart.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.gradients = self.gradients_at_peak = 0
+        self.now = self.peak = self.gradients = self.gradients_at_peak = self.flops = 0
         self._known: set[int] = set()
 
     def restart(self) -> None:
-        """Reset the peak. No gradients may be alive."""
-        self.peak, self.gradients, self.gradients_at_peak = self.now, 0, 0
+        """Reset the peak and the FLOPs. No gradients may be alive."""
+        self.peak, self.gradients, self.gradients_at_peak, self.flops = self.now, 0, 0, 0
 
     def add_gradient(self, parameter: Tensor) -> None:
         """A post-accumulate hook, called once per step for each parameter."""
         self.gradients += parameter.nbytes
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def observe(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Count one operation."""
+        if (formula := FLOPS.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage())
-        return result
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)
@@ -192,23 +192,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= num_bytes
 
 
-def count_flops() -> FlopCounterMode:
-    """PyTorch's FLOP counter, with formulas for the CPU's fused attention."""
-    aten = torch.ops.aten
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
-            aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
-        },
-    )
+def attention_flops(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    """FLOPs of a fused attention call on a CPU."""
+    return int(sdpa_flop_count(q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
 
 
-def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """FLOPs of a fused attention call."""
-    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
-
-
-def attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+def attention_backward_flops(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
     """FLOPs of its backward call, which recomputes the attention matrix."""
-    return int(sdpa_backward_flop_count(grad, q, k, v))  # type: ignore[no-untyped-call]
+    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+
+
+# PyTorch's formulas, which do not include the CPU's fused attention.
+FLOPS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from proxytune.models.attention import MECHANISMS
+from proxytune.models.attention import MECHANISMS, Trace
+from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
 from proxytune.models.footprint import MIB, Footprint, footprint
 from proxytune.models.training import Trainer, TrainingConfig
@@ -134,6 +137,17 @@ def test_flops_agree_with_the_matrix_products() -> None:
     assert softmax.inference_flops_per_sequence == 2 * (
         2 * (4 * n * d * d + 2 * n * d * ff + 2 * n * n * d) + head
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inference_flops_agree_with_pytorchs_counter(name: str) -> None:
+    """The counter knows no fused attention of a CPU, so the real pass uses PyTorch's explicit one."""
+    model_config = config(name, 128)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model = Classifier(model_config).eval()
+        token_ids = torch.ones(2, 128, dtype=torch.uint8)
+        model(token_ids, token_ids != 0, Trace())
+    assert footprint(model_config, 2).inference_flops_per_sequence * 2 == counter.get_total_flops()
 
 
 def growth(name: str) -> tuple[float, float]:

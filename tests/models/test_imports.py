@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Prints three lists of imported modules: after the configurations, after the models, after training steps.
+# Prints three lists of imported modules: after the configurations, after the models, after training steps and a footprint.
 PROGRAM = """
 import json, sys
 import proxytune.models.config, proxytune.models.training_config
@@ -24,6 +24,7 @@ trainer.train_step(make_batch(0))
 trainer.load_state_dict(trainer.state_dict())
 trainer.train_step(make_batch(1))
 assert trainer.step == 2
+proxytune.models.footprint.footprint(MODEL, 2)
 print(json.dumps(list(sys.modules)))
 """
 
@@ -55,6 +56,6 @@ def test_import_of_models_is_light(imported: list[set[str]]) -> None:
     assert not heavy & imported[1]
 
 
-def test_training_does_not_import_torch_dynamo(imported: list[set[str]]) -> None:
-    """PyTorch's optimizers import torch._dynamo, which would delay the first step of each worker by 2 s."""
+def test_training_and_prediction_do_not_import_torch_dynamo(imported: list[set[str]]) -> None:
+    """PyTorch's optimizers and fake tensors import torch._dynamo, 2 s of CPU at the start of each worker."""
     assert "torch._dynamo" not in imported[2]

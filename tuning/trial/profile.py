@@ -42,8 +42,6 @@ def predicted_profile(spec: TrialSpec, device: str = "cpu") -> dict[str, float]:
 @lru_cache(maxsize=1024)
 def _predict(costs: str, device: str) -> dict[str, float]:
     with importing():
-        import torch._dynamo.config  # noqa: F401  (2 s of CPU, which the first fake tensor of a process needs)
-
         from proxytune.models.footprint import footprint
 
     schedule = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-3, "eval_every": 1}
