@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from proxytune.tuning.confirm.racing import interval
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.ranking import front, front_objectives
 from proxytune.tuning.store.confirmation import Candidate, Confirmation, read_confirmation
@@ -31,7 +32,7 @@ def search_section(study: Study) -> str:
               list(_rows(study, records, confirmation)))
     )  # fmt: skip
     if confirmation is not None:
-        parts.append(_confirmed(confirmation))
+        parts.append(_confirmed(confirmation) + _against_enqueued(study, confirmation))
     parts.append("Pareto front of " + _front(study, records))
     parts.append("Best value so far, by trial: " + _best_so_far(study, records) + ".")
     return "\n\n".join(parts)
@@ -103,6 +104,25 @@ def _confirmed(confirmation: Confirmation) -> str:
         text += (
             f" Test split, opened {test.openings} time{'s' * (test.openings > 1)}: {test.mean:.4f} [{low:.4f}, {high:.4f}] "
             f"over {len(test.values)} seeds, {test.num_examples:,} examples."
+        )
+    return text
+
+
+def _against_enqueued(study: Study, confirmation: Confirmation) -> str:
+    """The winner against each enqueued configuration that was confirmed too."""
+    winner = confirmation.best
+    of_winner = dict(zip(winner.seeds, winner.values, strict=True))
+    text = ""
+    for other in confirmation.candidates:
+        pairs = list(zip(other.seeds, other.values, strict=True))
+        if other.trial == winner.trial or other.trial >= len(study.spec.search.enqueue) or not pairs:
+            continue
+        differences = [of_winner[seed] - value for seed, value in pairs]
+        mean = sum(differences) / len(differences)
+        low, high = interval(differences) or (mean, mean)
+        text += (
+            f" Winner minus trial {other.trial} (enqueued), paired by seed: {mean:+.4f} [{low:+.4f}, {high:+.4f}], "
+            f"{len(pairs)} seeds."
         )
     return text
 

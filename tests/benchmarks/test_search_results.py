@@ -20,18 +20,26 @@ SPEC = {
     "search": {
         "space": {"model.num_proxies": {"low": 4, "high": 64, "log": True}},
         "sampler": {"name": "random"},
+        "enqueue": [{"model.num_proxies": 64}],
         "trials": 3,
     },
 }
 
 
+def ended(accuracy: float, memory: float, step: int = 30) -> dict[str, Any]:
+    """The end of a trial that trained for an hour per 30 steps; before step 30 it was stopped."""
+    metrics = {"val_accuracy": accuracy, "train_memory_mib_per_sequence": memory, "seconds": 120.0 * step}
+    return {"outcome": "complete" if step == 30 else "pruned", "reason": "", "step": step, "metrics": metrics}
+
+
+def finish_enqueued(study: Study, accuracy: float, memory: float) -> None:
+    trial = study.optuna.ask(fixed_distributions=dict(study.spec.space.distributions))
+    trial.set_user_attr("end", ended(accuracy, memory))
+    study.optuna.tell(trial, accuracy)
+
+
 def add(study: Study, proxies: int, accuracy: float, memory: float, step: int = 30) -> None:
-    """Add a trial that trained for an hour per 30 steps; before step 30 it was stopped."""
-    metrics = {
-        "val_accuracy": accuracy,
-        "train_memory_mib_per_sequence": memory,
-        "seconds": 120.0 * step,
-    }
+    """Add a trial that ended at `step`."""
     done = step == 30
     study.optuna.add_trial(
         optuna.trial.create_trial(
@@ -40,9 +48,7 @@ def add(study: Study, proxies: int, accuracy: float, memory: float, step: int = 
             value=accuracy if done else None,
             state=TrialState.COMPLETE if done else TrialState.PRUNED,
             intermediate_values={step: accuracy},
-            user_attrs={
-                "end": {"outcome": "complete" if done else "pruned", "reason": "", "step": step, "metrics": metrics}
-            },
+            user_attrs={"end": ended(accuracy, memory, step)},
         )
     )  # fmt: skip
 
@@ -50,7 +56,7 @@ def add(study: Study, proxies: int, accuracy: float, memory: float, step: int = 
 def make_search(folder: Path) -> tuple[StudySpec, Study]:
     spec = parse_study({**SPEC, "storage": str(folder)}, "test")
     study = begin_study(spec)
-    add(study, 64, 0.20, 9.0)
+    finish_enqueued(study, 0.20, 9.0)
     add(study, 8, 0.10, 3.0, step=10)
     add(study, 16, 0.60, 4.0)
     return spec, study
@@ -77,12 +83,15 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
     best = Candidate(
         trial=2, search_value=0.6, seeds=(7, 8), values=(0.5, 0.52), mean=0.51, interval=(0.38, 0.64), metrics={}, efficiency={}, **candidate
     )  # fmt: skip
+    reference = Candidate(
+        trial=0, search_value=0.2, seeds=(7, 8), values=(0.3, 0.34), mean=0.32, interval=(0.1, 0.5), metrics={}, efficiency={}, **candidate
+    )  # fmt: skip
     test = TestResult(
         trial=2, seeds=(7, 8), values=(0.4, 0.5), mean=0.45, interval=(0.3, 0.6), num_examples=2000, openings=1,
         opened_at="2026-11-30T00:00:00", opened_by="alice",
     )  # fmt: skip
     confirmation = Confirmation(
-        study="found", objective="val_accuracy", direction="maximize", seeds=(7, 8), candidates=(best,), winner=2, tied=(2,),
+        study="found", objective="val_accuracy", direction="maximize", seeds=(7, 8), candidates=(best, reference), winner=2, tied=(2,),
         gap=0.09, retrainings=2, test=test,
     )  # fmt: skip
     study.optuna.set_user_attr(CONFIRMATION, confirmation.to_json())
@@ -93,6 +102,7 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
         in shown
     )
     assert "Optimism of the best search score: +0.0900." in shown
+    assert "Winner minus trial 0 (enqueued), paired by seed: +0.1900 [+0.0629, +0.3171], 2 seeds." in shown
     assert "Test split, opened 1 time: 0.4500 [0.3000, 0.6000] over 2 seeds, 2,000 examples." in shown
 
 

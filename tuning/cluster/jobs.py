@@ -126,13 +126,14 @@ class Jobs:
             )
         return self._once(spec.name, ["run", "study.yaml"], spec)
 
-    def confirm(self, spec: StudySpec, *, top: int, seeds: int) -> str:
+    def confirm(self, spec: StudySpec, *, top: int, seeds: int, trials: Sequence[int] = ()) -> str:
         """Confirm the study's winner as a job (`proxytune confirm`) and return its id, or that of the job already alive.
 
         `status`, `logs` and `stop` address it as `<study>.confirm`.
         """
         where = ["--storage", str(spec.storage), *(["--database", spec.database] if spec.database else [])]
         arguments = ["confirm", spec.name, *where, "--top", str(top), "--seeds", str(seeds)]
+        arguments += [f"--trial={number}" for number in trials]
         return self._once(f"{spec.name}.confirm", arguments, spec)
 
     def _once(self, name: str, arguments: Sequence[str], spec: StudySpec) -> str:

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Maximum number of seeds per candidate.",
 )
+@click.option(
+    "--trial",
+    "also",
+    type=click.IntRange(0),
+    multiple=True,
+    help="Also confirm this trial, whatever its value, such as an enqueued reference; repeatable.",
+)
 @click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(
     "--address",
@@ -46,6 +53,7 @@ def confirm(
     study: str,
     top: int,
     num_seeds: int,
+    also: tuple[int, ...],
     again: bool,
     address: str,
     storage: Path,
@@ -60,7 +68,7 @@ def confirm(
 
     \b
     proxytune confirm listops-mini
-    proxytune confirm listops --top 3 --seeds 8 --json
+    proxytune confirm listops --top 3 --seeds 8 --trial 0 --json
     """
     from proxytune.tuning.confirm.confirm import confirm_study
     from proxytune.tuning.run.data_progress import data_progress
@@ -77,6 +85,7 @@ def confirm(
         opened,
         top=top,
         num_seeds=num_seeds,
+        also=also,
         who=terminal_user(),
         again=again,
         address=address,

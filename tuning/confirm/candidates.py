@@ -1,4 +1,4 @@
-"""Selects the trials to confirm: the best feasible trials, or the Pareto front, each configuration once."""
+"""Selects the trials to confirm: the best feasible trials, or the Pareto front, and named ones, each configuration once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,23 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.search.rungs import Entry, rank
 from proxytune.tuning.spec import ranking
 from proxytune.tuning.spec.constraints import feasible, violation
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.store.study import Study
+from proxytune.tuning.store.summary import outcome_of
 from proxytune.tuning.store.winner import eligible
 
 SEED = "training.seed"
 
 
-def candidates(study: Study, top: int) -> list[FrozenTrial]:
-    """The `top` best feasible trials of the full budget, best first, or all of them if there are fewer.
+def candidates(study: Study, top: int, also: Sequence[int] = ()) -> list[FrozenTrial]:
+    """The `top` best feasible trials of the full budget, best first, or all of them if there are fewer; then `also`.
 
     With several objectives: the Pareto front; if it is longer, its points with the largest crowding distances.
 
     Raises:
-        InputError: there is no candidate; the message names the trial nearest to the constraints.
+        InputError: there is no candidate; the message names the trial nearest to the constraints. Or a trial of `also`
+            did not reach the full budget or violates the constraints.
     """
     points, objectives = eligible(study), study.spec.search.objectives
     trials = study.trials()
@@ -36,7 +39,17 @@ def candidates(study: Study, top: int) -> list[FrozenTrial]:
             for number in ranking.front(points, objectives)
         }
         order = rank(entries)
-    return _once_each(study, [trials[number] for number in order])[:top]
+    for number in also:
+        if number not in points:
+            outcome = outcome_of(trials[number]) if 0 <= number < len(trials) else "not there"
+            if outcome is Outcome.COMPLETE:
+                outcome = "outside the constraints"
+            raise InputError(
+                f"trial {number} of study {study.name} is {outcome}; only trials that reached the full budget within the "
+                "constraints can be confirmed"
+            )
+    best = _once_each(study, [trials[number] for number in order])[:top]
+    return _once_each(study, [*best, *(trials[number] for number in also)])
 
 
 def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:

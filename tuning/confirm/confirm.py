@@ -39,6 +39,7 @@ def confirm_study(
     top: int,
     num_seeds: int,
     who: str,
+    also: Sequence[int] = (),
     again: bool = False,
     address: str = "local",
     watch: Any = None,
@@ -51,13 +52,14 @@ def confirm_study(
         top: number of candidates; all of them if the study has fewer.
         num_seeds: seeds of each candidate, at least 2.
         who: the user who opens the test split, for the record.
+        also: numbers of further candidates, such as an enqueued reference, whatever their value.
         again: open the test split even if it has been opened before.
         address: the Ray cluster, as for `run_study`.
         watch: progress of the retrainings, as for `run_study`.
         say: called with progress messages.
 
     Raises:
-        InputError: there is no candidate, the data differs from the search's, or the test split was opened before.
+        InputError: there is no candidate, a trial of `also` cannot be one, the data differs from the search's, or the test split was opened before.
         HeldError: the study is being run or confirmed.
         Interrupted: the same call resumes.
         ProxytuneError: retrainings failed, or every candidate was eliminated.
@@ -70,7 +72,7 @@ def confirm_study(
         lease.acquire()
         stack.callback(lease.release)
         refuse_other_data(study, data_facts(prepare_task(study.spec.task)))
-        chosen = {trial.number: trial for trial in candidates(study, top)}
+        chosen = {trial.number: trial for trial in candidates(study, top, also)}
         if len(chosen) < top:
             say(f"study {study.name} has {len(chosen)} candidates, not {top}; all of them are confirmed")
         plan = Plan(

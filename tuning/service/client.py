@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -176,9 +176,12 @@ class Client:
         """The Pareto front; of a single objective, against training memory."""
         return self._get(f"studies/{name}/pareto")
 
-    def confirm(self, name: str, *, top: int = 5, seeds: int = 5) -> dict[str, Any]:
-        """Train the `top` best candidates again on fresh `seeds` and test the winner once, as a job of the cluster."""
-        return self._post(f"studies/{name}/confirm", json={"top": top, "seeds": seeds})
+    def confirm(
+        self, name: str, *, top: int = 5, seeds: int = 5, trials: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Train the `top` best candidates, and `trials`, again on fresh `seeds` and test the winner once, as a job."""
+        body = {"top": top, "seeds": seeds, "trials": list(trials)}
+        return self._post(f"studies/{name}/confirm", json=body)
 
     def confirmation(self, name: str) -> dict[str, Any]:
         """The result of the confirmation."""

@@ -1,7 +1,7 @@
 """Start and stop studies as jobs of the cluster. No study runs in this process, so a restart affects none."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from proxytune.tuning.cluster.jobs import Jobs
@@ -62,7 +62,7 @@ class Runs:
             announce_start(study, who)
         return self._ask(lambda jobs: jobs.submit(spec))
 
-    def confirm(self, study: Study, *, top: int, seeds: int) -> str:
+    def confirm(self, study: Study, *, top: int, seeds: int, trials: Sequence[int]) -> str:
         """Confirm the study's winner and return the id of the job.
 
         Raises:
@@ -72,7 +72,7 @@ class Runs:
         driver = study.driver()
         if driver is not None and self._ask(lambda jobs: jobs.status(f"{study.name}{SUFFIX}")) not in ALIVE:
             raise HeldError(f"study {study.name} is running in {driver}; confirm it when it has ended")
-        return self._ask(lambda jobs: jobs.confirm(study.spec, top=top, seeds=seeds))
+        return self._ask(lambda jobs: jobs.confirm(study.spec, top=top, seeds=seeds, trials=trials))
 
     def status(self, name: str) -> str | None:
         """Ray's status of the study's last job; None without a job, `unknown` if the cluster does not respond."""

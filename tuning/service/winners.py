@@ -92,7 +92,7 @@ def confirm(
     The study `<name>.confirm` shows its progress, `/confirmation` its result.
     """
     body = body or Confirm()
-    job = state.runs.confirm(study, top=body.top, seeds=body.seeds)
+    job = state.runs.confirm(study, top=body.top, seeds=body.seeds, trials=body.trials)
     return Done(study=study.name, action="confirm", who=who, job=job)
 
 

@@ -19,6 +19,16 @@ def test_candidates_are_the_best_feasible_trials_in_order(make) -> None:
     assert [trial.number for trial in candidates(lowest, 2)] == [1, 2]
 
 
+def test_named_trials_are_candidates_whatever_their_value(make) -> None:
+    study = searched(make(trials=4, constraints={"val_loss": "<= 2"}), [0.1, 0.4, 0.2, 0.3])
+    assert [trial.number for trial in candidates(study, 1, also=[0, 1])] == [1, 0]
+    with pytest.raises(InputError, match="trial 7 of study small is not there; only trials that reached"):
+        candidates(study, 1, also=[7])
+    spec = make(trials=2, constraints={"val_accuracy": ">= 0.2"}).model_copy(update={"name": "strict"})
+    with pytest.raises(InputError, match="trial 0 of study strict is outside the constraints"):
+        candidates(searched(spec, [0.1, 0.3]), 1, also=[0])
+
+
 def test_configuration_with_several_seeds_is_one_candidate(make) -> None:
     params = {"model.num_proxies": 4, "model.dropout": 0.1}
     space = SPACE | {"training.seed": {"choice": [0, 1, 3]}}
