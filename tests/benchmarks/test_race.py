@@ -1,7 +1,9 @@
 """The race benchmark: tables of training curves, agreement with the real search, invalid input, statistics."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -163,14 +165,20 @@ def test_race_with_sqlite_storage_equals_race_in_memory(recorded: RecordedTask, 
         assert method.study.best_value == recorded.best - in_memory.regrets["trained"][-1]
 
 
-def test_one_epoch_trains_the_best_configuration_of_the_first_epoch() -> None:
+def test_one_epoch_trains_the_best_configuration_of_the_first_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Hartmann(3, "good")
     method = OneEpoch(task, 0, common_start(task, 0, 5))
+    ask, asked = method.ask, list[Mapping[str, Any]]()
+
+    def recorded_ask() -> tuple[int, Mapping[str, Any]]:
+        number, params = ask()
+        asked.append(params)
+        return number, params
+
+    monkeypatch.setattr(method, "ask", recorded_ask)
     Race(task, method, 1).run([50.0])
     trained, leader = method.finals(150.0, 1)
-    _, final = max(
-        (task.curve(params).values[0], task.curve(params).values[-1]) for params in method._params.values()
-    )
+    _, final = max((task.curve(params).values[0], task.curve(params).values[-1]) for params in asked)
     assert trained == leader == final
 
 

@@ -13,7 +13,7 @@ from proxytune.models.attention import MECHANISMS
 from proxytune.models.classifier import Classifier
 from proxytune.models.config import ModelConfig
 from proxytune.models.exported import model_file
-from proxytune.tuning.export.programs import ONNX, PT2, _run_onnx, _run_pt2, _write, export_program
+from proxytune.tuning.export.programs import ONNX, PT2, export_program, run_onnx, run_pt2, write_unchecked
 
 LENGTH = 40
 NAMES = sorted(MECHANISMS)
@@ -92,19 +92,19 @@ def test_saved_programs_return_the_eager_logits(changes: dict[str, Any], tmp_pat
     model = build(**(layers | changes))
     (tmp_path / "model.json").write_text(json.dumps(model_file(model.config)))
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    facts = _write(tmp_path)
+    facts = write_unchecked(tmp_path)
     name = str(changes["attention"])
     batches = make_batches(model, fixed=name in FIXED_LENGTH)
     with torch.no_grad():
         expected = [model(*batch).numpy() for batch in batches]
     arrays = [[tensor.numpy() for tensor in batch] for batch in batches]
     assert "missing" not in facts[PT2]
-    for actual, logits in zip(_run_pt2(tmp_path / PT2, arrays), expected, strict=True):
+    for actual, logits in zip(run_pt2(tmp_path / PT2, arrays), expected, strict=True):
         assert actual == pytest.approx(logits, abs=1e-6)
     if name in NOT_IN_ONNX:
         assert "No ONNX function found for" in facts[ONNX]["missing"]
         assert not (tmp_path / ONNX).exists()
         return
     assert "missing" not in facts[ONNX], facts[ONNX]
-    for actual, logits in zip(_run_onnx(tmp_path / ONNX, arrays), expected, strict=True):
+    for actual, logits in zip(run_onnx(tmp_path / ONNX, arrays), expected, strict=True):
         assert actual == pytest.approx(logits, abs=1e-4)

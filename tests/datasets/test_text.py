@@ -111,6 +111,7 @@ def test_incomplete_folder_error_lists_missing_files(tmp_path):
         find_source(Text(), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_all_real_reviews_are_read(real_file, tmp_path):
     prepared = prepare("text", root=real_file("aclImdb_v1.tar.gz"), cache=tmp_path)

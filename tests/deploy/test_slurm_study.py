@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.commandline import command
 from tests.deploy.slurm_cluster import SlurmCluster
-from tests.watched import Watched
+from tests.observed_study import ObservedStudy
 
 STEPS, EVERY = 600, 150
 AHEAD = 20  # trials: more than two slots finish on an idle machine until Slurm detects a time limit
@@ -49,12 +49,12 @@ def submit_study(slurm: SlurmCluster, *arguments: object) -> str:
     return done.stdout.strip()
 
 
-def extend_budget(slurm: SlurmCluster, watched: Watched, uri: str, trials: int) -> int:
+def extend_budget(slurm: SlurmCluster, observed: ObservedStudy, uri: str, trials: int) -> int:
     """Extend the study beyond `trials` if needed, so that AHEAD trials remain; returns its budget.
 
     A fast machine would otherwise finish the study before the test ends.
     """
-    budget = len(watched.completions()) + AHEAD
+    budget = len(observed.completions()) + AHEAD
     if budget <= trials:
         return trials
     location = ["--storage", slurm.folder / "studies", "--database", uri]
@@ -77,40 +77,40 @@ def test_time_limits_and_scancel_lose_and_repeat_no_result(
 ) -> None:
     study = STUDY.replace("trials: 1000", f"trials: {AHEAD}") + f"database: {postgres.uri}\n"
     (slurm.folder / "study.yaml").write_text(study)
-    watched = Watched(slurm.folder / "studies" / "study" / "outbox")
+    observed = ObservedStudy(slurm.folder / "studies" / "study" / "outbox")
 
     def wait_for_a_report(job: str) -> None:
-        before = len(watched.events("report"))
-        slurm.wait_until(lambda: len(watched.events("report")) >= before + 1 or slurm.ended(job), 1800)
+        before = len(observed.events("report"))
+        slurm.wait_until(lambda: len(observed.events("report")) >= before + 1 or slurm.ended(job), 1800)
         assert not slurm.ended(job), slurm.logs()
 
     trials = AHEAD
     job = submit_study(slurm)
-    watched.note(f"job {job} submitted")
+    observed.note(f"job {job} submitted")
     waiting = submit_study(slurm)
     for restarts in (1, 2, 3):
         wait_for_a_report(job)
-        trials = extend_budget(slurm, watched, postgres.uri, trials)
+        trials = extend_budget(slurm, observed, postgres.uri, trials)
         if restarts == 1:
             assert slurm.job(waiting)["Reason"] == "Dependency"  # the second job waits in the queue
         reach_the_time_limit(slurm, job, restarts)
-        watched.note(f"job {job} reached its time limit and was requeued")
+        observed.note(f"job {job} reached its time limit and was requeued")
     wait_for_a_report(job)
     slurm.run("scancel", job, waiting)
     slurm.wait_until(lambda: slurm.ended(job) and slurm.ended(waiting))
-    watched.note(f"job {job} cancelled")
+    observed.note(f"job {job} cancelled")
     last = submit_study(slurm)
     slurm.wait_until(lambda: slurm.ended(last), 2400)
-    watched.note(f"job {last} ended")
+    observed.note(f"job {last} ended")
     assert slurm.job(last)["JobState"] == "COMPLETED", slurm.logs()
     output = (slurm.folder / f"proxytune-study-{job}.out").read_text()
     assert len(re.findall("ended with code 75 after USR1", output)) == 3, output
-    for line in watched.timeline:
+    for line in observed.timeline:
         record_property("timeline", line)
-    record_property("counts", check_counts(slurm.folder, postgres.uri, watched, trials))
+    record_property("counts", check_counts(slurm.folder, postgres.uri, observed, trials))
 
 
-def check_counts(folder: Path, uri: str, watched: Watched, trials: int) -> dict[str, int]:
+def check_counts(folder: Path, uri: str, observed: ObservedStudy, trials: int) -> dict[str, int]:
     """Compare the row counts of database, journal and MLflow with those of an uninterrupted study; returns them."""
     engine = sa.create_engine(uri)
     with engine.connect() as database:
@@ -129,7 +129,7 @@ def check_counts(folder: Path, uri: str, watched: Watched, trials: int) -> dict[
             "leases": count("SELECT count(*) FROM proxytune_lease"),
         }
     engine.dispose()
-    journal = [(event.trial, event.step) for event in watched.events("report")]
+    journal = [(event.trial, event.step) for event in observed.events("report")]
     counts |= {"journal": len(journal), "distinct in the journal": len(set(journal))}
     with sqlite3.connect(folder / "studies" / "mlflow.db") as mlflow:
         (counts["MLflow"],) = mlflow.execute(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.watched import Watched
+from tests.observed_study import ObservedStudy
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "build" / "faults"
@@ -44,7 +44,7 @@ time.time_ns = lambda: real_ns() + int(shift() * 1e9)
 MAIN = "from proxytune.tuning.cli import main; main()"
 
 
-class Study(Watched):
+class Study(ObservedStudy):
     """A study in a folder, with methods that start or resume it and wait for events in its journal."""
 
     def __init__(self, folder: Path, text: str = STUDY) -> None:

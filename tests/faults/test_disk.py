@@ -82,6 +82,8 @@ echo "$code"
 """
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 @needs_root
 def test_read_only_storage_is_reported_before_any_trial_starts(
     study: Any, data_cache: Path, record: Callable[..., None]

@@ -85,6 +85,8 @@ print(json.dumps([outcome, reason, TrialRun(small, None).advance().outcome]))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_memory_limit_ends_only_the_trial_that_exceeds_it(record: Callable[..., None]) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", LIMITED], capture_output=True, text=True, timeout=240, check=False

@@ -95,7 +95,7 @@ def status(study: str | None, address: str, as_json: bool) -> None:
         job.submission_id: connected.logs(job.study).strip().rpartition("\n")[2] for job in jobs if job.alive
     }
     if as_json:
-        print_json([job.facts() | {"says": last_lines.get(job.submission_id)} for job in jobs])
+        print_json([job.facts() | {"last_line": last_lines.get(job.submission_id)} for job in jobs])
         return
     table = Table("study", "job", "status", "since", "until", "last line", box=None)
     for job in jobs:

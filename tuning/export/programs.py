@@ -101,7 +101,8 @@ def _child(*arguments: str, seconds: float) -> dict[str, Any]:
 # The following functions run in the child processes.
 
 
-def _write(folder: Path) -> dict[str, dict[str, Any]]:
+def write_unchecked(folder: Path) -> dict[str, dict[str, Any]]:
+    """Write both programs of the export in `folder`, not checked; for each, its lengths or why it is missing."""
     import torch
 
     from proxytune.models.exported import build_classifier
@@ -161,7 +162,7 @@ def export_program(model: "Classifier") -> "tuple[ExportedProgram, str]":
 
 def _check(path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
     inputs = [[arrays[f"{name}_{number}"] for name in INPUTS] for number in range(2)]
-    answers = _run_onnx(path, inputs) if path.name == ONNX else _run_pt2(path, inputs)
+    answers = run_onnx(path, inputs) if path.name == ONNX else run_pt2(path, inputs)
     wanted = [arrays[f"logits_{number}"] for number in range(2)]
     pairs = list(zip(answers, wanted, strict=True))
     return {
@@ -170,7 +171,8 @@ def _check(path: Path, arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run_pt2(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
+def run_pt2(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
+    """The logits of the torch.export program at `path` for each pair of token ids and mask."""
     import torch
 
     program = torch.export.load(path).module()  # trusted: just written by the parent process
@@ -178,7 +180,8 @@ def _run_pt2(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
         return [program(*map(torch.from_numpy, batch)).numpy() for batch in inputs]
 
 
-def _run_onnx(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
+def run_onnx(path: Path, inputs: Sequence[Sequence[Any]]) -> list[Any]:
+    """The logits of the ONNX program at `path` for each pair of token ids and mask."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -201,7 +204,7 @@ def _reason(error: BaseException) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Run `write FOLDER` or `check PROGRAM INPUTS`; the last line of standard output is the result as JSON."""
     if arguments[0] == "write":
-        answer: dict[str, Any] = _write(Path(arguments[1]))
+        answer: dict[str, Any] = write_unchecked(Path(arguments[1]))
     else:
         with np.load(arguments[2], allow_pickle=False) as arrays:
             answer = _check(Path(arguments[1]), arrays)

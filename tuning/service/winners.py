@@ -10,7 +10,6 @@ from fastapi import APIRouter, Body, Depends, Query
 from starlette.responses import StreamingResponse
 
 from proxytune.tuning.export.choose import choose
-from proxytune.tuning.export.export import export_study
 from proxytune.tuning.export.request import ExportRequest, Limits
 from proxytune.tuning.service.archive import MEDIA_TYPE, tar
 from proxytune.tuning.service.events import finite
@@ -75,6 +74,8 @@ def export(
     folder: Annotated[Path, Depends(scratch)],
 ) -> StreamingResponse:
     """The output of `proxytune export`: configuration, weights, metrics, provenance and digests, in one folder."""
+    from proxytune.tuning.export.export import export_study  # imports torch, which other routes do not need
+
     written = export_study(study, folder / "export", request)
     name = f"{study.name}-pareto" if request.pareto else f"{study.name}-trial-{written[0].record.trial}"
     headers = {"Content-Disposition": f'attachment; filename="{name}.tar"'}

@@ -27,7 +27,7 @@ def test_job_is_submitted_once_stops_with_checkpoints_and_resumes_on_both_nodes(
     prepared = until(lambda: [*cluster.caches.glob("*/listops-mini-*/manifest.json")][1:] and True)
     assert prepared
     status = ("status", "small", "--address", cluster.dashboard)
-    until(lambda: "0 of 2 trials ended" in tool.json(*status)[0]["says"])
+    until(lambda: "0 of 2 trials ended" in tool.json(*status)[0]["last_line"])
     jobs.stop("small")
     until(lambda: jobs.status("small") == "STOPPED")
     (end,) = tool.events("small", "study_end")  # written by the driver's SIGTERM handler

@@ -18,9 +18,9 @@ import pytest
 from proxytune.tuning.store.steering import extend
 from proxytune.tuning.store.study import Study, open_study
 from proxytune.tuning.trial.trial_run import TrialRun
+from tests.observed_study import ObservedStudy
 from tests.tuning.cluster.nodes import RayCluster
 from tests.tuning.tracking.servers import MlflowServer, PostgresServer
-from tests.watched import Watched
 
 TRIAL_SECONDS = 15.0
 
@@ -59,7 +59,7 @@ def steps_of_a_trial(make_spec) -> int:
     return 4 * max(25, min(2000, int(rate * TRIAL_SECONDS / 4)))
 
 
-class OnNodes(Watched):
+class OnNodes(ObservedStudy):
     """Also reports which trials run on which node."""
 
     def complete(self) -> set[int]:
@@ -111,7 +111,7 @@ def test_node_faults_and_a_head_restart_lose_and_duplicate_nothing(
 ) -> None:
     steps = steps_of_a_trial(make_spec)
     storage = tool.folder / "studies"
-    watched = OnNodes(storage / "small" / "outbox")
+    observed = OnNodes(storage / "small" / "outbox")
 
     def add(name: str):
         return cluster.add(name, environment={"PROXYTUNE_CACHE": str(tmp_path / name)})
@@ -125,78 +125,78 @@ def test_node_faults_and_a_head_restart_lose_and_duplicate_nothing(
     first, second = add("a"), add("b")
     done = tool.run(*submit)
     assert done.returncode == 0, done.stderr
-    watched.note(f"submitted: trials of {steps} steps, a head without cores, two workers of one core")
-    until(lambda: watched.running_on(first) and watched.running_on(second))
-    keeper = Keeper(open_study("small", storage, postgres.uri), lambda: len(watched.complete()))
+    observed.note(f"submitted: trials of {steps} steps, a head without cores, two workers of one core")
+    until(lambda: observed.running_on(first) and observed.running_on(second))
+    keeper = Keeper(open_study("small", storage, postgres.uri), lambda: len(observed.complete()))
     keeper.start()
     try:
-        third = lose_workers(cluster, watched, until, add, first, second)
-        completed = watched.complete()
+        third = lose_workers(cluster, observed, until, add, first, second)
+        completed = observed.complete()
         cluster.head.kill()
         third.kill()
     finally:
         trials = keeper.stop()
-    lost = watched.note(f"head and driver killed with SIGKILL; {len(completed)} trials are complete")
+    lost = observed.note(f"head and driver killed with SIGKILL; {len(completed)} trials are complete")
     shown = tool.json("show", "small", "--storage", storage, "--database", postgres.uri)
     assert shown["outcomes"].get("complete", 0) >= len(completed)
     cluster.head = cluster.start_head()
     fifth, _ = add("e"), add("f")
     done = tool.run(*submit)
     assert done.returncode == 0, done.stderr
-    until(lambda: watched.running_on(fifth))
-    watched.note(f"submitted again; first report {time.monotonic() - lost:.1f} s after the kill")
+    until(lambda: observed.running_on(fifth))
+    observed.note(f"submitted again; first report {time.monotonic() - lost:.1f} s after the kill")
     jobs = ("status", "--address", cluster.dashboard)
     until(lambda: tool.json(*jobs)[0]["status"] not in ("PENDING", "RUNNING"))
     job = tool.json(*jobs)[0]
     assert job["status"] == "SUCCEEDED", job["message"]
     rows = tool.json("trials", "small", "--storage", storage, "--database", postgres.uri)
-    check_nothing_lost_or_duplicated(watched, rows, trials, steps)
+    check_nothing_lost_or_duplicated(observed, rows, trials, steps)
     check_mlflow(mlflow.url, rows, list(range(steps // 4, steps + 1, steps // 4)))
-    for line in watched.timeline:
+    for line in observed.timeline:
         record_property("timeline", line)
 
 
-def lose_workers(cluster, watched: OnNodes, until, add: Callable[[str], Any], first, second) -> Any:
+def lose_workers(cluster, observed: OnNodes, until, add: Callable[[str], Any], first, second) -> Any:
     """Kill a worker node, drain another, end a third with SIGTERM. Returns the remaining worker node."""
-    victim, before = until(lambda: watched.running_on(first))[0], watched.attempts()
-    killed = watched.note(f"node a killed with SIGKILL while it ran trial {victim}")
+    victim, before = until(lambda: observed.running_on(first))[0], observed.attempts()
+    killed = observed.note(f"node a killed with SIGKILL while it ran trial {victim}")
     first.kill()
-    until(lambda: watched.rescheduled(victim, before))
-    watched.note(f"its trial rescheduled {time.monotonic() - killed:.1f} s after the kill")
+    until(lambda: observed.rescheduled(victim, before))
+    observed.note(f"its trial rescheduled {time.monotonic() - killed:.1f} s after the kill")
     third = add("c")
-    until(lambda: watched.running_on(third))
-    watched.note(f"first report of the added node c {time.monotonic() - killed:.1f} s after the kill")
+    until(lambda: observed.running_on(third))
+    observed.note(f"first report of the added node c {time.monotonic() - killed:.1f} s after the kill")
 
-    moved, before = until(lambda: watched.running_on(second))[0], watched.attempts()
-    announced = watched.note(f"removal of node b announced, in 60 s; it runs trial {moved}")
+    moved, before = until(lambda: observed.running_on(second))[0], observed.attempts()
+    announced = observed.note(f"removal of node b announced, in 60 s; it runs trial {moved}")
     cluster.drain(second, 60)
-    until(lambda: watched.rescheduled(moved, before))
-    watched.note(
-        f"its trial {watched.departure(moved, before)}, {time.monotonic() - announced:.1f} s after the notice"
+    until(lambda: observed.rescheduled(moved, before))
+    observed.note(
+        f"its trial {observed.departure(moved, before)}, {time.monotonic() - announced:.1f} s after the notice"
     )
     second.kill()
 
     fourth = add("d")
-    moved, before = until(lambda: watched.running_on(fourth))[0], watched.attempts()
-    terminated = watched.note(f"SIGTERM sent to node d as to a pod; it runs trial {moved}")
+    moved, before = until(lambda: observed.running_on(fourth))[0], observed.attempts()
+    terminated = observed.note(f"SIGTERM sent to node d as to a pod; it runs trial {moved}")
     fourth.terminate()
-    until(lambda: watched.rescheduled(moved, before))
-    watched.note(
-        f"its trial {watched.departure(moved, before)}, {time.monotonic() - terminated:.1f} s after SIGTERM"
+    until(lambda: observed.rescheduled(moved, before))
+    observed.note(
+        f"its trial {observed.departure(moved, before)}, {time.monotonic() - terminated:.1f} s after SIGTERM"
     )
     fourth.process.wait(300)
-    watched.note(f"node d exited {time.monotonic() - terminated:.1f} s after SIGTERM")
+    observed.note(f"node d exited {time.monotonic() - terminated:.1f} s after SIGTERM")
     return third
 
 
-def check_nothing_lost_or_duplicated(watched: OnNodes, rows: list[dict], trials: int, steps: int) -> None:
+def check_nothing_lost_or_duplicated(observed: OnNodes, rows: list[dict], trials: int, steps: int) -> None:
     assert Counter(row["outcome"] for row in rows) == {"complete": trials}
-    reports = Counter((event.trial, event.step) for event in watched.events("report"))
+    reports = Counter((event.trial, event.step) for event in observed.events("report"))
     points = range(steps // 4, steps + 1, steps // 4)
     assert reports == {(trial, step): 1 for trial in range(trials) for step in points}
-    assert Counter(event.trial for event in watched.completions()) == dict.fromkeys(range(trials), 1)
-    restarts = sum(watched.attempts().values()) - trials
-    watched.note(
+    assert Counter(event.trial for event in observed.completions()) == dict.fromkeys(range(trials), 1)
+    restarts = sum(observed.attempts().values()) - trials
+    observed.note(
         f"{trials} trials complete, {len(reports)} reports without duplicates, {restarts} trial restarts"
     )
 

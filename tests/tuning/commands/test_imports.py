@@ -112,6 +112,10 @@ def test_plan_imports_neither_ray_nor_mlflow(make_spec: Callable[..., StudySpec]
     assert not imported_by(command) & {"ray", "mlflow", "plotly"}
 
 
+def test_service_imports_neither_torch_nor_matplotlib() -> None:
+    assert not imported_by(["serve", "--print-openapi"]) & {"torch", "matplotlib", "ray", "mlflow"}
+
+
 def test_commands_on_a_stored_study_import_neither_torch_nor_optuna(
     make_spec: Callable[..., StudySpec], tmp_path: Path
 ) -> None:

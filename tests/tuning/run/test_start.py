@@ -78,6 +78,8 @@ for number, spec in enumerate(specs):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_two_concurrent_first_starts_enqueue_each_configuration_once(make_spec, tmp_path: Path) -> None:
     rounds = 4

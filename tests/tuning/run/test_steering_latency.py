@@ -38,7 +38,7 @@ def driver(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-class Watched:
+class SteeredStudy:
     """A running study as recorded in its journal, and the seconds until each request took effect."""
 
     def __init__(self, folder: Path, driver: "subprocess.Popen[bytes]") -> None:
@@ -101,32 +101,32 @@ def test_request_takes_effect_before_the_second_next_evaluation(
     tmp_path: Path, driver: "subprocess.Popen[bytes]", record_property: Callable[[str, object], None]
 ) -> None:
     """Latency is counted in evaluations, which are thousands of steps apart: a busy machine delays both."""
-    watched = Watched(tmp_path, driver)
-    watched.wait_for_training(0)
+    steered = SteeredStudy(tmp_path, driver)
+    steered.wait_for_training(0)
     study = open_study("small", tmp_path / "studies")
     enqueue(study, {"model.num_proxies": 8})
-    watched.measure("extend: a trial starts", lambda: extend(study, 2), starts(1))
-    watched.measure(
+    steered.measure("extend: a trial starts", lambda: extend(study, 2), starts(1))
+    steered.measure(
         "stop --trial while its worker starts: the trial ends", lambda: cancel_trial(study, 1), ends(1)
     )
     enqueue(study, {"model.num_proxies": 2})
     extend(study, 3)
-    watched.wait_for_training(2)
-    watched.measure(
+    steered.wait_for_training(2)
+    steered.measure(
         "stop --trial of a training trial: the trial ends", lambda: cancel_trial(study, 2), ends(2)
     )
-    watched.measure("pause: the trial is requeued", lambda: pause(study, on=True), ends(0))
-    watched.wait_for_checkpoint(0)
-    watched.measure("resume: the trial starts", lambda: pause(study, on=False), starts(0))
-    watched.measure(
+    steered.measure("pause: the trial is requeued", lambda: pause(study, on=True), ends(0))
+    steered.wait_for_checkpoint(0)
+    steered.measure("resume: the trial starts", lambda: pause(study, on=False), starts(0))
+    steered.measure(
         "stop: the journal notes it",
         lambda: request_stop(study, now=False),
         lambda event: isinstance(event, Noted) and event.text == "stop",
     )
-    watched.measure("stop --now: the trial is requeued", lambda: request_stop(study, now=True), ends(0))
+    steered.measure("stop --now: the trial is requeued", lambda: request_stop(study, now=True), ends(0))
     assert driver.wait(300) == 75
-    for request, seconds in watched.seconds.items():
+    for request, seconds in steered.seconds.items():
         record_property(request, f"{seconds:.2f} s at load {os.getloadavg()[0]:.1f}")
-    who = {event.text: event.who for event in watched.events() if isinstance(event, Noted)}
+    who = {event.text: event.who for event in steered.events() if isinstance(event, Noted)}
     assert {"stop", "stop now"} <= who.keys()
     assert all("@" in name for name in who.values())

@@ -275,6 +275,8 @@ def test_serve_command_rejects_an_open_address_without_token_and_a_used_port(tmp
             serve_command.main(arguments, standalone_mode=False)
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_serve_command_exits_at_sigterm_and_leaks_no_token(tmp_path, finished) -> None:
     token = "canary-0123456789abcdef0123456789abcdef"
     command = [

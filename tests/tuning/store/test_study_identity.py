@@ -124,6 +124,8 @@ def test_changed_data_is_rejected_with_both_fingerprints(make_spec) -> None:
         pass
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.usefixtures("without_programs", "quick_measurements")
 def test_study_with_changed_data_is_not_exported_or_confirmed(make_spec, tmp_path: Path) -> None:
     root = tmp_path / "data"

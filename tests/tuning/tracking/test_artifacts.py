@@ -73,6 +73,8 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_copied_and_moved_folders_have_their_own_artifacts(original: Path, tmp_path: Path) -> None:
     copied, moved = tmp_path / "copied" / "studies", tmp_path / "moved" / "studies"
     for folder, carry in ((copied, shutil.copytree), (moved, shutil.move)):

@@ -45,6 +45,8 @@ def call(*arguments: object) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 def test_sync_ships_all_waiting_events_and_ends_open_runs(
     study: StudySpec, storage: Path, store: Any
 ) -> None:

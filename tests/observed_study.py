@@ -7,7 +7,7 @@ from typing import Any
 from proxytune.tuning.journal.reading import read_events
 
 
-class Watched:
+class ObservedStudy:
     """The events of a study's journal so far, and a timeline of notes in seconds since construction."""
 
     def __init__(self, outbox: Path) -> None:
