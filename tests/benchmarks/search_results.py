@@ -96,7 +96,7 @@ def _fresh(candidate: Candidate | None) -> tuple[str, str]:
 
 def _confirmed(confirmation: Confirmation) -> str:
     text = (
-        f"Winner: trial {confirmation.winner} ({confirmation.rule}). Optimism of the best search score: "
+        f"Winner: trial {confirmation.winner} ({confirmation.rule}). Optimism of its search score: "
         f"{confirmation.gap:+.4f}."
     )
     if (test := confirmation.test) is not None:

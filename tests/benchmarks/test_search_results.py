@@ -101,7 +101,7 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
         "| 2, best of the search, confirmed winner | num_proxies 16 | 0.6000 | 0.5100 [0.3800, 0.6400] | 2 | 4.00 |"
         in shown
     )
-    assert "Optimism of the best search score: +0.0900." in shown
+    assert "Optimism of its search score: +0.0900." in shown
     assert "Winner minus trial 0 (enqueued), paired by seed: +0.1900 [+0.0629, +0.3171], 2 seeds." in shown
     assert "Test split, opened 1 time: 0.4500 [0.3000, 0.6000] over 2 seeds, 2,000 examples." in shown
 
