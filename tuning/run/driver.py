@@ -196,7 +196,6 @@ def _search(
             from proxytune.tuning.cluster.ray_private import session_folder
             from proxytune.tuning.cluster.sharing import sharing
             from proxytune.tuning.cluster.trainable import TrialTrainable
-            from proxytune.tuning.cluster.watch import watch_ray
 
         if early is not None:
             session = stack.enter_context(early)
@@ -212,35 +211,47 @@ def _search(
             stack.enter_context(sharing(controller, study, session, resources))
         if watch is not None:
             stack.enter_context(watch())
-        over = threading.Event()
-        failures: list[Exception] = []
 
-        def died(reason: str) -> None:
-            controller.stop(reason)
-            over.set()
+        def tune() -> None:
+            _tune(spec, session, bridge, packed or kind, None if packed else resources)
 
-        def search() -> None:
-            try:
-                _tune(spec, session, bridge, packed or kind, None if packed else resources)
-            except Exception as error:
-                failures.append(error)
-            over.set()
-
-        stack.enter_context(watch_ray(died, local=address == "local"))
-        # In a separate thread: calls into a Ray that has died hang and block signal handlers.
-        threading.Thread(target=search, name="search", daemon=True).start()
         try:
-            over.wait()
+            failure = _in_thread(tune, controller, local=address == "local")
         finally:
             bridge.close()
-        if failures and controller.steering.stopping is None:
-            cause = f"{type(failures[0]).__name__}: {one_line(failures[0])}"
-            raise Interrupted(
-                f"Ray failed while running study {spec.name} ({cause}); {RESUMED}"
-            ) from failures[0]
+        if failure is not None and controller.steering.stopping is None:
+            cause = f"{type(failure).__name__}: {one_line(failure)}"
+            raise Interrupted(f"Ray failed while running study {spec.name} ({cause}); {RESUMED}") from failure
         if bridge.error is not None:
             with storage_errors():
                 raise bridge.error
+
+
+def _in_thread(tune: Callable[[], None], controller: StudyController, *, local: bool) -> Exception | None:
+    """Call `tune` in a thread and wait until it returns or Ray has died; return its error.
+
+    Calls into a Ray that has died hang and block signal handlers.
+    """
+    from proxytune.tuning.cluster.watch import watch_ray
+
+    over = threading.Event()
+    failures: list[Exception] = []
+
+    def died(reason: str) -> None:
+        controller.stop(reason)
+        over.set()
+
+    def search() -> None:
+        try:
+            tune()
+        except Exception as error:
+            failures.append(error)
+        over.set()
+
+    with watch_ray(died, local=local):
+        threading.Thread(target=search, name="search", daemon=True).start()
+        over.wait()
+    return failures[0] if failures else None
 
 
 def _share_gpus(
