@@ -39,6 +39,7 @@ MECHANISMS: dict[str, dict[str, Any]] = {
 }
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 TOKENS_PER_STEP = 32_768  # tokens that the trainer processes in one pass on a CPU
+PRODUCT_SIZE = 2048  # rows and columns of the matrix product whose rate is the yardstick
 MIB_PER_STEP = 4096.0  # a step has fewer sequences if its predicted memory exceeds this
 
 
@@ -54,6 +55,9 @@ class Measurement:
     measured_ratio: float | None  # measured / predicted peak memory of the timed step; None on a CPU
     batch_size: int
     training_gflops_per_sequence: float
+    product_share: (
+        float  # FLOP/s of the step, as a share of those of a large fp32 matrix product on this device
+    )
     parameters: int
     throughput_ratio: float | None = None
     memory_ratio: float | None = None
@@ -79,11 +83,12 @@ def run(
     """
     measurements = []
     with one_thread():
+        rate = product_gflops(device)
         for length in lengths:
             for mechanism in mechanisms:
                 config = model_config(mechanism, length)
                 tokens, repeats = (TOKENS_PER_STEP // 8, 1) if quick else (TOKENS_PER_STEP, 3)
-                measurement = measure(mechanism, config, batch_size, tokens, repeats, device)
+                measurement = measure(mechanism, config, batch_size, tokens, repeats, device, rate)
                 progress(measurement)
                 measurements.append(measurement)
     return with_ratios(measurements)
@@ -96,9 +101,9 @@ def model_config(mechanism: str, length: int) -> ModelConfig:
 
 
 def measure(
-    mechanism: str, config: ModelConfig, batch_size: int, tokens: int, repeats: int, device: str
+    mechanism: str, config: ModelConfig, batch_size: int, tokens: int, repeats: int, device: str, rate: float
 ) -> Measurement:
-    """Time training steps of about `tokens` tokens; predict memory and FLOPs."""
+    """Time training steps of about `tokens` tokens; predict memory and FLOPs. `rate`: of `product_gflops`."""
     costs = footprint(config, batch_size, device=device)
     fitting = int(MIB_PER_STEP / costs.training_mib_per_sequence)
     sequences = max(1, min(tokens // config.max_length, fitting))
@@ -112,8 +117,28 @@ def measure(
         measured_ratio=peak and peak / footprint(config, sequences, device=device).training_bytes,
         batch_size=batch_size,
         training_gflops_per_sequence=costs.training_flops_per_sequence / 1e9,
+        product_share=costs.training_flops_per_sequence / 1e9 * sequences / seconds / rate,
         parameters=costs.parameters,
     )
+
+
+def product_gflops(device: str) -> float:
+    """GFLOP/s of a large fp32 matrix product, the best of five."""
+    a, b = (torch.rand(PRODUCT_SIZE, PRODUCT_SIZE, device=device) for _ in range(2))
+    return 2 * PRODUCT_SIZE**3 / 1e9 / min(_time(lambda: a @ b, device) for _ in range(5))
+
+
+def _time(work: Callable[[], Any], device: str) -> float:
+    """Seconds of `work`: of CPU time on a CPU, otherwise until the device has finished."""
+    on_gpu = device != "cpu"
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize()
+    start = clock()
+    work()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def steps_of(config: ModelConfig, sequences: int, steps: int, device: str) -> tuple[Trainer, SimpleNamespace]:
@@ -142,17 +167,11 @@ def time_steps(config: ModelConfig, sequences: int, repeats: int, device: str) -
     """Seconds of the fastest of `repeats` training steps after a warm-up step, and the peak GPU memory in bytes."""
     trainer, batch = steps_of(config, sequences, repeats + 1, device)
     on_gpu = device != "cpu"
-    clock = time.perf_counter if on_gpu else time.process_time
     seconds = []
     for _ in range(repeats + 1):
         if on_gpu:
-            torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        start = clock()
-        trainer.train_step(batch)
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(clock() - start)
+        seconds.append(_time(lambda: trainer.train_step(batch), device))
     return min(seconds[1:]), torch.cuda.max_memory_allocated() if on_gpu else None
 
 
@@ -235,13 +254,13 @@ def table(measurements: list[Measurement]) -> Table:
     result = Table(
         title=f"Training, fp32, one pass of {measurements[0].batch_size} sequences for the memory",
         caption=(
-            f"x: ratio to {ANCHOR} at the same length. Paper, n = {PAPER_LENGTH}, RTX 3090: "
+            f"x: ratio to {ANCHOR} at the same length. FLOP/s: share of a matrix product of size {PRODUCT_SIZE}. Paper, n = {PAPER_LENGTH}, RTX 3090: "
             f"{PAPER_THROUGHPUT_RATIO}x the throughput, {PAPER_MEMORY_RATIO}x the memory of self-attention."
         ),
     )
     for name in ("n", "mechanism"):
         result.add_column(name)
-    for name in ("sequences/s", "x", "MiB/sequence", "x", "measured/predicted", "GFLOP/sequence"):
+    for name in ("sequences/s", "x", "MiB/sequence", "x", "measured/predicted", "GFLOP/sequence", "FLOP/s"):
         result.add_column(name, justify="right")
     for m, following in zip(measurements, [*measurements[1:], None], strict=True):
         result.add_row(
@@ -253,6 +272,7 @@ def table(measurements: list[Measurement]) -> Table:
             ratio(m.memory_ratio),
             ratio(m.measured_ratio),
             f"{m.training_gflops_per_sequence:.2f}",
+            f"{m.product_share:.0%}",
             end_section=following is not None and following.length != m.length,
         )
     return result

@@ -74,6 +74,7 @@ def test_quick_run_saves_a_table_and_a_plot(
         costs = predicted(mechanisms.model_config(row["mechanism"], row["length"]), 4, device="cpu")
         assert row["training_mib_per_sequence"] == pytest.approx(costs.training_mib_per_sequence)
         assert row["parameters"] == costs.parameters
+        assert 0 < row["product_share"] < 1.5
     assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     table = CliRunner(catch_exceptions=False).invoke(benchmarks.bench, ["table", str(tmp_path)]).output
     assert "| models | a training step of Proxyformer, n = 128 |" in table
