@@ -8,6 +8,7 @@ same for torch.compile. It takes twice the time and imports the compiler, which 
 from __future__ import annotations
 
 import sys
+import threading
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 COMPILER = "torch._dynamo"
+_lock = threading.Lock()
 
 
 class DatalessTensor(Tensor):
@@ -49,20 +51,26 @@ class Dataless(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Reading a value (`item`) and operations whose shape depends on data raise an error.
     """
 
+    _open = 0  # contexts of this process that are entered
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # PyTorch's hook: True, the default, imports the compiler at the first operation.
         return False
 
     def __enter__(self) -> Self:
-        sys.modules.setdefault(COMPILER, CompilerStandIn(COMPILER))
         super().__enter__()  # type: ignore[no-untyped-call]
+        with _lock:
+            Dataless._open += 1
+            sys.modules.setdefault(COMPILER, CompilerStandIn(COMPILER))
         return self
 
     def __exit__(self, *error: Any) -> None:
+        with _lock:
+            Dataless._open -= 1
+            if Dataless._open == 0:
+                CompilerStandIn.remove()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        if isinstance(sys.modules.get(COMPILER), CompilerStandIn):
-            del sys.modules[COMPILER]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outers: dict[int, DatalessTensor] = {}
@@ -94,8 +102,15 @@ class Dataless(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class CompilerStandIn(ModuleType):
     """Replaces the compiler's module, which each shape function imports to exclude itself from compilation.
 
-    Any other use of the module imports it.
+    Any other use of the module imports it. A shape function asks once; it stays included for the life of the process. Only
+    PyTorch's own tests compile shape functions.
     """
+
+    @staticmethod
+    def remove() -> None:
+        """Remove the replacement, if it is still there."""
+        if isinstance(sys.modules.get(COMPILER), CompilerStandIn):
+            sys.modules.pop(COMPILER, None)
 
     @staticmethod
     def disable(function: Any, recursive: bool = True, wrapping: bool = True) -> Any:
@@ -103,8 +118,9 @@ class CompilerStandIn(ModuleType):
         return function
 
     def __getattr__(self, name: str) -> Any:
-        if isinstance(sys.modules.get(COMPILER), CompilerStandIn):
-            del sys.modules[COMPILER]
+        if name.startswith("__") and name != "__path__":  # code that inspects all modules
+            raise AttributeError(name)
+        self.remove()
         return getattr(import_module(COMPILER), name)
 
 

@@ -1,7 +1,7 @@
 """Predicted costs of a configuration: parameters, FLOPs, peak memory of a training step and of inference.
 
 A whole step runs on tensors without data (dataless.py). Peak memory is the largest sum of live storages, FLOPs are those
-of PyTorch's formulas. The prediction takes well under a second and a few MiB, whatever the sizes.
+of PyTorch's formulas. The prediction takes up to a second of CPU and a few MiB, whatever the sizes.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def search_section(study: Study) -> str:
     confirmation = read_confirmation(study)
     parts = [f"## {study.name}", _facts(study, records, confirmation)]
     parts.append(
-        table(("trial", "configuration", "in the search", "on fresh seeds", "seeds", "MiB per sequence"),
+        table(("trial", "configuration", "in the search", "on fresh seeds", "seeds", "MiB per sequence", "train sequences/s"),
               list(_rows(study, records, confirmation)))
     )  # fmt: skip
     if confirmation is not None:
@@ -84,7 +84,13 @@ def _rows(
             f"{record.outcome} at step {record.step}" if value is None else f"{value:.4f}",
             *_fresh(candidates.get(number)),
             f"{record.metrics[MEMORY]:.2f}" if MEMORY in record.metrics else "-",
+            _speed(candidates.get(number)),
         )
+
+
+def _speed(candidate: Candidate | None) -> str:
+    speed = candidate and candidate.efficiency.get("train_sequences_per_second")
+    return f"{speed:.1f}" if speed else "-"
 
 
 def _fresh(candidate: Candidate | None) -> tuple[str, str]:
@@ -119,10 +125,12 @@ def _against_enqueued(study: Study, confirmation: Confirmation) -> str:
             continue
         differences = [of_winner[seed] - value for seed, value in pairs]
         mean = sum(differences) / len(differences)
-        low, high = interval(differences) or (mean, mean)
+        bounds = (
+            "" if len(pairs) < 2 else " [{:+.4f}, {:+.4f}]".format(*(interval(differences) or (mean, mean)))
+        )
         text += (
-            f" Winner minus trial {other.trial} (enqueued), paired by seed: {mean:+.4f} [{low:+.4f}, {high:+.4f}], "
-            f"{len(pairs)} seeds."
+            f" Winner minus trial {other.trial} (enqueued), paired by seed: {mean:+.4f}{bounds}, {len(pairs)} "
+            f"seed{'s' * (len(pairs) > 1)}."
         )
     return text
 

@@ -68,7 +68,7 @@ def test_unconfirmed_search_shows_its_best_and_its_cost(tmp_path: Path) -> None:
     shown = search_section(study)
     assert "3 trials: 2 complete, 1 pruned." in shown
     assert "70 steps (2.3 full trainings), 2.33 core-hours" in shown
-    assert "| 2, best of the search | num_proxies 16 | 0.6000 | - | - | 4.00 |" in shown
+    assert "| 2, best of the search | num_proxies 16 | 0.6000 | - | - | 4.00 | - |" in shown
     assert "train_memory_mib_per_sequence: trial 2 (0.6, 4)." in shown, "trial 0 is dominated"
     assert "0.2000 (trial 0), 0.6000 (trial 2)" in shown
     assert "Winner" not in shown
@@ -81,7 +81,8 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
         add_seeded(retraining)
     candidate: dict[str, Any] = {"params": {"model.num_proxies": 16}, "eliminated_after": None, "reason": ""}
     best = Candidate(
-        trial=2, search_value=0.6, seeds=(7, 8), values=(0.5, 0.52), mean=0.51, interval=(0.38, 0.64), metrics={}, efficiency={}, **candidate
+        trial=2, search_value=0.6, seeds=(7, 8), values=(0.5, 0.52), mean=0.51, interval=(0.38, 0.64), metrics={},
+        efficiency={"train_sequences_per_second": 69.0}, **candidate
     )  # fmt: skip
     reference = Candidate(
         trial=0, search_value=0.2, seeds=(7, 8), values=(0.3, 0.34), mean=0.32, interval=(0.1, 0.5), metrics={}, efficiency={}, **candidate
@@ -98,7 +99,7 @@ def test_confirmation_shows_intervals_and_the_test_split(tmp_path: Path) -> None
     shown = search_section(study)
     assert "confirmation: 2 trainings, 2.00 core-hours" in shown
     assert (
-        "| 2, best of the search, confirmed winner | num_proxies 16 | 0.6000 | 0.5100 [0.3800, 0.6400] | 2 | 4.00 |"
+        "| 2, best of the search, confirmed winner | num_proxies 16 | 0.6000 | 0.5100 [0.3800, 0.6400] | 2 | 4.00 | 69.0 |"
         in shown
     )
     assert "Optimism of its search score: +0.0900." in shown

@@ -62,9 +62,7 @@ def test_clock_set_back_loses_and_duplicates_nothing(
 LIMITED = """
 import json, resource
 from proxytune.tuning.spec.trial_spec import TrialSpec
-from proxytune.tuning.trial import trial_run
 from proxytune.tuning.trial.trial_run import TrialRun
-trial_run.predicted_profile = lambda *_: {}
 values = {"name": "t", "task": {"name": "listops-mini", "train_examples": 256},
           "model": {"num_layers": 1, "embedding_dim": 16, "feedforward_dim": 16, "num_proxies": 4},
           "training": {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "learning_rate": 1e-3}}

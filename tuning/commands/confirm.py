@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     "also",
     type=click.IntRange(0),
     multiple=True,
-    help="Also confirm this trial, whatever its value, such as an enqueued reference; repeatable.",
+    help="Also confirm this trial, whatever its value, such as an enqueued reference; repeatable. Once the test split "
+    "is opened, further candidates need --again.",
 )
 @click.option("--again", is_flag=True, help="Open the test split again; every export records it.")
 @click.option(

@@ -55,9 +55,10 @@ class Measurement:
     measured_ratio: float | None  # measured / predicted peak memory of the timed step; None on a CPU
     batch_size: int
     training_gflops_per_sequence: float
-    product_share: (
-        float  # FLOP/s of the step, as a share of those of a large fp32 matrix product on this device
+    product_gflops: (
+        float  # GFLOP/s of a large fp32 matrix product on this device, measured before this length
     )
+    product_share: float  # GFLOP/s of the step divided by those of the product
     parameters: int
     throughput_ratio: float | None = None
     memory_ratio: float | None = None
@@ -83,8 +84,8 @@ def run(
     """
     measurements = []
     with one_thread():
-        rate = product_gflops(device)
         for length in lengths:
+            rate = product_gflops(device)
             for mechanism in mechanisms:
                 config = model_config(mechanism, length)
                 tokens, repeats = (TOKENS_PER_STEP // 8, 1) if quick else (TOKENS_PER_STEP, 3)
@@ -117,6 +118,7 @@ def measure(
         measured_ratio=peak and peak / footprint(config, sequences, device=device).training_bytes,
         batch_size=batch_size,
         training_gflops_per_sequence=costs.training_flops_per_sequence / 1e9,
+        product_gflops=rate,
         product_share=costs.training_flops_per_sequence / 1e9 * sequences / seconds / rate,
         parameters=costs.parameters,
     )
@@ -254,13 +256,21 @@ def table(measurements: list[Measurement]) -> Table:
     result = Table(
         title=f"Training, fp32, one pass of {measurements[0].batch_size} sequences for the memory",
         caption=(
-            f"x: ratio to {ANCHOR} at the same length. FLOP/s: share of a matrix product of size {PRODUCT_SIZE}. Paper, n = {PAPER_LENGTH}, RTX 3090: "
+            f"x: ratio to {ANCHOR} at the same length. % of product: of the FLOP/s of a matrix product of size {PRODUCT_SIZE}. Paper, n = {PAPER_LENGTH}, RTX 3090: "
             f"{PAPER_THROUGHPUT_RATIO}x the throughput, {PAPER_MEMORY_RATIO}x the memory of self-attention."
         ),
     )
     for name in ("n", "mechanism"):
         result.add_column(name)
-    for name in ("sequences/s", "x", "MiB/sequence", "x", "measured/predicted", "GFLOP/sequence", "FLOP/s"):
+    for name in (
+        "sequences/s",
+        "x",
+        "MiB/sequence",
+        "x",
+        "measured/predicted",
+        "GFLOP/sequence",
+        "% of product",
+    ):
         result.add_column(name, justify="right")
     for m, following in zip(measurements, [*measurements[1:], None], strict=True):
         result.add_row(

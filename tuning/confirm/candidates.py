@@ -24,7 +24,7 @@ def candidates(study: Study, top: int, also: Sequence[int] = ()) -> list[FrozenT
     With several objectives: the Pareto front; if it is longer, its points with the largest crowding distances.
 
     Raises:
-        InputError: there is no candidate; the message names the trial nearest to the constraints. Or a trial of `also`
+        InputError: there is no candidate (the message names the trial nearest to the constraints), or a trial of `also`
             did not reach the full budget or violates the constraints.
     """
     points, objectives = eligible(study), study.spec.search.objectives

@@ -59,7 +59,8 @@ def confirm_study(
         say: called with progress messages.
 
     Raises:
-        InputError: there is no candidate, a trial of `also` cannot be one, the data differs from the search's, or the test split was opened before.
+        InputError: there is no candidate, a trial of `also` cannot be one, the data differs from the search's, or the
+            test split was opened before.
         HeldError: the study is being run or confirmed.
         Interrupted: the same call resumes.
         ProxytuneError: retrainings failed, or every candidate was eliminated.
@@ -73,8 +74,10 @@ def confirm_study(
         stack.callback(lease.release)
         refuse_other_data(study, data_facts(prepare_task(study.spec.task)))
         chosen = {trial.number: trial for trial in candidates(study, top, also)}
-        if len(chosen) < top:
-            say(f"study {study.name} has {len(chosen)} candidates, not {top}; all of them are confirmed")
+        if (number := len(candidates(study, top))) < top:
+            say(f"study {study.name} has {number} candidates, not {top}; all of them are confirmed")
+        for number in set(also) - chosen.keys():
+            say(f"trial {number} has the configuration of another candidate, which is confirmed instead")
         plan = Plan(
             {number: without_seed(trial) for number, trial in chosen.items()}, fresh_seeds(study, num_seeds)
         )

@@ -36,9 +36,8 @@ Point = tuple[int, int]
 class Plan:
     """The candidates and the seeds to retrain them from."""
 
-    candidates: Mapping[
-        int, Mapping[str, Any]
-    ]  # trial number in the study -> its searched values, best first
+    # Trial number in the study -> its searched values; the best first, then those named by the user.
+    candidates: Mapping[int, Mapping[str, Any]]
     seeds: tuple[int, ...]
 
     @property

@@ -102,7 +102,7 @@ def _child(*arguments: str, seconds: float) -> dict[str, Any]:
 
 
 def write_unchecked(folder: Path) -> dict[str, dict[str, Any]]:
-    """Write both programs of the export in `folder`, not checked; for each, its lengths or why it is missing."""
+    """Write both programs into `folder` without checking them; returns for each its lengths, or why it is missing."""
     import torch
 
     from proxytune.models.exported import build_classifier

@@ -180,7 +180,7 @@ class Client:
         self, name: str, *, top: int = 5, seeds: int = 5, trials: Sequence[int] = ()
     ) -> dict[str, Any]:
         """Train the `top` best candidates, and `trials`, again on fresh `seeds` and test the winner once, as a job."""
-        body = {"top": top, "seeds": seeds, "trials": list(trials)}
+        body = {"top": top, "seeds": seeds} | ({"trials": list(trials)} if trials else {})
         return self._post(f"studies/{name}/confirm", json=body)
 
     def confirmation(self, name: str) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Confirm(_Body):
 
     top: int = Field(default=5, ge=1, le=100, description="Number of candidates")
     seeds: int = Field(default=5, ge=2, le=100, description="Maximum number of fresh seeds per candidate")
-    trials: list[int] = Field(
+    trials: list[Annotated[int, Field(ge=0, le=10**6)]] = Field(
         default=[], max_length=100, description="Further candidates, whatever their value"
     )
 

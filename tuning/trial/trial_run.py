@@ -215,7 +215,7 @@ class TrialRun:
         started = time.perf_counter()
         metrics = self.trainer.evaluate(self._validation_batches())
         self._seconds += time.perf_counter() - started
-        # Not predicted earlier: it takes one second, or five in a new process, and would delay the first step.
+        # Not predicted earlier: it takes up to a second of CPU and would delay the first step.
         predicted = predicted_profile(self._spec, trial_device(self._spec))
         metrics |= self._since_report.means() | predicted | {"seconds": self._seconds}
         if not math.isfinite(metrics["val_loss"]):

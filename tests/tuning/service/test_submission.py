@@ -311,7 +311,7 @@ def test_json_body_round_trips(value) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["- 1\n", "k{}:\n", "k{}: [1, 2, 3]\n", "k{}: 'a b'\n"])
+@pytest.mark.parametrize("part", ["- 1\n", "k{}:\n", "k{}: [1, 2, 3]\n", "k{}: 'a b'\n", "[1,\n"])
 def test_cpu_time_of_parsing_grows_linearly_with_the_body(part: str) -> None:
     """A quadratic time would multiply by 16."""
 
@@ -322,4 +322,4 @@ def test_cpu_time_of_parsing_grows_linearly_with_the_body(part: str) -> None:
             read_body(body, "application/yaml")
         return time.process_time() - began
 
-    assert min(seconds(MAX_BODY) for _ in range(2)) < 8 * max(seconds(MAX_BODY // 4) for _ in range(2)) + 0.01
+    assert min(seconds(MAX_BODY) for _ in range(2)) < 8 * min(seconds(MAX_BODY // 4) for _ in range(2)) + 0.01

@@ -16,7 +16,7 @@ import torch
 from proxytune.models import load_exported
 from proxytune.models.exported import file_sha256
 from proxytune.tuning.errors import InputError, ProxytuneError, StorageError
-from proxytune.tuning.service import limits, winners
+from proxytune.tuning.service import limits
 from proxytune.tuning.service.archive import PIECE, tar, unpack
 from proxytune.tuning.service.client import Client
 from tests.tuning.service.conftest import Driver
@@ -77,7 +77,7 @@ def test_aborted_download_leaves_no_files(http: httpx.Client, tmp_path, monkeypa
             file.truncate(200 << 20)
         return [ExportResult]
 
-    monkeypatch.setattr(winners, "export_study", large)
+    monkeypatch.setattr("proxytune.tuning.export.export.export_study", large)
     with http.stream("GET", "/v1/studies/small/export") as response:
         assert response.headers["content-disposition"] == 'attachment; filename="small-trial-1.tar"'
         next(response.iter_raw())
@@ -98,7 +98,7 @@ def test_concurrent_exports_and_streams_are_limited(serve, finished, monkeypatch
         assert finish.wait(300)
         raise InputError("no trial")
 
-    monkeypatch.setattr(winners, "export_study", slow)
+    monkeypatch.setattr("proxytune.tuning.export.export.export_study", slow)
     end = (finished.folder / "outbox" / "events.jsonl").stat().st_size
     with httpx.Client(base_url=serve(), timeout=300) as http, ThreadPoolExecutor() as pool:
         first = pool.submit(http.get, "/v1/studies/small/export")
