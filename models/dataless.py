@@ -45,7 +45,7 @@ class DatalessTensor(Tensor):
         raise RuntimeError(f"{func} on a tensor without data outside of a Dataless context")
 
 
-class Dataless(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Dataless(TorchDispatchMode):
     """A context in which operations allocate no data and return DatalessTensor; it also accepts usual tensors.
 
     Reading a value (`item`) and operations whose shape depends on data raise an error.

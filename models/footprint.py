@@ -105,7 +105,7 @@ def footprint(
         model.train()
         optimizer_bytes = _optimizer_bytes(model, optimizer, costs)
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(costs.add_gradient)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(costs.add_gradient)
         costs.restart()
         _training_step(forward, optimizer, labels, config.contrastive_weight)
         return Footprint(
@@ -146,7 +146,7 @@ def _training_step(
     optimizer.step()
 
 
-class StepCosts(Dataless):  # type: ignore[no-untyped-call]
+class StepCosts(Dataless):
     """Counts FLOPs, and sums the storages that operations allocate, until they are freed.
 
     Attributes:
@@ -194,12 +194,12 @@ class StepCosts(Dataless):  # type: ignore[no-untyped-call]
 
 def attention_flops(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
     """FLOPs of a fused attention call on a CPU."""
-    return int(sdpa_flop_count(q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+    return int(sdpa_flop_count(q.shape, k.shape, v.shape))
 
 
 def attention_backward_flops(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
     """FLOPs of its backward call, which recomputes the attention matrix."""
-    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))  # type: ignore[no-untyped-call]
+    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))
 
 
 # PyTorch's formulas, which do not include the CPU's fused attention.

@@ -28,7 +28,7 @@ def run(assignments: Sequence[str] = ()) -> dict[str, Any]:
         def watch(*_: Any) -> Iterator[None]:
             import ray
 
-            cpus = int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+            cpus = int(ray.cluster_resources()["CPU"])
             slots.append(min(cpus // spec.resources.cpu, spec.resources.max_concurrent or cpus))
             yield
 

@@ -8,7 +8,7 @@ def smallest_gpu_mib() -> float | None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     asked = [
         ray.remote(_gpu_mib)
         .options(

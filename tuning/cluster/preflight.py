@@ -83,7 +83,7 @@ def _ask_nodes(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    known: list[dict[str, Any]] = ray.nodes()
     probes = []
     probe_type: Any = ray.remote(NodeProbe)
     for node in known:

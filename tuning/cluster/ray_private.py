@@ -169,7 +169,7 @@ def ask_gcs(address: str, *, with_token: bool, timeout_seconds: float) -> None:
 
     channel = init_grpc_channel(address) if with_token else grpc.insecure_channel(address)
     try:
-        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+        gcs: Any = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         request = gcs_service_pb2.GetClusterIdRequest()  # type: ignore[attr-defined]
         gcs.GetClusterId(request, timeout=timeout_seconds)
     finally:

@@ -104,7 +104,7 @@ class RaySession:
             import ray
 
             draining = draining_nodes()
-            known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            known: list[dict[str, Any]] = ray.nodes()
             self._nodes = [
                 dict(node["Resources"]) for node in known if node["Alive"] and node["NodeID"] not in draining
             ]

@@ -26,7 +26,7 @@ def watch_ray(on_death: Callable[[str], None], *, local: bool) -> Iterator[None]
     import ray
 
     context = ray.get_runtime_context()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()
     node = next(node for node in nodes if node["NodeID"] == context.get_node_id())
     host, _, port = context.gcs_address.rpartition(":")
     addresses = {
