@@ -2,13 +2,12 @@
 
 Each operation runs on the inner tensors, which are on PyTorch's `meta` device. The outer tensors report the CPU, so autocast
 and the choice of a fused attention kernel are those of a CPU; `meta` alone has neither. PyTorch's FakeTensorMode does the
-same for torch.compile. It takes twice the time and imports the compiler, which takes 2 s of CPU in each process.
+same for torch.compile. It takes almost twice the time and imports the compiler, which takes 2 s of CPU in each process.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -21,7 +20,6 @@ from torch.utils._pytree import tree_map
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 COMPILER = "torch._dynamo"
-_lock = threading.Lock()
 
 
 class DatalessTensor(Tensor):
@@ -51,8 +49,6 @@ class Dataless(TorchDispatchMode):
     Reading a value (`item`) and operations whose shape depends on data raise an error.
     """
 
-    _open = 0  # contexts of this process that are entered
-
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # PyTorch's hook: True, the default, imports the compiler at the first operation.
@@ -60,16 +56,12 @@ class Dataless(TorchDispatchMode):
 
     def __enter__(self) -> Self:
         super().__enter__()  # type: ignore[no-untyped-call]
-        with _lock:
-            Dataless._open += 1
-            sys.modules.setdefault(COMPILER, CompilerStandIn(COMPILER))
+        self._stand_in = CompilerStandIn(COMPILER)
+        sys.modules.setdefault(COMPILER, self._stand_in)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with _lock:
-            Dataless._open -= 1
-            if Dataless._open == 0:
-                CompilerStandIn.remove()
+        self._stand_in.remove()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,11 +98,10 @@ class CompilerStandIn(ModuleType):
     PyTorch's own tests compile shape functions.
     """
 
-    @staticmethod
-    def remove() -> None:
-        """Remove the replacement, if it is still there."""
-        if isinstance(sys.modules.get(COMPILER), CompilerStandIn):
-            sys.modules.pop(COMPILER, None)
+    def remove(self) -> None:
+        """Remove this replacement, if it is there: not that of an outer context, nor the compiler."""
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
 
     @staticmethod
     def disable(function: Any, recursive: bool = True, wrapping: bool = True) -> Any:

@@ -18,14 +18,13 @@ from proxytune.tuning.store.winner import eligible
 SEED = "training.seed"
 
 
-def candidates(study: Study, top: int, also: Sequence[int] = ()) -> list[FrozenTrial]:
-    """The `top` best feasible trials of the full budget, best first, or all of them if there are fewer; then `also`.
+def candidates(study: Study, top: int) -> list[FrozenTrial]:
+    """The `top` best feasible trials of the full budget, best first, or all of them if there are fewer.
 
     With several objectives: the Pareto front; if it is longer, its points with the largest crowding distances.
 
     Raises:
-        InputError: there is no candidate (the message names the trial nearest to the constraints), or a trial of `also`
-            did not reach the full budget or violates the constraints.
+        InputError: there is no candidate; the message names the trial nearest to the constraints.
     """
     points, objectives = eligible(study), study.spec.search.objectives
     trials = study.trials()
@@ -39,7 +38,17 @@ def candidates(study: Study, top: int, also: Sequence[int] = ()) -> list[FrozenT
             for number in ranking.front(points, objectives)
         }
         order = rank(entries)
-    for number in also:
+    return _once_each(study, [trials[number] for number in order])[:top]
+
+
+def with_named(study: Study, best: Sequence[FrozenTrial], numbers: Sequence[int]) -> list[FrozenTrial]:
+    """The candidates `best`, then the trials with these numbers whose configuration is not among them.
+
+    Raises:
+        InputError: a trial did not reach the full budget or violates the constraints.
+    """
+    points, trials = eligible(study), study.trials()
+    for number in numbers:
         if number not in points:
             outcome = outcome_of(trials[number]) if 0 <= number < len(trials) else "not there"
             if outcome is Outcome.COMPLETE:
@@ -48,8 +57,7 @@ def candidates(study: Study, top: int, also: Sequence[int] = ()) -> list[FrozenT
                 f"trial {number} of study {study.name} is {outcome}; only trials that reached the full budget within the "
                 "constraints can be confirmed"
             )
-    best = _once_each(study, [trials[number] for number in order])[:top]
-    return _once_each(study, [*best, *(trials[number] for number in also)])
+    return _once_each(study, [*best, *(trials[number] for number in numbers)])
 
 
 def _nearest(study: Study, trials: Sequence[FrozenTrial]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from proxytune.tuning.confirm.candidates import SEED, candidates, fresh_seeds, without_seed
+from proxytune.tuning.confirm.candidates import SEED, candidates, fresh_seeds, with_named, without_seed
 from proxytune.tuning.confirm.opening import Evaluate, Say, checksum, mean_and_interval, open_once, refuse
 from proxytune.tuning.confirm.outcome import conclude
 from proxytune.tuning.confirm.publish import publish
@@ -73,9 +73,10 @@ def confirm_study(
         lease.acquire()
         stack.callback(lease.release)
         refuse_other_data(study, data_facts(prepare_task(study.spec.task)))
-        chosen = {trial.number: trial for trial in candidates(study, top, also)}
-        if (number := len(candidates(study, top))) < top:
-            say(f"study {study.name} has {number} candidates, not {top}; all of them are confirmed")
+        best = candidates(study, top)
+        if len(best) < top:
+            say(f"study {study.name} has {len(best)} candidates, not {top}; all of them are confirmed")
+        chosen = {trial.number: trial for trial in with_named(study, best, also)}
         for number in set(also) - chosen.keys():
             say(f"trial {number} has the configuration of another candidate, which is confirmed instead")
         plan = Plan(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxytune.tuning.confirm.candidates import candidates, fresh_seeds
+from proxytune.tuning.confirm.candidates import candidates, fresh_seeds, with_named
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study
 from tests.tuning.confirm.synthetic import SPACE, Driver, searched
@@ -21,12 +21,13 @@ def test_candidates_are_the_best_feasible_trials_in_order(make) -> None:
 
 def test_named_trials_are_candidates_whatever_their_value(make) -> None:
     study = searched(make(trials=4, constraints={"val_loss": "<= 2"}), [0.1, 0.4, 0.2, 0.3])
-    assert [trial.number for trial in candidates(study, 1, also=[0, 1])] == [1, 0]
+    best = candidates(study, 1)
+    assert [trial.number for trial in with_named(study, best, [0, 1])] == [1, 0]
     with pytest.raises(InputError, match="trial 7 of study small is not there; only trials that reached"):
-        candidates(study, 1, also=[7])
+        with_named(study, best, [7])
     spec = make(trials=2, constraints={"val_accuracy": ">= 0.2"}).model_copy(update={"name": "strict"})
     with pytest.raises(InputError, match="trial 0 of study strict is outside the constraints"):
-        candidates(searched(spec, [0.1, 0.3]), 1, also=[0])
+        with_named(searched(spec, [0.1, 0.3]), [], [0])
 
 
 def test_configuration_with_several_seeds_is_one_candidate(make) -> None:
