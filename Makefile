@@ -6,7 +6,7 @@ export PYTHONSAFEPATH := 1
 # Some containers set it. Nothing is compiled at installation, so each of the tests' processes would compile Ray and MLflow.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-e2e test-slow test-gpu bench results check audit faults soak data-page docs format clean
+.PHONY: demo test test-e2e test-slow test-gpu bench results bank check audit faults soak data-page docs format clean
 
 # Modules are compiled when they are first imported: compiling all of them takes longer than the demo's search.
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -44,7 +44,7 @@ test-gpu: .venv/installed
 	$(BIN)/proxytune bench --device cuda --lengths 2048 --packed 1,2,4,8
 
 # Dated JSON and PNG of each benchmark in build/bench, then the table. ARGS=--quick: a minute each. BENCH=scale: only that one.
-BENCH ?= data efficiency models overhead plan race scale sharing tracking turnaround
+BENCH ?= data efficiency models overhead plan race scale sharing tracking turnaround warm-start
 bench: .venv/installed
 	for name in $(BENCH); do $(BIN)/python tests/benchmarks $$name $(ARGS) || exit 1; done
 	$(BIN)/python tests/benchmarks table build/bench
@@ -55,6 +55,10 @@ results: .venv/installed
 	mkdir -p build
 	$(BIN)/python tests/benchmarks results $(STUDIES) --storage $(STORAGE) > build/RESULTS.md
 	mv build/RESULTS.md docs/RESULTS.md
+
+# Finished studies into the curve bank that ships with the package: make bank STUDIES=recall-curves STORAGE=studies
+bank: .venv/installed
+	$(BIN)/python tests/benchmarks bank $(STUDIES) --storage $(STORAGE)
 
 # mypy resolves the package-dir mapping of pyproject.toml through these links.
 build/types/proxytune: .venv/installed

@@ -156,6 +156,61 @@ def bench_race(
     finish(folder, as_json, "race", report.headline(result), result, picture.draw(result), differences)
 
 
+@bench.command("warm-start")
+@click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
+@click.option(
+    "--budgets", default="0.5,1,2,4,8", show_default=True, help="Budgets in full trainings; one worker."
+)
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("build/bench/warm-start.jsonl"),
+    show_default=True,
+    help="File of finished races; only missing races are run.",
+)
+@measured
+def bench_warm_start(
+    num_seeds: int, budgets: str, records: Path, folder: Path, quick: bool, as_json: bool
+) -> None:
+    """Regret of simulated searches that start from another study of the curve bank, compared with no warm start.
+
+    \b
+    python tests/benchmarks warm-start --seeds 10
+    """
+    from tests.benchmarks.race import warm_start
+    from tests.benchmarks.race.tables import recorded_tasks
+
+    tasks, multiples = recorded_tasks(), _floats("--budgets", budgets)
+    if quick:
+        tasks, multiples, num_seeds = tasks[:1], multiples[:2], 2
+    records.parent.mkdir(parents=True, exist_ok=True)
+    result = warm_start.run(tasks, records, num_seeds, multiples, _progress)
+    figure, shown = warm_start.figure(result), warm_start.table(result)
+    finish(folder, as_json, "warm-start", warm_start.headline(result), result, figure, shown)
+
+
+@bench.command("bank")
+@click.argument("studies", nargs=-1, required=True)
+@click.option(
+    "--storage", type=click.Path(path_type=Path, file_okay=False), default=Path("studies"), show_default=True
+)
+def bench_bank(studies: tuple[str, ...], storage: Path) -> None:
+    """Write finished studies into the curve bank (tuning/studies/bank/).
+
+    \b
+    python tests/benchmarks bank recall-curves --storage studies
+    """
+    from proxytune.tuning.journal.bank import write_banked
+    from proxytune.tuning.store.study import open_study
+    from proxytune.tuning.studies import BANK
+
+    for name in studies:
+        study = open_study(name, storage)
+        path = BANK / f"{name}.jsonl.xz"
+        write_banked(study.folder / "outbox", path)
+        err.print(f"written: {path}", highlight=False, markup=False)
+
+
 def _floats(option: str, text: str) -> list[float]:
     try:
         return sorted(float(number) for number in text.split(","))

@@ -13,22 +13,25 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_files import read_study
+from proxytune.tuning.journal.bank import open_banked
+from proxytune.tuning.report.history import read_history
 from proxytune.tuning.store.database import open_storage
+from proxytune.tuning.studies import banked_studies
 from tests.benchmarks import cli
-from tests.benchmarks.race import run, statistics
+from tests.benchmarks.race import statistics
 from tests.benchmarks.race.baselines import OneEpoch
 from tests.benchmarks.race.controlled import Controlled, common_start, table_spec
 from tests.benchmarks.race.lcbench import surrogate_tasks
-from tests.benchmarks.race.methods import METHODS, ONE_EPOCH, OURS, STOCK, Run, race
+from tests.benchmarks.race.methods import METHODS, ONE_EPOCH, OURS, STARTS, STOCK, Run, race, warm
 from tests.benchmarks.race.records import read_records, run_missing
+from tests.benchmarks.race.run import make_groups
 from tests.benchmarks.race.simulate import RULES, Outcome, Race
-from tests.benchmarks.race.tables import Hartmann, RecordedTask
+from tests.benchmarks.race.tables import Hartmann, RecordedTask, recorded_tasks
 
 
 @pytest.fixture(scope="module")
 def recorded() -> RecordedTask:
-    return RecordedTask(run.CURVES, read_study(run.STUDY).search.space)
+    return next(task for task in recorded_tasks() if task.name == "listops-mini-earlier")
 
 
 @pytest.fixture
@@ -132,13 +135,38 @@ def test_invalid_table_is_reported_in_one_line(table: Path, damage, tasks: list[
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_missing_folder_or_file_of_curves_is_an_input_error(tmp_path: Path) -> None:
+def test_missing_folder_or_tasks_without_one_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        run.make_groups(tmp_path / "nowhere", [])
-    with pytest.raises(InputError, match="recorded curves not found"):
-        run.make_groups(None, [], tmp_path / "nothing.jsonl")
+        make_groups(tmp_path / "nowhere", [])
     with pytest.raises(InputError, match="--tasks needs the folder of a table"):
-        run.make_groups(None, ["3945"])
+        make_groups(None, ["3945"])
+
+
+def test_warm_start_runs_the_best_configurations_of_the_source_first(recorded: RecordedTask) -> None:
+    source = "text-512-proxyformer"
+    method = STARTS[warm(source)](recorded, 0, [])
+    with open_banked(source) as outbox:
+        trials = read_history(outbox).trials.values()
+    best = sorted(
+        (trial for trial in trials if trial.outcome == "complete"),
+        key=lambda trial: -trial.last["val_accuracy"],
+    )
+    asked = method.ask()
+    assert asked is not None
+    # num_proxies is a list of five numbers in this task, so only configurations with one of them can run first
+    usable = [trial.params for trial in best if trial.params["model.num_proxies"] in (8, 16, 32, 64, 128)]
+    assert asked[1] == {key: usable[0][key] for key in recorded.domains}
+
+
+def test_warm_start_command_compares_every_source_with_a_cold_start(tmp_path: Path) -> None:
+    arguments = ["warm-start", "--quick", "--records", str(tmp_path / "races.jsonl"), "--out", str(tmp_path)]
+    result = CliRunner(catch_exceptions=False).invoke(cli.bench, arguments)
+    assert result.exit_code == 0, result.output
+    (path,) = tmp_path.glob("warm-start-*.json")
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    ((task, sources),) = json.loads(path.read_text())["result"]["less cold"].items()
+    assert sources.keys() == banked_studies().keys() - {task}
+    assert all(len(entry["points"]) == 2 and entry["seeds"] == 2 for entry in sources.values())
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("gp")])

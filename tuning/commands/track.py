@@ -17,6 +17,7 @@ from proxytune.tuning.commands.options import (
     storage_option,
 )
 from proxytune.tuning.errors import HeldError, InputError, StorageError
+from proxytune.tuning.studies import banked_studies
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
@@ -86,30 +87,50 @@ def rebuild(
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", required=False)
 @storage_option
+@click.option(
+    "--bank",
+    type=click.Choice(list(banked_studies())),
+    help="Instead of STUDY: a study of the curve bank that comes with the package.",
+)
 @click.option(
     "--out",
     "path",
     type=click.Path(path_type=Path),
-    help="Output file; default: report.html in the study's folder.",
+    help="Output file; default: report.html in the study's folder, with --bank the study's name with .html.",
 )
-def report(study: str, storage: Path, path: Path | None) -> None:
+def report(study: str | None, storage: Path, bank: str | None, path: Path | None) -> None:
     """Write STUDY as a self-contained HTML page: state, best trials, plots.
 
     \b
     proxytune report listops-mini
     proxytune report listops --storage /mnt/studies --out listops.html
+    proxytune report --bank text-512-proxyformer --out text.html
     """
-    from proxytune.tuning.report.page import write_report
-
+    if (study is None) == (bank is None):
+        raise InputError("report: name one of STUDY and --bank")
     quiet_optuna()
-    folder = storage.absolute() / study
+    if bank is not None:
+        from proxytune.tuning.journal.bank import open_banked
+
+        page = path or Path(f"{bank}.html")
+        if path is None and page.exists():
+            raise InputError(f"{page} exists; name the output file with --out")
+        with open_banked(bank) as outbox:
+            _write_report(outbox, page)
+        return
+    folder = storage.absolute() / str(study)
     if not (folder / "outbox").is_dir():
         raise InputError(f"no study {study} in {storage.absolute()}; set its folder with --storage")
-    path = path or folder / "report.html"
+    _write_report(folder / "outbox", path or folder / "report.html")
+
+
+def _write_report(outbox: Path, path: Path) -> None:
+    from proxytune.tuning.report.page import write_report
+
     try:
-        write_report(folder / "outbox", path)
+        write_report(outbox, path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from None
     out.print(str(path), highlight=False)

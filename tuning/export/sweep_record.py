@@ -5,14 +5,12 @@ from typing import Any
 
 from proxytune.tuning.export.choose import Selection
 from proxytune.tuning.journal.facts import first_facts
+from proxytune.tuning.spec.study_spec import OF_THE_MACHINE
 from proxytune.tuning.store.attributes import SECONDS
 from proxytune.tuning.store.confirmation import Confirmation
 from proxytune.tuning.store.errors import storage_errors
 from proxytune.tuning.store.records import TrialRecord, strict_json
 from proxytune.tuning.store.study import Study
-
-OF_THE_MACHINE = {"storage", "database", "tracking"}
-"""Sections of a study file with paths and addresses of the searching machine; the record omits them."""
 
 
 def sweep_card(

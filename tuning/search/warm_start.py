@@ -22,10 +22,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.bank import open_banked
+from proxytune.tuning.report.history import read_history
 from proxytune.tuning.search.rungs import Entry, rank
 from proxytune.tuning.spec.constraints import violation
 from proxytune.tuning.spec.ranking import sign
-from proxytune.tuning.spec.study_spec import StudySpec
+from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.attributes import BUDGET, END, ENQUEUED_BY, WARM_START
 from proxytune.tuning.store.optuna_private import StudyView
@@ -98,6 +100,9 @@ def read_warm_start(spec: StudySpec) -> WarmStart | None:
     config = spec.search.warm_start
     if config is None:
         return None
+    if config.bank is not None:
+        return _take(spec, *_banked(config.bank))
+    assert config.study is not None, "checked by WarmStartSource"
     storage, database = config.storage or spec.storage, config.database or spec.database
     if config.study == spec.name and (storage.absolute(), database) == (
         spec.storage.absolute(),
@@ -109,6 +114,20 @@ def read_warm_start(spec: StudySpec) -> WarmStart | None:
     except InputError as error:
         raise InputError(f"search.warm_start.study: {error}") from None
     return _take(spec, source.spec, source.trials())
+
+
+def _banked(name: str) -> tuple[StudySpec, list[FrozenTrial]]:
+    """The spec and the trials of a study of the curve bank."""
+    try:
+        with open_banked(name) as outbox:
+            history = read_history(outbox)
+    except InputError as error:
+        raise InputError(f"search.warm_start.bank: {error}") from None
+    trials = history.optuna_study(history.objectives).trials
+    for trial in trials:
+        if trial.number in history.trials:
+            trial.user_attrs[END] = {"metrics": history.trials[trial.number].last}
+    return parse_study(history.spec, where=name), trials
 
 
 def fill_study(study: optuna.Study, spec: StudySpec, earlier: WarmStart | None) -> None:

@@ -110,7 +110,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     if spec.name.endswith(SUFFIX):
         raise InputError(f"study: name: {spec.name} is a reserved name; choose another")
     earlier = spec.search.warm_start
-    if earlier is not None and not NAME.fullmatch(earlier.study):
+    if earlier is not None and earlier.study is not None and not NAME.fullmatch(earlier.study):
         raise InputError(f"study: search.warm_start.study: {earlier.study!r} is not a valid study name")
     if spec.task.root is not None:
         _confine("task.root", spec.task.root, settings.roots)

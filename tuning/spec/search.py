@@ -1,9 +1,9 @@
 """The `search` section of a study: search space, objectives, sampler, stopping rule and budget."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from proxytune.tuning.spec.constraints import parse_constraint
 from proxytune.tuning.spec.metrics import METRICS, Direction
@@ -37,17 +37,30 @@ class Stopping(Section):
 
 
 class WarmStartSource(Section):
-    """An earlier study. Its best configurations are tried first, its trials inform the sampler and the stopping rule (search/warm_start.py)."""
+    """An earlier study, of a storage or of the curve bank that comes with the package.
 
-    study: str
+    Its best configurations are tried first, its trials inform the sampler and the stopping rule (search/warm_start.py).
+    """
+
+    study: str | None = None
+    bank: str | None = None  # instead of study: the name of a study of the bank
     top: int = Field(default=8, ge=0)  # number of its configurations that are tried first
-    storage: Path | None = None  # its storage folder; default: that of this study
+    storage: Path | None = None  # the storage folder of `study`; default: that of this study
     database: str | None = None
 
     @field_validator("storage")
     @classmethod
     def _absolute(cls, storage: Path | None) -> Path | None:
         return None if storage is None else storage.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.study is None) == (self.bank is None):
+            raise Problems(["search.warm_start: name one of study and bank"])
+        for key in ("storage", "database") if self.bank else ():
+            if getattr(self, key) is not None:
+                raise Problems([f"search.warm_start.{key}: bank {self.bank} has none; remove the key"])
+        return self
 
 
 class StopWhen(Section):

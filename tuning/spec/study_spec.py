@@ -26,6 +26,9 @@ INTEGER_KEYS = frozenset(
     {"training.seed"} | {key for key, hint in _HINTS.items() if int in (hint, *get_args(hint))}
 )
 
+OF_THE_MACHINE = {"storage", "database", "checkpoints", "tracking"}
+"""Keys with paths and addresses of the searching machine; records of a study that are passed on omit them."""
+
 
 class Tracking(Section):
     """The MLflow store (default: an sqlite file beside the studies) and the experiment's name."""

@@ -8,7 +8,7 @@ import optuna
 from pydantic import field_validator, model_validator
 
 from proxytune.tuning.plan.virtual_study import VirtualStudy
-from proxytune.tuning.spec.search import Search
+from proxytune.tuning.spec.search import Search, WarmStartSource
 from proxytune.tuning.spec.space import Domain, SearchSpace
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
@@ -49,7 +49,12 @@ class TableSpec(StudySpec):
 
 
 def table_spec(
-    task: Task, sampler: str, stopping: str, seed: int, start: Sequence[Mapping[str, Any]]
+    task: Task,
+    sampler: str,
+    stopping: str,
+    seed: int,
+    start: Sequence[Mapping[str, Any]],
+    warm_start: WarmStartSource | None = None,
 ) -> TableSpec:
     """The study of one race."""
     first, factor = task.rungs
@@ -70,6 +75,7 @@ def table_spec(
             stopping={"name": stopping, "min_steps": first, "reduction_factor": factor},
             trials=10**6,
             enqueue=tuple(dict(params) for params in start),
+            warm_start=warm_start,
         ),
     )
 

@@ -8,21 +8,15 @@ from typing import Any
 import optuna
 
 from proxytune.tuning.errors import InputError
-from proxytune.tuning.spec.study_files import read_study
 from tests.benchmarks.race.lcbench import surrogate_tasks
 from tests.benchmarks.race.methods import METHODS, Run
 from tests.benchmarks.race.records import read_records, run_missing
 from tests.benchmarks.race.report import summarise
-from tests.benchmarks.race.tables import Hartmann, RecordedTask, Task
-
-CURVES = Path(__file__).parents[1] / "listops_mini_curves.jsonl.xz"
-STUDY = str(
-    Path(__file__).parents[1] / "listops_mini_curves.yaml"
-)  # its space is that of the recorded curves
+from tests.benchmarks.race.tables import Hartmann, Task, recorded_tasks
 
 
-def make_groups(folder: Path | None, names: Sequence[str], curves: Path = CURVES) -> dict[str, list[Task]]:
-    """The tasks by group: those of a folder of surrogates, else our own curves and Hartmann.
+def make_groups(folder: Path | None, names: Sequence[str]) -> dict[str, list[Task]]:
+    """The tasks by group: those of a folder of surrogates, else the curve bank and Hartmann.
 
     Raises:
         InputError: a table is invalid.
@@ -32,7 +26,7 @@ def make_groups(folder: Path | None, names: Sequence[str], curves: Path = CURVES
     if names:
         raise InputError("--tasks needs the folder of a table, set with --table")
     hartmann: list[Task] = [Hartmann(size, preset) for size in (3, 6) for preset in Hartmann.PRESETS]
-    return {"own curves": [RecordedTask(curves, read_study(STUDY).search.space)], "hartmann": hartmann}
+    return {"own curves": list(recorded_tasks()), "hartmann": hartmann}
 
 
 def run(

@@ -5,22 +5,23 @@ the highest known full-budget value, `worst` that of a poor configuration, which
 any result.
 """
 
-import json
-import lzma
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.journal.bank import open_banked
 from proxytune.tuning.plan import workers
 from proxytune.tuning.plan.workers import Ending
+from proxytune.tuning.report.history import TrialHistory, read_history
+from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.space import Domain
+from proxytune.tuning.spec.study_spec import INTEGER_KEYS, StudySpec, parse_study
+from proxytune.tuning.studies import banked_studies
 
 
 class Curve(workers.Curve, Protocol):
@@ -66,41 +67,30 @@ class Recorded:
 
 
 class RecordedTask:
-    """Trainings recorded with proxytune; a configuration has the curve of the nearest recorded configuration.
+    """A study of the curve bank; a configuration has the curve of the nearest recorded configuration.
 
     Nearest: the same choices, then the smallest distance with ranges scaled to [0, 1] (logarithmic as in the space).
     """
 
-    rungs = (200, 3)
-    integers: frozenset[str] = frozenset()
-
-    def __init__(self, path: Path, domains: Mapping[str, Domain]) -> None:
-        """Read a table of `curves.py`, plain or as .xz.
-
-        Raises:
-            InputError: the file does not exist, or its curves have another space.
-        """
-        if not path.exists():
-            raise InputError(f"{path}: recorded curves not found")
-        opener: Callable[..., Any] = lzma.open if path.suffix == ".xz" else open
-        with opener(path, "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        if any(row["params"].keys() != domains.keys() for row in rows):
-            raise InputError(f"{path}: the space of its curves differs from {', '.join(domains)}")
-        self.name = "own curves"
-        self.domains = domains
-        self.configurations = [row["params"] for row in rows]
+    def __init__(self, spec: StudySpec, trials: Iterable[TrialHistory]) -> None:
+        """`trials` were all trained to the end or diverged."""
+        self.name = spec.name
+        self.domains: Mapping[str, Domain] = spec.search.space
+        self.integers = INTEGER_KEYS & self.domains.keys()
+        self.rungs = (int(spec.training["eval_every"]), 3)
+        kept = [trial for trial in trials if trial.outcome in (Outcome.COMPLETE, Outcome.DIVERGED)]
+        self.configurations = [trial.params for trial in kept]
         self.curves = [
             Recorded(
-                values=tuple(report["val_accuracy"] for report in row["reports"]),
-                times=tuple(report["cpu_seconds"] for report in row["reports"]),
-                complete=row["outcome"] == "complete",
+                values=tuple(value for _, value in trial.curves["val_accuracy"]),
+                times=tuple(seconds for _, seconds in trial.curves["seconds"]),
+                complete=trial.outcome is Outcome.COMPLETE,
             )
-            for row in rows
+            for trial in kept
         ]
         self._points = np.array([self._point(params) for params in self.configurations])
         whole = [curve for curve in self.curves if curve.complete]
-        self.steps = max((tuple(report["step"] for report in row["reports"]) for row in rows), key=len)
+        self.steps = max((tuple(step for step, _ in trial.curves["seconds"]) for trial in kept), key=len)
         self.best, self.worst = (pick(curve.values[-1] for curve in whole) for pick in (max, min))
         self.training_seconds = float(np.mean([curve.times[-1] for curve in whole]))
 
@@ -117,6 +107,18 @@ class RecordedTask:
             else unit(domain, params[key])
             for key, domain in self.domains.items()
         ]
+
+
+def recorded_tasks() -> list[RecordedTask]:
+    """The studies of the curve bank whose trials were all trained to the end."""
+    tasks = []
+    for path in banked_studies().values():
+        with open_banked(path) as outbox:
+            history = read_history(outbox)
+        spec = parse_study(history.spec, where=str(path))
+        if (spec.search.sampler.name, spec.search.stopping.name) == ("random", "none"):
+            tasks.append(RecordedTask(spec, history.trials.values()))
+    return tasks
 
 
 def unit(domain: Domain, value: float) -> float:
