@@ -129,7 +129,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except ProxytuneError as error:
-        err.print(f"proxytune: {with_flags(str(error))}", style="red", highlight=False, markup=False)
+        err.print(f"proxytune: {with_flags(str(error))}", style="red")
         if isinstance(error, Interrupted):  # everything is closed; Ray's exit hook hangs if Ray has died
             sys.stdout.flush()
             in_job = (
@@ -142,12 +142,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # for example a full or read-only disk
-        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        err.print(f"proxytune: {error}", style="red")
         sys.exit(StorageError.exit_code)
     except Exception as error:
         from proxytune.datasets import DataError  # imports numpy
 
         if not isinstance(error, ConfigError | DataError):
             raise
-        err.print(f"proxytune: {error}", style="red", highlight=False, markup=False)
+        err.print(f"proxytune: {error}", style="red")
         sys.exit(2)

@@ -1,6 +1,12 @@
 """Errors that are reported to users, each with the exit code of the command line."""
 
 
+def one_line(error: BaseException | str) -> str:
+    """The message of an error as one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 class ProxytuneError(Exception):
     """An error whose message is one line for the user: the value, the rule, what to do."""
 

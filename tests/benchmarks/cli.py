@@ -20,7 +20,7 @@ def bench() -> None:
 
 
 bench.add_command(models, "models")
-_progress = functools.partial(err.print, highlight=False, markup=False)
+_progress = functools.partial(err.print)
 
 
 @bench.command("turnaround")
@@ -208,7 +208,7 @@ def bench_bank(studies: tuple[str, ...], storage: Path) -> None:
         study = open_study(name, storage)
         path = BANK / f"{name}.jsonl.xz"
         write_banked(study.folder / "outbox", path)
-        err.print(f"written: {path}", highlight=False, markup=False)
+        err.print(f"written: {path}")
 
 
 def _floats(option: str, text: str) -> list[float]:

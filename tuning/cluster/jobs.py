@@ -20,7 +20,7 @@ from typing import Any
 
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.cluster.private import LOOK, check_answer
-from proxytune.tuning.errors import InputError, ProxytuneError
+from proxytune.tuning.errors import InputError, ProxytuneError, one_line
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 
@@ -341,9 +341,3 @@ def _explicit_address() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def one_line(error: BaseException | str) -> str:
-    """The message of an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."

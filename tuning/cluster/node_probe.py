@@ -12,10 +12,9 @@ from typing import Any
 
 from proxytune.datasets import DataError, open_prepared
 from proxytune.datasets.prepare import prepared_folder
-from proxytune.tuning.cluster.jobs import one_line
 from proxytune.tuning.cluster.private import check_private
 from proxytune.tuning.cluster.ray_private import session_folder
-from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.errors import InputError, StorageError, one_line
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.folder import Folder, try_folder
 from proxytune.tuning.trial.data import cache_folder

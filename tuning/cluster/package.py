@@ -20,16 +20,9 @@ def package_folders(parent: Path) -> list[str]:
         assert spec is not None
         assert spec.origin is not None
         source = Path(spec.origin).parent
-        shutil.copytree(source, parent / "proxytune" / room, ignore=_not_in_the_wheel)
+        shutil.copytree(source, parent / "proxytune" / room, ignore=shutil.ignore_patterns("__pycache__"))
     version = importlib.metadata.version("proxytune")
     metadata = parent / f"proxytune-{version}.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: proxytune\nVersion: {version}\n")
     return [str(parent / "proxytune"), str(metadata)]
-
-
-def _not_in_the_wheel(folder: str, names: list[str]) -> set[str]:
-    kept = {".py", ".yaml", ".typed", ".sbatch"}
-    return {name for name in names if not (Path(folder, name).is_dir() or Path(name).suffix in kept)} | {
-        "__pycache__"
-    }

@@ -19,11 +19,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from proxytune.tuning.cluster.jobs import one_line
 from proxytune.tuning.cluster.node_probe import OK, RED, WARNING, NodeProbe, versions
 from proxytune.tuning.cluster.ray_private import ask_gcs, untested
 from proxytune.tuning.cluster.session import LOCAL, RaySession, find_cluster, ray_session
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, one_line
 from proxytune.tuning.spec.locations import check_uri, default_uri
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.lease import RENEWAL_SECONDS

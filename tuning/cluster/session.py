@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.cluster.jobs import one_line, user_token
+from proxytune.tuning.cluster.jobs import user_token
 from proxytune.tuning.cluster.package import package_folders
 from proxytune.tuning.cluster.ray_private import (
     ask_gcs,
@@ -25,7 +25,7 @@ from proxytune.tuning.cluster.ray_private import (
 )
 from proxytune.tuning.cluster.scratch import SCRATCH, scratch_folder
 from proxytune.tuning.cluster.watch import leave_ray
-from proxytune.tuning.errors import InputError, Interrupted
+from proxytune.tuning.errors import InputError, Interrupted, one_line
 from proxytune.tuning.spec.trial_spec import Resources
 from proxytune.tuning.store.importing import importing
 

@@ -52,8 +52,8 @@ def finish(
         out.print(shown)
     else:
         for what, value in headline.items():
-            out.print(f"{what}: {value}", highlight=False, markup=False)
-    out.print(f"saved {path} and {path.with_suffix('.png').name}", highlight=False, markup=False)
+            out.print(f"{what}: {value}")
+    out.print(f"saved {path} and {path.with_suffix('.png').name}")
 
 
 def numbers(option: str, text: str) -> list[int]:
@@ -112,7 +112,7 @@ def bench(
 
     def progress(what: str, m: models.Measurement | together.Packed) -> None:
         line = f"n = {m.length}, {what}: {m.sequences_per_second:.3g} sequences/s"
-        err.print(line, highlight=False, markup=False)
+        err.print(line)
 
     if at_once:
         rows = together.run(

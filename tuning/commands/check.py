@@ -47,13 +47,13 @@ def check(spec: "StudySpec", address: str, measure: bool, as_json: bool) -> None
 
     click.echo(as_yaml(spec.model_dump(mode="json")), nl=False)
     for line in lines:
-        err.print(line, highlight=False, markup=False)
+        err.print(line)
     for line in advice(spec):
-        err.print(line, style="yellow", highlight=False, markup=False)
+        err.print(line, style="yellow")
     if address == "local":
         from proxytune.tuning.trial.estimate import estimate
 
-        err.print(estimate(spec, measure=measure).line(), highlight=False, markup=False)
+        err.print(estimate(spec, measure=measure).line())
 
 
 def _budget(spec: "StudySpec") -> str:

@@ -1,7 +1,5 @@
 """`compare`: a table and a plot of configurations from finished studies."""
 
-import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +63,7 @@ def compare(
     from proxytune.tuning.compare import page as page
     from proxytune.tuning.compare.compare import compare
     from proxytune.tuning.compare.published import PROXYFORMER
+    from proxytune.tuning.store.folder import write_file
     from proxytune.tuning.store.study import open_study
 
     formats = {".html": page.as_html, ".md": page.as_markdown}
@@ -81,10 +80,8 @@ def compare(
     if test or measure:
         found = compare(opened)
     if path is not None:
-        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-        temporary.write_text(formats[path.suffix](found), encoding="utf-8")
-        os.replace(temporary, path)
-        err.print(f"written: {path.absolute()}", highlight=False)
+        write_file(path, formats[path.suffix](found).encode())
+        err.print(f"written: {path.absolute()}")
     others = page.published_tables([row.task for row in found.rows])
     if as_json:
         published = [{"source": title, "head": head, "rows": rows} for title, head, rows in others]
@@ -92,11 +89,11 @@ def compare(
         return
     _show("measured by proxytune", page.HEAD, [page.cells(row) for row in found.rows])
     for note in found.notes:
-        out.print(f"- {note}", highlight=False, markup=False)
+        out.print(f"- {note}")
     for title, head, rows in others:
         _show(f"published, test accuracy in %: {title}", head, rows)
     if others:
-        out.print(PROXYFORMER, highlight=False, markup=False)
+        out.print(PROXYFORMER)
 
 
 def _test(studies: "Sequence[Study]", again: bool) -> None:
@@ -108,7 +105,7 @@ def _test(studies: "Sequence[Study]", again: bool) -> None:
             study,
             who=terminal_user(),
             again=again,
-            say=lambda line: err.print(line, highlight=False, markup=False),
+            say=lambda line: err.print(line),
         )
 
 
@@ -119,7 +116,7 @@ def _measure(studies: "Sequence[Study]", rows: "Sequence[Row]") -> None:
 
     for study in studies:
         for spec in specs_without_speed(study, rows):
-            err.print(f"measuring {spec.model['attention']} of study {study.name}", highlight=False)
+            err.print(f"measuring {spec.model['attention']} of study {study.name}")
             stored_efficiency(spec, efficiency_folder(study))
 
 

@@ -91,13 +91,13 @@ def confirm(
         again=again,
         address=address,
         watch=functools.partial(Watch, err),
-        say=lambda line: err.print(line, highlight=False, markup=False),
+        say=lambda line: err.print(line),
     )
     if as_json:
         print_json(found.to_json())
     else:
         show_confirmation(found)
-        out.print(f"winner: trial {found.winner} ({found.rule})", highlight=False)
+        out.print(f"winner: trial {found.winner} ({found.rule})")
 
 
 def show_confirmation(found: "Confirmation") -> None:
@@ -111,7 +111,7 @@ def show_confirmation(found: "Confirmation") -> None:
         table.add_row(*_cells(candidate), _verdict(found, candidate))
     out.print(table)
     for line in confirmation_lines(found):
-        out.print(line, highlight=False)
+        out.print(line)
 
 
 def _cells(candidate: "Candidate") -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from proxytune.datasets import TASKS, DataError, Finding, PreparedTask, find_sources, inspect
@@ -115,8 +114,8 @@ def data_list(root: Path, as_json: bool) -> None:
         return
     out.print(_table(findings))
     without = [name for name in TASKS if name not in {finding.task for finding in findings}]
-    out.print(f"nothing found for: {', '.join(without) or '-'}", highlight=False)
-    out.print(f"generated without a root: {', '.join(generated)}", highlight=False)
+    out.print(f"nothing found for: {', '.join(without) or '-'}")
+    out.print(f"generated without a root: {', '.join(generated)}")
 
 
 def _table(findings: list[Finding]) -> Table:
@@ -132,7 +131,7 @@ def _table(findings: list[Finding]) -> Table:
             finding.status,
             missing or "-",
         )
-        table.add_row(*(escape(printable(cell)) for cell in cells))
+        table.add_row(*(printable(cell) for cell in cells))
     return table
 
 
@@ -190,7 +189,7 @@ def data_inspect(
 
 
 def _print_fact(key: str, value: object) -> None:
-    out.print(printable(f"{key}: {value}"), highlight=False, markup=False)
+    out.print(printable(f"{key}: {value}"))
 
 
 @data.command("prepare")

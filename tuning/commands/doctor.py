@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from proxytune.tuning.commands.options import (
     complete_study_file,
@@ -54,8 +54,8 @@ def doctor(
     else:
         table = Table("node", "check", "state", "what", box=None)
         for finding in findings:
-            node, check, state, text = (escape(finding[key]) for key in ("node", "check", "state", "text"))
-            table.add_row(node, check, f"[{COLOURS[state]}]{state}[/]", text)
+            state = finding["state"]
+            table.add_row(finding["node"], finding["check"], Text(state, COLOURS[state]), finding["text"])
         out.print(table)
     red = [finding for finding in findings if finding["state"] == "red"]
     if red:

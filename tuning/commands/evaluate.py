@@ -1,7 +1,5 @@
 """`evaluate`: evaluate an exported model on the validation or the test split."""
 
-import getpass
-import socket
 from pathlib import Path
 
 import click
@@ -26,9 +24,10 @@ def evaluate(folder: Path, split: str, again: bool, assignments: tuple[str, ...]
     """
     from proxytune.tuning.predict.evaluate import evaluate_export
     from proxytune.tuning.predict.exported import load_export
+    from proxytune.tuning.store.steering import terminal_user
 
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
-    facts = evaluate_export(load_export(folder, assignments), split, who=who, again=again, console=err)
+    exported = load_export(folder, assignments)
+    facts = evaluate_export(exported, split, who=terminal_user(), again=again, console=err)
     if as_json:
         print_json(facts)
         return
@@ -37,7 +36,6 @@ def evaluate(folder: Path, split: str, again: bool, assignments: tuple[str, ...]
     out.print(
         f"{split}: accuracy {facts['accuracy']:.4f}{recorded}, loss {facts['loss']:.4f} nats on "
         f"{facts['num_examples']:,} examples{openings}",
-        highlight=False,
     )
     if not facts["same_data"]:
-        out.print("this is not the data that the model was exported with", highlight=False)
+        out.print("this is not the data that the model was exported with")

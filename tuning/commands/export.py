@@ -75,8 +75,8 @@ def export(
             local = str(result.folder.absolute())
             shown = local.replace(str(folder.absolute()), path) if "://" in path else local
             values = ", ".join(f"{name} {value:.4g}" for name, value in result.record.values.items())
-            out.print(f"trial {result.record.trial} ({values}) -> {shown}", highlight=False)
-            out.print(f"  {result.selection.text}", highlight=False)
+            out.print(f"trial {result.record.trial} ({values}) -> {shown}")
+            out.print(f"  {result.selection.text}")
         if register:
             _register(opened, written)
 
@@ -89,12 +89,8 @@ def _register(study: "Study", written: "Sequence[ExportResult]") -> None:
         try:
             models = register_models(study, written)
         except ProxytuneError as error:
-            err.print(
-                f"not registered: {error}. The export is complete without it", highlight=False, markup=False
-            )
+            err.print(f"not registered: {error}. The export is complete without it")
             return
     for model in models:
         alias = f", alias {ALIAS}" if model["best"] else ""
-        out.print(
-            f"registered in MLflow as {model['name']} version {model['version']}{alias}", highlight=False
-        )
+        out.print(f"registered in MLflow as {model['name']} version {model['version']}{alias}")

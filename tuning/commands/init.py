@@ -31,7 +31,7 @@ def init(task: str) -> None:
         raise InputError(f"{path} exists; edit it, or move it first") from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from None
-    out.print(f"wrote {path}", highlight=False, markup=False)
+    out.print(f"wrote {path}")
     next_commands(
         {f"proxytune check {path}": "what would run", f"proxytune run {path}": "start or resume it"}
     )

@@ -5,7 +5,6 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 from rich.table import Table
 
 from proxytune.tuning.commands.options import err, json_option, out, print_json, with_study_file
@@ -46,7 +45,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
 
     jobs = Jobs(address)
     if (warning := untested(jobs.ray_version)) is not None:
-        err.print(warning, highlight=False, markup=False)
+        err.print(warning)
     click.echo(jobs.submit(spec))
     if not follow:
         return
@@ -56,7 +55,7 @@ def submit(spec: "StudySpec", address: str, follow: bool) -> None:
             click.echo(text, nl=False)
             printed = (printed + text)[-1000:]
     except KeyboardInterrupt:
-        err.print(f"{spec.name} continues; `proxytune logs {spec.name} -f` follows it again", highlight=False)
+        err.print(f"{spec.name} continues; `proxytune logs {spec.name} -f` follows it again")
         return
     end = jobs.newest(spec.name)
     while end is not None and end.alive:  # the log ends shortly before the job
@@ -100,7 +99,7 @@ def status(study: str | None, address: str, as_json: bool) -> None:
     table = Table("study", "job", "status", "since", "until", "last line", box=None)
     for job in jobs:
         times = (_moment(job.start_ms), _moment(job.end_ms))
-        last_line = escape(last_lines.get(job.submission_id, ""))
+        last_line = last_lines.get(job.submission_id, "")
         table.add_row(job.study, job.submission_id, job.status, *times, last_line)
     out.print(table)
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-err = Console(stderr=True, soft_wrap=True, emoji=False)
-out = Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else 200)
+# markup: texts with brackets, such as an error of PyTorch, are printed as they are
+_PLAIN: Mapping[str, Any] = {"soft_wrap": True, "emoji": False, "markup": False, "highlight": False}
+err = Console(stderr=True, **_PLAIN)
+out = Console(**_PLAIN, width=None if sys.stdout.isatty() else 200)
 
 
 def complete_study_file(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -101,9 +103,9 @@ def print_json(value: Any) -> None:
 def next_commands(commands: Mapping[str, str]) -> None:
     """Print suggested next commands with their purpose to standard error."""
     width = max(map(len, commands))
-    err.print("next:", highlight=False)
+    err.print("next:")
     for command, purpose in commands.items():
-        err.print(f"  {command:{width}}  {purpose}", highlight=False, markup=False)
+        err.print(f"  {command:{width}}  {purpose}")
 
 
 def storage_flags(storage: Path, database: str | None) -> str:

@@ -124,5 +124,5 @@ def _show(plan: "Plan") -> None:
         row(f"trials to step {step}", trials, ".0f")
     row("MiB per slot", plan.memory_mib, ",.0f")
     row("ms per step", plan.step_milliseconds, ".3g")
-    out.print(f"{plan.study} on {plan.slots} slots, {plan.draws} draws", highlight=False)
+    out.print(f"{plan.study} on {plan.slots} slots, {plan.draws} draws")
     out.print(table)

@@ -112,7 +112,7 @@ def serve(
     listener = bind(host, port)
     host, bound = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    out.print(f"proxytune on http://{host}:{bound} (Ctrl-C to stop)", highlight=False)
+    out.print(f"proxytune on http://{host}:{bound} (Ctrl-C to stop)")
     run(settings, listener)
 
 
@@ -124,5 +124,5 @@ def _tokens(path: Path | None) -> "Tokens":
         warnings.simplefilter("always")
         tokens = Tokens(path)
     for warning in caught:
-        err.print(str(warning.message), style="yellow", highlight=False, markup=False)
+        err.print(str(warning.message), style="yellow")
     return tokens

@@ -88,7 +88,7 @@ def slurm(
         click.echo(script, nl=False)
         return
     click.echo(_sbatch(script))
-    err.print(f"output: proxytune-{spec.name}-JOB.out in this folder", highlight=False)
+    err.print(f"output: proxytune-{spec.name}-JOB.out in this folder")
 
 
 def batch_script(spec: "StudySpec", options: list[str], python: str) -> str:

@@ -26,7 +26,7 @@ def _confirm(study: "StoredStudy", done: str) -> None:
         when = f"no driver runs {study.name} now; `proxytune run {study.name}{flags}` starts one"
     else:
         when = f"{driver} acts on it within seconds"
-    out.print(f"{done}; {when}", highlight=False, markup=False)
+    out.print(f"{done}; {when}")
 
 
 @click.command()
@@ -100,7 +100,7 @@ def stop(
         from proxytune.tuning.cluster.jobs import Jobs
 
         Jobs(address).stop(study)
-        out.print(f"stopped the job of {study} at {address}", highlight=False, markup=False)
+        out.print(f"stopped the job of {study} at {address}")
         return
     from proxytune.tuning.store.steering import cancel_trial, request_stop
     from proxytune.tuning.store.table_study import read_study
@@ -113,8 +113,6 @@ def stop(
     if request_stop(opened, now=now) is None:
         out.print(
             f"no driver runs {study} now; a driver that is starting will stop",
-            highlight=False,
-            markup=False,
         )
         return
     _confirm(opened, f"requested {study} to stop {'now' if now else 'after its running trials'}")

@@ -50,7 +50,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     from proxytune.tuning.spec.advice import advice
 
     for line in advice(spec):
-        err.print(line, style="yellow", highlight=False, markup=False)
+        err.print(line, style="yellow")
     with err.status("loading"), importing():
         from proxytune.tuning.run.data_progress import data_progress
         from proxytune.tuning.trial.data import prepare_task
@@ -61,7 +61,7 @@ def run(spec: "StudySpec", address: str, as_json: bool) -> None:
     with data_progress(err, spec.task.name) as report:
         prepared = prepare_task(spec.task, report)
     if prepared.compared:
-        err.print(f"data: {prepared.compared}", highlight=False, markup=False)
+        err.print(f"data: {prepared.compared}")
     with _early_ray(spec, address) as session:
         study = _run(spec, address, session)
     from proxytune.tuning.store.summary import summary
@@ -105,7 +105,7 @@ def _run(spec: "StudySpec", address: str, session: "AbstractContextManager[RaySe
         address=address,
         watch=functools.partial(Watch, err),
         age=process_age(),
-        say=lambda line: err.print(line, highlight=False, markup=False),
+        say=lambda line: err.print(line),
         session=session,
     )
 
@@ -127,8 +127,6 @@ def _show_tracking(spec: "StudySpec", uri: str) -> None:
             f"{waiting} events still wait for MLflow at {uri}; when it is available, "
             f"`proxytune track sync {spec.name}{where}` ships them",
             style="yellow",
-            highlight=False,
-            markup=False,
         )
 
 
@@ -150,7 +148,7 @@ def studies(storage: Path, database: str | None, as_json: bool) -> None:
         print_json(rows)
         return
     if not rows:
-        out.print(f"no study in {database or storage.absolute()}", highlight=False, markup=False)
+        out.print(f"no study in {database or storage.absolute()}")
         return
     table = Table("study", "task", "state", "trials", "best", box=None)
     for row in rows:
@@ -190,7 +188,7 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         from proxytune.tuning.report.page import write_pareto_front
 
         write_pareto_front(opened.folder / "outbox", plot)
-        err.print(f"written: {plot.absolute()}", highlight=False)
+        err.print(f"written: {plot.absolute()}")
     destination = (opened.folder / "outbox", opened.tracking_uri, opened.spec.tracking.experiment)
     confirmation = read_confirmation(opened)
     facts = summary(opened) | {
@@ -209,7 +207,7 @@ def show(study: str, storage: Path, database: str | None, plot: Path | None, as_
         if facts["events_waiting"]:
             out.print(f"{facts['events_waiting']} events wait for MLflow at {facts['tracking_uri']}")
         if facts["tracking_error"]:
-            out.print(facts["tracking_error"], highlight=False, markup=False)
+            out.print(facts["tracking_error"])
 
 
 def short(key: str) -> str:
@@ -222,24 +220,20 @@ def show_summary(facts: dict[str, Any]) -> None:
     from proxytune.tuning.plan.time_left import duration
 
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(facts["outcomes"].items()))
-    out.print(
-        f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})", highlight=False
-    )
+    out.print(f"{facts['study']}: {facts['trials']} of {facts['budget']} trials ({outcomes})")
     if facts["paused_by"]:
-        out.print(
-            f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` resumes it", highlight=False
-        )
+        out.print(f"paused by {facts['paused_by']}; `proxytune resume {facts['study']}` resumes it")
     if facts["seconds_left"] is not None:
-        out.print(f"about {duration(facts['seconds_left'])} left", highlight=False)
+        out.print(f"about {duration(facts['seconds_left'])} left")
     if facts["waits"]:
-        out.print(facts["waits"], highlight=False, markup=False)
+        out.print(facts["waits"])
     if facts["ended_because"]:
-        out.print(f"ended because {facts['ended_because']}; `extend` continues it", highlight=False)
+        out.print(f"ended because {facts['ended_because']}; `extend` continues it")
     if not facts["best"]:
-        out.print("no feasible trial has reached the full budget yet", highlight=False)
+        out.print("no feasible trial has reached the full budget yet")
         return
     found = facts["winner"]
-    out.print(f"winner: trial {found['trial']} ({found['rule']})", highlight=False)
+    out.print(f"winner: trial {found['trial']} ({found['rule']})")
     title = "Pareto front" if len(facts["objectives"]) > 1 else None
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")

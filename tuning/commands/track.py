@@ -1,5 +1,6 @@
 """`track` and `report`: ship a study's journal to MLflow, and write it as a page."""
 
+import functools
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -133,25 +134,30 @@ def _write_report(outbox: Path, path: Path) -> None:
         write_report(outbox, path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from None
-    out.print(str(path), highlight=False)
+    out.print(str(path))
 
 
 def _repair(study: "Study") -> None:
     """Close the trials that a killed driver left open in the journal, and restore lost events."""
     from proxytune.tuning.journal.recovery import open_journal, recover
+    from proxytune.tuning.run.journal import FencedOutbox
+    from proxytune.tuning.store.lease import Lease
 
+    lease = Lease(study.storage, study.name)
+    lease.acquire()
     try:
-        outbox = open_journal(study)
+        outbox = open_journal(study, functools.partial(FencedOutbox, lease=lease))
         try:
             if num_trials := recover(study, outbox):
                 err.print(
                     f"events of {num_trials} trials were missing in the journal and have been restored from the storage",
-                    highlight=False,
                 )
         finally:
             outbox.close()
     except OSError as error:
         raise StorageError(f"{study.folder / 'outbox'}: {error.strerror}") from None
+    finally:
+        lease.release()
 
 
 def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_json: bool) -> None:
@@ -167,14 +173,14 @@ def _ship(outbox_folder: Path, uri: str, experiment: str, timeout: float, as_jso
     while shipper.waiting and time.monotonic() < deadline:
         if shipper.error and shipper.error != printed:
             printed = shipper.error
-            err.print(printed, style="yellow", highlight=False, markup=False)
+            err.print(printed, style="yellow")
         time.sleep(0.1)
     waiting = shipper.close(max(0.0, deadline - time.monotonic()))
     facts = {"shipped": num_events - waiting, "waiting": waiting, "uri": uri, "experiment": experiment}
     if as_json:
         print_json(facts | {"error": shipper.error})
     elif not waiting:
-        out.print(f"{facts['shipped']} events shipped to {uri}, experiment {experiment}", highlight=False)
+        out.print(f"{facts['shipped']} events shipped to {uri}, experiment {experiment}")
     if waiting:
         raise StorageError(
             f"{waiting} events still wait for MLflow: {shipper.error or '--timeout has passed'}"

@@ -1,5 +1,6 @@
 """`train`: train one configuration outside a search."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -53,22 +54,23 @@ def train(
         for name, found in summary.items():
             low, high = found["interval"]
             line = f"{name}: {found['mean']:.6g} (95 % interval {low:.6g} to {high:.6g})"
-            out.print(line, highlight=False)
+            out.print(line)
         return
-    result = train_once(spec, err)
-    if folder is not None:
-        with whole(folder) as temporary, err.status("writing") as status:
-            write_folder(
-                temporary,
-                spec,
-                result.metrics,
-                {"source": str(config)},
-                result.weights,
-                sweep=None,
-                say=lambda line: status.update(line),
-            )
+    with nullcontext() if folder is None else whole(folder) as temporary:  # fails before the training
+        result = train_once(spec, err)
+        if temporary is not None:
+            with err.status("writing") as status:
+                write_folder(
+                    temporary,
+                    spec,
+                    result.metrics,
+                    {"source": str(config)},
+                    result.weights,
+                    sweep=None,
+                    say=lambda line: status.update(line),
+                )
     if as_json:
         print_json({"step": result.step, "metrics": result.metrics})
     else:
         for name, value in result.metrics.items():
-            out.print(f"{name}: {value:.6g}", highlight=False)
+            out.print(f"{name}: {value:.6g}")

@@ -35,7 +35,7 @@ def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, 
     from proxytune.tuning.spec.locations import artifact_root, default_uri
     from proxytune.tuning.tracking.artifacts import follow_move
     from proxytune.tuning.tracking.links import leaderboards
-    from proxytune.tuning.tracking.mlflow_server import server_command
+    from proxytune.tuning.tracking.mlflow_server import in_url, server_command
 
     if uri is None and not (storage / "mlflow.db").exists():
         raise InputError(f"{storage.absolute()} has no mlflow.db; run a study there first, or set --uri")
@@ -52,12 +52,12 @@ def ui(study: str | None, storage: Path, uri: str | None, host: str, port: int, 
     command = server_command(uri, Path(artifact_root(uri, storage) or storage), host, port)
     command += ["--app-name", "basic-auth"] if guarded else []
     if print_command:
-        out.print(shlex.join(command), highlight=False)
+        out.print(shlex.join(command))
         return
     follow_move(uri)
-    server = f"http://{host}:{port}"
+    server = f"http://{in_url(host)}:{port}"
     shown = {study: pages[study]} if study is not None else pages
-    out.print(f"MLflow on {server} (Ctrl-C to stop)", highlight=False)
+    out.print(f"MLflow on {server} (Ctrl-C to stop)")
     for name, path in shown.items():
         click.echo(f"{name}: {server}{path}")
     _open_when_ready(server, server + next(iter(shown.values()), ""))

@@ -27,10 +27,8 @@ def verify(folder: Path, as_json: bool) -> None:
         print_json({"folder": str(folder), "intact": not problems, "problems": problems})
     else:
         for line in problems:
-            out.print(line, highlight=False, markup=False)
+            out.print(line)
     if problems:
         raise ProxytuneError(f"{folder} has changed since the export: {len(problems)} problems")
     if not as_json:
-        out.print(
-            f"{folder} is unchanged since the export, and its rule chooses its trial again", highlight=False
-        )
+        out.print(f"{folder} is unchanged since the export, and its rule chooses its trial again")

@@ -5,8 +5,7 @@ depend on the machine. On a CPU one thread is measured in seconds of CPU time, w
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from rich.table import Table
 from proxytune.models.config import ModelConfig
 from proxytune.models.footprint import footprint
 from proxytune.models.training import Trainer, TrainingConfig
+from proxytune.tuning.trial.efficiency import threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ def run(
         progress: called with each measurement, which has no ratios yet.
     """
     measurements = []
-    with one_thread():
+    with threads(1):
         for length in lengths:
             rate = product_gflops(device)
             for mechanism in mechanisms:
@@ -175,17 +175,6 @@ def time_steps(config: ModelConfig, sequences: int, repeats: int, device: str) -
             torch.cuda.reset_peak_memory_stats()
         seconds.append(_time(lambda: trainer.train_step(batch), device))
     return min(seconds[1:]), torch.cuda.max_memory_allocated() if on_gpu else None
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run PyTorch's CPU kernels on one thread within this context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def with_ratios(measurements: list[Measurement]) -> list[Measurement]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxytune.tuning.run.provenance import driver_facts
+from proxytune.tuning.trial.efficiency import processor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ def save_result(folder: Path, name: str, headline: dict[str, str], result: Any, 
     now = datetime.now(UTC)
     stem = f"{name}-{now:%Y-%m-%dT%H-%M-%S}"
     facts = driver_facts(None)
-    hardware = facts["hardware"] | {"cpu": _cpu_model(), "load_average": os.getloadavg()[0]}
+    hardware = facts["hardware"] | {"cpu": processor(), "load_average": os.getloadavg()[0]}
     del hardware["host"]
     document = {
         "benchmark": name,
@@ -40,13 +41,3 @@ def save_result(folder: Path, name: str, headline: dict[str, str], result: Any, 
     partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     partial.rename(path)
     return path
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxytune.datasets import evaluation_batches, open_test_split
+from proxytune.datasets import DataError, evaluation_batches, open_test_split
 from proxytune.models.training import Trainer
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.store.checkpoints import Checkpoints, CorruptCheckpoint
@@ -22,11 +22,17 @@ def accuracies_on_test(
         (examples in the test split, the model's accuracy there).
 
     Raises:
-        DataError: the data is missing or damaged, or the log cannot be written.
+        DataError: the data is missing, damaged or not that of the models, or the log cannot be written.
         CorruptCheckpoint: a model's newest checkpoint is missing or damaged; the split is not opened then.
     """
     states = [_newest(checkpoints) for _, checkpoints in models]
     prepared = prepare_task(models[0][0].task)
+    trained_on = models[0][1].owner.data
+    if trained_on not in (None, prepared.fingerprint):
+        raise DataError(
+            f"the {models[0][0].task.name} data here is {prepared.fingerprint[:12]}, the models were trained on "
+            f"{trained_on[:12]}: restore the data at task.root"
+        )
     split = open_test_split(prepared, by=by, reason=reason, log_folder=log_folder)
     for (spec, _), state in zip(models, states, strict=True):
         trainer = Trainer(

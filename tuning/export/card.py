@@ -199,8 +199,7 @@ def _interval(interval: Any) -> str:
 
 
 def _hardware(facts: Mapping[str, Any]) -> str:
-    gpu = f", {facts['gpu']}" if facts.get("gpu") else ""
-    return f"{facts['machine']}, {facts['cpus']} CPUs{gpu}"
+    return ", ".join([facts["machine"], f"{facts['cpus']} CPUs", *facts.get("gpus", [])])
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxytune.models.exported import SUMS
-from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.errors import InputError, StorageError, one_line
 from proxytune.tuning.spec.locations import object_url
 from proxytune.tuning.store.folder import Folder
 
@@ -40,4 +40,4 @@ def destination(path: str) -> Iterator[Path]:
             for file in sorted(files, key=lambda file: (file == SUMS, file.endswith(SUMS))):
                 (target / file).write_bytes((folder / file).read_bytes())
     except OSError as error:
-        raise StorageError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+        raise StorageError(f"{path}: {one_line(error)}") from None

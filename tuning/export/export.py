@@ -8,7 +8,6 @@ card.md         description for readers                           SHA256SUMS
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import uuid
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,7 +31,7 @@ from proxytune.tuning.export.programs import write_programs
 from proxytune.tuning.export.request import THE_WINNER, ExportRequest
 from proxytune.tuning.export.sums import write_sums
 from proxytune.tuning.export.sweep_record import sweep_card
-from proxytune.tuning.run.provenance import data_facts, git_revision, refuse_other_data
+from proxytune.tuning.run.provenance import data_facts, git_revision, hardware, refuse_other_data
 from proxytune.tuning.spec.trial_spec import TrialSpec
 from proxytune.tuning.spec.yaml_file import as_yaml
 from proxytune.tuning.store.checkpoints import ForeignCheckpoint
@@ -242,12 +240,6 @@ def write_folder(
         write_json(folder / SWEEP, sweep)
     (folder / CARD).write_text(card(spec, config, metrics, facts, sweep), encoding="utf-8")
     write_sums(folder)
-
-
-def hardware() -> dict[str, Any]:
-    """This machine: its architecture, cores and GPU."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": gpu}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,7 +22,7 @@ from proxytune.models.exported import (
     read_model_file,
     read_sums,
 )
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.errors import InputError, one_line
 from proxytune.tuning.export.differences import compared
 from proxytune.tuning.export.export import CARD, CONFIG, METRICS_FILE, PROVENANCE
 from proxytune.tuning.export.front import INDEX, PAGE
@@ -60,7 +60,7 @@ def _guarded(name: str, check: Callable[[Path], Iterator[str]], folder: Path) ->
         for line in check(folder):
             lines.append(line)  # noqa: PERF402  # keeps the lines before an error
     except _CONTENT_ERRORS as error:
-        lines.append(f"{folder.name}: {name} check failed: {_one_line(error)}")
+        lines.append(f"{folder.name}: {name} check failed: {type(error).__name__}: {one_line(error)}")
     except OSError as error:
         lines.append(f"{Path(error.filename or folder).name}: {error.strerror}")
     return lines
@@ -121,10 +121,6 @@ def _prepared_here(spec: TrialSpec, conventions: Mapping[str, str]) -> Iterator[
             continue  # an incomplete folder, or another task with the same prefix
         if prepared.options == options and dict(prepared.info.conventions) == dict(conventions):
             yield prepared
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 CHECKS = {"version": _version, "model": _model, "search": check_search, "data": _data}

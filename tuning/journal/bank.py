@@ -7,7 +7,6 @@ were all trained to the end as tables.
 """
 
 import lzma
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from proxytune.tuning.journal.events import (
 from proxytune.tuning.journal.reading import JOURNAL, read_all
 from proxytune.tuning.spec.study_spec import OF_THE_MACHINE
 from proxytune.tuning.spec.yaml_file import nearest
+from proxytune.tuning.store.folder import write_file
 from proxytune.tuning.studies import banked_studies
 
 
@@ -59,10 +59,7 @@ def write_banked(outbox_folder: Path, path: Path) -> None:
         for event in portion.events
         if (kept := _without_machine(event)) is not None
     ]
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as temporary:
-        temporary.write(lzma.compress(b"".join(lines), preset=9 | lzma.PRESET_EXTREME))
-    os.chmod(temporary.name, 0o644)
-    os.replace(temporary.name, path)
+    write_file(path, lzma.compress(b"".join(lines), preset=9 | lzma.PRESET_EXTREME))
 
 
 def _without_machine(event: Event) -> Event | None:

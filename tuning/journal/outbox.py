@@ -104,6 +104,11 @@ class Outbox:
         return True
 
     @property
+    def is_open(self) -> bool:
+        """Whether the journal says that a driver runs the study."""
+        return self._study_open
+
+    @property
     def trials(self) -> Set[int]:
         """The numbers of the trials in the journal."""
         return self._trials.keys()

@@ -28,6 +28,7 @@ from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.store.attributes import ATTEMPT, END, JOURNAL_ID, rung_entries
 from proxytune.tuning.store.errors import storage_errors
+from proxytune.tuning.store.summary import is_finished
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
@@ -102,8 +103,7 @@ def _append_unknown(study: "Study", trials: Sequence[FrozenTrial], outbox: Outbo
         )
     for event in events:
         outbox.append(event)
-    ended = sum(END in trial.user_attrs for trial in study.trials())
-    status = StudyStatus.FINISHED if ended >= study.budget else StudyStatus.INTERRUPTED
+    status = StudyStatus.FINISHED if is_finished(study) else StudyStatus.INTERRUPTED
     outbox.append(StudyEnded(time_ms=events[-1].time_ms, status=status))
 
 

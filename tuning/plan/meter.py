@@ -25,7 +25,7 @@ class Measured:
     """Costs of the points, in their order.
 
     process_start: seconds until a process was ready to train the first of them. first_prediction: seconds of a process's
-    first prediction of costs, which is made at its first evaluation and imports PyTorch's compiler.
+    first prediction of costs, made at its first evaluation; it takes longer than the later ones.
     """
 
     costs: list[Cost]

@@ -15,7 +15,7 @@ from typing import Any
 
 from proxytune.datasets.prepare import PreparedTask
 from proxytune.models.exported import SUMS, file_sha256
-from proxytune.tuning.errors import ProxytuneError
+from proxytune.tuning.errors import ProxytuneError, one_line
 from proxytune.tuning.export.export import ExportResult
 from proxytune.tuning.journal.reading import journal_id
 from proxytune.tuning.predict.exported import load_export
@@ -186,7 +186,7 @@ def main() -> None:
     try:
         answer: dict[str, Any] = {"models": _register_all(json.load(sys.stdin))}
     except Exception as error:  # from MLflow, the network or a disk; reported to the parent as one line
-        answer = {"error": (" ".join(str(error).split()) or type(error).__name__)[:300]}
+        answer = {"error": one_line(error)}
     print(f"\n{json.dumps(answer)}", flush=True)
 
 

@@ -76,7 +76,7 @@ def train_seeds(spec: TrialSpec, num_seeds: int, console: Console) -> list[dict[
             TrialSpec, values | {"training": values["training"] | {"seed": seed}}, where=None
         )
         trained = train_once(trial_spec, console, f"seed {seed}")
-        console.print(f"seed {seed}: val_accuracy {trained.metrics['val_accuracy']:.4f}", highlight=False)
+        console.print(f"seed {seed}: val_accuracy {trained.metrics['val_accuracy']:.4f}")
         results.append({"seed": seed, "step": trained.step, "metrics": trained.metrics})
     return results
 

@@ -1,8 +1,6 @@
 """A study's report: one self-contained HTML file with the winner, all trials, and the plots."""
 
 import html
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from proxytune.tuning.report.timeline import timeline
 from proxytune.tuning.spec.metrics import MEMORY, METRICS
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
+from proxytune.tuning.store.folder import write_file
 
 SPEEDS = ("train_sequences_per_second", "tokens_per_second")
 """Candidates for the speed column in the table of trials; the first metric that any trial has is used."""
@@ -53,10 +52,7 @@ def write_pareto_front(outbox_folder: Path, path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as temporary:
-        temporary.write(text)
-    os.chmod(temporary.name, 0o644)
-    os.replace(temporary.name, path)
+    write_file(path, text.encode())
 
 
 def page(title: str, parts: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from optuna.importance import get_param_importances
 from plotly.subplots import make_subplots
 
+from proxytune.tuning.errors import one_line
 from proxytune.tuning.report.history import History, TrialHistory
 from proxytune.tuning.report.picture import COLOURS, Picture, hover, label, parameter_axis
 from proxytune.tuning.spec.outcome import Outcome
@@ -26,7 +27,7 @@ def importances(history: History, objective: str) -> tuple[dict[str, float], str
     try:
         found = get_param_importances(study)
     except (ValueError, RuntimeError) as error:  # all values equal, or no parameter that every trial has
-        return {}, " ".join(str(error).split())
+        return {}, one_line(error)
     if not any(math.isfinite(value) and value > 0 for value in found.values()):
         return {}, "no parameter has any influence on the values"
     return dict(found), ""

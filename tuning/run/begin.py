@@ -129,10 +129,12 @@ def _open(spec: StudySpec, storage: RDBStorage) -> tuple[Study, list[str]]:
     if STUDY_ID not in attributes:  # created by version 0.1.0
         study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
     opened = Study(spec, storage, study)
-    wanted = wanted_budget(stored, spec, opened.budget)
+    extensions = opened.requests.pending(Kind.EXTEND)  # read once: a later request stays pending
+    budget = int(extensions[-1].value["trials"] if extensions else attributes[BUDGET])
+    wanted = wanted_budget(stored, spec, budget)
     if wanted != attributes[BUDGET]:
         study.set_user_attr(BUDGET, wanted)
-    opened.requests.handled(opened.requests.pending(Kind.EXTEND))  # `wanted` includes the last request
+    opened.requests.handled(extensions)
     # With spaces, so that pages that show attributes (optuna-dashboard) can wrap the line.
     study.set_user_attr(SPEC, json.dumps(spec.model_dump(mode="json")))
     return opened, without_effect(stored, spec, wanted)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from proxytune.datasets import PreparedTask
-from proxytune.tuning.errors import RESUMED, HeldError, Interrupted, ProxytuneError, Stopped
+from proxytune.tuning.errors import RESUMED, HeldError, Interrupted, ProxytuneError, Stopped, one_line
 from proxytune.tuning.journal.events import StudyEnded, StudyStarted
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.journal.recovery import open_journal, recover
@@ -165,12 +165,12 @@ def _require_a_complete_trial(study: Study) -> None:
 
 def _end_of_failure(outbox: Outbox, _kind: object, error: BaseException | None, _trace: object) -> None:
     """Record in the journal that an error or a signal ended the driver, so that MLflow does not show it as running."""
-    if error is not None and not isinstance(error, Interrupted):
-        by_signal = isinstance(error, KeyboardInterrupt)
-        status = StudyStatus.INTERRUPTED if by_signal else StudyStatus.FAILED
-        reason = "a signal" if by_signal else " ".join(str(error).split()) or type(error).__name__
+    if error is not None and outbox.is_open:
+        resumable = isinstance(error, KeyboardInterrupt | Interrupted)
+        status = StudyStatus.INTERRUPTED if resumable else StudyStatus.FAILED
+        reason = "a signal" if isinstance(error, KeyboardInterrupt) else one_line(error)
         with suppress(OSError, HeldError), uninterrupted():  # the disk may be what failed
-            outbox.append(StudyEnded(status=status, reason=reason[:1000]))
+            outbox.append(StudyEnded(status=status, reason=reason))
 
 
 def _search(
@@ -191,7 +191,6 @@ def _search(
         # Importing Ray Tune takes 1.5 s of CPU; it happens here, while Ray and its workers start.
         with importing():
             from proxytune.tuning.cluster.bridge import RayBridge
-            from proxytune.tuning.cluster.jobs import one_line
             from proxytune.tuning.cluster.private import check_private
             from proxytune.tuning.cluster.ray_private import session_folder
             from proxytune.tuning.cluster.sharing import sharing

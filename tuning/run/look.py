@@ -3,8 +3,9 @@
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.same_spec import check_same
 from proxytune.tuning.spec.study_spec import StudySpec
-from proxytune.tuning.store.attributes import END, SECONDS, WARM_START
+from proxytune.tuning.store.attributes import END, WARM_START
 from proxytune.tuning.store.stored_study import StoredStudy
+from proxytune.tuning.store.summary import spent_limit
 from proxytune.tuning.store.table_study import find_study
 
 
@@ -20,26 +21,20 @@ def check_study(spec: StudySpec) -> list[str]:
     if study is None:
         return _warm_start_lines(spec, None)
     check_same(study.spec, spec)
-    trials, budget = study.trials(), wanted_budget(study.spec, spec, study.budget)
-    ended = [trial for trial in trials if END in trial.user_attrs]
-    steps = sum(trial.user_attrs[END]["step"] for trial in ended)
-    seconds = float(study.attributes.get(SECONDS, 0.0))
-    for key, spent, limit in (
-        ("trials", len(ended), budget),
-        ("max_steps", steps, spec.search.max_steps),
-        ("max_seconds", seconds, spec.search.max_seconds),
-    ):
-        if limit is not None and spent >= limit:
-            raise InputError(
-                f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to resume, "
-                "or give the study another name"
-            )
+    budget = wanted_budget(study.spec, spec, study.budget)
+    if (reached := spent_limit(study, spec.search, budget)) is not None:
+        key, spent, limit = reached
+        raise InputError(
+            f"search.{key}: the budget of study {spec.name} is spent ({spent:g} of {limit:g}); raise it to resume, "
+            "or give the study another name"
+        )
     if study.ended_because and budget == study.budget:
         raise InputError(
             f"search.stop_when: study {spec.name} has ended because {study.ended_because}; `extend` resumes it"
         )
     lines = [*_warm_start_lines(spec, study), *without_effect(study.spec, spec, budget)]
-    return [f"study {spec.name} exists and is resumed: {len(ended)} of {budget} trials have ended", *lines]
+    ended = sum(END in trial.user_attrs for trial in study.trials())
+    return [f"study {spec.name} exists and is resumed: {ended} of {budget} trials have ended", *lines]
 
 
 def _warm_start_lines(spec: StudySpec, study: StoredStudy | None) -> list[str]:

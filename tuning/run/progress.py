@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from proxytune.tuning.errors import StorageError
 from proxytune.tuning.plan.time_left import TimeLeft, duration
 from proxytune.tuning.search.controller import StudyController
 from proxytune.tuning.store.attributes import CANDIDATE, END, WITH_SEED
@@ -59,14 +61,16 @@ class Watch:
         self._printed = {trial.number for trial in study.trials() if trial.state.is_finished()}
 
     def __enter__(self) -> None:
-        self._thread = threading.Thread(
-            target=self._table if self._console.is_terminal else self._lines, name="progress", daemon=True
-        )
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+
+    def _show(self) -> None:
+        with suppress(StorageError):  # the driver reports it
+            (self._table if self._console.is_terminal else self._lines)()
 
     def _table(self) -> None:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:

@@ -21,18 +21,22 @@ def driver_facts(prepared: PreparedTask | None) -> dict[str, Any]:
         "git_revision": git_revision(),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
-        "hardware": {
-            "host": socket.gethostname(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "gpus": _gpu_names(),
-        },
+        "hardware": {"host": socket.gethostname()} | hardware(),
     }
     if prepared is not None:
         facts |= {"data_fingerprint": prepared.fingerprint, "conventions": dict(prepared.info.conventions)}
         facts["validation_examples"] = len(prepared.validation)
     return facts
+
+
+def hardware() -> dict[str, Any]:
+    """This machine: architecture, cores, memory and GPUs."""
+    return {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": _gpu_names(),
+    }
 
 
 def _gpu_names() -> list[str]:

@@ -97,13 +97,6 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(excess <= 0 for excess in trial.constraints.values())
 
 
-def make_encoding(spec: StudySpec) -> Encoding:
-    """The encoding of a study's search space."""
-    fixed = {f"model.{key}": value for key, value in spec.model.items()}
-    fixed |= {f"training.{key}": value for key, value in spec.training.items()}
-    return Encoding(spec.space, fixed)
-
-
 def hyperparameters(study: optuna.Study, name: str, seen: Observations) -> Array:
     """The study's hyperparameters, fitted again if the number of observations has grown by GROWTH."""
     stored = study.user_attrs.get(name)

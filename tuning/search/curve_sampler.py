@@ -25,9 +25,9 @@ from proxytune.tuning.search.curve_history import (
     MAX_OBSERVATIONS,
     CurveHistory,
     hyperparameters,
-    make_encoding,
 )
 from proxytune.tuning.search.curve_model import Array, CurveModel, Observations
+from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import CURVE_MODEL, END
@@ -49,7 +49,7 @@ class CurveSampler(BaseSampler):
         (objective,) = spec.search.objectives
         self._highest = max(self._direction * bound for bound in bounds_of(objective))
         self._spec = spec
-        self._encoding = make_encoding(spec)
+        self._encoding = Encoding(spec.space, spec.fixed)
         self._random = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 

@@ -12,7 +12,8 @@ proposes.
 import optuna
 from scipy.special import ndtr
 
-from proxytune.tuning.search.curve_history import CurveHistory, is_feasible, make_encoding
+from proxytune.tuning.search.curve_history import CurveHistory, is_feasible
+from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.study_spec import StudySpec
 
 MIN_CHANCE = 0.05
@@ -25,7 +26,7 @@ def chance(spec: StudySpec, study: optuna.Study, number: int) -> float | None:
 
     None: too few trials have a value (NUM_STARTUP), or no other trial is feasible.
     """
-    history = CurveHistory.read(spec, study, make_encoding(spec))
+    history = CurveHistory.read(spec, study, Encoding(spec.space, spec.fixed))
     if history is None:
         return None
     others = [row for row in history.complete if history.trials[row].number >= 0] or [

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from proxytune.tuning.spec.ranking import dominates
 from proxytune.tuning.spec.study_spec import StudySpec
 
 MEDIAN_STARTUP = 5
@@ -116,8 +117,7 @@ def rank(entries: Mapping[int, Entry]) -> list[int]:
 def _dominates(one: Entry, other: Entry) -> bool:
     if one.violation != other.violation:
         return one.violation < other.violation
-    a, b = _finite(one.values), _finite(other.values)
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+    return dominates(_finite(one.values), _finite(other.values))
 
 
 def _finite(values: Sequence[float]) -> tuple[float, ...]:

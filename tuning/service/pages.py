@@ -17,7 +17,7 @@ from proxytune.tuning.plan.time_left import duration
 from proxytune.tuning.service.events import finite
 from proxytune.tuning.service.routes import StateOf, StudyOf, documented
 from proxytune.tuning.spec.metrics import MEMORY
-from proxytune.tuning.store.listing import study_row
+from proxytune.tuning.store.listing import study_row, unreadable_row
 from proxytune.tuning.store.study import Study
 from proxytune.tuning.store.summary import summary, trial_row
 from proxytune.tuning.tracking.acknowledgement import last_error, num_waiting
@@ -63,8 +63,7 @@ def list_for_page(state: StateOf) -> list[dict[str, Any]]:
         try:
             rows.append(study_row(state.studies.get(name)))
         except ProxytuneError as error:
-            unknown = {"task": "-", "ended": 0, "budget": 0, "best": None}
-            rows.append({"study": name, "state": f"unreadable: {error}"} | unknown)
+            rows.append(unreadable_row(name, error))
     return rows
 
 

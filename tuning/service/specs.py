@@ -101,12 +101,7 @@ def admit(values: dict[str, Any], settings: Settings) -> StudySpec:
     tracking = values.get("tracking") or {}
     if isinstance(tracking, dict):
         values["tracking"] = tracking | {"uri": settings.tracking_uri}
-    try:
-        spec = parse_study(values, where="study")
-    except ArithmeticError as error:  # a number too large for a float
-        raise InputError(f"study: a number is out of range: {error}") from None
-    if "task.root" in spec.search.space:
-        raise InputError("study: search.space: task.root cannot be searched; name one root in task.root")
+    spec = parse_study(values, where="study")
     if spec.name.endswith(SUFFIX):
         raise InputError(f"study: name: {spec.name} is a reserved name; choose another")
     earlier = spec.search.warm_start

@@ -42,12 +42,13 @@ def front(points: Points, objectives: Objectives) -> list[int]:
     kept: list[tuple[int, tuple[float, ...]]] = []
     for number in ordered(points, objectives):  # only an earlier trial in this order can dominate a later one
         values = signed(points[number], objectives)
-        if not any(_dominates(other, values) for _, other in kept):
+        if not any(dominates(other, values) for _, other in kept):
             kept.append((number, values))
     return sorted(number for number, _ in kept)
 
 
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether `one`, signed as by `signed`, is nowhere worse than `other` and somewhere better."""
     return one != other and all(x <= y for x, y in zip(one, other, strict=True))
 
 

@@ -27,7 +27,7 @@ def study_schema() -> dict[str, Any]:
     sections["model"] = _section(ModelConfig, "Fields of ModelConfig.", leave_out=FROM_TASK)
     sections["training"] = _section(TrainingConfig, "Fields of TrainingConfig; default: the task's protocol.")
     sections["training"]["properties"] |= _section(RunConfig, "")["properties"]
-    search["space"]["propertyNames"] = {"anyOf": [{"enum": sorted(SEARCHABLE)}, {"pattern": r"^task\."}]}
+    search["space"]["propertyNames"] = {"enum": sorted(SEARCHABLE)}
     domain = search["space"].pop("additionalProperties")
     choice = {"type": "array", "minItems": 1, "description": "short for choice"}
     search["space"]["additionalProperties"] = {"anyOf": [domain, choice]}

@@ -92,7 +92,7 @@ class Search(Section):
     @field_validator("space")
     @classmethod
     def _searchable(cls, space: dict[str, Domain]) -> dict[str, Domain]:
-        unknown = [key for key in space if key not in SEARCHABLE and not key.startswith("task.")]
+        unknown = [key for key in space if key not in SEARCHABLE]
         if unknown:
             raise Problems([f"search.space.{key}: unknown key; {_full_key(key)}" for key in unknown])
         return space

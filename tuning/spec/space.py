@@ -64,8 +64,8 @@ class Domain(BaseModel):
             raise ValueError(f"log needs low > 0, not {self.low}")
         if self.log and self.step is not None:
             raise ValueError("takes log or step, not both")
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step {self.step} must be above 0")
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise ValueError(f"step {self.step} must be above 0 and finite")
         return self
 
     def check_integer(self) -> None:

@@ -27,7 +27,7 @@ training: # the task's protocol
   eval_every: {eval_every} # steps between evaluations
 
 search:
-  space: # any key of model, training or task
+  space: # any key of model or training
     model.num_proxies: {{low: 8, high: 128, log: true}} # whole numbers, evenly spaced in the logarithm
     model.contrastive_temperature: {{low: 0.02, high: 1.0, log: true}}
     model.dropout: {{low: 0.0, high: 0.3}}

@@ -67,8 +67,8 @@ class SpecError(InputError):
     """
 
     def __init__(self, lines: Sequence[str], where: str | None) -> None:
-        super().__init__("\n".join(": ".join(filter(None, [where, line])) for line in lines))
-        self.lines = tuple(lines)
+        self.lines = tuple(line.replace("\n", "\\n") for line in lines)  # a key may contain a line break
+        super().__init__("\n".join(": ".join(filter(None, [where, line])) for line in self.lines))
 
 
 def validated(kind: type[Model], values: Mapping[str, Any], where: str | None) -> Model:
@@ -81,6 +81,8 @@ def validated(kind: type[Model], values: Mapping[str, Any], where: str | None) -
         return kind.model_validate(values)
     except ValidationError as error:
         raise SpecError(_all_lines(error, kind), where) from None
+    except ArithmeticError as error:  # a number too large for a float
+        raise InputError(": ".join(filter(None, [where, f"a number is out of range: {error}"]))) from None
     except InputError as error:  # from a nested section
         raise InputError(": ".join(filter(None, [where, str(error)]))) from None
 

@@ -56,8 +56,13 @@ def parse_yaml(text: str, *, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{where}{line}: {problem}") from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{where}: {error}") from None
+    except (
+        ArithmeticError,
+        LookupError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of an explicit tag, such as !!int ""
+        raise InputError(f"{where}: {type(error).__name__}: {error}") from None
 
 
 def _refuse_bombs(events: Iterable[Any], where: str) -> None:

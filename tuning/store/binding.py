@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from proxytune.tuning.errors import InputError, StorageError
+from proxytune.tuning.errors import InputError, StorageError, one_line
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.study import trials_folder
 
@@ -44,7 +44,7 @@ def check_binding(spec: StudySpec, study_id: str | None, num_trials: int) -> Non
         known = path.read_text(encoding="ascii").strip() if path.exists() else None
         numbers = sorted(int(name) for name in trials.folders() if name.isdecimal())
     except (OSError, ValueError) as error:
-        raise StorageError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
+        raise StorageError(f"{folder}: {one_line(error)}") from None
     advice = "restore the matching database, or move the folder away"
     if known is not None and known != study_id:
         theirs = "has no such study" if study_id is None else f"has study {study_id[:12]} of this name"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.errors import StorageError
+from proxytune.tuning.errors import StorageError, one_line
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Folder:
         On a disk the file survives a power failure once this returns.
         """
         if self.is_local:
-            _write_local(Path(self.url), content)
+            file = Path(self.url)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_file(file, content)
             return
         store, path = _store(self.url)
         with store.open_output_stream(path) as stream:
@@ -105,12 +107,11 @@ def try_folder(folder: Folder) -> None:
             raise OSError("it returns other bytes than were written")
         probe.delete()
     except OSError as error:
-        raise StorageError(f"{folder} cannot be used: {' '.join(str(error).split())[:300]}") from None
+        raise StorageError(f"{folder} cannot be used: {one_line(error)}") from None
 
 
-def _write_local(path: Path, content: bytes | memoryview) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write and sync a temporary file, rename it, and sync the folder. pyarrow does not sync."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with open(temporary, "wb") as file:

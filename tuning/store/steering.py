@@ -4,6 +4,7 @@ Each request records its author `who`, by default user and host of this terminal
 """
 
 import getpass
+import os
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
 
 
-def extend(study: StoredStudy, trials: int, who: str | None = None) -> int:
+def extend(study: StoredStudy, trials: int, who: str | None = None) -> None:
     """Set the total number of trials of the study, to more or fewer than before.
 
     Raises:
@@ -29,7 +30,6 @@ def extend(study: StoredStudy, trials: int, who: str | None = None) -> int:
     if trials < max(1, started):
         raise InputError(f"trials: {trials} is below the {started} that study {study.name} has started")
     study.post(Kind.EXTEND, who or terminal_user(), trials=trials)
-    return trials
 
 
 def num_started(study: StoredStudy) -> int:
@@ -100,4 +100,12 @@ def cancel_trial(study: StoredStudy, number: int, who: str | None = None) -> Non
 
 def terminal_user() -> str:
     """user@host of this terminal."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return f"{user_name()}@{socket.gethostname()}"
+
+
+def user_name() -> str:
+    """The name of the process's user; its number if the system does not know it, as in a container run with --user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError until Python 3.12
+        return str(os.getuid())

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from proxytune.tuning.spec.outcome import Outcome
-from proxytune.tuning.store.attributes import END, SECONDS_LEFT, WAITS, StoredTrial
+from proxytune.tuning.spec.search import Search
+from proxytune.tuning.store.attributes import END, SECONDS, SECONDS_LEFT, WAITS, StoredTrial
 from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.stored_study import StoredStudy
 from proxytune.tuning.store.winner import leading, winner
@@ -41,6 +42,24 @@ def summary(study: StoredStudy) -> dict[str, Any]:
             for number in best
         ],
     }
+
+
+def spent_limit(study: StoredStudy, search: Search, budget: int) -> tuple[str, float, float] | None:
+    """The first limit of `search` that the study has reached: its key, what is spent, the limit; None: there is none."""
+    ended = [trial.user_attrs[END] for trial in study.trials() if END in trial.user_attrs]
+    for key, spent, limit in (
+        ("trials", len(ended), budget),
+        ("max_steps", sum(end["step"] for end in ended), search.max_steps),
+        ("max_seconds", float(study.attributes.get(SECONDS, 0.0)), search.max_seconds),
+    ):
+        if limit is not None and spent >= limit:
+            return key, spent, limit
+    return None
+
+
+def is_finished(study: StoredStudy) -> bool:
+    """Whether the study has ended by its budget or by `stop_when`."""
+    return bool(study.ended_because or spent_limit(study, study.spec.search, study.budget))
 
 
 def waits(study: StoredStudy) -> str | None:

@@ -18,7 +18,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from proxytune.tuning.errors import StorageError
+from proxytune.tuning.errors import StorageError, one_line
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.holder import LeaseRow, driver
 from proxytune.tuning.store.request import Kind, Request, RequestLog
@@ -108,7 +108,7 @@ class TableStudy(StoredStudy):
         except Exception as error:
             if not _of_database(error):
                 raise
-            raise StorageError(f"the study's storage failed: {' '.join(str(error).split())}") from None
+            raise StorageError(f"the study's storage failed: {one_line(error)}") from None
 
     def driver(self) -> str | None:
         return driver(self._tables.lease)
@@ -191,8 +191,8 @@ def _rows(cursor: Any) -> Sequence[Any]:
 
 
 def _of_database(error: Exception) -> bool:
-    """Whether the error comes from a database; does not import psycopg."""
-    return isinstance(error, sqlite3.Error) or type(error).__module__.startswith("psycopg")
+    """Whether the error comes from a database or its missing driver; does not import psycopg."""
+    return isinstance(error, sqlite3.Error | ImportError) or type(error).__module__.startswith("psycopg")
 
 
 def _study(select: _Select, key: int, name: str) -> Tables:

@@ -19,7 +19,7 @@ def server_command(uri: str, artifacts: Path, host: str = "127.0.0.1", port: int
     uri = check_uri(uri)
     if uri.startswith("http"):
         raise InputError(f"{uri} is already a server: open it in a browser")
-    names = sorted({f"{host}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
+    names = sorted({f"{in_url(host)}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
     return [
         *("env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_DISABLE_TELEMETRY=true"),
         *(sys.executable, "-m", "mlflow", "server"),
@@ -28,3 +28,8 @@ def server_command(uri: str, artifacts: Path, host: str = "127.0.0.1", port: int
         *("--allowed-hosts", ",".join(names)),
         *("--cors-allowed-origins", ",".join(f"http://{name}" for name in names)),
     ]
+
+
+def in_url(host: str) -> str:
+    """The host as in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

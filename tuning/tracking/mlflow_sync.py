@@ -20,6 +20,7 @@ import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from proxytune.tuning.errors import one_line
 from proxytune.tuning.journal.counters import Counters
 from proxytune.tuning.journal.events import (
     Confirmed,
@@ -332,8 +333,3 @@ def _params(params: Mapping[str, str]) -> list[Param]:
 
 def _tags(tags: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(key, str(value)) for key, value in tags.items()]
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -2,7 +2,6 @@
 
 import sys
 import time
-import urllib.error
 import urllib.request
 import webbrowser
 
@@ -15,7 +14,7 @@ def wait_for(server: str) -> bool:
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{server}/health", timeout=5).close()
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.3)
         else:
             return True

@@ -1,7 +1,5 @@
 """Content of a run's page in MLflow: sortable name, params, tags, description in Markdown."""
 
-import os
-import pwd
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +21,7 @@ from proxytune.tuning.journal.events import (
 from proxytune.tuning.report.formatting import flat, short
 from proxytune.tuning.spec.metrics import METRICS
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
+from proxytune.tuning.store.steering import user_name
 
 FIXED = (  # params for sorting and filtering, logged even if they are not searched
     *("task.name", "task.max_length", "model.attention", "model.num_layers", "model.embedding_dim"),
@@ -52,8 +51,7 @@ def study_params(spec: Mapping[str, Any]) -> dict[str, str]:
 
 def source_tags() -> dict[str, str]:
     """Source and user of a run, for MLflow's own columns."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    return {"mlflow.source.name": "proxytune", "mlflow.source.type": "LOCAL", "mlflow.user": user}
+    return {"mlflow.source.name": "proxytune", "mlflow.source.type": "LOCAL", "mlflow.user": user_name()}
 
 
 def start_tags(event: TrialStarted) -> dict[str, str]:

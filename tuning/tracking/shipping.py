@@ -23,11 +23,12 @@ import tenacity
 from filelock import FileLock
 from sqlalchemy import Engine, event
 
+from proxytune.tuning.errors import one_line
 from proxytune.tuning.tracking.acknowledgement import Acknowledgement
 from proxytune.tuning.tracking.artifacts import follow_move
 from proxytune.tuning.tracking.mlflow_private import open_databases_once
 from proxytune.tuning.tracking.mlflow_runs import Blocked
-from proxytune.tuning.tracking.mlflow_sync import MlflowSync, one_line
+from proxytune.tuning.tracking.mlflow_sync import MlflowSync
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60

@@ -5,7 +5,6 @@ import json
 import platform
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from proxytune.datasets.batches import Batch, Order, collate
 from proxytune.models.training import Trainer
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.folder import write_file
 from proxytune.tuning.trial.data import prepare_task
 from proxytune.tuning.trial.profile import cost_spec, predicted_profile, trial_device
 from proxytune.tuning.trial.slot import exclusive_slot
@@ -58,7 +58,7 @@ def measure_efficiency(spec: TrialSpec, *, seconds: float = 2.0) -> dict[str, fl
     device = trial_device(spec)
     training = replace(spec.training_config(), steps=10**9, warmup_steps=0, learning_rate=1e-9)
     profile = predicted_profile(spec, device)
-    with _threads(spec.resources.cpu):
+    with threads(spec.resources.cpu):
         trainer = Trainer(spec.model_config_for(prepared.info), training, seed=0, device=device)
         if device == "cuda":
             longest = np.argsort(prepared.train.lengths, kind="stable")[-training.batch_size :]
@@ -90,7 +90,7 @@ def training_speed(spec: TrialSpec, *, tokens: int) -> float:
     token_ids = torch.randint(1, info.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     batch = Batch(token_ids, torch.ones(shape, dtype=torch.bool), torch.zeros(size, dtype=torch.int64))
     training = replace(spec.training_config(), steps=10**9, warmup_steps=0, learning_rate=1e-9)
-    with _threads(spec.resources.cpu):
+    with threads(spec.resources.cpu):
         trainer = Trainer(spec.model_config_for(info), training, seed=0, device=device)
         return sequences_per_second(trainer.train_step, [batch], 0.0, _clock(device))
 
@@ -130,7 +130,8 @@ def _clock(device: str) -> Callable[[], float]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """Run PyTorch's CPU kernels on `number` threads within this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -158,9 +159,8 @@ def stored_efficiency(spec: TrialSpec, folder: Path) -> dict[str, float]:
             return known
         measured = measure_efficiency(spec)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(facts | {"efficiency": measured}), encoding="utf-8")
-        temporary.rename(path)  # before the slot is released: the next waiting trial must find it
+        content = json.dumps(facts | {"efficiency": measured})
+        write_file(path, content.encode())  # before the slot is released: the next waiting trial must find it
     return measured
 
 
@@ -171,13 +171,13 @@ def efficiency_key(spec: TrialSpec) -> str:
 
 def _key_facts(spec: TrialSpec) -> dict[str, Any]:
     device = trial_device(spec)
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     costs = json.loads(json.dumps(cost_spec(spec)))  # tuples become lists, as in the stored file
     data = prepare_task(spec.task).fingerprint
     return {"costs": costs, "data": data, "threads": spec.resources.cpu, "device": name}
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's model name from /proc/cpuinfo."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:

@@ -12,6 +12,7 @@ from proxytune.tuning.spec.rungs import expected_steps
 from proxytune.tuning.spec.space import Scalar
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.spec.trial_spec import TrialSpec
+from proxytune.tuning.store.folder import write_file
 from proxytune.tuning.trial.data import cache_folder
 
 _TOKENS_PER_PASS = 8192
@@ -112,9 +113,7 @@ def _measured(trial: TrialSpec) -> dict[str, float]:
 def _keep(path: Path, costs: dict[str, float]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(costs), encoding="utf-8")
-        partial.rename(path)
+        write_file(path, json.dumps(costs).encode())
     except OSError:  # the next estimate measures again
         return
 

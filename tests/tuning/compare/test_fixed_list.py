@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from proxytune.datasets import DataError
 from proxytune.datasets.openings import recorded_openings
 from proxytune.tuning.compare.compare import compare
 from proxytune.tuning.compare.fixed_list import evaluate_on_test
+from proxytune.tuning.confirm.test_split import accuracies_on_test
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.study import Study
@@ -56,6 +58,19 @@ def test_all_models_are_tested_in_one_opening(fixed_list: Study) -> None:
     evaluate(fixed_list, again=True)
     assert len(read_openings(fixed_list)) == len(recorded_openings(fixed_list.folder)) == 2
     assert {row.test_openings for row in compare([fixed_list]).rows} == {2}
+
+
+def test_other_data_than_that_of_the_trials_is_rejected_before_the_opening(
+    fixed_list: Study,
+) -> None:
+    trial = fixed_list.trials()[0]
+    stored = fixed_list.checkpoints(trial)
+    bound = stored.trained_on("0" * 64)
+    bound.save(6, stored.load(next(stored.paths())))
+    models = [(fixed_list.spec.trial(trial.params), bound)]
+    with pytest.raises(DataError, match=r"the models were trained on 000000000000: restore the data"):
+        next(accuracies_on_test(models, "tester", "test", fixed_list.folder))
+    assert recorded_openings(fixed_list.folder) == []
 
 
 def test_search_without_a_confirmation_is_rejected(study: Study) -> None:

@@ -17,7 +17,8 @@ from rich.console import Console
 from proxytune.datasets import DataError
 from proxytune.datasets.openings import LOG, recorded_openings
 from proxytune.models.config import ModelConfig
-from proxytune.tuning.errors import InputError
+from proxytune.tuning.commands.train import train
+from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.export import export as export_module
 from proxytune.tuning.export.export import export_study, whole
 from proxytune.tuning.predict.evaluate import evaluate_export
@@ -216,6 +217,15 @@ def test_evaluate_reports_other_data_and_rejects_other_settings(exported: Path) 
     longer = load_export(exported, ["task.max_length=256"])
     with pytest.raises(InputError, match="does not fit the data or settings"):
         evaluate_export(longer, "val", who="a@b", again=False, console=QUIET)
+
+
+def test_folder_that_cannot_be_written_fails_before_the_training(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxytune.tuning.predict.train.train_once", lambda *_: pytest.fail("it trains"))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Not a directory"):
+        train.main([str(exported), "--out", str(tmp_path / "file" / "model")], standalone_mode=False)
 
 
 def test_retraining_an_export_reproduces_its_metrics_and_weights(

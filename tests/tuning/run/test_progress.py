@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from proxytune.tuning.errors import StorageError
 from proxytune.tuning.journal.outbox import Outbox
 from proxytune.tuning.plan.costs import Cost, Costs, Point
 from proxytune.tuning.plan.curves import Draw, DrawnCurve
@@ -182,6 +183,23 @@ def test_view_fits_100_columns_without_truncation(running: Any) -> None:
     bars = [line for line in text.splitlines() if "━" in line]
     assert len(bars) == 2  # the study's bar, alone on its line, and the trial's bar
     assert set(bars[0].strip()) <= set("━╸╺ ")
+
+
+def test_failed_database_ends_the_display_without_a_traceback(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, controller = running
+
+    def fails() -> None:
+        raise StorageError("the database does not respond")
+
+    raised = list[Any]()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    watch = Watch(Console(file=io.StringIO()), study, controller, SHIPPER)
+    monkeypatch.setattr(study, "trials", fails)
+    with watch:
+        pass
+    assert raised == []
 
 
 def test_view_reports_what_the_study_waits_for(running: Any) -> None:

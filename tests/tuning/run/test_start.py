@@ -13,12 +13,15 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from proxytune.tuning.errors import HeldError, InputError
+from proxytune.tuning.errors import HeldError, InputError, Interrupted
+from proxytune.tuning.journal.reading import read_events
 from proxytune.tuning.journal.recovery import open_journal, recover
+from proxytune.tuning.run import begin
 from proxytune.tuning.run.begin import begin_study, hold_study
-from proxytune.tuning.run.look import check_study
+from proxytune.tuning.run.driver import run_study
+from proxytune.tuning.run.look import check_study, wanted_budget
 from proxytune.tuning.search.controller import StudyController
-from proxytune.tuning.store.attributes import END
+from proxytune.tuning.store.attributes import BUDGET, END
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.request import Kind
 from proxytune.tuning.store.steering import announce_start, extend, is_stopping, pause, request_stop
@@ -189,6 +192,37 @@ def test_extension_without_a_driver_applies_now_and_at_the_next_start(make_spec)
     assert open_study("small", make_spec().storage).budget == 7
     assert begin_study(make_spec()).budget == 7
     assert study.requests.pending() == []
+
+
+def test_ray_that_does_not_start_leaves_the_journal_ended(make_spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise Interrupted("Ray did not start")
+
+    monkeypatch.setattr("proxytune.tuning.cluster.session.ray_session", fails)
+    spec = make_spec()
+    with pytest.raises(Interrupted):
+        run_study(spec)
+    last = read_events(spec.folder / "outbox").events[-1]
+    assert (last.kind, last.status, last.reason) == ("study_end", "interrupted", "Ray did not start")
+
+
+def test_extension_posted_while_a_driver_starts_is_not_lost(
+    make_spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec("search.trials=9")
+    study = begin_study(spec)
+    extend(study, 20)
+
+    def posts_another(stored, wanted, budget):
+        extend(study, 30)
+        return wanted_budget(stored, wanted, budget)
+
+    monkeypatch.setattr(begin, "wanted_budget", posts_another)
+    opened = begin_study(spec)
+    monkeypatch.undo()
+    assert opened.attributes[BUDGET] == 20
+    assert opened.budget == 30, "the later request is pending"
+    assert begin_study(spec).attributes[BUDGET] == 30
 
 
 def test_changes_of_the_file_without_effect_are_reported_once(make_spec) -> None:

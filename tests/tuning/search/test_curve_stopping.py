@@ -9,8 +9,9 @@ from optuna.trial import TrialState
 
 from proxytune.tuning.errors import InputError
 from proxytune.tuning.run.begin import begin_study
-from proxytune.tuning.search.curve_history import CurveHistory, make_encoding
+from proxytune.tuning.search.curve_history import CurveHistory
 from proxytune.tuning.search.curve_stopping import chance
+from proxytune.tuning.search.encoding import Encoding
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import END
 from proxytune.tuning.trial.update import TrialUpdate
@@ -98,7 +99,9 @@ def test_chance_matches_sampling_from_the_model(make_curve_spec: Callable[..., S
     driver = Driver(spec)
     play(driver, lambda dropout: final(dropout) - 0.3)
     study = driver.study.optuna
-    history = CurveHistory.read(spec, study, make_encoding(spec)) or pytest.fail("too few trials")
+    history = CurveHistory.read(spec, study, Encoding(spec.space, spec.fixed)) or pytest.fail(
+        "too few trials"
+    )
     best = history.model.mean(history.points[history.complete]).max()
     number = 7
     mean, deviation = history.model.final(history.points[[number]])

@@ -86,14 +86,15 @@ def test_expected_gain_matches_sampling(make_stopping: Callable[..., StudySpec],
     import numpy as np
 
     from proxytune.tuning.search import curve_sampler
-    from proxytune.tuning.search.curve_history import CurveHistory, make_encoding
+    from proxytune.tuning.search.curve_history import CurveHistory
+    from proxytune.tuning.search.encoding import Encoding
 
     spec = make_stopping("search.trials=8")
     driver = Driver(spec)
     play(driver)
     sampler = curve_sampler.CurveSampler(spec, 0)
     study = driver.study.optuna
-    history = CurveHistory.read(spec, study, make_encoding(spec)) or pytest.fail("too few")
+    history = CurveHistory.read(spec, study, Encoding(spec.space, spec.fixed)) or pytest.fail("too few")
     candidate = np.array([[0.9]])
     monkeypatch.setattr(sampler, "_candidates", lambda _: candidate)
     monkeypatch.setattr(curve_sampler, "NUM_NODES", 80)

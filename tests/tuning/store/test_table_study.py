@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import sqlite3
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from proxytune.tuning.errors import InputError, StorageError
 from proxytune.tuning.run.begin import begin_study
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store import steering
+from proxytune.tuning.store.attributes import SECONDS
 from proxytune.tuning.store.database import open_storage
 from proxytune.tuning.store.lease import Lease
 from proxytune.tuning.store.listing import list_studies
@@ -208,6 +210,33 @@ def test_studies_in_postgresql_are_read_as_by_optuna(
     assert listed.name == "small"
     for opened in (study, listed):
         opened.storage.engine.dispose()
+
+
+def test_damaged_study_does_not_hide_the_others(make_spec: Callable[..., StudySpec]) -> None:
+    spec = make_spec()
+    begin_study(spec)
+    (spec.storage / "broken").mkdir()
+    (spec.storage / "broken" / "study.db").write_bytes(b"not a database" * 100)
+    broken, small = list_studies(spec.storage, None)
+    assert "unreadable: " in broken["state"]
+    assert (small["study"], small["state"]) == ("small", "interrupted")
+
+
+def test_study_that_ended_before_its_budget_is_finished(make_spec: Callable[..., StudySpec]) -> None:
+    spec = make_spec("search.max_seconds=5")
+    study = begin_study(spec)
+    assert [row["state"] for row in list_studies(spec.storage, None)] == ["interrupted"]
+    study.optuna.set_user_attr(SECONDS, 5.0)
+    assert [row["state"] for row in list_studies(spec.storage, None)] == ["finished"]
+
+
+def test_missing_postgresql_driver_is_reported_in_one_line(
+    make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if the extra were not installed
+    with pytest.raises(StorageError, match="psycopg") as caught:
+        list_studies(make_spec().storage, "postgresql+psycopg://localhost:1/studies")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_request_that_cannot_be_stored_raises_storage_error(make_spec: Callable[..., StudySpec]) -> None:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from proxytune.tuning.cli import cli
 from proxytune.tuning.errors import HeldError, InputError, StorageError
 from proxytune.tuning.journal.outbox import Outbox
-from proxytune.tuning.run.begin import begin_study
+from proxytune.tuning.run.begin import begin_study, hold_study
 from proxytune.tuning.spec.study_spec import StudySpec
 from tests.benchmarks.synthetic import synthetic_events
 from tests.commandline import command
@@ -95,10 +95,10 @@ def test_rebuild_into_an_unusable_store_raises_storage_error(
 def test_sync_and_rebuild_reject_passwords_and_running_studies(study: StudySpec, storage: Path) -> None:
     with pytest.raises(InputError, match="holds a password"):
         call("track", "rebuild", study.name, "--storage", storage, "--uri", "http://me:secret@host")
-    outbox = Outbox(study.folder / "outbox")
-    with pytest.raises(HeldError, match="ships its events"):
+    journal = (study.folder / "outbox" / "events.jsonl").read_bytes()
+    with hold_study(study), pytest.raises(HeldError, match="ships its events"):  # its journal is not open yet
         call("track", "sync", study.name, "--storage", storage)
-    outbox.close()
+    assert (study.folder / "outbox" / "events.jsonl").read_bytes() == journal
 
 
 def test_report_command_writes_a_page(study: StudySpec, storage: Path, tmp_path: Path) -> None:

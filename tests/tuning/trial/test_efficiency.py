@@ -125,7 +125,7 @@ def test_stored_measurement_of_another_configuration_is_replaced(
     folder, other_folder = tmp_path / "efficiency", tmp_path / "other"
     with monkeypatch.context() as patch:
         if change is None:
-            patch.setattr(efficiency, "_processor", lambda: "another CPU")
+            patch.setattr(efficiency, "processor", lambda: "another CPU")
         stored_efficiency(make_spec(*[change] if change else []).trial({}), other_folder)
     [foreign] = other_folder.iterdir()
     file = folder / f"{efficiency_key(make_spec().trial({}))}.json"
