@@ -14,12 +14,13 @@ from proxytune.tuning.export.differences import compared
 from proxytune.tuning.export.export import CONFIG, METRICS_FILE, PROVENANCE, SWEEP
 from proxytune.tuning.export.request import ExportRequest
 from proxytune.tuning.spec import ranking
+from proxytune.tuning.spec.constraints import excesses
 from proxytune.tuning.spec.metrics import bounds_of
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import load_trial
 from proxytune.tuning.store.confirmation import Candidate, Confirmation
-from proxytune.tuning.store.records import TrialRecord, excesses, strict_json
+from proxytune.tuning.store.records import TrialRecord, strict_json
 
 
 def check_search(folder: Path) -> Iterator[str]:
@@ -68,7 +69,7 @@ def _records(spec: StudySpec, records: Sequence[TrialRecord]) -> Iterator[str]:
         yield from compared(
             SWEEP, strict_json(record.values), strict_json(values), "its metrics", f"{name}.values"
         )
-        broken = strict_json(excesses(spec, record.metrics))
+        broken = strict_json(excesses(spec.constraints, record.metrics))
         yield from compared(
             SWEEP, strict_json(record.violations), broken, "its metrics", f"{name}.violations"
         )

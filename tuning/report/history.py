@@ -24,7 +24,7 @@ from proxytune.tuning.journal.events import (
     TrialStarted,
 )
 from proxytune.tuning.journal.reading import read_all
-from proxytune.tuning.spec.constraints import parse_constraints
+from proxytune.tuning.spec.constraints import excesses, parse_constraints
 from proxytune.tuning.spec.outcome import Outcome, StudyStatus
 from proxytune.tuning.spec.space import distribution_of
 
@@ -130,9 +130,8 @@ class History:
             distributions={key: distribution_of(domains[key], value) for key, value in params.items()},
             intermediate_values=dict(trial.curves.get(objectives[0], [])) if len(objectives) == 1 else None,
         )
-        for rule in parse_constraints(self.counters.constraints):
-            if rule.metric in trial.last:
-                frozen.set_constraint(rule.metric, rule.excess(trial.last[rule.metric]))
+        for metric, excess in excesses(parse_constraints(self.counters.constraints), trial.last).items():
+            frozen.set_constraint(metric, excess)
         return frozen
 
 

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from proxytune.tuning.search.rungs import Entry, Rungs, make_brackets
-from proxytune.tuning.spec.constraints import violation
+from proxytune.tuning.spec.constraints import excesses, violation
 from proxytune.tuning.spec.metrics import MEMORY
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.ranking import sign
@@ -90,12 +90,9 @@ class Judgement:
 
     def excesses(self, end: Mapping[str, Any]) -> dict[str, float]:
         """Excess of an ended trial over each constraint whose metric is known; 0 or less is feasible."""
-        metrics, found = end["metrics"], {}
-        for constraint in self._constraints:
-            excess = constraint.excess(metrics[constraint.metric]) if constraint.metric in metrics else None
-            if end["outcome"] == Outcome.OUT_OF_MEMORY and constraint.metric == MEMORY:
-                # The trial needs more memory than predicted; the amount is unknown.
-                excess = max(1.0, excess or 0.0)
-            if excess is not None:
-                found[constraint.metric] = excess
+        found = excesses(self._constraints, end["metrics"])
+        limited = any(constraint.metric == MEMORY for constraint in self._constraints)
+        if limited and end["outcome"] == Outcome.OUT_OF_MEMORY:
+            # The trial needs more memory than predicted; the amount is unknown.
+            found[MEMORY] = max(1.0, found.get(MEMORY, 0.0))
         return found

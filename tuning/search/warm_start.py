@@ -25,7 +25,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.bank import open_banked
 from proxytune.tuning.report.history import read_history
 from proxytune.tuning.search.rungs import Entry, rank
-from proxytune.tuning.spec.constraints import violation
+from proxytune.tuning.spec.constraints import excesses, violation
 from proxytune.tuning.spec.ranking import sign
 from proxytune.tuning.spec.study_spec import StudySpec, parse_study
 from proxytune.tuning.spec.trial_spec import TrialSpec
@@ -172,10 +172,7 @@ def _take(spec: StudySpec, source: StudySpec, trials: Sequence[FrozenTrial]) -> 
         if other:
             uninformed.append((trial.number, other))
         elif (known := _result(spec, source, trial, metrics)) is not None:
-            constraints = {
-                rule.metric: rule.excess(metrics[rule.metric]) for rule in rules if rule.metric in metrics
-            }
-            informing.append(known | {"params": params, "constraints": constraints})
+            informing.append(known | {"params": params, "constraints": excesses(rules, metrics)})
     first: list[dict[str, Any]] = []
     for number in rank(entries):
         candidate = candidates[number]

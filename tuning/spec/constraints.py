@@ -54,6 +54,11 @@ def parse_constraints(rules: Mapping[str, str]) -> tuple[Constraint, ...]:
     return tuple(parse_constraint(metric, rule) for metric, rule in rules.items())
 
 
+def excesses(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
+    """The excess over each constraint whose metric is known, by metric; 0 or less is feasible."""
+    return {rule.metric: rule.excess(metrics[rule.metric]) for rule in constraints if rule.metric in metrics}
+
+
 def feasible(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> bool:
     """Whether the metrics satisfy every constraint. A metric that is not known yet violates nothing."""
     return violation(constraints, metrics) == 0

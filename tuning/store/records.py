@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
+from proxytune.tuning.spec.constraints import excesses
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.study_spec import StudySpec
 from proxytune.tuning.store.attributes import ATTEMPT, END, rung_entries
@@ -70,13 +71,6 @@ def study_records(study: Study) -> list[TrialRecord]:
     return [_record(trial, study.spec, measured.get(trial.number, {})) for trial in study.trials()]
 
 
-def excesses(spec: StudySpec, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Excess over each constraint of the study; constraints whose metric is unknown are left out."""
-    return {
-        rule.metric: rule.excess(metrics[rule.metric]) for rule in spec.constraints if rule.metric in metrics
-    }
-
-
 def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) -> TrialRecord:
     end = trial.user_attrs.get(END, {"step": trial.last_step or 0, "metrics": {}, "reason": ""})
     outcome = outcome_of(trial)
@@ -89,7 +83,7 @@ def _record(trial: FrozenTrial, spec: StudySpec, measured: Mapping[str, float]) 
         values=dict(zip(spec.search.objectives, trial.values, strict=True))
         if outcome is Outcome.COMPLETE
         else {},
-        violations=excesses(spec, {**measured, **end["metrics"]}),
+        violations=excesses(spec.constraints, {**measured, **end["metrics"]}),
         reports={str(step): value for step, value in sorted(trial.intermediate_values.items())},
         rungs={str(step): entry for step, entry in sorted(rung_entries(trial).items())},
         reason=end["reason"],

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 
-from proxytune.tuning.spec.constraints import parse_constraint
+from proxytune.tuning.spec.constraints import excesses, parse_constraints
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.space import distribution_of
 
@@ -39,9 +39,7 @@ def end_tags(outcome: Outcome, last: Mapping[str, float], constraints: Mapping[s
     if outcome.mlflow_status != "FINISHED":
         return {}
     excess = {FULL_BUDGET: float(outcome is not Outcome.COMPLETE)}
-    for metric, rule in constraints.items():
-        if metric in last:
-            excess[metric] = parse_constraint(metric, rule).excess(last[metric])
+    excess |= excesses(parse_constraints(constraints), last)
     return {f"sys_constraints:{name}": json.dumps(value) for name, value in excess.items()}
 
 
