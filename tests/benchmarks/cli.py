@@ -91,7 +91,7 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
 @click.option(
     "--table",
     type=click.Path(path_type=Path),
-    help="Folder of surrogates in the format of LCBench; default: recorded curves and Hartmann functions.",
+    help="Folder of surrogates in the format of LCBench, or of files of the curve bank; default: the curve bank and Hartmann functions.",
 )
 @click.option("--tasks", default="", help="Tasks of the table, separated by commas; default: all.")
 @click.option("--methods", default="", help="Methods, separated by semicolons; default: all.")

@@ -16,7 +16,7 @@ from proxytune.tuning.errors import InputError
 from proxytune.tuning.journal.bank import open_banked
 from proxytune.tuning.report.history import read_history
 from proxytune.tuning.store.database import open_storage
-from proxytune.tuning.studies import banked_studies
+from proxytune.tuning.studies import BANK, banked_studies
 from tests.benchmarks import cli
 from tests.benchmarks.race import statistics
 from tests.benchmarks.race.baselines import OneEpoch
@@ -140,6 +140,8 @@ def test_missing_folder_or_tasks_without_one_is_an_input_error(tmp_path: Path) -
         make_groups(tmp_path / "nowhere", [])
     with pytest.raises(InputError, match="--tasks needs the folder of a table"):
         make_groups(None, ["3945"])
+    with pytest.raises(InputError, match="no task 3945 in the table; available: listops-mini-earlier"):
+        make_groups(BANK, ["3945"])
 
 
 def test_warm_start_runs_the_best_configurations_of_the_source_first(recorded: RecordedTask) -> None:

@@ -16,11 +16,16 @@ from tests.benchmarks.race.tables import Hartmann, Task, recorded_tasks
 
 
 def make_groups(folder: Path | None, names: Sequence[str]) -> dict[str, list[Task]]:
-    """The tasks by group: those of a folder of surrogates, else the curve bank and Hartmann.
+    """The tasks by group: those of a folder of surrogates or of files of the curve bank, else the curve bank and Hartmann.
 
     Raises:
         InputError: a table is invalid.
     """
+    if folder is not None and any(folder.glob("*.jsonl.xz")):
+        found = {task.name: task for task in recorded_tasks(folder)}
+        if unknown := set(names) - found.keys():
+            raise InputError(f"no task {min(unknown)} in the table; available: {', '.join(found)}")
+        return {folder.name: [found[name] for name in names or found]}
     if folder is not None:
         return {folder.name: list(surrogate_tasks(folder, names))}
     if names:

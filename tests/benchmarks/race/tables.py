@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from proxytune.tuning.report.history import TrialHistory, read_history
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.space import Domain
 from proxytune.tuning.spec.study_spec import INTEGER_KEYS, StudySpec, parse_study
-from proxytune.tuning.studies import banked_studies
+from proxytune.tuning.studies import BANK
 
 
 class Curve(workers.Curve, Protocol):
@@ -109,10 +110,10 @@ class RecordedTask:
         ]
 
 
-def recorded_tasks() -> list[RecordedTask]:
-    """The studies of the curve bank whose trials were all trained to the end."""
+def recorded_tasks(folder: Path = BANK) -> list[RecordedTask]:
+    """The studies of the curve bank, or of another folder of its files, whose trials were all trained to the end."""
     tasks = []
-    for path in banked_studies().values():
+    for path in sorted(folder.glob("*.jsonl.xz")):
         with open_banked(path) as outbox:
             history = read_history(outbox)
         spec = parse_study(history.spec, where=str(path))
