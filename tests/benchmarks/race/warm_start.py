@@ -84,6 +84,8 @@ def figure(result: Mapping[str, Any]) -> Figure:
         axes.set(
             title=task, xscale="log", xlabel="full trainings", ylabel="regret minus cold start, hundredths"
         )
+        axes.set_xticks(result["budgets"], [f"{budget:g}" for budget in result["budgets"]])
+        axes.minorticks_off()
         axes.legend(fontsize="small")
     return drawing
 
