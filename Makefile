@@ -85,7 +85,7 @@ faults: .venv/installed
 	$(BIN)/pytest tests/faults -m "slow or not slow"
 	$(BIN)/python tests/faults/table.py > docs/FAULTS.md
 
-# A study under a random schedule of all kinds of faults, and what SQL says of it afterwards; needs root for its disk.
+# A study under a random schedule of all kinds of faults, and the check of its databases afterwards; needs root for its disk.
 # A schedule that fails is run again by its seed: make soak SEED=7 MINUTES=60
 SEED ?= $(shell date +%s)
 MINUTES ?= 60

@@ -169,6 +169,8 @@ def _errors_named(archive: Path) -> Iterator[None]:
     except (_Refused, RecursionError) as error:
         why = "a name header for each name header" if isinstance(error, RecursionError) else str(error)
         raise DataError(f"{archive}: {why}; refused") from None
+    except DataError:
+        raise
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -179,6 +181,7 @@ def _errors_named(archive: Path) -> Iterator[None]:
         OSError,
         NotImplementedError,
         RuntimeError,
+        ValueError,
     ) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{archive}: {error.strerror}") from None

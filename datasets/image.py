@@ -19,7 +19,7 @@ from proxytune.datasets.packed import PACKED_FORMS, Packing, packed_formats, rea
 from proxytune.datasets.parallel import Mapper
 from proxytune.datasets.pictures import DamagedPicture, black_convention, decode_picture, grey, shifted
 from proxytune.datasets.shared_formats import NAMED, SPLIT_NAMES, hugging_face_formats
-from proxytune.datasets.sources import NAMED_NPZ, Format, Source
+from proxytune.datasets.sources import NAMED_NPZ, NAMED_PICKLES, Format, Source
 from proxytune.datasets.tables import read_table
 from proxytune.datasets.task import Rows, TaskInfo, in_blocks, whole_label
 
@@ -68,7 +68,7 @@ class Image:
 
     def info(self, form: str | None = None) -> TaskInfo:
         """Ten classes over 256 grey levels."""
-        packed = form in PACKED_FORMS
+        packed = form in PACKED_FORMS and form != NAMED_PICKLES
         validation = "last tenth of the train images in file order"
         if form == CLASS_FOLDERS:
             validation = "a tenth of the train images, a fixed draw (folders have no order)"
@@ -122,9 +122,10 @@ def _read_files(task: Image, source: Source) -> Iterator[tuple[str, Rows]]:
     for part, name, stream in source.open():
         place = source.place(name)
         if name.lower().endswith(".npz"):
-            rows = Rows.join(
-                [_packed_rows(task, one) for one in in_blocks(read_ids(stream, place, PACKING), 1024)]
-            )
+            packed = [_packed_rows(task, one) for one in in_blocks(read_ids(stream, place, PACKING), 1024)]
+            if not packed:
+                raise DataError(f"{place}: it has no rows")
+            rows = Rows.join(packed)
         else:
             content = _Digested(stream)
             rows = task.rows(*_planes(source, content, place))
@@ -160,9 +161,18 @@ def _planes(source: Source, file: _Digested, place: str) -> tuple[Planes, Labels
         planes, labels = [], []
         for number, (image, label) in read_table(io.BytesIO(file.content), place, COLUMNS):
             planes.append(_picture(image, f"{place}, row {number}"))
-            labels.append(whole_label(label))
+            labels.append(_label(label, f"{place}, row {number}"))
+        if not planes:
+            raise DataError(f"{place}: it has no rows")
         return np.array(planes), np.array(labels, np.int64)
     return _read_pickle(io.BytesIO(file.content), place)
+
+
+def _label(value: object, where: str) -> int:
+    try:
+        return whole_label(value)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _read_pickle(stream: IO[bytes], place: str) -> tuple[Planes, Labels]:
@@ -297,7 +307,7 @@ FORMATS = (
         archives=("cifar*",),
         read=_read_class_folders,
         tested="made",
-        note="JPEG is lossy, and said to be; validation is a fixed draw, unless there is a `val` folder.",
+        note="JPEG is lossy, which is recorded; validation is a fixed draw, unless there is a `val` folder.",
         **_OFFICIAL,
     ),
     *PACKED,

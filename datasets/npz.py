@@ -1,5 +1,6 @@
 """Reader of npz files: arrays of ids and labels, checked before memory is allocated for them."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -47,7 +48,15 @@ def _load(stream: IO[bytes], place: str) -> dict[str, NDArray[Any]]:
                 for member in zipped.infolist()
                 if member.filename.endswith(".npy")
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        ValueError,
+        RuntimeError,  # encrypted, or not implemented
+        tokenize.TokenError,  # a damaged header
+    ) as error:
         raise DataError(f"{place}: {str(error).splitlines()[0][:160]}") from None
 
 

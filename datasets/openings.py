@@ -30,12 +30,15 @@ def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder:
         "fingerprint": prepared.fingerprint,
     }
     path = (log_folder or prepared.folder) / LOG
+    size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "a") as stream:
             stream.write(json.dumps(opening) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
+        if path.exists():
+            os.truncate(path, size)  # a full disk may have accepted a part of the line
         raise DataError(f"{path}: {error.strerror}; the test split was not opened") from None
     record = prepared.records["test"]
     split = Split(prepared.folder / record.file, prepared.info, record)
@@ -44,6 +47,12 @@ def open_test_split(prepared: PreparedTask, *, by: str, reason: str, log_folder:
 
 
 def recorded_openings(folder: Path) -> list[dict[str, Any]]:
-    """Every recorded opening in the folder, oldest first."""
+    """Every recorded opening in the folder, oldest first. Raises DataError for a damaged record."""
     path = folder / LOG
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    openings = []
+    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else [], start=1):
+        try:
+            openings.append(json.loads(line))
+        except ValueError:
+            raise DataError(f"{path}: line {number} is damaged") from None
+    return openings

@@ -1,7 +1,9 @@
 """Pathfinder's files: the release's folders of PNG images with their metadata, and ready-made ids."""
 
 import io
+import os
 import tempfile
+import tokenize
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -130,7 +132,7 @@ def _read_images(
     position = {name: index for index, name in enumerate(images)}
     names = [""] * len(images)
     with tempfile.TemporaryFile(dir=source.scratch) as scratch:
-        scratch.truncate(len(images) * side * side)
+        os.posix_fallocate(scratch.fileno(), 0, len(images) * side * side)  # a full disk is an error here
         pixels = np.memmap(scratch, np.uint8, "r+", shape=(len(images), side, side))
     for _, name, stream in source.open(["images"]):
         if name not in position:
@@ -176,7 +178,7 @@ def read_metadata(stream: IO[bytes], place: str) -> Iterator[tuple[str, int, str
     if content.startswith(b"\x93NUMPY"):
         try:
             table = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, MemoryError, RuntimeError, tokenize.TokenError) as error:
             raise DataError(f"{place}: {error}") from None
         if table.dtype.kind not in "US" or table.ndim not in (1, 2):
             raise DataError(

@@ -219,7 +219,9 @@ def open_prepared(folder: Path) -> PreparedTask:
         info = TaskInfo(**{**info_fields, "splits": tuple(info_fields["splits"])})
     except FileNotFoundError:
         raise DataError(f"{folder} is not a prepared task: {MANIFEST} is missing") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DataError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error!r}); delete {folder} and prepare again") from None
     splits = {
         split: Split(folder / records[split].file, info, records[split]) for split in ("train", "validation")

@@ -49,6 +49,10 @@ class Recall:
     def __post_init__(self) -> None:
         if self.num_keys < NUM_VALUES:
             raise DataError(f"num_keys is {self.num_keys}, it must be at least {NUM_VALUES}, one a value")
+        if 1 + self.num_keys * (1 + NUM_VALUES) > 1 << 16:
+            raise DataError(
+                f"num_keys is {self.num_keys}, it must be at most {((1 << 16) - 1) // (1 + NUM_VALUES)}: ids have 16 bits"
+            )
         if self.max_length < 2 * self.num_keys:
             raise DataError(
                 f"max_length is {self.max_length}, it must be at least twice num_keys ({self.num_keys}): "

@@ -259,7 +259,7 @@ FORMATS = (
         archives=("lra*",),
         read=_read_files,
         tested="made",
-        unreadable="both documents of a pair stand in one line, with no mark between them",
+        unreadable="both documents of a pair are in one line without a separator",
         note="Recognized but rejected: both documents of a pair are in one line.",
         **_OFFICIAL,
     ),

@@ -43,7 +43,7 @@ def read_table(
                 if None in values:
                     raise DataError(f"{place}, row {number}: an empty cell")
                 yield number, values
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{place}: damaged ({str(error).splitlines()[0]})") from None
 
 
@@ -110,7 +110,7 @@ def has_columns(path: Path, columns: Sequence[tuple[str, ...]]) -> bool:
                 opened = pa.ipc.open_file if stream.read(6) == b"ARROW1" else pa.ipc.open_stream
                 stream.seek(0)
                 present = opened(stream).schema.names
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         return True
     return all(_find(present, names) is not None for names in columns)
 

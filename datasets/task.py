@@ -112,12 +112,16 @@ def whole_label(value: object) -> int:
     """A class label given as an integer, an integral float or its text. Raises DataError for any other value."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"label {str(value)[:20]!r} is not a number") from None
     if not number.is_integer():
         raise DataError(f"label {number} is not a whole number")
     if number < 0:
         raise DataError(f"label {number:.0f} is negative")
+    if (
+        number >= 1 << 16
+    ):  # far above the classes of any task; a -1 that was stored without a sign, for example
+        raise DataError(f"label {number:.0f} is too large")
     return int(number)
 
 

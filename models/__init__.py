@@ -1,4 +1,4 @@
-"""Efficient transformers under one training protocol (torch only)."""
+"""Efficient transformers under one training protocol (torch, safetensors)."""
 
 from typing import TYPE_CHECKING, Any
 

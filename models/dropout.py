@@ -30,7 +30,7 @@ def keep_mask(shape: tuple[int, ...], p: float, device: torch.device) -> Tensor:
     """A boolean mask of `shape`, False with probability `p` rounded to 1 / LEVELS."""
     size = math.prod(shape)
     words = torch.randint(-(1 << 63), (1 << 63) - 1, (-(-size // 4),), device=device)
-    threshold = round(p * LEVELS) - LEVELS // 2
+    threshold = _level(p) - LEVELS // 2
     return (words.view(torch.int16)[:size] >= threshold).view(shape)
 
 
@@ -42,7 +42,12 @@ def scaled_keep(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
 def scaled(mask: Tensor, p: float, dtype: torch.dtype) -> Tensor:
     """A mask of keep_mask as numbers: 1 / (1 - p), with the rounded p, where it is True, else 0."""
     # The fastest way to multiply by a mask on a CPU: the conversion of int8 is vectorised, that of bool is not.
-    return mask.view(torch.int8).to(dtype).mul_(LEVELS / (LEVELS - round(p * LEVELS)))
+    return mask.view(torch.int8).to(dtype).mul_(LEVELS / (LEVELS - _level(p)))
+
+
+def _level(p: float) -> int:
+    """The probability in LEVELS, below 1."""
+    return min(round(p * LEVELS), LEVELS - 1)
 
 
 class MaskedScale(torch.autograd.Function):

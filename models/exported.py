@@ -85,7 +85,7 @@ def read_model_file(folder: Path) -> dict[str, Any]:
         number = value["format"]
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ExportError(f"{path} is damaged: it must be JSON with the folder's format") from None
     if type(number) is not int or number < 1:
         raise ExportError(f"{path}: format {number!r} is refused: it must be a whole number from 1")

@@ -74,13 +74,15 @@ def footprint(
         batch_size: examples per pass, i.e. TrainingConfig.micro_batch_size.
         length: at most max_length.
         precision: as TrainingConfig.precision.
-        device: cpu or cuda; fused softmax with attention dropout stores the n x n matrix only on a CPU.
+        device: cpu or cuda; fused softmax with attention dropout, and `decomposed_dropout: element`, store
+            explicit matrices only on a CPU.
 
     Raises:
         ConfigError: fp16 on a CPU.
     """
     dtype = autocast_dtype(precision, torch.device(device))
-    if device.startswith("cuda") and config.attention == "softmax":
+    element = config.attention == "proxyformer" and config.decomposed_dropout == "element"
+    if device.startswith("cuda") and (config.attention == "softmax" or element):
         config = replace(config, attention_dropout=0.0)
     shape = (batch_size, *([2] if config.num_documents == 2 else []), length or config.max_length)
     with StepCosts() as costs:

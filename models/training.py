@@ -216,7 +216,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self._random_state = [stream.cpu() for stream in state["random_state"]]
+        streams = [stream.cpu() for stream in state["random_state"]]
+        self._random_state = [
+            *streams,
+            *self._random_state[len(streams) :],
+        ]  # a state from a CPU has none of a GPU
         self._first_proxies = {
             name: weight.to(self.device) for name, weight in state["first_proxies"].items()
         }

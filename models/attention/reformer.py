@@ -21,7 +21,7 @@ NORM_EPSILON = 1e-6
 
 
 class Reformer(Attention):
-    """`reformer`: num_hashes rounds, chunks of block_size tokens; no dropout inside, fp32 under autocast.
+    """`reformer`: num_hashes rounds, chunks of block_size tokens; no dropout inside.
 
     Equivalent to Hugging Face's LSHSelfAttention, which the LRA protocol of Nyströmformer uses: no bias in the two
     projections, rotations drawn for each head, and no division of the logits by sqrt(e) (the paper divides). The chunk

@@ -123,6 +123,10 @@ def test_invalid_binary_file_is_rejected(name, bad, message, tmp_path):
         ([1], "no CIFAR-10 batch"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 0.5]}, "label 0.5 is not a whole number"),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, -1]}, "label -1 is negative"),
+        (
+            {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 4294967295]},
+            "label 4294967295 is too large",
+        ),
         ({b"data": np.zeros((2, 3072), np.uint8), b"labels": 1}, "2, 3072.*1 labels"),
     ],
 )

@@ -1,5 +1,6 @@
 """The test split is opened only by `open_test_split`, which records every opening."""
 
+import errno
 import json
 
 import pytest
@@ -43,6 +44,26 @@ def test_opening_without_name_or_reason_is_rejected(empty, folder, tmp_path):
 def test_opening_fails_if_it_cannot_be_recorded(folder, tmp_path):
     with pytest.raises(DataError, match="was not opened"):
         open_test_split(open_prepared(folder), by="a", reason="b", log_folder=tmp_path / "missing")
+
+
+def test_opening_cut_by_a_full_disk_does_not_damage_the_next(folder, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = {"by": "a", "reason": "b", "log_folder": tmp_path}
+    open_test_split(open_prepared(folder), **opened)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(DataError, match=r"No space left.*was not opened"):
+            open_test_split(open_prepared(folder), **opened)
+    open_test_split(open_prepared(folder), **opened)
+    assert len(recorded_openings(tmp_path)) == 2
+
+
+def test_damaged_record_of_an_opening_is_named(tmp_path):
+    (tmp_path / "test_openings.jsonl").write_text('{"by": "a"}\n{"by": \n')
+    with pytest.raises(DataError, match=r"test_openings\.jsonl: line 2 is damaged"):
+        recorded_openings(tmp_path)
 
 
 def test_damaged_test_split_is_rejected(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -126,6 +127,15 @@ def test_verify_reports_both_digests_of_a_damaged_file(prepared):
     with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}.* records [0-9a-f]{64}") as error:
         open_prepared(prepared.folder).verify()
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [{"splits": []}, {"info": "ab"}, {"info": None}])
+def test_manifest_of_another_shape_raises_data_error(prepared, tmp_path, damage):
+    folder = shutil.copytree(prepared.folder, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | damage))
+    with pytest.raises(DataError, match="is damaged"):
+        open_prepared(folder)
 
 
 def test_damaged_footer_raises_data_error(prepared):

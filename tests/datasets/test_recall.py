@@ -91,6 +91,10 @@ def test_inspect_shows_keys_and_values(tmp_path):
     [
         ({"num_keys": 7}, "num_keys is 7, it must be at least 8"),
         ({"max_length": 63}, "at least twice num_keys"),
+        (
+            {"num_keys": 8000, "max_length": 16000},
+            "num_keys is 8000, it must be at most 7281: ids have 16 bits",
+        ),
     ],
 )
 def test_invalid_sizes_are_rejected(options, message):

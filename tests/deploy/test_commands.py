@@ -150,11 +150,12 @@ cd "$1"
 # A trial's worker with Ray's process title, a driver, and two other processes whose command lines contain these names.
 bash -c 'exec -a "ray::TrialTrainable.train()" sh -c "trap \\"echo checkpoint >trial; exit 0\\" TERM; touch up1; while :; do sleep 0.05; done"' &
 python3 "$1/proxytune" run study.yaml &
+PYTHONPATH="$1/package" python3 -P -m proxytune.tuning run study.yaml --address auto &
 sh -c 'trap "touch wrong" TERM; touch up3; while :; do sleep 0.05; done # ray::TrialTrainable' &
 sh -c 'trap "touch wrong" TERM; touch up4; while :; do sleep 0.05; done' /usr/bin/python /bin/proxytune run study.yaml &
-while [ ! -e up1 ] || [ ! -e up2 ] || [ ! -e up3 ] || [ ! -e up4 ]; do sleep 0.05; done
+while [ ! -e up1 ] || [ ! -e up2 ] || [ ! -e up3 ] || [ ! -e up4 ] || [ ! -e up5 ]; do sleep 0.05; done
 "$2" 20 || exit 1
-cat trial driver
+cat trial driver submitted
 [ ! -e wrong ]
 """
 
@@ -173,12 +174,17 @@ def test_leave_node_terminates_only_trials_and_drivers_and_waits(
     deploy: Path, tmp_path: Path, path_with_failing_ray: str
 ) -> None:
     (tmp_path / "proxytune").write_text(DRIVER)
+    submitted = tmp_path / "package" / "proxytune" / "tuning" / "__main__.py"
+    submitted.parent.mkdir(parents=True)
+    submitted.write_text(
+        DRIVER.replace("up2", "up5").replace('"driver"', '"submitted"').replace('"saved"', '" saved"')
+    )
     process = start_in_pid_namespace(
         "bash", "-c", NODE, "node", tmp_path, deploy / "leave-node", PATH=path_with_failing_ray
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert out.split() == ["checkpoint", "saved"]
+    assert out.split() == ["checkpoint", "saved", "saved"]
     assert "did not accept the drain request" in err
     assert "drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in (tmp_path / "ray").read_text()
     assert "--deadline-remaining-seconds 20" in (tmp_path / "ray").read_text()

@@ -23,6 +23,13 @@ def test_dropout_rate_scale_and_gradient(p: float) -> None:
     assert torch.allclose(x.grad[x.grad != 0], torch.tensor(1 / (1 - p)), rtol=1e-4)
 
 
+def test_rate_next_to_one_has_a_finite_scale() -> None:
+    """It is rounded to less than 1."""
+    y = dropout(torch.ones(100_000), 0.999995, training=True)
+    assert torch.isfinite(y).all()
+    assert set(y.unique().tolist()) <= {0.0, float(LEVELS)}
+
+
 def test_neighbors_in_one_random_word_are_independent() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

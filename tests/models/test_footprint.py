@@ -193,3 +193,12 @@ def test_fused_softmax_with_dropout_is_quadratic_on_cpu_only() -> None:
         footprint(model_config, 1).training_bytes
         > 5 * footprint(model_config, 1, device="cuda").training_bytes
     )
+
+
+def test_element_dropout_holds_explicit_matrices_on_cpu_only() -> None:
+    model_config, without = (
+        config("proxyformer", 2048, decomposed_dropout="element", attention_dropout=rate)
+        for rate in (0.1, 0.0)
+    )
+    on_cpu, on_gpu = (footprint(model_config, 1, device=device).training_bytes for device in ("cpu", "cuda"))
+    assert on_cpu > on_gpu == footprint(without, 1, device="cuda").training_bytes

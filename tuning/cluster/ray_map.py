@@ -18,7 +18,7 @@ def ray_map(function: Callable[[Item], Result], items: Iterable[Item], /) -> Ite
     the caller stops iterating: `ray.cancel` of a task that is just completing aborts the process (2.60, task_manager.cc,
     "Tried to complete task that was not pending").
     """
-    ahead = 2 * int(ray.cluster_resources()["CPU"])
+    ahead = max(1, 2 * int(ray.cluster_resources().get("CPU", 0)))
     task: Any = ray.remote(_apply)  # Ray does not accept a partial as a task
     shared = ray.put(function)
     remaining = iter(items)
