@@ -118,9 +118,7 @@ def whole_label(value: object) -> int:
         raise DataError(f"label {number} is not a whole number")
     if number < 0:
         raise DataError(f"label {number:.0f} is negative")
-    if (
-        number >= 1 << 16
-    ):  # far above the classes of any task; a -1 that was stored without a sign, for example
+    if number >= 1 << 16:  # no task has as many classes; a -1 stored without its sign, for example
         raise DataError(f"label {number:.0f} is too large")
     return int(number)
 

@@ -217,10 +217,8 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         streams = [stream.cpu() for stream in state["random_state"]]
-        self._random_state = [
-            *streams,
-            *self._random_state[len(streams) :],
-        ]  # a state from a CPU has none of a GPU
+        own = self._random_state[len(streams) :]  # that of the GPU, if the state is from a CPU
+        self._random_state = [*streams, *own]
         self._first_proxies = {
             name: weight.to(self.device) for name, weight in state["first_proxies"].items()
         }

@@ -1,6 +1,5 @@
 """Command line of the benchmarks: `python tests/benchmarks NAME`; `make bench` runs all of them."""
 
-import functools
 from pathlib import Path
 
 import click
@@ -9,6 +8,7 @@ from proxytune.tuning.commands.bench import bench as models
 from proxytune.tuning.commands.bench import finish, measured, numbers
 from proxytune.tuning.commands.options import err
 from proxytune.tuning.errors import InputError, StorageError
+from tests.benchmarks.race.commands import race, warm_start
 
 
 @click.group()
@@ -20,7 +20,8 @@ def bench() -> None:
 
 
 bench.add_command(models, "models")
-_progress = functools.partial(err.print)
+bench.add_command(race)
+bench.add_command(warm_start)
 
 
 @bench.command("turnaround")
@@ -62,7 +63,7 @@ def bench_overhead(num_trials: int, folder: Path, quick: bool, as_json: bool) ->
     """
     from tests.benchmarks import overhead
 
-    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=_progress)
+    result = overhead.run(*((100, 10) if quick else (num_trials, 40)), progress=err.print)
     finish(folder, as_json, "overhead", overhead.headline(result), result, overhead.figure(result))
 
 
@@ -83,110 +84,8 @@ def bench_scale(trials: str, without_ray: bool, folder: Path, quick: bool, as_js
     from tests.benchmarks import scale
 
     sizes = [60] if quick else numbers("--trials", trials)
-    result = scale.run(sizes, ray=not without_ray, progress=_progress)
+    result = scale.run(sizes, ray=not without_ray, progress=err.print)
     finish(folder, as_json, "scale", scale.headline(result), result, scale.figure(result))
-
-
-@bench.command("race")
-@click.option(
-    "--table",
-    type=click.Path(path_type=Path),
-    help="Folder of surrogates in the format of LCBench, or of files of the curve bank; default: the curve bank and Hartmann functions.",
-)
-@click.option("--tasks", default="", help="Tasks of the table, separated by commas; default: all.")
-@click.option("--methods", default="", help="Methods, separated by semicolons; default: all.")
-@click.option("--workers", default="1,4,16", show_default=True, help="Numbers of workers.")
-@click.option(
-    "--seeds",
-    "num_seeds",
-    default=30,
-    show_default=True,
-    type=click.IntRange(min=2),
-    help="Number of seeds per race.",
-)
-@click.option(
-    "--budgets", default="", help="Budgets in full trainings per worker; default: between 1.25 and 16."
-)
-@click.option(
-    "--records",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("build/bench/race.jsonl"),
-    show_default=True,
-    help="File of finished races; only missing races are run.",
-)
-@click.option("--finished", is_flag=True, help="Only show the recorded races.")
-@measured
-def bench_race(
-    table: Path | None,
-    tasks: str,
-    methods: str,
-    workers: str,
-    num_seeds: int,
-    budgets: str,
-    records: Path,
-    finished: bool,
-    folder: Path,
-    quick: bool,
-    as_json: bool,
-) -> None:
-    """Regret by budget of simulated searches over tables of training curves, compared with other methods.
-
-    \b
-    python tests/benchmarks race --table ../shared/data/lcbench --workers 1 --seeds 30
-    python tests/benchmarks race --quick
-    """
-    from tests.benchmarks.race import picture, report
-    from tests.benchmarks.race.methods import BUDGETS, METHODS, OURS, STOCK
-    from tests.benchmarks.race.run import known, make_groups, run
-
-    groups = make_groups(table, [name for name in tasks.split(",") if name])
-    num_workers = numbers("--workers", workers)
-    multiples = _floats("--budgets", budgets) if budgets else list(BUDGETS)
-    chosen = methods.split(";") if methods else list(METHODS)
-    records.parent.mkdir(parents=True, exist_ok=True)
-    if quick:
-        groups = {name: list(group)[:1] for name, group in groups.items()}
-        num_workers, multiples, num_seeds = [2], multiples[:2], 2
-        chosen = methods.split(";") if methods else [OURS, STOCK]
-    if finished:
-        result = known(records, groups, num_workers, multiples)
-    else:
-        result = run(records, groups, chosen, num_workers, num_seeds, multiples, _progress)
-    differences = report.differences_table(result)
-    finish(folder, as_json, "race", report.headline(result), result, picture.draw(result), differences)
-
-
-@bench.command("warm-start")
-@click.option("--seeds", "num_seeds", default=30, show_default=True, type=click.IntRange(min=2))
-@click.option(
-    "--budgets", default="0.5,1,2,4,8", show_default=True, help="Budgets in full trainings; one worker."
-)
-@click.option(
-    "--records",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("build/bench/warm-start.jsonl"),
-    show_default=True,
-    help="File of finished races; only missing races are run.",
-)
-@measured
-def bench_warm_start(
-    num_seeds: int, budgets: str, records: Path, folder: Path, quick: bool, as_json: bool
-) -> None:
-    """Regret of simulated searches that start from another study of the curve bank, compared with no warm start.
-
-    \b
-    python tests/benchmarks warm-start --seeds 10
-    """
-    from tests.benchmarks.race import warm_start
-    from tests.benchmarks.race.tables import recorded_tasks
-
-    tasks, multiples = recorded_tasks(), _floats("--budgets", budgets)
-    if quick:
-        tasks, multiples, num_seeds = tasks[:1], multiples[:2], 2
-    records.parent.mkdir(parents=True, exist_ok=True)
-    result = warm_start.run(tasks, records, num_seeds, multiples, _progress)
-    figure, shown = warm_start.figure(result), warm_start.table(result)
-    finish(folder, as_json, "warm-start", warm_start.headline(result), result, figure, shown)
 
 
 @bench.command("bank")
@@ -209,13 +108,6 @@ def bench_bank(studies: tuple[str, ...], storage: Path) -> None:
         path = BANK / f"{name}.jsonl.xz"
         write_banked(study.folder / "outbox", path)
         err.print(f"written: {path}")
-
-
-def _floats(option: str, text: str) -> list[float]:
-    try:
-        return sorted(float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} is {text!r}: expected numbers separated by commas") from None
 
 
 @bench.command("efficiency")
@@ -251,7 +143,7 @@ def bench_plan(folder: Path, quick: bool, as_json: bool) -> None:
     from tests.benchmarks import planning
 
     studies = list(planning.STUDIES.items())[: 1 if quick else None]
-    result = planning.run(dict(studies), _progress)
+    result = planning.run(dict(studies), err.print)
     finish(folder, as_json, "plan", planning.headline(result), result, planning.figure(result))
 
 
@@ -265,7 +157,7 @@ def bench_data(folder: Path, quick: bool, as_json: bool) -> None:
     """
     from tests.benchmarks import data
 
-    result = data.run(quick, _progress)
+    result = data.run(quick, err.print)
     finish(folder, as_json, "data", data.headline(result), result, data.figure(result))
 
 
@@ -286,7 +178,7 @@ def bench_sharing(trials_per_slot: int, folder: Path, quick: bool, as_json: bool
 
     layouts = list(sharing.LAYOUTS.items())[: 1 if quick else None]
     size = (2, sharing.QUICK_STEPS) if quick else (trials_per_slot, sharing.STEPS)
-    result = sharing.run(dict(layouts), *size, _progress)
+    result = sharing.run(dict(layouts), *size, err.print)
     finish(folder, as_json, "sharing", sharing.headline(result), result, sharing.figure(result))
 
 
@@ -353,7 +245,7 @@ def bench_tracking(
     uri = check_uri(uri) if uri else None
     sizes = [20, 60] if quick else sorted(numbers("--runs", runs))
     try:
-        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, _progress)
+        result = tracking.run(uri, sizes, 400 if quick else num_reports, 20 if quick else 120, err.print)
     except RuntimeError as error:
         raise StorageError(str(error)) from None
     name = f"tracking-{result['store'].partition('+')[0]}"

@@ -18,7 +18,6 @@ from proxytune.tuning.commands.options import (
     storage_option,
 )
 from proxytune.tuning.errors import HeldError, InputError, StorageError
-from proxytune.tuning.studies import banked_studies
 
 if TYPE_CHECKING:
     from proxytune.tuning.store.study import Study
@@ -92,7 +91,6 @@ def rebuild(
 @storage_option
 @click.option(
     "--bank",
-    type=click.Choice(list(banked_studies())),
     help="Instead of STUDY: a study of the curve bank that comes with the package.",
 )
 @click.option(

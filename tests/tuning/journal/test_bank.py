@@ -104,6 +104,7 @@ def test_report_of_a_banked_study_does_not_overwrite_a_file(
     assert "text-512-proxyformer.html exists; name the output file with --out" in str(refused.exception)
     assert page.read_text() == "mine"
     assert report("--bank", "text-512-proxyformer", "--out", str(page)).exit_code == 0
+    assert "did you mean text-512-proxyformer" in str(report("--bank", "text-512-proxyforme").exception)
     for arguments in ([], ["some", "--bank", "text-512-proxyformer"]):
         assert "name one of STUDY and --bank" in str(report(*arguments).exception)
 
