@@ -101,11 +101,11 @@ def bench_bank(studies: tuple[str, ...], storage: Path) -> None:
     """
     from proxytune.tuning.journal.bank import write_banked
     from proxytune.tuning.store.study import open_study
-    from proxytune.tuning.studies import BANK
+    from proxytune.tuning.studies import BANK, BANKED
 
     for name in studies:
         study = open_study(name, storage)
-        path = BANK / f"{name}.jsonl.xz"
+        path = BANK / f"{name}{BANKED}"
         write_banked(study.folder / "outbox", path)
         err.print(f"written: {path}")
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 BANK = Path(__file__).parent / "bank"
+BANKED = ".jsonl.xz"
+"""The end of the name of a file of the bank."""
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -10,6 +12,6 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(Path(__file__).parent.rglob("*.yaml"))}
 
 
-def banked_studies() -> dict[str, Path]:
-    """The files of the curve bank, by the name of the study."""
-    return {path.name.partition(".jsonl")[0]: path for path in sorted(BANK.glob("*.jsonl.xz"))}
+def banked_studies(folder: Path = BANK) -> dict[str, Path]:
+    """The files of the curve bank, or of another folder of such files, by the name of the study."""
+    return {path.name.removesuffix(BANKED): path for path in sorted(folder.glob(f"*{BANKED}"))}

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 
 from proxytune.tuning.errors import InputError
+from proxytune.tuning.studies import banked_studies
 from tests.benchmarks.race.lcbench import surrogate_tasks
 from tests.benchmarks.race.methods import METHODS, Run
 from tests.benchmarks.race.records import read_records, run_missing
@@ -21,7 +22,7 @@ def make_groups(folder: Path | None, names: Sequence[str]) -> dict[str, list[Tas
     Raises:
         InputError: a table is invalid.
     """
-    if folder is not None and any(folder.glob("*.jsonl.xz")):
+    if folder is not None and banked_studies(folder):
         found = {task.name: task for task in recorded_tasks(folder)}
         if unknown := set(names) - found.keys():
             raise InputError(f"no task {min(unknown)} in the table; available: {', '.join(found)}")

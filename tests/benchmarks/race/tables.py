@@ -22,7 +22,7 @@ from proxytune.tuning.report.history import TrialHistory, read_history
 from proxytune.tuning.spec.outcome import Outcome
 from proxytune.tuning.spec.space import Domain
 from proxytune.tuning.spec.study_spec import INTEGER_KEYS, StudySpec, parse_study
-from proxytune.tuning.studies import BANK
+from proxytune.tuning.studies import BANK, banked_studies
 
 
 class Curve(workers.Curve, Protocol):
@@ -113,7 +113,7 @@ class RecordedTask:
 def recorded_tasks(folder: Path = BANK) -> list[RecordedTask]:
     """The studies of the curve bank, or of another folder of its files, whose trials were all trained to the end."""
     tasks = []
-    for path in sorted(folder.glob("*.jsonl.xz")):
+    for path in banked_studies(folder).values():
         with open_banked(path) as outbox:
             history = read_history(outbox)
         spec = parse_study(history.spec, where=str(path))
